@@ -1,0 +1,95 @@
+"""The two batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M code books."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+Batch = TypeVar("Batch", "TokenBatch", "ItemBatch", "SequenceBatch")
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Item texts as tokens (Recformer): flat `ids` and `types` [S], `offsets` [N+1]."""
+
+    ids: Tensor
+    types: Tensor
+    offsets: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
+class ItemBatch:
+    """N distinct items.
+
+    `rows` [N] int64: catalogue row, -1 = an item without one. `domain` [N] int64. `features` [N, F] text vectors or None.
+    `codes` [N, M] int64 or None. `tokens`: item texts or None.
+    """
+
+    rows: Tensor
+    domain: Tensor
+    features: Tensor | None = None
+    codes: Tensor | None = None
+    tokens: TokenBatch | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return _to(self, device)
+
+    def select(self, index: Tensor) -> "ItemBatch":
+        """The items at `index`, in that order (not for batches with tokens)."""
+        if self.tokens is not None:
+            raise ValueError("select() does not carry tokens")
+        return replace(
+            self,
+            rows=self.rows[index],
+            domain=self.domain[index],
+            features=None if self.features is None else self.features[index],
+            codes=None if self.codes is None else self.codes[index],
+        )
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """B histories, ragged: sequence b is the slice `offsets[b]:offsets[b + 1]` of the flat tensors.
+
+    `items` [T] int64: index into the batch's distinct items. `offsets` [B+1] int64. `positions` [T] int64, 0 = first of the
+    window. `targets` [T] int64: index into the keys of the item that follows, -1 = no loss here. `users` [B] int64, `domain`
+    [B] int64.
+    """
+
+    items: Tensor
+    offsets: Tensor
+    positions: Tensor
+    targets: Tensor
+    users: Tensor
+    domain: Tensor
+    tokens: TokenBatch | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on another device."""
+        return _to(self, device)
+
+    @property
+    def last(self) -> Tensor:
+        """Index [B] of the last token of each sequence."""
+        return self.offsets[1:] - 1
+
+
+def _to(batch: Batch, device: torch.device | str) -> Batch:
+    moved = {
+        field.name: value.to(device)
+        for field in fields(batch)
+        if (value := getattr(batch, field.name)) is not None
+    }
+    return replace(batch, **moved)

@@ -1,0 +1,263 @@
+"""The prepared dataset folder: one catalogue, one log, everything opened as a memory map.
+
+Layout (DESIGN section 3): `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `features/`, `codes/`, `splits/`.
+Item and user ids are rows of *this* folder, dense from 0. Padding ids never reach the disk.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import Roles
+from linguarec.errors import DataFormatError, StaleFeaturesError
+from linguarec.files import write_json, writing_file
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared folder is and how it was made.
+
+    `counts` holds at least `users`, `items`, `interactions`; `attributes` names the attribute columns of `items.parquet`
+    in order; `report` counts every row that was dropped or mended, by reason; `fingerprint` is the SHA-256 of the content.
+    """
+
+    recipe: str
+    arguments: dict[str, Any]
+    counts: dict[str, int]
+    attributes: list[str]
+    fingerprint: str
+    text_rules: str = "default"
+    report: dict[str, int] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """Where item vectors come from: encoder, pooling, a hash of its weights, and the fingerprint of the texts it read.
+
+    `texts_fingerprint` is None for imported vectors, which cannot be checked against texts.
+    """
+
+    encoder: str
+    width: int
+    pooling: str
+    weights_sha256: str | None
+    texts_fingerprint: str | None
+    text_rules: str
+    max_tokens: int | None = None
+    normalised: bool = False
+
+
+class PreparedDataset:
+    """A prepared folder, opened. Cheap to make: only the manifest is read at once.
+
+    Raises:
+        DataFormatError: the folder or one of its parts is missing or does not fit the manifest.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PreparedDataset":
+        """Open the folder `path`, checking that its parts fit together."""
+        path = Path(path)
+        manifest_file = path / "manifest.json"
+        if not manifest_file.is_file():
+            raise DataFormatError(
+                f"{path} is not a prepared dataset folder: it has no manifest.json. Make one with `linguarec prepare ... -o {path}`."
+            )
+        try:
+            content = json.loads(manifest_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataFormatError(f"{manifest_file} is not JSON ({error}); prepare the folder again.") from error
+        found = content.get("format_version")
+        if found != FORMAT_VERSION:
+            raise DataFormatError(
+                f"{manifest_file}: format_version is {found!r}, this linguarec reads {FORMAT_VERSION}; prepare the folder again."
+            )
+        try:
+            dataset = cls(path, Manifest(**content))
+        except TypeError as error:
+            raise DataFormatError(f"{manifest_file} lacks or has unknown keys ({error}); prepare the folder again.") from error
+        dataset._check()
+        return dataset
+
+    def _check(self) -> None:
+        counts = self.manifest.counts
+        found = {"users": len(self.sequences), "interactions": len(self.sequences.values)}
+        found["items"] = pq.read_metadata(self.path / "items.parquet").num_rows
+        for name, number in found.items():
+            if counts.get(name) != number:
+                raise DataFormatError(
+                    f"{self.path}: the manifest says {counts.get(name)} {name}, the files hold {number}; prepare the folder again."
+                )
+
+    def __repr__(self) -> str:
+        return f"PreparedDataset({self.path}: {self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions)"
+
+    @property
+    def name(self) -> str:
+        """The folder's name, used as the domain's name."""
+        return self.path.resolve().name
+
+    @property
+    def num_items(self) -> int:
+        """Number of catalogue items, with or without interactions."""
+        return self.manifest.counts["items"]
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        return self.manifest.counts["users"]
+
+    @property
+    def num_interactions(self) -> int:
+        """Number of interactions over all users."""
+        return self.manifest.counts["interactions"]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the content (ids, texts, sequences), hexadecimal."""
+        return self.manifest.fingerprint
+
+    @cached_property
+    def sequences(self) -> Ragged:
+        """Item rows of every user, oldest first, memory-mapped."""
+        return Ragged(self._array("sequences/items.npy"), self._array("sequences/offsets.npy"))
+
+    @cached_property
+    def timestamps(self) -> npt.NDArray[np.int64] | None:
+        """Seconds since 1970 of each interaction, or None where times are not known."""
+        return self._array("sequences/timestamps.npy") if (self.path / "sequences/timestamps.npy").exists() else None
+
+    def items(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """`items.parquet` in row order: `item`, `raw_id`, the attribute columns, `text`."""
+        return pq.read_table(self.path / "items.parquet", columns=list(columns) if columns is not None else None)
+
+    @cached_property
+    def raw_item_ids(self) -> list[str]:
+        """Raw id of each item row."""
+        ids: list[str] = self.items(["raw_id"])["raw_id"].to_pylist()
+        return ids
+
+    @cached_property
+    def item_row(self) -> dict[str, int]:
+        """Row of each raw item id."""
+        return {raw_id: row for row, raw_id in enumerate(self.raw_item_ids)}
+
+    @cached_property
+    def raw_user_ids(self) -> list[str]:
+        """Raw id of each user row."""
+        ids: list[str] = pq.read_table(self.path / "users.parquet", columns=["raw_id"])["raw_id"].to_pylist()
+        return ids
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The cleaned text of each item row ("" where there is none)."""
+        texts: list[str] = self.items(["text"])["text"].to_pylist()
+        return texts
+
+    @cached_property
+    def texts_fingerprint(self) -> str:
+        """SHA-256 of all item texts in row order, hexadecimal."""
+        return fingerprint_of_texts(self.texts)
+
+    # -- splits ---------------------------------------------------------------------------------------------------------
+
+    def roles(self, split: str = "leave-one-out") -> Roles:
+        """Role of each interaction (see `linguarec.data.splits`) in the named split."""
+        file = self.path / "splits" / f"{split}.npy"
+        if not file.exists():
+            known = ", ".join(sorted(f.stem for f in (self.path / "splits").glob("*.npy"))) or "none"
+            raise DataFormatError(f"{self.path} has no split {split!r}; it has: {known}.")
+        return self._array(f"splits/{split}.npy")
+
+    # -- vectors --------------------------------------------------------------------------------------------------------
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the stored item vectors."""
+        return sorted(f.stem for f in (self.path / "features").glob("*.json"))
+
+    def feature_info(self, name: str) -> FeatureInfo:
+        """Origin of the vectors `name`."""
+        file = self.path / "features" / f"{name}.json"
+        if not file.exists():
+            known = ", ".join(self.feature_names) or "none"
+            raise DataFormatError(
+                f"{self.path} has no item vectors {name!r}; it has: {known}. Make them with `linguarec encode {self.path} --encoder {name}`."
+            )
+        return FeatureInfo(**json.loads(file.read_text(encoding="utf-8")))
+
+    def features(self, name: str) -> npt.NDArray[Any]:
+        """Item vectors [N, D] float32 (or float16), memory-mapped.
+
+        Raises:
+            StaleFeaturesError: the vectors were made from other texts, or their shape does not fit the catalogue.
+        """
+        info = self.feature_info(name)
+        if info.texts_fingerprint is not None and info.texts_fingerprint != self.texts_fingerprint:
+            raise StaleFeaturesError(
+                f"{self.path}/features/{name}.npy was made from other item texts than the folder has now; "
+                f"encode again with `linguarec encode {self.path} --encoder {info.encoder} --overwrite`."
+            )
+        vectors = self._array(f"features/{name}.npy")
+        if vectors.shape != (self.num_items, info.width):
+            raise StaleFeaturesError(
+                f"{self.path}/features/{name}.npy has shape {vectors.shape}, expected ({self.num_items}, {info.width}); encode again."
+            )
+        return vectors
+
+    def feature_path(self, name: str) -> Path:
+        """File of the vectors `name`; its description stands beside it as .json, its word-drop draws as .drop<k>.npy."""
+        return self.path / "features" / f"{name}.npy"
+
+    def write_features(self, name: str, vectors: npt.NDArray[Any], info: FeatureInfo) -> None:
+        """Store item vectors under `name`, atomically: first the vectors, then their description."""
+        with writing_file(self.feature_path(name)) as temporary, temporary.open("wb") as file:
+            np.save(file, vectors)
+        write_json(self.feature_path(name).with_suffix(".json"), asdict(info))
+
+    # -- codes ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def code_names(self) -> list[str]:
+        """Names of the stored item codes."""
+        return sorted(f.stem for f in (self.path / "codes").glob("*.npz"))
+
+    def codes_path(self, name: str) -> Path:
+        """File of the codes `name` (read and written by `linguarec.codes`)."""
+        return self.path / "codes" / f"{name}.npz"
+
+    def _array(self, relative: str) -> npt.NDArray[Any]:
+        file = self.path / relative
+        try:
+            array: npt.NDArray[Any] = np.load(file, mmap_mode="r")
+        except FileNotFoundError as error:
+            raise DataFormatError(f"{file} is missing; prepare the folder again.") from error
+        except ValueError as error:
+            raise DataFormatError(f"{file} is not a NumPy array ({error}); prepare the folder again.") from error
+        return array
+
+
+def fingerprint_of_texts(texts: Sequence[str]) -> str:
+    """SHA-256 over the texts, each ended by a zero byte."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8"))
+        digest.update(b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,46 @@
+"""Sequences of different lengths in two flat arrays."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """`values` [T] and `offsets` [B+1] int64: sequence b is `values[offsets[b]:offsets[b + 1]]`.
+
+    Raises:
+        ValueError: offsets do not start at 0, decrease, or do not end at the number of values.
+    """
+
+    values: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
+            raise ValueError(f"offsets must run from 0 to {len(self.values)}, the number of values")
+        if np.any(self.offsets[1:] < self.offsets[:-1]):
+            raise ValueError("offsets must not decrease")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def __repr__(self) -> str:
+        return f"Ragged({len(self):,} sequences, {len(self.values):,} values)"
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Length of each sequence, [B] int64."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_lists(cls, rows: "list[list[int]]") -> "Ragged":
+        """Pack Python lists of integers; mainly for small inputs and tests."""
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return cls(np.array([value for row in rows for value in row], dtype=np.int32), offsets)

@@ -1,0 +1,110 @@
+"""Which interaction trains, validates and tests.
+
+A split is one `int8` role for every interaction of the folder, in the order of `sequences/items.npy`. Two rules hold for every
+split, whichever way it was cut:
+
+- the training sequence of a user is their TRAIN interactions, in order;
+- the history of a VALID or TEST target is all that the user did before it, EXCLUDED interactions left out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from linguarec.data.ragged import Ragged
+
+TRAIN, VALID, TEST, EXCLUDED = 0, 1, 2, 3
+ROLE_OF_PART = {"train": TRAIN, "valid": VALID, "test": TEST}
+
+Roles = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class EvaluationCases:
+    """Targets to rank: `histories` (Q sequences of item rows, oldest first), `targets` [Q] item rows, `users` [Q] user rows."""
+
+    histories: Ragged
+    targets: npt.NDArray[np.int32]
+    users: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def leave_one_out(offsets: npt.NDArray[np.int64]) -> Roles:
+    """Last item of a user = test, the one before = valid; users with fewer than 3 items only train."""
+    roles = np.full(offsets[-1], TRAIN, dtype=np.int8)
+    ends = offsets[1:][np.diff(offsets) >= 3]
+    roles[ends - 1] = TEST
+    roles[ends - 2] = VALID
+    return roles
+
+
+def global_temporal(timestamps: npt.NDArray[np.int64], valid_share: float = 0.1, test_share: float = 0.1) -> Roles:
+    """Everything after one moment = test, after an earlier one = valid; equal timestamps are never cut apart."""
+    cut_valid, cut_test = np.quantile(timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher")
+    roles = np.full(len(timestamps), TRAIN, dtype=np.int8)
+    roles[timestamps >= cut_valid] = VALID
+    roles[timestamps >= cut_test] = TEST
+    return roles
+
+
+def held_out_items(sequences: Ragged, num_items: int, share: float, seed: int) -> Roles:
+    """A seeded share of the items is unknown to training: never in a training sequence or a history, only a target at test.
+
+    A user's last held-out interaction is their test target, their other held-out interactions are excluded. Their last known
+    item is their valid target if it leaves at least two known items for training.
+    """
+    held = np.zeros(num_items, dtype=bool)
+    held[np.random.default_rng(seed).choice(num_items, size=max(1, round(share * num_items)), replace=False)] = True
+    users = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    is_held = held[sequences.values]
+    roles = np.where(is_held, EXCLUDED, TRAIN).astype(np.int8)
+    roles[_last_of_each(users, np.flatnonzero(is_held))] = TEST
+    known = np.flatnonzero(~is_held)
+    enough = np.bincount(users[known], minlength=len(sequences)) >= 3
+    last_known = _last_of_each(users, known)
+    roles[last_known[enough[users[last_known]]]] = VALID
+    # A held-out item that opens a user's history has nothing to be predicted from.
+    known_before = np.cumsum(~is_held) - np.concatenate([[0], np.cumsum(~is_held)])[sequences.offsets[:-1]][users]
+    roles[(roles == TEST) & (known_before == 0)] = EXCLUDED
+    return roles
+
+
+def training_sequences(sequences: Ragged, roles: Roles) -> Ragged:
+    """The TRAIN interactions of every user (users without any keep an empty sequence)."""
+    return _keep(sequences, roles == TRAIN)
+
+
+def evaluation_cases(sequences: Ragged, roles: Roles, part: str, max_history: int | None = None) -> EvaluationCases:
+    """Targets of `part` ("valid" or "test") with their histories, the last `max_history` items of each.
+
+    Targets with an empty history are left out; `len(cases)` against the number of targets tells how many.
+    """
+    users = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    kept = roles != EXCLUDED
+    before = np.concatenate([[0], np.cumsum(kept)])  # kept interactions before each position
+    positions = np.flatnonzero(roles == ROLE_OF_PART[part])
+    stop = before[positions]
+    start = before[sequences.offsets[users[positions]]]
+    if max_history is not None:
+        start = np.maximum(start, stop - max_history)
+    has_history = stop > start
+    positions, start, stop = positions[has_history], start[has_history], stop[has_history]
+    lengths = stop - start
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - start, lengths)
+    values = np.asarray(sequences.values)
+    return EvaluationCases(Ragged(values[kept][flat], offsets), values[positions].astype(np.int32), users[positions])
+
+
+def _keep(sequences: Ragged, mask: npt.NDArray[np.bool_]) -> Ragged:
+    counts = np.concatenate([[0], np.cumsum(mask)])
+    return Ragged(np.asarray(sequences.values)[mask], counts[sequences.offsets].astype(np.int64))
+
+
+def _last_of_each(users: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of `positions` (ascending), the last one of each user."""
+    owner = users[positions]
+    return positions[np.flatnonzero(np.append(owner[1:] != owner[:-1], True))] if len(positions) else positions

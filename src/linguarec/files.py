@@ -1,0 +1,74 @@
+"""Write beside, then rename: a reader never sees a half-written file or folder."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from linguarec.errors import OutputError
+
+
+@contextlib.contextmanager
+def writing_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it onto `path` when the block ends well, remove it otherwise.
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; rename it onto `path` when the block ends well, remove it otherwise.
+
+    Raises:
+        OutputError: `path` exists already (and `overwrite` is false), is not writable, or the disk is full.
+    """
+    if path.exists() and not overwrite and any(path.iterdir() if path.is_dir() else [path]):
+        raise OutputError(f"{path} exists already; choose another output folder, or pass --overwrite to replace it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if path.exists():
+            retired = temporary.with_suffix(".old")
+            os.replace(path, retired)
+            os.replace(temporary, path)
+            shutil.rmtree(retired) if retired.is_dir() else retired.unlink()
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with writing_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _as_output_error(error: OSError, path: Path) -> OutputError:
+    if error.errno == errno.ENOSPC:
+        return OutputError(f"The disk that holds {path.parent} is full; free some space or write elsewhere. ({error})")
+    return OutputError(f"Cannot write {path}: {error.strerror or error}. Check that the folder exists and is writable.")
