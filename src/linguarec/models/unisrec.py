@@ -1,0 +1,94 @@
+"""UniSRec: universal sequence representation learning (Hou et al., KDD'22, arXiv 2206.05941).
+
+    item        v = sum_e g_e(x) W_e (x - b_e)          parametric whitening + mixture of experts (eq. 2-5)
+    history     f_1 = v_1 + p_1, ...; F = Transformer(f); s = F at the last position (eq. 6-7)
+    score       cos(s, v) / temperature                 inductive: text alone (eq. 12)
+                cos(s, v + e) / temperature             transductive: text + ID embedding e (eq. 13)
+
+Differences from the released code: the adaptor runs once for each catalogue item and step instead of once for each cell of the
+padded history (equal without dropout and noise); in training, inputs and scored items therefore share one dropout and gate
+noise draw. Normalised vectors use torch's epsilon.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.models.shape import CatalogueShape
+from linguarec.nn.adaptor import MixtureOfExpertsAdaptor
+from linguarec.nn.encoders import SequenceEncoder
+from linguarec.nn.losses import catalogue_cross_entropy
+
+
+@dataclass(frozen=True)
+class UniSRecConfig:
+    """Settings of the text side, defaults as published.
+
+    Args:
+        experts: number of whitening experts in the adaptor.
+        adaptor_dropout: dropout of the text vectors before the experts.
+        temperature: cosines are divided by it.
+        initializer_range: standard deviation of the initial weights.
+    """
+
+    experts: int = 8
+    adaptor_dropout: float = 0.2
+    temperature: float = 0.07
+    initializer_range: float = 0.02
+
+
+class UniSRec(nn.Module):
+    """Inductive UniSRec: items by text alone."""
+
+    def __init__(self, config: UniSRecConfig, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+        self.adaptor = MixtureOfExpertsAdaptor(
+            shape.needs_features(),
+            encoder.config.hidden_size,
+            config.experts,
+            config.adaptor_dropout,
+            config.initializer_range,
+        )
+        self.encoder = encoder
+
+    def item_inputs(self, items: ItemBatch) -> Tensor:
+        """Item vectors [N, D] that the history is made of."""
+        assert items.features is not None
+        adapted: Tensor = self.adaptor(items.features)
+        return adapted
+
+    def item_keys(self, items: ItemBatch) -> Tensor:
+        """What is scored [N, D]: normalised item vectors over the temperature."""
+        return self._keys(self.item_inputs(items))
+
+    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
+        """Normalised state [T, D] of each position, having read it and all before."""
+        states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
+        return F.normalize(states.float(), dim=-1)
+
+    def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
+        """Mean cross-entropy of the next item over the catalogue `items`."""
+        inputs = self.item_inputs(items)
+        return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
+
+    def _keys(self, inputs: Tensor) -> Tensor:
+        return F.normalize(inputs.float(), dim=-1) / self.config.temperature
+
+
+class UniSRecTransductive(UniSRec):
+    """Transductive UniSRec: text + ID. The ID term of a new item is zero."""
+
+    def __init__(self, config: UniSRecConfig, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
+        super().__init__(config, shape, encoder)
+        self.item = nn.Embedding(shape.num_items, encoder.config.hidden_size)
+        nn.init.normal_(self.item.weight, std=config.initializer_range)
+
+    def item_inputs(self, items: ItemBatch) -> Tensor:
+        """Item vectors [N, D]: adapted text + ID embedding."""
+        known = (items.rows >= 0).unsqueeze(-1)
+        return super().item_inputs(items) + self.item(items.rows.clamp(min=0)) * known

@@ -1,0 +1,184 @@
+"""Sequence encoders: from the vectors of a history to one state a position. Each reads causally and never sees padding.
+
+A model takes one of them as a constructor argument, so that the text or code side and the sequence side stay apart.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linguarec.nn.dropout import Dropout, keep_mask
+from linguarec.nn.ragged import RaggedLayout
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Causal Transformer, sizes as published for UniSRec and VQ-Rec.
+
+    Args:
+        hidden_size: width D of item inputs and states.
+        layers: number of Transformer layers.
+        heads: attention heads; must divide hidden_size.
+        inner_size: width of the feed-forward layer.
+        dropout: of the inputs, of each sub-layer's output and of the attention weights.
+        max_length: longest history that is read; older items are left out.
+        layer_norm_eps: epsilon of all LayerNorms.
+        initializer_range: standard deviation of the initial weights.
+    """
+
+    hidden_size: int = 300
+    layers: int = 2
+    heads: int = 2
+    inner_size: int = 256
+    dropout: float = 0.5
+    max_length: int = 50
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class GRUConfig:
+    """Gated recurrent units (GRU4Rec's encoder): dropout, GRU layers, a projection back to the hidden size.
+
+    Args:
+        hidden_size: width D of item inputs and states.
+        layers: number of GRU layers.
+        inner_size: width of the recurrent state.
+        dropout: of the inputs.
+        max_length: longest history that is read; older items are left out.
+        initializer_range: standard deviation of the initial weights of the projection.
+    """
+
+    hidden_size: int = 300
+    layers: int = 1
+    inner_size: int = 300
+    dropout: float = 0.3
+    max_length: int = 50
+    initializer_range: float = 0.02
+
+
+EncoderConfig = TransformerConfig | GRUConfig
+
+
+class CausalAttention(nn.Module):
+    """Multi-head self-attention within each ragged sequence, each position over itself and what came before."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor, layout: RaggedLayout) -> Tensor:
+        """Tokens [T, D] in block order -> [T, D]."""
+        projected = self.query_key_value(tokens)
+        mixed = [
+            self._attend(block.view(count, length, 3, self.heads, -1)).reshape(count * length, -1)
+            for block, (count, length) in zip(projected.split(layout.block_sizes), layout.blocks, strict=True)
+        ]
+        attended: Tensor = self.output(torch.cat(mixed))
+        return attended
+
+    def _attend(self, block: Tensor) -> Tensor:
+        """[count, length, 3, heads, D/heads] -> [count, length, heads, D/heads]."""
+        query, key, value = block.permute(2, 0, 3, 1, 4)
+        if block.device.type == "cpu" and self.training and self.dropout:
+            # The stock CPU kernel has no dropout and falls back to a slow path; short histories make this direct form cheap.
+            length = query.shape[2]
+            logits = (query @ key.transpose(-2, -1)).float().div_(math.sqrt(query.shape[-1]))
+            future = torch.ones(length, length, dtype=torch.bool).triu_(1)
+            weights = logits.masked_fill(future, -torch.inf).softmax(-1)
+            mixed = (weights * keep_mask(weights, self.dropout)).to(value.dtype) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+            )
+        return mixed.transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each followed by dropout, residual sum and LayerNorm (post-LN)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention = CausalAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.inner = nn.Linear(config.hidden_size, config.inner_size)
+        self.outer = nn.Linear(config.inner_size, config.hidden_size)
+        self.outer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor, layout: RaggedLayout) -> Tensor:
+        """Tokens [T, D] in block order -> [T, D]."""
+        tokens = self.attention_norm(tokens + self.dropout(self.attention(tokens, layout)))
+        normed: Tensor = self.outer_norm(tokens + self.dropout(self.outer(F.gelu(self.inner(tokens)))))
+        return normed
+
+
+class TransformerEncoder(nn.Module):
+    """SASRec's Transformer: item input + position from the left, LayerNorm, dropout, then the layers."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.position = nn.Embedding(config.max_length, config.hidden_size)
+        self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.apply(lambda module: _initialise(module, config.initializer_range))
+
+    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
+        """Item inputs [T, D], positions [T], offsets [B+1] -> states [T, D]."""
+        layout = RaggedLayout.of(offsets)
+        tokens = layout.to_blocks(inputs + self.position(positions))
+        tokens = self.dropout(self.input_norm(tokens))
+        for layer in self.layers:
+            tokens = layer(tokens, layout)
+        return layout.from_blocks(tokens)
+
+
+class GRUEncoder(nn.Module):
+    """GRU4Rec's encoder on ragged sequences. Positions are not used: the recurrence knows the order."""
+
+    def __init__(self, config: GRUConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = Dropout(config.dropout)
+        self.recurrence = nn.GRU(config.hidden_size, config.inner_size, config.layers, bias=False, batch_first=True)
+        self.output = nn.Linear(config.inner_size, config.hidden_size)
+        for name, weight in self.recurrence.named_parameters():
+            (nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(weight)
+        _initialise(self.output, config.initializer_range)
+
+    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
+        """Item inputs [T, D], positions [T] (unused), offsets [B+1] -> states [T, D]."""
+        layout = RaggedLayout.of(offsets)
+        blocks = layout.to_blocks(self.dropout(inputs)).split(layout.block_sizes)
+        states = [
+            self.recurrence(block.view(count, length, -1))[0].reshape(count * length, -1)
+            for block, (count, length) in zip(blocks, layout.blocks, strict=True)
+        ]
+        return layout.from_blocks(self.output(torch.cat(states)))
+
+
+SequenceEncoder = TransformerEncoder | GRUEncoder
+
+
+def build_encoder(config: EncoderConfig) -> SequenceEncoder:
+    """The sequence encoder that `config` describes, freshly initialised."""
+    return TransformerEncoder(config) if isinstance(config, TransformerConfig) else GRUEncoder(config)
+
+
+def _initialise(module: nn.Module, deviation: float) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=deviation)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
