@@ -1,1 +1,1 @@
-""""""
+"""Ragged batches: what a step reads, from flat arrays, without padding."""

@@ -1,0 +1,136 @@
+"""Training steps as ragged batches: repeatable from (seed, epoch, step) alone, and split evenly over processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from linguarec.batching.batches import SequenceBatch
+from linguarec.batching.windows import Windows, training_windows
+
+from linguarec.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One process's part of one step.
+
+    `loss_scale` turns the mean over this part's targets into its share of the mean over all targets of the step, times the
+    number of processes, so that averaging gradients over processes gives the gradient of the whole step. It is 1 alone.
+    `step` counts from the start of the training; random draws of the step are seeded by it.
+    """
+
+    sequences: SequenceBatch
+    loss_scale: float
+    step: int
+
+    def to(self, device: torch.device | str) -> "TrainingBatch":
+        """The same batch on another device."""
+        return TrainingBatch(self.sequences.to(device), self.loss_scale, self.step)
+
+
+class TrainingLoader:
+    """Iterates over one epoch of `TrainingBatch`; the position survives in `state_dict`.
+
+    The order of an epoch depends on seed and epoch only, never on process or history of draws, so a run that was killed goes on
+    with the batches it would have seen.
+
+    Args:
+        items: [T] int32 catalogue rows, all training sequences one after the other.
+        offsets: [B+1] bounds of the sequences.
+        max_length: longest history.
+        targets_per_step: targets of one step over all processes, reached by whole windows; at least twice `max_length`, so that
+            every epoch has the same number of steps.
+        stride: None = exact windows behind `max_length`; see `linguarec.batching.windows`.
+        seed: of the shuffling.
+        domain: stored in every batch.
+    """
+
+    def __init__(
+        self,
+        items: npt.NDArray[np.int32],
+        offsets: npt.NDArray[np.int64],
+        max_length: int,
+        targets_per_step: int,
+        stride: int | None,
+        seed: int,
+        domain: int = 0,
+    ) -> None:
+        if targets_per_step < 2 * max_length:
+            raise SettingsError([f"targets_per_step is {targets_per_step}; it must be at least 2 * max_length = {2 * max_length}"])
+        self.items = items
+        self.offsets = np.asarray(offsets)
+        self.max_length = max_length
+        self.targets_per_step = targets_per_step
+        self.stride = stride
+        self.seed = seed
+        self.domain = domain
+        self.rank, self.processes = 0, 1
+        self.epoch = 0
+        self.next_step = 0
+        self._windows, self._steps = self._plan(0)
+
+    def shard(self, rank: int, processes: int) -> None:
+        """Take every `processes`-th window of each step, from `rank` on."""
+        self.rank, self.processes = rank, processes
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        self._windows, self._steps = self._plan(self.epoch)
+        while self.next_step < len(self._steps):
+            index = self.next_step
+            self.next_step += 1  # before the batch is used: a state taken after the step is the state of the next one
+            yield self._batch(index)
+        self.epoch += 1
+        self.next_step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch comes from."""
+        return {"epoch": self.epoch, "next_step": self.next_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.epoch, self.next_step = state["epoch"], state["next_step"]
+        self._windows, self._steps = self._plan(self.epoch)
+        if self.next_step >= len(self._steps):
+            self.epoch, self.next_step = self.epoch + 1, 0
+
+    def _plan(self, epoch: int) -> tuple[Windows, list[npt.NDArray[np.int64]]]:
+        """The windows of an epoch and, for each step, the ones it takes (ordered by length)."""
+        generator = np.random.default_rng([self.seed, epoch])
+        windows = training_windows(self.offsets, self.max_length, self.stride, generator)
+        order = generator.permutation(len(windows))
+        targets = np.cumsum(windows.num_targets[order])
+        total = int(targets[-1]) if len(targets) else 0
+        steps = max(1, round(total / self.targets_per_step))
+        cuts = np.searchsorted(targets, np.arange(1, steps) * total / steps)
+        lengths = windows.stop - windows.start
+        parts = [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, cuts)]
+        return windows, parts
+
+    def _batch(self, index: int) -> TrainingBatch:
+        whole = self._steps[index]
+        part = whole[self.rank :: self.processes]
+        windows = self._windows
+        num_targets = windows.num_targets
+        share = num_targets[part].sum() * self.processes / num_targets[whole].sum()
+        start, stop, first_target = windows.start[part], windows.stop[part], windows.first_target[part]
+        lengths = stop - start
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        flat = positions + np.repeat(start, lengths)
+        targets = self.items[flat + 1].astype(np.int64)
+        targets[flat + 1 < np.repeat(first_target, lengths)] = -1
+        sequences = SequenceBatch(
+            items=torch.from_numpy(self.items[flat].astype(np.int64)),
+            offsets=torch.from_numpy(offsets),
+            positions=torch.from_numpy(positions),
+            targets=torch.from_numpy(targets),
+            users=torch.from_numpy(windows.user[part]),
+            domain=torch.full((len(part),), self.domain, dtype=torch.int64),
+        )
+        return TrainingBatch(sequences, float(share), self.epoch * len(self._steps) + index)

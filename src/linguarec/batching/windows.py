@@ -1,0 +1,81 @@
+"""Which stretch of a user's sequence one training row reads, and at which positions it is asked for the next item.
+
+A causal encoder with positions from the left answers all prefixes of a sequence in one pass, so a user with at most
+`max_length` + 1 items is one window. Behind that, a prefix is cut to its last `max_length` items and its positions shift:
+
+- exact: every further target gets its own window of the `max_length` items before it. The same rows as the published
+  protocol, at `max_length` tokens a target.
+- strided: windows end every `stride` items, and a window trains the targets that the one before did not reach. Their histories
+  are `max_length - stride + 1` to `max_length` items long. The phase is drawn anew each epoch, so that every target is
+  sometimes trained with its full history.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """W training rows over one flat array: read `start:stop`, predict the items `first_target:stop + 1`.
+
+    Position j (from `start`) predicts item `start + j + 1`; positions before `first_target` - 1 are read, not trained.
+    All are int64 [W]; `user` is the sequence a window belongs to.
+    """
+
+    user: IntArray
+    start: IntArray
+    stop: IntArray
+    first_target: IntArray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def num_targets(self) -> IntArray:
+        """Targets of each window, [W]."""
+        return self.stop - self.first_target + 1
+
+
+def training_windows(
+    offsets: IntArray, max_length: int, stride: int | None, generator: np.random.Generator
+) -> Windows:
+    """Windows that cover every target (second to last item) of every sequence exactly once.
+
+    Args:
+        offsets: [B+1] bounds of the sequences in the flat array.
+        max_length: longest window.
+        stride: None = exact windows; else windows beyond the first end every `stride` items.
+        generator: draws the phase of strided windows.
+    """
+    first, end = offsets[:-1], offsets[1:]
+    lengths = end - first
+    users = np.flatnonzero(lengths >= 2).astype(np.int64)
+    first, inputs = first[users], lengths[users] - 1  # the last item is a target only
+    head = np.minimum(inputs, max_length)
+    head_windows = (users, first, first + head, first + 1)
+    if stride is None:
+        stops_each = inputs - head
+        owner = np.repeat(np.arange(len(users)), stops_each)
+        stop = first[owner] + head[owner] + 1 + _within(stops_each)
+        tail_windows = (users[owner], stop - max_length, stop, stop)
+    else:
+        behind = inputs - head
+        phase = np.minimum(generator.integers(1, stride + 1, size=len(users)), behind)
+        stops_each = np.where(behind > 0, 1 + -(-(behind - phase) // stride), 0)
+        owner = np.repeat(np.arange(len(users)), stops_each)
+        index = _within(stops_each)
+        reached = np.minimum(phase[owner] + index * stride, behind[owner])
+        before = np.where(index == 0, 0, phase[owner] + (index - 1) * stride)
+        stop = first[owner] + head[owner] + reached
+        tail_windows = (users[owner], stop - max_length, stop, first[owner] + head[owner] + before + 1)
+    return Windows(*(np.concatenate(pair) for pair in zip(head_windows, tail_windows, strict=True)))
+
+
+def _within(counts: IntArray) -> IntArray:
+    """0..count-1 for each count, flat."""
+    starts = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) - np.repeat(starts, counts)

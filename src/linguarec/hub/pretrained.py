@@ -1,0 +1,116 @@
+"""save_pretrained / from_pretrained: a model as `config.json` + `model.safetensors`.
+
+`config.json` holds all that the tensors cannot tell; `from_pretrained` needs nothing else.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from linguarec.errors import CheckpointMismatchError
+from linguarec.files import write_json, writing_file
+from linguarec.models import MODELS, build_model
+from linguarec.models.shape import CatalogueShape
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+
+ENCODERS: dict[str, type[Any]] = {"transformer": TransformerConfig, "gru": GRUConfig}
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What `config.json` says: a name of `MODELS`, its config, its sequence encoder's config, and the sizes of its data."""
+
+    name: str
+    config: Any
+    encoder: EncoderConfig
+    shape: CatalogueShape
+
+    def build(self) -> nn.Module:
+        """The model, freshly initialised."""
+        return build_model(self.name, self.config, self.encoder, self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        kind = next(name for name, config in ENCODERS.items() if isinstance(self.encoder, config))
+        return {
+            "format_version": 1,
+            "model": self.name,
+            "config": asdict(self.config),
+            "encoder": {"kind": kind, **asdict(self.encoder)},
+            "shape": asdict(self.shape),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], file: Path) -> "ModelDescription":
+        """Inverse of `to_dict`; `file` is named in errors."""
+        try:
+            name, encoder = content["model"], dict(content["encoder"])
+            kind = encoder.pop("kind")
+            if name not in MODELS:
+                raise CheckpointMismatchError(f"{file}: unknown model {name!r}; this linguarec has: {', '.join(MODELS)}.")
+            if kind not in ENCODERS:
+                raise CheckpointMismatchError(f"{file}: unknown sequence encoder {kind!r}; known: {', '.join(ENCODERS)}.")
+            config = MODELS[name].config(**content["config"])
+            return cls(name, config, ENCODERS[kind](**encoder), CatalogueShape(**content["shape"]))
+        except (KeyError, TypeError) as error:
+            raise CheckpointMismatchError(f"{file} does not describe a model of this linguarec: {error}.") from error
+
+
+def save_pretrained(model: nn.Module, description: ModelDescription, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` into `folder`, each atomically."""
+    write_json(folder / CONFIG_FILE, description.to_dict())
+    with writing_file(folder / WEIGHTS_FILE) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """What `folder/config.json` describes.
+
+    Raises:
+        CheckpointMismatchError: there is no such file or it is not one of ours.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointMismatchError(f"{folder} holds no model: {CONFIG_FILE} is missing. Expected a run folder of linguarec.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointMismatchError(f"{file} is not JSON: {error}.") from error
+    return ModelDescription.from_dict(content, file)
+
+
+def from_pretrained(folder: Path) -> tuple[nn.Module, ModelDescription]:
+    """The model in evaluation mode, with its description.
+
+    Raises:
+        CheckpointMismatchError: the folder holds no model, or its tensors do not fit its description.
+    """
+    description = read_description(folder)
+    model = description.build()
+    load_weights(model, folder / WEIGHTS_FILE)
+    return model.eval(), description
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Load the safetensors `file` into `model`, naming every key that is missing, unexpected or of another shape."""
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointMismatchError(f"{file} cannot be read as safetensors: {error}.") from error
+    expected = model.state_dict()
+    problems = [f"missing: {key}" for key in expected if key not in tensors]
+    problems += [f"unexpected: {key}" for key in tensors if key not in expected]
+    problems += [
+        f"{key}: shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in tensors and tensors[key].shape != expected[key].shape
+    ]
+    if problems:
+        raise CheckpointMismatchError(f"{file} does not fit the model:\n" + "\n".join(problems))
+    model.load_state_dict(tensors)

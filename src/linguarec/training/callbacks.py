@@ -1,0 +1,119 @@
+"""What happens around the steps: the valid metric, the record of the epochs, the best weights."""
+
+import csv
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from linguarec.files import writing_file
+from linguarec.training.module import FineTuning
+
+Metrics = dict[str, float]
+log = logging.getLogger(__name__)
+
+
+class EpochRecord(Callback):
+    """After each epoch: compute the valid metrics, log them, and write all epochs so far to `metrics.csv`.
+
+    Args:
+        validate: metrics of the model on the valid part; run by every process on the same model.
+        file: the CSV file; one row an epoch.
+    """
+
+    def __init__(self, validate: Callable[[nn.Module], Metrics], file: Path) -> None:
+        self.validate = validate
+        self.file = file
+        self.rows: list[dict[str, Any]] = []
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Validate and record."""
+        assert isinstance(module, FineTuning)
+        trained = time.perf_counter()
+        module.model.eval()
+        metrics = self.validate(module.model)
+        module.model.train()
+        seconds, valid_seconds = trained - self.started, time.perf_counter() - trained
+        for name, value in metrics.items():
+            module.log(f"valid/{name}", value, batch_size=1, rank_zero_only=False)
+        loss = module.loss_sum / max(module.targets, 1)
+        module.log("train/loss", loss, batch_size=1)
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "loss": loss,
+                **{f"valid {name}": value for name, value in metrics.items()},
+                "seconds": seconds,
+                "valid_seconds": valid_seconds,
+                "targets_per_second": module.targets / seconds,
+                "peak_memory_gib": peak_memory_gib(),
+            }
+        )
+        if trainer.is_global_zero:
+            self._write()
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            log.info("epoch %d  loss %.4f  valid %s  %.1f s", trainer.current_epoch, loss, shown, seconds + valid_seconds)
+
+    def _write(self) -> None:
+        with writing_file(self.file) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": list(self.rows)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the rows of the run that is resumed."""
+        self.rows = list(state_dict["rows"])
+
+
+class BestWeights(Callback):
+    """Keeps the weights of the epoch with the highest `monitor`.
+
+    Args:
+        monitor: name of a logged metric; higher is better.
+        save: writes the model into the run folder.
+    """
+
+    def __init__(self, monitor: str, save: Callable[[nn.Module], None]) -> None:
+        self.monitor = monitor
+        self.save = save
+        self.best = -1.0
+        self.best_epoch = -1
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save if better."""
+        assert isinstance(module, FineTuning)
+        value = float(trainer.callback_metrics[self.monitor])
+        if value > self.best:
+            self.best, self.best_epoch = value, trainer.current_epoch
+            if trainer.is_global_zero:
+                self.save(module.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best value so far and its epoch."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best of the run that is resumed."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

@@ -1,0 +1,139 @@
+"""Runs one training stage with Lightning: precision, devices, checkpoints, early stopping, resuming."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.batching.loader import TrainingLoader
+from linguarec.errors import SettingsError
+from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics
+from linguarec.training.module import FineTuning
+from linguarec.training.settings import TrainingSettings
+
+MONITOR = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to: the best valid metric, its epoch, and the epochs trained in all."""
+
+    best_valid: float
+    best_epoch: int
+    epochs: int
+    history: list[dict[str, Any]]
+
+
+def fit(
+    model: nn.Module,
+    items: ItemBatch,
+    loader: TrainingLoader,
+    settings: TrainingSettings,
+    seed: int,
+    run: Path,
+    validate: Callable[[nn.Module], Metrics],
+    save_best: Callable[[nn.Module], None],
+    resume: bool = False,
+) -> FitResult:
+    """Train until the valid ndcg@10 has not risen for `settings.patience` epochs.
+
+    Args:
+        model: changed in place; afterwards it holds the *last* weights, the best ones are what `save_best` wrote.
+        items: the catalogue.
+        loader: the training steps.
+        settings: how to train.
+        seed: of all random draws.
+        run: folder for `metrics.csv`, `checkpoints/` and logs.
+        validate: metrics by name; must hold "ndcg@10".
+        save_best: called with the model whenever the metric is better than before.
+        resume: go on from `run/checkpoints/last.ckpt` if it is there.
+    """
+    record = EpochRecord(validate, run / "metrics.csv")
+    best = BestWeights(f"valid/{MONITOR}", save_best)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    every_n_steps = settings.checkpoint_every_n_steps
+    callbacks = [
+        record,
+        best,
+        EarlyStopping(f"valid/{MONITOR}", mode="max", patience=settings.patience, check_on_train_epoch_end=True),
+        ModelCheckpoint(checkpoint.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
+    ]
+    if every_n_steps:
+        # Overwrites the same file between epochs, so that a killed run loses at most that many steps.
+        callbacks.insert(
+            3,
+            ModelCheckpoint(
+                checkpoint.parent, filename="last", enable_version_counter=False, every_n_train_steps=every_n_steps
+            ),
+        )
+    with _quiet():
+        trainer = Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision="bf16-mixed" if uses_bf16(settings) else "32-true",
+            max_epochs=settings.max_epochs,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.gradient_clip or None,
+            callbacks=callbacks,
+            logger=_loggers(settings, run),
+            log_every_n_steps=10,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=run,
+        )
+        loader.shard(trainer.global_rank, trainer.world_size)
+        module = FineTuning(model, items, settings, seed)
+        trainer.fit(
+            module,
+            train_dataloaders=loader,
+            ckpt_path=str(checkpoint) if resume and checkpoint.exists() else None,
+            weights_only=False,
+        )
+    return FitResult(best.best, best.best_epoch, trainer.current_epoch, record.rows)
+
+
+def uses_bf16(settings: TrainingSettings) -> bool:
+    """Whether matrix products run in bfloat16: as asked, or where the device computes it natively."""
+    if settings.precision != "auto":
+        return settings.precision == "bf16"
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _loggers(settings: TrainingSettings, run: Path) -> Any:
+    from lightning.pytorch import loggers
+
+    made: list[Any] = []
+    for name in settings.loggers:
+        try:
+            if name == "tensorboard":
+                made.append(loggers.TensorBoardLogger(run, name="logs", version="tensorboard"))
+            elif name == "wandb":
+                made.append(loggers.WandbLogger(save_dir=run, project="linguarec", name=run.name))
+            else:
+                made.append(loggers.MLFlowLogger(experiment_name="linguarec", run_name=run.name))
+        except ModuleNotFoundError as error:
+            raise SettingsError([f"training.loggers names {name!r}, which is not installed: pip install 'linguarec[{name}]'"]) from error
+    return made or False
+
+
+class _quiet(warnings.catch_warnings):
+    """Keeps Lightning's start-up chatter and advice on data loader workers out of the screen."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)

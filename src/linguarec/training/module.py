@@ -1,0 +1,56 @@
+"""Fine-tuning as a Lightning module: a model, the catalogue, an optimiser, nothing else."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.batching.loader import TrainingBatch
+from linguarec.training.settings import TrainingSettings
+
+
+class FineTuning(LightningModule):
+    """Trains `model.finetune_loss` over the whole catalogue.
+
+    Every step draws its random numbers (dropout, gate noise) from a generator seeded by seed, step and process, so that a
+    resumed run repeats an unbroken one exactly.
+    """
+
+    def __init__(self, model: nn.Module, items: ItemBatch, settings: TrainingSettings, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.items = items
+        self.settings = settings
+        self.seed = seed
+        self.loss_sum = 0.0
+        self.targets = 0
+
+    def on_fit_start(self) -> None:
+        """Bring the catalogue to the device once."""
+        self.items = self.items.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the means of the epoch."""
+        self.loss_sum, self.targets = 0.0, 0
+
+    def training_step(self, batch: TrainingBatch, batch_index: int) -> Tensor:
+        """Mean cross-entropy of this process's share of the step."""
+        torch.manual_seed(hash((self.seed, batch.step, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
+        loss: Tensor = self.model.finetune_loss(batch.sequences, self.items) * batch.loss_scale  # type: ignore[operator]
+        count = int((batch.sequences.targets >= 0).sum())
+        self.loss_sum += float(loss.detach()) / batch.loss_scale * count
+        self.targets += count
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam as published; AdamW where weight decay is asked for."""
+        kind: Any = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
+        optimizer: torch.optim.Optimizer = kind(
+            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+        return optimizer

@@ -1,0 +1,64 @@
+"""Settings of a training, all checked at once."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from linguarec.errors import SettingsError
+
+Logger = Literal["tensorboard", "wandb", "mlflow"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained. The defaults are the published recipe unless a model brings its own.
+
+    Args:
+        learning_rate: of Adam.
+        weight_decay: decoupled (AdamW) where above 0.
+        targets_per_step: next-item targets of one optimiser step over all processes and accumulated parts.
+        accumulate: a step is computed in that many parts, to save memory.
+        max_epochs: the training ends there at the latest.
+        patience: it ends after that many epochs without a better valid ndcg@10.
+        window_stride: how histories beyond the model's max_length are trained. 0 = each target with its own window (exact);
+            n = windows end every n items (faster).
+        gradient_clip: largest norm of the gradient; 0 = not clipped.
+        precision: bf16 = bfloat16 matrix products with float32 weights; auto = bf16 where the device computes it natively.
+        accelerator: auto takes a GPU if there is one.
+        devices: number of processes, one a device.
+        strategy: how several processes work together.
+        checkpoint_every_n_steps: besides the checkpoint after each epoch; 0 = none.
+        loggers: besides metrics.csv; each needs its extra, for instance linguarec[tensorboard].
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    targets_per_step: int = 2048
+    accumulate: int = 1
+    max_epochs: int = 300
+    patience: int = 10
+    window_stride: int = 0
+    gradient_clip: float = 0.0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    checkpoint_every_n_steps: int = 0
+    loggers: list[Logger] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise one error that names every setting that cannot work."""
+        problems = []
+        if not self.learning_rate > 0:
+            problems.append(f"training.learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.weight_decay < 1:
+            problems.append(f"training.weight_decay is {self.weight_decay}; it must be in [0, 1)")
+        if self.gradient_clip < 0:
+            problems.append(f"training.gradient_clip is {self.gradient_clip}; it must be 0 (off) or above")
+        for name in ("targets_per_step", "accumulate", "max_epochs", "patience", "devices"):
+            if getattr(self, name) < 1:
+                problems.append(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("window_stride", "checkpoint_every_n_steps"):
+            if getattr(self, name) < 0:
+                problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
+        if problems:
+            raise SettingsError(problems)
