@@ -1,0 +1,313 @@
+"""From a recipe's signature and docstring to its command line, by jsonargparse.
+
+Flags are the parameters' names with dashes (`--text-rules`); `-o` is `--output`. A list takes several values, or one
+with commas (`--history A,B`; an id that holds a comma is quoted as in CSV). A dataclass is a group of flags
+(`--training.learning_rate 0.001`). `--config run.yaml` gives any of them from a file; what is on the command line wins
+over what stands before it. All bad settings are reported at once.
+"""
+
+import ast
+import csv
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import re
+import sys
+import types
+import typing
+from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+SHORT = {"output": "-o"}
+MODEL_GROUP = "model"
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments for the recipe, and whether the result is to be printed as JSON."""
+
+    arguments: dict[str, Any]
+    json: bool
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a recipe as the command line sees it.
+
+    `key` is its name in the parser and in YAML files, `type` its type without `None`; `many` = a list of `type`.
+    """
+
+    name: str
+    key: str
+    type: Any
+    help: str
+    default: Any
+    required: bool
+    positional: bool
+    many: bool
+
+    @property
+    def flag(self) -> str:
+        """What the user types."""
+        if self.positional:
+            return self.name.upper().replace("_", "-")
+        return f"-{self.key}" if len(self.key) == 1 else f"--{self.key.replace('_', '-')}"
+
+
+def parse(
+    recipe: Callable[..., Any],
+    words: Sequence[str],
+    program: str,
+    positional: Sequence[str] = (),
+    model: str | None = None,
+) -> Call | None:
+    """Read `words` as arguments of `recipe`; None = help was asked for and shown.
+
+    Raises:
+        SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
+    """
+    words = [_spelling(word) for word in words]
+    config = _model_config(words, positional, model)
+    parameters = _parameters(recipe, positional, model, config)
+    parser = _build(recipe, program, parameters, model, config)
+    if "-h" in words or "--help" in words:
+        parser.print_help(sys.stdout)
+        return None
+    problems = _unknown(parser, words)
+    namespace: Namespace | None = None
+    if not problems:
+        try:
+            namespace = parser.parse_args(words)
+        except ArgumentError as error:
+            problems = _bad_values(parser, words, parameters) or [_plain(str(error), parameters)]
+    if namespace is None:
+        raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
+    missing = [p for p in parameters if p.required and namespace.get(p.key) in (None, [])]
+    if missing:
+        problems = [f"{p.flag} is missing: {p.help}" for p in missing]
+        raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
+    values = parser.instantiate(namespace)
+    return Call({p.name: _value(p, values.get(p.key)) for p in parameters}, json=bool(values.get("json")))
+
+
+def _spelling(word: str) -> str:
+    """Flags may be written with dashes or underscores: `--text_rules`, `--training.learning-rate`."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word[2:].partition("=")
+    if flag == "print-config":
+        flag = "print_config"
+    elif flag != "print_config":
+        flag = flag.replace("-", "_") if "." in flag else flag.replace("_", "-")
+    return f"--{flag}{equals}{value}"
+
+
+def _model_config(words: Sequence[str], positional: Sequence[str], model: str | None) -> type | None:
+    """The config class of the model that is named on the command line (before the parser, which needs it, exists)."""
+    if model is None or positional[0] != model or not words or words[0].startswith("-"):
+        return None
+    from linguarec.models import MODELS
+
+    if words[0] not in MODELS:
+        near = difflib.get_close_matches(words[0], list(MODELS), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SettingsError([f"unknown model {words[0]!r}; {hint}There are {', '.join(MODELS)}."])
+    return MODELS[words[0]].config
+
+
+def _parameters(
+    recipe: Callable[..., Any], positional: Sequence[str], model: str | None, config: type | None
+) -> list[Parameter]:
+    import docstring_parser
+
+    documented = docstring_parser.parse(inspect.getdoc(recipe) or "")
+    helps = {p.arg_name: " ".join((p.description or "").split()) for p in documented.params}
+    hints = _hints(recipe)
+    found = []
+    for name, declared in inspect.signature(recipe).parameters.items():
+        key, hint = name, _without_none(hints[name])
+        if model is not None and name == model:
+            key = f"{name}_name"  # `model` in YAML and in flags is the group of the model's settings
+        elif model is not None and name == "config":
+            if config is None:
+                continue
+            key, hint = MODEL_GROUP, config
+        many = typing.get_origin(hint) in (list, tuple, Sequence)
+        required = declared.default is inspect.Parameter.empty
+        found.append(
+            Parameter(
+                name=name,
+                key=key,
+                type=typing.get_args(hint)[0] if many else hint,
+                help=helps.get(name, ""),
+                default=None if required else declared.default,
+                required=required,
+                positional=name in positional,
+                many=many,
+            )
+        )
+    return sorted(found, key=lambda p: positional.index(p.name) if p.positional else len(positional))
+
+
+def _hints(recipe: Callable[..., Any]) -> dict[str, Any]:
+    """Type hints of the recipe; names that its module imports only under TYPE_CHECKING are imported now."""
+    module = inspect.getmodule(recipe)
+    names: dict[str, Any] = {}
+    if module is not None:
+        for node in ast.parse(inspect.getsource(module)).body:
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                for line in node.body:
+                    if isinstance(line, ast.ImportFrom) and line.module is not None:
+                        source = importlib.import_module(line.module)
+                        names |= {alias.asname or alias.name: getattr(source, alias.name) for alias in line.names}
+    return typing.get_type_hints(recipe, localns=names)
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        kept = [part for part in typing.get_args(hint) if part is not type(None)]
+        return functools.reduce(lambda left, right: left | right, kept)
+    return hint
+
+
+def _build(
+    recipe: Callable[..., Any], program: str, parameters: list[Parameter], model: str | None, config: type | None
+) -> "ArgumentParser":
+    import jsonargparse
+
+    class Formatter(RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
+        """Paragraphs as in the docstring; defaults where they tell something; no Python types."""
+
+        def _get_help_string(self, action: Action) -> str:
+            text = action.help or ""
+            if action.default in (None, SUPPRESS) or action.default is False or "(default: " in text:
+                return text
+            default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
+            return f"{text} (default: {default})".replace("%", "%%").strip()
+
+    description = (inspect.getdoc(recipe) or "").split("\nArgs:")[0].strip()
+    if model is not None and config is None:
+        from linguarec.models import MODELS
+
+        example = f"{program} {next(iter(MODELS))} --help"
+        description += f"\n\nModels: {', '.join(MODELS)}. `{example}` adds the flags of that model's settings."
+    parser = jsonargparse.ArgumentParser(
+        prog=program,
+        description=description,
+        usage=_usage(program, parameters),
+        formatter_class=Formatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    for p in parameters:
+        _add(parser, p)
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
+    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object, as the last line.")
+    return parser
+
+
+def _usage(program: str, parameters: list[Parameter]) -> str:
+    parts = []
+    for p in parameters:
+        shown = p.flag + ("..." if p.many else "") if p.positional else f"{SHORT.get(p.key, p.flag)} {p.key.upper()}"
+        if p.required:
+            parts.append(shown)
+        elif p.positional:
+            parts.append(f"[{shown}]")
+    return " ".join([program, *parts, "[options]"])
+
+
+def _add(parser: "ArgumentParser", p: Parameter) -> None:
+    from jsonargparse import ActionYesNo
+
+    text = f"{p.help} (required)" if p.required and not p.positional else p.help
+    if dataclasses.is_dataclass(p.type):
+        parser.add_class_arguments(typing.cast(type, p.type), p.key)
+        return
+    if p.positional:
+        parser.add_argument(
+            p.key, type=p.type, nargs="*" if p.many else "?", metavar=p.flag, default=p.default, help=text
+        )
+        return
+    names = [SHORT[p.key], p.flag] if p.key in SHORT else [p.flag]
+    if p.type is bool:
+        if p.default:
+            parser.add_argument(*names, action=ActionYesNo(no_prefix="no-"), default=True, help=text)
+        else:
+            parser.add_argument(*names, action="store_true", default=False, help=text)
+    elif p.many:
+        default = None if p.default is None else list(p.default)
+        parser.add_argument(*names, type=p.type, nargs="+", metavar=p.key.upper(), default=default, help=text)
+    elif typing.get_origin(p.type) is typing.Literal:
+        parser.add_argument(*names, type=p.type, default=p.default, help=text)
+    else:
+        parser.add_argument(*names, type=p.type, metavar=p.key.upper(), default=p.default, help=text)
+
+
+def _value(p: Parameter, value: Any) -> Any:
+    if not p.many or value is None:
+        return value
+    if p.type is str and not p.positional:
+        return [part.strip() for row in csv.reader(value, skipinitialspace=True) for part in row]
+    return list(value)
+
+
+def _occurrences(words: Sequence[str]) -> list[list[str]]:
+    """The flags among `words`, each with the values that follow it."""
+    found: list[list[str]] = []
+    for word in words:
+        if re.match(r"--?[A-Za-z]", word):
+            found.append([word])
+        elif found:
+            found[-1].append(word)
+    return found
+
+
+def _unknown(parser: "ArgumentParser", words: Sequence[str]) -> list[str]:
+    """One line for each flag that does not exist, with the nearest that does."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    problems = []
+    for flag, *_ in _occurrences(words):
+        name = flag.partition("=")[0]
+        if name not in known and not (name[1] != "-" and name[:2] in known):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            problems.append(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "."))
+    return problems
+
+
+def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list[Parameter]) -> list[str]:
+    """Parse each flag alone, so that every bad value is named and not just the first."""
+    problems = []
+    for occurrence in _occurrences(words):
+        try:
+            parser.parse_args(occurrence)
+        except ArgumentError as error:
+            in_file = occurrence[0].startswith("--config")
+            problems.append(f"{' '.join(occurrence)}: {_plain(str(error), parameters if in_file else [])}")
+    return problems
+
+
+def _plain(message: str, parameters: list[Parameter]) -> str:
+    """jsonargparse's message in one line, without Python's spelling of types; `parameters` turn its keys into flags."""
+    flags = {p.key: p.flag for p in parameters}
+    message = message.replace("<class 'NoneType'>", "null")
+    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
+    message = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"one of \1", message)
+    message = re.sub(r"Expected an? (.*?)\. Got value: (.*)", r"expected \1, got \2", message)
+    union = re.search(r"Subtypes: [\[(](.*)[\])].*Given value: (.*)", message, re.DOTALL)
+    key = re.match(r'Parser key "([^"]+)"', message)
+    if union is not None:
+        message = f"expected {' or '.join(union[1].split(', '))}, got {union[2]}"
+    message = re.sub(r'Parser key "([^"]+)"( element \d+)?:', "", message)
+    if key is not None and parameters:
+        message = f"{flags.get(key[1], '--' + key[1])}: {message}"
+    return " ".join(message.split())

@@ -1,0 +1,154 @@
+"""The command line: a table from command to recipe, and nothing else to decide.
+
+A recipe's signature and docstring are its command line: positional arguments are named in the table, every other
+parameter is a flag, a dataclass parameter is a group of flags (parsing: `linguarec.arguments`). A recipe's module is
+imported only when its command is asked for, so that `linguarec --help` answers at once.
+"""
+
+import difflib
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from linguarec.errors import LinguarecError, SettingsError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where the recipe is, its one-line help, which of its parameters are positional, and which one names a model.
+
+    `model`: the parameter whose value picks the model; the recipe's `config` parameter then has that model's config
+    class, and its flags are written `--model.<field>`.
+    """
+
+    module: str
+    function: str
+    help: str
+    positional: tuple[str, ...] = ()
+    model: str | None = None
+
+
+PREPARE = "linguarec.recipes.prepare"
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("linguarec.recipes.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
+    "prepare amazon-2018": Command(PREPARE, "prepare_amazon_2018", "Amazon 2018: ratings or reviews, and metadata."),
+    "prepare amazon-2023": Command(PREPARE, "prepare_amazon_2023", "Amazon 2023: reviews and metadata."),
+    "prepare online-retail": Command(PREPARE, "prepare_online_retail", "UCI Online Retail."),
+    "prepare table": Command(PREPARE, "prepare_table", "Your own log and catalogue, as CSV or Parquet."),
+    "prepare atomic": Command(PREPARE, "prepare_atomic", "RecBole's atomic files, or UniSRec's benchmark files."),
+    "describe": Command(
+        "linguarec.recipes.describe", "describe", "Counts, lengths, texts and problems of a prepared folder.", ("data",)
+    ),
+    "export": Command("linguarec.recipes.export", "export", "A prepared folder as RecBole benchmark files.", ("data",)),
+    "encode": Command("linguarec.recipes.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
+    "quantize": Command("linguarec.recipes.quantize", "quantize", "Item vectors to discrete codes.", ("data",)),
+    "import-codes": Command(
+        "linguarec.recipes.quantize", "import_codes", "Codes and vectors of a published faiss index.", ("data", "index")
+    ),
+    "finetune": Command(
+        "linguarec.recipes.finetune", "finetune", "Train a model on one folder.", ("model", "data"), model="model"
+    ),
+    "evaluate": Command(
+        "linguarec.recipes.evaluate", "evaluate", "Full-ranking metrics of a trained run.", ("run", "data")
+    ),
+    "recommend": Command("linguarec.recipes.recommend", "recommend", "The next items for a history.", ("run",)),
+    "compare": Command("linguarec.recipes.compare", "compare", "Several models, several seeds, one table.", ("data",)),
+}
+
+GROUPS = {"prepare": "A log and a catalogue to a prepared dataset folder."}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 = done, 2 = bad input, 130 = interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except LinguarecError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        code = 2
+    except BrokenPipeError:  # the reader of our output has gone, as in `linguarec describe DATA | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        code = 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing half-written is left behind.", file=sys.stderr)  # noqa: T201
+        code = 130
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview(), end="")  # noqa: T201
+        return 0 if words else 2
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"linguarec {version('linguarec')}")  # noqa: T201
+        return 0
+    if words[0] in GROUPS and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(_overview(words[0]), end="")  # noqa: T201
+        return 0 if len(words) > 1 else 2
+    name, rest = _find(words)
+    command = COMMANDS[name]
+
+    from linguarec.arguments import parse
+
+    recipe = getattr(importlib.import_module(command.module), command.function)
+    call = parse(recipe, rest, f"linguarec {name}", command.positional, command.model)
+    if call is None:  # help was asked for and shown
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    result = recipe(**call.arguments)
+    if call.json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)  # noqa: T201
+    return 0
+
+
+def _find(words: list[str]) -> tuple[str, list[str]]:
+    """The command that `words` begin with, and the rest of them."""
+    size = 2 if words[0] in GROUPS else 1
+    name = " ".join(words[:size])
+    if name in COMMANDS:
+        return name, words[size:]
+    kind = "option" if words[0].startswith("-") else "command"
+    known = list(COMMANDS) if size == 2 else [*dict.fromkeys(command.split()[0] for command in COMMANDS)]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean `linguarec {near[0]}`?" if near else "`linguarec --help` lists the commands."
+    raise SettingsError([f"unknown {kind} {name!r}; {hint}"])
+
+
+def _overview(group: str | None = None) -> str:
+    """Help of the whole program, or of one group of commands."""
+    prefix = "linguarec" if group is None else f"linguarec {group}"
+    rows: dict[str, str] = {}
+    for name, command in COMMANDS.items():
+        first, _, second = name.partition(" ")
+        if group is None:
+            rows.setdefault(first, GROUPS[first] if second else command.help)
+        elif first == group:
+            rows[second] = command.help
+    width = max(map(len, rows))
+    title = (
+        "Recommenders that read: text-based, transferable sequential recommendation."
+        if group is None
+        else GROUPS[group]
+    )
+    lines = [f"usage: {prefix} {'COMMAND' if group is None else 'SOURCE'} ...", "", title, ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in rows.items()]
+    lines += ["", f"`{prefix} {'COMMAND' if group is None else 'SOURCE'} --help` shows its arguments."]
+    if group is None:
+        lines += ["`linguarec --version` shows the version. Begin with `linguarec demo`."]
+    return "\n".join(lines) + "\n"
