@@ -1,0 +1,102 @@
+"""From the attributes of an item to the one text that an encoder reads.
+
+Two sets of rules:
+
+- `default`: what the papers describe (HTML unescaped, quotes and line breaks removed, every field ends in one full stop),
+  HTML tags removed as well, and no word thrown away: fields of 2,000 characters and more are kept and counted.
+- `released`: the cleaning of the published UniSRec and VQ-Rec code, character for character. It turns fields of 2,000
+  characters and more into nothing, glues words together where a line break stood between them, writes a lone full stop
+  for a field that is present but empty, and leaves a blank at the end.
+
+A field that holds several values (the categories of an item) is stored as one string joined by `LIST_SEPARATOR`.
+"""
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+TextRules = Literal["default", "released"]
+TEXT_RULES: tuple[str, ...] = get_args(TextRules)
+
+LIST_SEPARATOR = " > "
+LONG_FIELD = 2000  # characters; the released code blanks fields from this length on
+
+# Only names of real tags: "pressure <x and y> 3" is not HTML.
+_TAG = re.compile(
+    r"</?(?:a|b|big|blockquote|br|center|div|em|font|h[1-6]|hr|i|img|li|ol|p|pre|s|small|span|strong|style|sub|sup|table|tbody"
+    r"|td|th|thead|tr|u|ul)\b[^<>]*>",
+    re.IGNORECASE,
+)
+_QUOTES_AND_BREAKS = re.compile(r'["\n\r]')
+_BLANKS = re.compile(r"[\s\x00-\x1f\x7f]+")
+
+
+class ItemText(NamedTuple):
+    """The text of an item, with the number of fields of 2,000 characters and more, and how many were blanked for it."""
+
+    text: str
+    long_fields: int
+    blanked_fields: int
+
+
+def item_text(attributes: Sequence[str | None], rules: TextRules = "default") -> ItemText:
+    """One cleaned text from the attribute values of an item, in order; None = the item lacks that attribute.
+
+    >>> item_text(["Drill &amp; bits...", "Tools > Power Tools", "Bosch"])
+    ItemText(text='Drill & bits. Tools Power Tools. Bosch.', long_fields=0, blanked_fields=0)
+    >>> item_text(["Drill", "", None]).text
+    'Drill.'
+    >>> item_text(["Drill", "", None], "released").text
+    'Drill. . '
+    >>> item_text(["x" * 2000, "Bosch"], "released")
+    ItemText(text=' Bosch. ', long_fields=1, blanked_fields=1)
+    """
+    clean = _CLEANERS[rules]
+    fields = [clean(value) for value in attributes if value is not None]
+    long_fields = sum(len(field) >= LONG_FIELD for field in fields)
+    if rules == "default":
+        return ItemText(" ".join(field for field in fields if field), long_fields, 0)
+    kept = ["" if len(field) >= LONG_FIELD else field for field in fields]
+    return ItemText("".join(field + " " for field in kept), long_fields, long_fields)
+
+
+def clean_text(value: str) -> str:
+    r"""One field under the default rules.
+
+    >>> clean_text('&lt;b&gt;13"&lt;/b&gt; Steel\nruler &amp; case ..')
+    '13 Steel ruler & case.'
+    >>> clean_text("Tools > Power &amp; Hand Tools")
+    'Tools Power & Hand Tools.'
+    >>> clean_text(" . ")
+    ''
+    >>> clean_text("Really?")
+    'Really?.'
+    """
+    value = _TAG.sub(" ", html.unescape(value.replace(LIST_SEPARATOR, " ")))
+    value = _BLANKS.sub(" ", value.replace('"', "")).strip().rstrip(". ")
+    return value + "." if value else ""
+
+
+def clean_text_released(value: str) -> str:
+    r"""One field under the released rules, before the blanking of long fields (`item_text` does that).
+
+    A value without a full stop at its end gets one; a value of full stops alone keeps the first of them and gets one.
+
+    >>> clean_text_released('13" Steel\nruler..')
+    '13 Steelruler.'
+    >>> clean_text_released("Tools > Power Tools")
+    'Tools Power Tools.'
+    >>> clean_text_released("")
+    '.'
+    >>> clean_text_released("...")
+    '..'
+    """
+    cleaned = _QUOTES_AND_BREAKS.sub("", html.unescape(value.replace(LIST_SEPARATOR, " ")))
+    without_stops = cleaned.rstrip(".")
+    if cleaned and not without_stops:
+        without_stops = "."  # the released loop never looks at the first character
+    return without_stops + "."
+
+
+_CLEANERS = {"default": clean_text, "released": clean_text_released}
