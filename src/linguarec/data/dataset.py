@@ -92,7 +92,9 @@ class PreparedDataset:
         try:
             dataset = cls(path, Manifest(**content))
         except TypeError as error:
-            raise DataFormatError(f"{manifest_file} lacks or has unknown keys ({error}); prepare the folder again.") from error
+            raise DataFormatError(
+                f"{manifest_file} lacks or has unknown keys ({error}); prepare the folder again."
+            ) from error
         dataset._check()
         return dataset
 

@@ -56,8 +56,18 @@ def held_out_items(sequences: Ragged, num_items: int, share: float, seed: int) -
     A user's last held-out interaction is their test target, their other held-out interactions are excluded. Their last known
     item is their valid target if it leaves at least two known items for training.
     """
+    return held_out_roles(sequences, choose_held_out(num_items, share, seed))
+
+
+def choose_held_out(num_items: int, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which items are held out, [N] bool."""
     held = np.zeros(num_items, dtype=bool)
     held[np.random.default_rng(seed).choice(num_items, size=max(1, round(share * num_items)), replace=False)] = True
+    return held
+
+
+def held_out_roles(sequences: Ragged, held: npt.NDArray[np.bool_]) -> Roles:
+    """`held_out_items` for the held-out items `held` [N]; users do not depend on each other."""
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
     is_held = held[sequences.values]
     roles = np.where(is_held, EXCLUDED, TRAIN).astype(np.int8)

@@ -1,0 +1,144 @@
+"""Writes the parts of a prepared dataset folder, in pieces, so that a log larger than memory passes through.
+
+`write_folder` is the only place that knows how the parts fit together; readers and filters hand it a `Content`.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from linguarec.data.dataset import FORMAT_VERSION, FeatureInfo, Manifest, fingerprint_of_texts
+from linguarec.data.npy import write_npy
+from linguarec.data.ragged import Ragged
+from linguarec.data.splitting import SplitSettings, write_splits
+from linguarec.files import write_json, writing_folder
+
+Integers = npt.NDArray[np.integer[Any]]
+
+
+@dataclass
+class Content:
+    """What goes into a folder.
+
+    `items`: one row an item, in the order of the item rows: `raw_id`, the attribute columns, `text`. `users`: raw ids in the
+    order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`: pieces (item rows [n], timestamps [n] or
+    None) in the order of users, then of time. `report` counts what was dropped or mended; it may still grow until the last
+    piece was read. `features`: imported item vectors by name.
+    """
+
+    items: pa.Table
+    users: Iterable[pa.Array]
+    offsets: npt.NDArray[np.int64]
+    interactions: Iterable[tuple[Integers, Integers | None]]
+    report: dict[str, int] = field(default_factory=dict)
+    features: dict[str, tuple[npt.NDArray[np.float32], FeatureInfo]] = field(default_factory=dict)
+
+
+def write_folder(
+    path: Path,
+    recipe: str,
+    arguments: dict[str, Any],
+    text_rules: str,
+    splits: SplitSettings,
+    overwrite: bool,
+    make_content: Callable[[Path], Content],
+) -> Manifest:
+    """Write the folder `path` whole or not at all; `make_content` gets a scratch folder on the same disk.
+
+    Raises:
+        OutputError: `path` exists already, is not writable, or the disk is full.
+    """
+    with writing_folder(path, overwrite) as folder:
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        content = make_content(scratch)
+        digest = hashlib.sha256()
+        _write_items(folder, content.items, digest)
+        _write_users(folder, content.users, digest)
+        _write_sequences(folder, content, digest)
+        for name, (vectors, info) in content.features.items():
+            (folder / "features").mkdir(exist_ok=True)
+            np.save(folder / "features" / f"{name}.npy", vectors)
+            write_json(folder / "features" / f"{name}.json", asdict(info))
+        write_splits(folder, len(content.items), splits)
+        shutil.rmtree(scratch)
+        manifest = Manifest(
+            recipe=recipe,
+            arguments=arguments,
+            counts={
+                "users": len(content.offsets) - 1,
+                "items": len(content.items),
+                "interactions": int(content.offsets[-1]),
+            },
+            attributes=[name for name in content.items.column_names if name not in ("raw_id", "text")],
+            fingerprint=digest.hexdigest(),
+            text_rules=text_rules,
+            report=dict(content.report),
+            format_version=FORMAT_VERSION,
+        )
+        write_json(folder / "manifest.json", asdict(manifest))
+    return manifest
+
+
+def sequences_in_pieces(sequences: Ragged) -> Iterator[tuple[Integers, None]]:
+    """Sequences held in memory, without timestamps, as one piece."""
+    yield np.asarray(sequences.values), None
+
+
+def _write_items(folder: Path, items: pa.Table, digest: "hashlib._Hash") -> None:
+    rows = pa.array(np.arange(len(items), dtype=np.int32))
+    pq.write_table(items.add_column(0, "item", rows), folder / "items.parquet")
+    digest.update(fingerprint_of_texts(items["raw_id"].to_pylist()).encode())
+    digest.update(fingerprint_of_texts(items["text"].to_pylist()).encode())
+
+
+def _write_users(folder: Path, users: Iterable[pa.Array], digest: "hashlib._Hash") -> None:
+    schema = pa.schema([("user", pa.int32()), ("raw_id", pa.string())])
+    written = 0
+    with pq.ParquetWriter(folder / "users.parquet", schema) as writer:
+        for raw_ids in users:
+            rows = pa.array(np.arange(written, written + len(raw_ids), dtype=np.int32))
+            writer.write_batch(pa.record_batch([rows, raw_ids.cast(pa.string())], schema=schema))
+            digest.update(fingerprint_of_texts(raw_ids.to_pylist()).encode())
+            written += len(raw_ids)
+
+
+def _write_sequences(folder: Path, content: Content, digest: "hashlib._Hash") -> None:
+    target = folder / "sequences"
+    target.mkdir()
+    total = int(content.offsets[-1])
+    np.save(target / "offsets.npy", content.offsets.astype(np.int64))
+    digest.update(content.offsets.astype(np.int64).tobytes())
+    timestamps_file = folder / "scratch" / "timestamps.raw"
+    has_times = True
+
+    def items() -> Iterator[npt.NDArray[np.int32]]:
+        nonlocal has_times
+        with timestamps_file.open("wb") as raw:
+            for rows, times in content.interactions:
+                piece = np.ascontiguousarray(rows, dtype=np.int32)
+                digest.update(piece.data)
+                yield piece
+                if times is None:
+                    has_times = False
+                else:
+                    raw.write(np.ascontiguousarray(times, dtype=np.int64).data)
+
+    write_npy(target / "items.npy", np.int32, total, items())
+    if has_times and total:
+        write_npy(target / "timestamps.npy", np.int64, total, _read_pieces(timestamps_file, digest))
+
+
+def _read_pieces(path: Path, digest: "hashlib._Hash", size: int = 1 << 20) -> Iterator[npt.NDArray[np.int64]]:
+    with path.open("rb") as file:
+        while block := file.read(8 * size):
+            digest.update(block)
+            yield np.frombuffer(block, dtype=np.int64)

@@ -1,0 +1,104 @@
+"""Writes the splits of a prepared folder user block by user block: the memory does not grow with the log."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from linguarec.data.npy import write_npy
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import (
+    TEST,
+    TRAIN,
+    VALID,
+    Roles,
+    choose_held_out,
+    held_out_roles,
+    leave_one_out,
+)
+
+BLOCK = 1 << 21  # interactions handled at a time
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Shares of the splits: `valid_share`, `test_share` of the interactions (temporal), `held_out_share` of the items."""
+
+    valid_share: float = 0.1
+    test_share: float = 0.1
+    held_out_share: float = 0.1
+    seed: int = 0
+
+
+def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
+    """Write `splits/leave-one-out.npy`, `splits/held-out-items.npy` and, where times are known, `splits/temporal.npy`."""
+    (folder / "splits").mkdir(exist_ok=True)
+    offsets = np.load(folder / "sequences/offsets.npy")
+    total = int(offsets[-1])
+    held = choose_held_out(num_items, settings.held_out_share, settings.seed)
+
+    def items_of_users() -> Iterator[Ragged]:
+        values = np.load(folder / "sequences/items.npy", mmap_mode="r")
+        for first, last in user_blocks(offsets):
+            start, stop = offsets[first], offsets[last]
+            yield Ragged(np.array(values[start:stop]), offsets[first : last + 1] - start)
+
+    _write_roles(folder, "leave-one-out", total, (leave_one_out(block.offsets) for block in items_of_users()))
+    _write_roles(folder, "held-out-items", total, (held_out_roles(block, held) for block in items_of_users()))
+    if (folder / "sequences/timestamps.npy").exists():
+        times = np.load(folder / "sequences/timestamps.npy", mmap_mode="r")
+        cuts = temporal_cuts(times, settings.valid_share, settings.test_share)
+        _write_roles(folder, "temporal", total, (_roles_by_cuts(piece, cuts) for piece in _pieces(times)))
+
+
+def user_blocks(offsets: npt.NDArray[np.int64], size: int = BLOCK) -> Iterator[tuple[int, int]]:
+    """Ranges of users (first, last + 1) that hold about `size` interactions each; a user is never cut."""
+    first, users = 0, len(offsets) - 1
+    while first < users:
+        last = int(np.searchsorted(offsets, offsets[first] + size, side="right")) - 1
+        last = min(max(last, first + 1), users)
+        yield first, last
+        first = last
+
+
+def temporal_cuts(times: npt.NDArray[np.int64], valid_share: float, test_share: float) -> tuple[int, int]:
+    """First timestamp of valid and first timestamp of test, as in `splits.global_temporal`.
+
+    Both are order statistics, found by bisection over the range of times, so nothing is sorted or copied.
+    """
+    if len(times) == 0:
+        return 0, 0
+    ranks = [int(np.ceil((len(times) - 1) * (1 - share))) for share in (valid_share + test_share, test_share)]
+    lowest = min(int(piece.min()) for piece in _pieces(times))
+    highest = max(int(piece.max()) for piece in _pieces(times))
+    first, second = (_order_statistic(times, rank, lowest, highest) for rank in ranks)
+    return first, second
+
+
+def _order_statistic(times: npt.NDArray[np.int64], rank: int, lowest: int, highest: int) -> int:
+    """The value at position `rank` (from 0) of the sorted times."""
+    while lowest < highest:
+        middle = (lowest + highest) // 2
+        if sum(int(np.count_nonzero(piece <= middle)) for piece in _pieces(times)) > rank:
+            highest = middle
+        else:
+            lowest = middle + 1
+    return lowest
+
+
+def _roles_by_cuts(times: npt.NDArray[np.int64], cuts: tuple[int, int]) -> Roles:
+    roles = np.full(len(times), TRAIN, dtype=np.int8)
+    roles[times >= cuts[0]] = VALID
+    roles[times >= cuts[1]] = TEST
+    return roles
+
+
+def _pieces(values: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    for start in range(0, len(values), BLOCK):
+        yield values[start : start + BLOCK]
+
+
+def _write_roles(folder: Path, name: str, total: int, pieces: Iterator[Roles]) -> None:
+    write_npy(folder / "splits" / f"{name}.npy", np.int8, total, pieces)
