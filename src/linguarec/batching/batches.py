@@ -88,8 +88,6 @@ class SequenceBatch:
 
 def _to(batch: Batch, device: torch.device | str) -> Batch:
     moved = {
-        field.name: value.to(device)
-        for field in fields(batch)
-        if (value := getattr(batch, field.name)) is not None
+        field.name: value.to(device) for field in fields(batch) if (value := getattr(batch, field.name)) is not None
     }
     return replace(batch, **moved)

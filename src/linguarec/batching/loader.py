@@ -59,7 +59,9 @@ class TrainingLoader:
         domain: int = 0,
     ) -> None:
         if targets_per_step < 2 * max_length:
-            raise SettingsError([f"targets_per_step is {targets_per_step}; it must be at least 2 * max_length = {2 * max_length}"])
+            raise SettingsError(
+                [f"targets_per_step is {targets_per_step}; it must be at least 2 * max_length = {2 * max_length}"]
+            )
         self.items = items
         self.offsets = np.asarray(offsets)
         self.max_length = max_length

@@ -40,9 +40,7 @@ class Windows:
         return self.stop - self.first_target + 1
 
 
-def training_windows(
-    offsets: IntArray, max_length: int, stride: int | None, generator: np.random.Generator
-) -> Windows:
+def training_windows(offsets: IntArray, max_length: int, stride: int | None, generator: np.random.Generator) -> Windows:
     """Windows that cover every target (second to last item) of every sequence exactly once.
 
     Args:

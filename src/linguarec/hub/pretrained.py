@@ -53,9 +53,13 @@ class ModelDescription:
             name, encoder = content["model"], dict(content["encoder"])
             kind = encoder.pop("kind")
             if name not in MODELS:
-                raise CheckpointMismatchError(f"{file}: unknown model {name!r}; this linguarec has: {', '.join(MODELS)}.")
+                raise CheckpointMismatchError(
+                    f"{file}: unknown model {name!r}; this linguarec has: {', '.join(MODELS)}."
+                )
             if kind not in ENCODERS:
-                raise CheckpointMismatchError(f"{file}: unknown sequence encoder {kind!r}; known: {', '.join(ENCODERS)}.")
+                raise CheckpointMismatchError(
+                    f"{file}: unknown sequence encoder {kind!r}; known: {', '.join(ENCODERS)}."
+                )
             config = MODELS[name].config(**content["config"])
             return cls(name, config, ENCODERS[kind](**encoder), CatalogueShape(**content["shape"]))
         except (KeyError, TypeError) as error:
@@ -77,7 +81,9 @@ def read_description(folder: Path) -> ModelDescription:
     """
     file = folder / CONFIG_FILE
     if not file.is_file():
-        raise CheckpointMismatchError(f"{folder} holds no model: {CONFIG_FILE} is missing. Expected a run folder of linguarec.")
+        raise CheckpointMismatchError(
+            f"{folder} holds no model: {CONFIG_FILE} is missing. Expected a run folder of linguarec."
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -49,7 +49,9 @@ MODELS: dict[str, ModelEntry] = {
     "sasrec": ModelEntry(SASRec, SASRecConfig, "ids", "items by ID, causal Transformer"),
     "sasrec-text": ModelEntry(SASRecText, SASRecTextConfig, "features", "items by text vector, one linear map"),
     "unisrec": ModelEntry(UniSRec, UniSRecConfig, "features", "items by text vector, mixture-of-experts adaptor"),
-    "unisrec-transductive": ModelEntry(UniSRecTransductive, UniSRecConfig, "ids+features", "UniSRec with ID embeddings"),
+    "unisrec-transductive": ModelEntry(
+        UniSRecTransductive, UniSRecConfig, "ids+features", "UniSRec with ID embeddings"
+    ),
     "vqrec": ModelEntry(VQRec, VQRecConfig, "codes", "items by vector-quantised text"),
 }
 

@@ -23,7 +23,9 @@ class RaggedLayout:
         """Layout of the sequences `offsets[b]:offsets[b + 1]` (`offsets` [B+1] int64)."""
         lengths = (offsets[1:] - offsets[:-1]).cpu()
         distinct, counts = torch.unique(lengths, sorted=True, return_counts=True)
-        blocks = tuple((count, length) for length, count in zip(distinct.tolist(), counts.tolist(), strict=True) if length)
+        blocks = tuple(
+            (count, length) for length, count in zip(distinct.tolist(), counts.tolist(), strict=True) if length
+        )
         if bool((lengths[1:] >= lengths[:-1]).all()):
             return cls(blocks, None, None)
         by_length = torch.argsort(lengths, stable=True)

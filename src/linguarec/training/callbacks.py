@@ -64,7 +64,9 @@ class EpochRecord(Callback):
         if trainer.is_global_zero:
             self._write()
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            log.info("epoch %d  loss %.4f  valid %s  %.1f s", trainer.current_epoch, loss, shown, seconds + valid_seconds)
+            log.info(
+                "epoch %d  loss %.4f  valid %s  %.1f s", trainer.current_epoch, loss, shown, seconds + valid_seconds
+            )
 
     def _write(self) -> None:
         with writing_file(self.file) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -124,7 +124,9 @@ def _loggers(settings: TrainingSettings, run: Path) -> Any:
             else:
                 made.append(loggers.MLFlowLogger(experiment_name="linguarec", run_name=run.name))
         except ModuleNotFoundError as error:
-            raise SettingsError([f"training.loggers names {name!r}, which is not installed: pip install 'linguarec[{name}]'"]) from error
+            raise SettingsError(
+                [f"training.loggers names {name!r}, which is not installed: pip install 'linguarec[{name}]'"]
+            ) from error
     return made or False
 
 

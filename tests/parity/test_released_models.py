@@ -1,0 +1,138 @@
+"""The released weights, converted, give the released scores and losses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.hub.released import from_released
+from linguarec.models import build_model
+from linguarec.models.sasrec import SASRecConfig
+from linguarec.models.shape import CatalogueShape
+from linguarec.models.unisrec import UniSRecConfig
+from linguarec.models.vqrec import VQRecConfig
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.nn.losses import catalogue_cross_entropy
+
+CASES = {
+    "sasrec": ("sasrec", SASRecConfig()),
+    "unisrec_inductive_ft": ("unisrec", UniSRecConfig()),
+    "unisrec_transductive_ft": ("unisrec-transductive", UniSRecConfig()),
+    "unisrec_pretrain": ("unisrec", UniSRecConfig()),
+    "vqrec_inductive_ft": ("vqrec", VQRecConfig()),
+    "vqrec_pretrain": ("vqrec", VQRecConfig()),
+}
+
+
+class Converted:
+    """A released model under our names, with the inputs and outputs that were recorded of it."""
+
+    def __init__(self, folder: Path, name: str, config: Any) -> None:
+        settings = json.loads((folder / "config.json").read_text())
+        self.io = load_file(folder / "io.safetensors")
+        state = torch.load(folder / "official.pth", weights_only=True)["state_dict"]
+        centroids = settings.get("code_cap")
+        released = from_released(state, centroids)
+        num_items = len(self.io["plm_embedding" if "plm_embedding" in self.io else "pq_codes"]) - 1
+        encoder = TransformerConfig(
+            hidden_size=settings["hidden_size"],
+            layers=settings["n_layers"],
+            heads=settings["n_heads"],
+            inner_size=settings["inner_size"],
+            max_length=settings["MAX_ITEM_LIST_LENGTH"],
+        )
+        shape = CatalogueShape(num_items, settings.get("plm_size", 48), settings.get("code_dim"), centroids)
+        self.model: nn.Module = build_model(name, config, encoder, shape)
+        self.model.load_state_dict(released.tensors)
+        self.model.eval()
+        codes = features = None
+        if "pq_codes" in self.io:
+            codes = self.io["pq_codes"][1:] - 1 - torch.arange(settings["code_dim"]) * (centroids + 1)
+        if "plm_embedding" in self.io:
+            features = self.io["plm_embedding"][1:]
+        self.items = ItemBatch(torch.arange(num_items), torch.zeros(num_items).long(), features, codes)
+        self.null_item = released.null_item
+
+    def null_key(self) -> Tensor:
+        """The padding class of the released code, as one more key [1, D]."""
+        vector = self.null_item
+        if "plm_embedding" in self.io and hasattr(self.model, "adaptor"):
+            adapted = self.model.adaptor(self.io["plm_embedding"][:1])[0]
+            vector = adapted if vector is None else adapted + vector
+        assert vector is not None
+        if hasattr(self.model.config, "temperature"):
+            vector = F.normalize(vector, dim=-1) / self.model.config.temperature
+        return vector[None]
+
+    def batch(self) -> SequenceBatch:
+        """The recorded padded histories, ragged, in their own order."""
+        lengths = self.io["item_seq_len"]
+        offsets = torch.cat([torch.zeros(1).long(), lengths.cumsum(0)])
+        read = torch.arange(self.io["item_seq"].shape[1]) < lengths[:, None]
+        items = self.io["item_seq"][read] - 1
+        positions = torch.arange(read.shape[1]).expand_as(read)[read]
+        targets = torch.full_like(items, -1)
+        targets[offsets[1:] - 1] = self.io["pos_items"]  # an index into the keys with the null class in front
+        nobody = torch.zeros(len(lengths)).long()
+        return SequenceBatch(items, offsets, positions, targets, nobody, nobody)
+
+
+@pytest.fixture
+def converted(request: pytest.FixtureRequest, shared: Path) -> Converted:
+    name, config = CASES[request.param]
+    return Converted(shared / "fixtures" / request.param, name, config)
+
+
+WITH_STATES = [case for case in CASES if case != "sasrec"]
+WITH_SCORES = [case for case in CASES if not case.endswith("_pretrain")]
+
+
+@pytest.mark.parametrize("converted", WITH_STATES, indirect=True)
+@torch.no_grad()
+def test_last_states_are_the_released_ones(converted: Converted) -> None:
+    batch = converted.batch()
+    states = converted.model.encoder(
+        converted.model.item_inputs(converted.items)[batch.items], batch.positions, batch.offsets
+    )
+    expected = converted.io["seq_output"]
+    found = states[batch.last]
+    if torch.allclose(expected.norm(dim=-1), torch.ones(len(expected)), atol=1e-4):
+        found = F.normalize(found, dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("converted", WITH_SCORES, indirect=True)
+@torch.no_grad()
+def test_scores_and_loss_are_the_released_ones(converted: Converted) -> None:
+    batch = converted.batch()
+    queries = converted.model.queries(batch, converted.model.item_inputs(converted.items))
+    keys = torch.cat([converted.null_key(), converted.model.item_keys(converted.items)])
+    # The released losses divide cosines by the temperature, the released predictions do not.
+    scores = queries[batch.last] @ keys.T * getattr(converted.model.config, "temperature", 1)
+    torch.testing.assert_close(scores, converted.io["scores"], atol=1e-5, rtol=1e-5)
+    loss = catalogue_cross_entropy(queries, keys, batch.targets)
+    torch.testing.assert_close(loss, converted.io["loss"][0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("converted", CASES, indirect=True)
+@torch.no_grad()
+def test_ragged_path_equals_padded_prefixes(converted: Converted) -> None:
+    """One pass over a sequence gives at each position what the prefix alone gives."""
+    batch = converted.batch()
+    inputs = converted.model.item_inputs(converted.items)
+    queries = converted.model.queries(batch, inputs)
+    row = int((batch.offsets[1:] - batch.offsets[:-1]).argmax())
+    start, stop = int(batch.offsets[row]), int(batch.offsets[row + 1])
+    for end in range(start + 1, stop + 1):
+        length = end - start
+        one = torch.zeros(1).long()
+        prefix = SequenceBatch(
+            batch.items[start:end], torch.tensor([0, length]), torch.arange(length), batch.targets[start:end], one, one
+        )
+        torch.testing.assert_close(converted.model.queries(prefix, inputs)[-1], queries[end - 1], atol=1e-5, rtol=1e-5)
