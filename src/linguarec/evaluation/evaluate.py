@@ -1,0 +1,171 @@
+"""Evaluate a model: encode the catalogue once, continue each history, rank its target."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.batching.histories import TOKENS_PER_BATCH, history_batches
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.metrics import FloatArray, per_case, per_user
+from linguarec.evaluation.ranks import TargetRanks, target_ranks
+from linguarec.models import Recommending
+
+ITEMS_PER_CHUNK = 8_192
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Ranks of Q evaluated cases.
+
+    `cases` [Q]: index of each in the `EvaluationCases` they came from, ascending. `users` [Q]: user row of each.
+    """
+
+    ranks: TargetRanks
+    cases: npt.NDArray[np.int64]
+    users: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __repr__(self) -> str:
+        return f"EvaluationResult({len(self):,} cases, ndcg@10 {self.mean('ndcg@10'):.4f})"
+
+    @cached_property
+    def _one_case_a_user(self) -> bool:
+        return len(np.unique(self.users)) == len(self.users)
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> "EvaluationResult":
+        """The cases where `mask` [Q] is true."""
+        return EvaluationResult(self.ranks[mask], self.cases[mask], self.users[mask])
+
+    def per_user(self, ks: Sequence[int] = (10, 50)) -> dict[str, FloatArray]:
+        """Each metric for each distinct user (ascending), [U]: the mean over the user's cases."""
+        return {name: per_user(values, self.users)[1] for name, values in per_case(self.ranks, ks).items()}
+
+    def means(self, ks: Sequence[int] = (10, 50)) -> dict[str, float]:
+        """Each metric's mean over the users; NaN without cases."""
+        values = per_case(self.ranks, ks) if self._one_case_a_user else self.per_user(ks)
+        return {name: float(value.mean()) if len(value) else float("nan") for name, value in values.items()}
+
+    def mean(self, metric: str) -> float:
+        """Mean over the users of one metric, as `ndcg@10`, `recall@50` or `mrr`."""
+        name, _, k = metric.partition("@")
+        means = self.means([int(k)] if k else [])
+        if metric not in means:
+            raise ValueError(f"unknown metric {name!r}; there are recall@k, ndcg@k and mrr")
+        return means[metric]
+
+
+def evaluate_model(
+    model: Recommending,
+    items: ItemBatch,
+    cases: EvaluationCases,
+    *,
+    device: torch.device | str = "cpu",
+    exclude_history: bool = False,
+    within: npt.NDArray[np.int64] | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    shard: tuple[int, int] = (0, 1),
+) -> EvaluationResult:
+    """Rank the target of every case among the whole catalogue.
+
+    The model runs in evaluation mode (and is put back) under the autocast in force; scores are float32. Histories are
+    cut into the same batches whatever the number of processes, which share the batches out, so that joined shards equal
+    the whole to the bit.
+
+    Args:
+        model: reads `items` and histories of rows of `items`.
+        items: the catalogue; the row of a key is the index in it.
+        cases: histories and targets.
+        device: where the model is and the work is done.
+        exclude_history: items of the history are no candidates (the published protocol keeps them).
+        within: rows that are the candidates, or None for all.
+        tokens_per_batch: bound of the history tokens encoded at once.
+        shard: (rank, processes): take every `processes`-th batch from `rank` on; see `join`.
+    """
+    device = torch.device(device)
+    rank, processes = shard
+    candidates = None if within is None else torch.from_numpy(np.asarray(within, dtype=np.int64))
+    found: list[tuple[npt.NDArray[np.int64], TargetRanks]] = []
+    with evaluating(model), torch.inference_mode():
+        inputs, keys = encode_items(model, items, device)
+        batches = history_batches(cases.histories, max_length(model), tokens_per_batch, cases.users)
+        for number, (index, whole) in enumerate(batches):
+            if number % processes != rank:
+                continue
+            batch = whole.to(device)
+            queries = model.queries(batch, inputs)[batch.last]
+            targets = torch.from_numpy(cases.targets[index].astype(np.int64))
+            exclude = take(cases.histories, index) if exclude_history else None
+            found.append((index, target_ranks(queries, keys, targets, exclude, candidates)))
+    return _result(found, cases.users)
+
+
+@contextlib.contextmanager
+def evaluating(model: Recommending) -> Iterator[None]:
+    """Put the model into evaluation mode, and afterwards each of its modules back into the mode it was in."""
+    trained = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    try:
+        for module in trained:
+            module.training = False
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+def encode_items(model: Recommending, items: ItemBatch, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Inputs [N, D] and keys [N, Dk] of all items, in chunks that bound the memory of an adaptor or code table."""
+    if len(items) <= ITEMS_PER_CHUNK or items.tokens is not None:
+        moved = items.to(device)
+        return model.item_inputs(moved), model.item_keys(moved)
+    inputs, keys = [], []
+    for start in range(0, len(items), ITEMS_PER_CHUNK):
+        chunk = items.select(torch.arange(start, min(start + ITEMS_PER_CHUNK, len(items)), device=items.rows.device))
+        chunk = chunk.to(device)
+        inputs.append(model.item_inputs(chunk))
+        keys.append(model.item_keys(chunk))
+    return torch.cat(inputs), torch.cat(keys)
+
+
+def max_length(model: Recommending) -> int:
+    """Longest history that the model reads."""
+    return model.encoder.config.max_length
+
+
+def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:
+    """The results of all shards of one evaluation as one, in the order of the cases."""
+    cases = np.concatenate([shard.cases for shard in shards])
+    order = np.argsort(cases, kind="stable")
+    ranks = TargetRanks(
+        np.concatenate([shard.ranks.greater for shard in shards])[order],
+        np.concatenate([shard.ranks.ties for shard in shards])[order],
+    )
+    if len(np.unique(cases)) != len(cases):
+        raise ValueError("the shards overlap: a case occurs in two of them")
+    return EvaluationResult(ranks, cases[order], np.concatenate([shard.users for shard in shards])[order])
+
+
+def take(sequences: Ragged, index: npt.NDArray[np.int64]) -> Ragged:
+    """The sequences at `index`, in that order."""
+    lengths = sequences.lengths[index]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - sequences.offsets[index], lengths)
+    return Ragged(sequences.values[flat], offsets)
+
+
+def _result(found: list[tuple[npt.NDArray[np.int64], TargetRanks]], users: npt.NDArray[np.int64]) -> EvaluationResult:
+    none = np.zeros(0, dtype=np.int64)
+    index = np.concatenate([none, *(index for index, _ in found)])
+    greater = np.concatenate([none, *(ranks.greater for _, ranks in found)])
+    ties = np.concatenate([none, *(ranks.ties for _, ranks in found)])
+    order = np.argsort(index)
+    return EvaluationResult(TargetRanks(greater[order], ties[order]), index[order], users[index[order]])
