@@ -16,8 +16,8 @@ from torch import Tensor
 
 from linguarec.data.ragged import Ragged
 
-# Scores in one chunk: on a CPU few enough to stay in its caches between the product and the comparisons, twice as fast as
-# larger chunks; on a GPU enough to fill it.
+# Scores in one chunk: on a CPU few enough to stay in its caches between the product and the comparisons, twice as fast
+# as larger chunks; on a GPU enough to fill it.
 _CPU_SCORES, _GPU_SCORES = 1 << 21, 1 << 27
 
 

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import torch
+
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.baselines import chance, popularity
+from linguarec.evaluation.ranks import target_ranks
+
+COUNTS = np.array([3, 0, 5, 3, 0, 1, 8])
+
+
+@pytest.fixture
+def cases():
+    rng = np.random.default_rng(0)
+    histories = Ragged.from_lists([rng.integers(0, 7, size=rng.integers(1, 6)).tolist() for _ in range(60)])
+    return EvaluationCases(histories, rng.integers(0, 7, size=60).astype(np.int32), np.arange(60))
+
+
+@pytest.mark.parametrize("exclude_history", [False, True])
+def test_popularity_ranks_as_a_model_whose_scores_are_the_counts(cases, exclude_history):
+    found = popularity(cases, COUNTS, exclude_history)
+    expected = target_ranks(
+        torch.ones(60, 1),
+        torch.from_numpy(COUNTS).float().unsqueeze(1),
+        torch.from_numpy(cases.targets.astype(np.int64)),
+        cases.histories if exclude_history else None,
+    )
+    assert found.ranks.greater.tolist() == expected.greater.tolist()
+    assert found.ranks.ties.tolist() == expected.ties.tolist()
+
+
+def test_chance_is_k_in_n(cases):
+    means = chance(cases, num_items=7).means((3,))
+    assert means["recall@3"] == pytest.approx(3 / 7)
+    assert means["mrr"] == pytest.approx(sum(1 / rank for rank in range(1, 8)) / 7)
+
+
+def test_chance_without_the_history():
+    some = EvaluationCases(Ragged.from_lists([[0, 0, 1, 2]]), np.array([2], dtype=np.int32), np.array([0]))
+    assert chance(some, num_items=7, exclude_history=True).ranks.ties.tolist() == [
+        5
+    ]  # 0 and 1 are out, 2 is the target
