@@ -82,13 +82,12 @@ class TrainingLoader:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
+        if self.next_step >= len(self._steps):  # the epoch before was read to its end
+            self.epoch, self.next_step = self.epoch + 1, 0
         self._windows, self._steps = self._plan(self.epoch)
         while self.next_step < len(self._steps):
-            index = self.next_step
             self.next_step += 1  # before the batch is used: a state taken after the step is the state of the next one
-            yield self._batch(index)
-        self.epoch += 1
-        self.next_step = 0
+            yield self._batch(self.next_step - 1)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch comes from."""
@@ -98,8 +97,6 @@ class TrainingLoader:
         """Go on where `state_dict` was taken."""
         self.epoch, self.next_step = state["epoch"], state["next_step"]
         self._windows, self._steps = self._plan(self.epoch)
-        if self.next_step >= len(self._steps):
-            self.epoch, self.next_step = self.epoch + 1, 0
 
     def _plan(self, epoch: int) -> tuple[Windows, list[npt.NDArray[np.int64]]]:
         """The windows of an epoch and, for each step, the ones it takes (ordered by length)."""
