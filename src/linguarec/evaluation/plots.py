@@ -67,6 +67,8 @@ def plot_learning_curves(
         metric: label of the vertical axis.
         curves: name of each run -> (epochs, values).
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _canvas(title, "epoch", metric)
     for number, (run, (epochs, values)) in enumerate(curves.items()):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -74,6 +76,7 @@ def plot_learning_curves(
         if values:
             best = max(range(len(values)), key=lambda index: values[index])
             axes.plot(epochs[best], values[best], color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     _legend(axes, len(curves))
     _save(figure, path)
