@@ -43,7 +43,8 @@ class Call:
 class Parameter:
     """One parameter of a recipe as the command line sees it.
 
-    `key` is its name in the parser and in YAML files, `type` its type without `None`; `many` = a list of `type`.
+    `key` is its name in the parser and in YAML files, `type` its type without `None`; `many`: tuple or list where
+    it takes several of `type`.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Parameter:
     default: Any
     required: bool
     positional: bool
-    many: bool
+    many: type | None
 
     @property
     def flag(self) -> str:
@@ -141,7 +142,8 @@ def _parameters(
             if config is None:
                 continue
             key, hint = MODEL_GROUP, config
-        many = typing.get_origin(hint) in (list, tuple, Sequence)
+        origin = typing.get_origin(hint)
+        many = tuple if origin is tuple else list if origin in (list, Sequence) else None
         required = declared.default is inspect.Parameter.empty
         found.append(
             Parameter(
@@ -254,11 +256,11 @@ def _add(parser: "ArgumentParser", p: Parameter) -> None:
 
 
 def _value(p: Parameter, value: Any) -> Any:
-    if not p.many or value is None:
+    if p.many is None or value is None:
         return value
     if p.type is str and not p.positional:
-        return [part.strip() for row in csv.reader(value, skipinitialspace=True) for part in row]
-    return list(value)
+        value = [part.strip() for row in csv.reader(value, skipinitialspace=True) for part in row]
+    return p.many(value)
 
 
 def _occurrences(words: Sequence[str]) -> list[list[str]]:

@@ -41,7 +41,9 @@ COMMANDS: dict[str, Command] = {
     "prepare amazon-2023": Command(PREPARE, "prepare_amazon_2023", "Amazon 2023: reviews and metadata."),
     "prepare online-retail": Command(PREPARE, "prepare_online_retail", "UCI Online Retail."),
     "prepare table": Command(PREPARE, "prepare_table", "Your own log and catalogue, as CSV or Parquet."),
-    "prepare atomic": Command(PREPARE, "prepare_atomic", "RecBole's atomic files, or UniSRec's benchmark files."),
+    "prepare atomic": Command(
+        PREPARE, "prepare_atomic", "RecBole's atomic files, or UniSRec's benchmark files.", ("source",)
+    ),
     "describe": Command(
         "linguarec.recipes.describe", "describe", "Counts, lengths, texts and problems of a prepared folder.", ("data",)
     ),
@@ -124,7 +126,7 @@ def _find(words: list[str]) -> tuple[str, list[str]]:
     if name in COMMANDS:
         return name, words[size:]
     kind = "option" if words[0].startswith("-") else "command"
-    known = list(COMMANDS) if size == 2 else [*dict.fromkeys(command.split()[0] for command in COMMANDS)]
+    known = ["--help", "--version"] if kind == "option" else [*COMMANDS, *GROUPS]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean `linguarec {near[0]}`?" if near else "`linguarec --help` lists the commands."
     raise SettingsError([f"unknown {kind} {name!r}; {hint}"])

@@ -1,0 +1,258 @@
+"""From signature and docstring to the command line: values, lists, groups, files, all bad settings named at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from linguarec.arguments import Call, parse
+from linguarec.errors import SettingsError
+from linguarec.models import MODELS
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast.
+
+    Args:
+        learning_rate: step size.
+        steps: how many.
+        kind: which.
+        limit: at most.
+    """
+
+    learning_rate: float = 0.001
+    steps: int = 3
+    kind: Literal["adam", "sgd"] = "adam"
+    limit: int | None = None
+
+
+def recipe(
+    data: Path,
+    output: Path,
+    history: list[str],
+    other: Path | None = None,
+    text_rules: Literal["default", "released"] = "default",
+    training: Rate | None = None,
+    cutoffs: Sequence[int] = (10, 50),
+    pair: tuple[float, float] = (0.1, 0.2),
+    k: int = 10,
+    resume: bool = False,
+    bars: bool = True,
+    price: "Decimal | None" = None,
+) -> dict[str, Any]:
+    """Do it.
+
+    In a second paragraph, more.
+
+    Args:
+        data: the prepared folder.
+        output: where to write.
+        history: raw ids.
+        other: one more folder.
+        text_rules: which cleaning.
+        training: how to train.
+        cutoffs: of the metrics.
+        pair: two shares.
+        k: how many.
+        resume: go on.
+        bars: show progress.
+        price: of gold.
+    """
+    return {}
+
+
+def several(data: list[Path], features: str) -> None:
+    """Many folders.
+
+    Args:
+        data: prepared folders.
+        features: which vectors.
+    """
+
+
+def train(model: str, data: Path, config: object | None = None, seed: int = 0) -> None:
+    """Train a model.
+
+    Args:
+        model: which model.
+        data: prepared folder.
+        config: the model's settings.
+        seed: of everything.
+    """
+
+
+def read(line: str) -> dict[str, Any]:
+    call = parse(recipe, line.split(), "linguarec do", ("data", "other"))
+    assert isinstance(call, Call)
+    return call.arguments
+
+
+def problems(line: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        parse(recipe, line.split(), "linguarec do", ("data", "other"))
+    assert caught.value.problems[-1] == "`linguarec do --help` shows all arguments."
+    return caught.value.problems[:-1]
+
+
+def test_defaults():
+    assert read("D -o O --history A") == {
+        "data": Path("D"),
+        "output": Path("O"),
+        "history": ["A"],
+        "other": None,
+        "text_rules": "default",
+        "training": Rate(),
+        "cutoffs": [10, 50],
+        "pair": (0.1, 0.2),
+        "k": 10,
+        "resume": False,
+        "bars": True,
+        "price": None,
+    }
+
+
+def test_values_of_every_kind():
+    found = read("D E -o O --history A --text-rules released --cutoffs 5 20 -k 3 --resume --no-bars")
+    assert found["other"] == Path("E")
+    assert found["text_rules"] == "released"
+    assert found["cutoffs"] == [5, 20]
+    assert found["k"] == 3
+    assert read("D -o O --history A --pair 0.5 0.25")["pair"] == (0.5, 0.25)
+    assert found["resume"] is True
+    assert found["bars"] is False
+    assert read("D --output=O --history A")["output"] == Path("O")
+
+
+def test_a_list_takes_several_words_or_one_with_commas():
+    assert read("D -o O --history A,B")["history"] == ["A", "B"]
+    assert read("D -o O --history A B,C")["history"] == ["A", "B", "C"]
+    assert read('D -o O --history "A,1",B')["history"] == ["A,1", "B"]
+
+
+def test_a_dataclass_is_a_group_of_flags():
+    found = read("D -o O --history A --training.learning_rate 0.1 --training.kind sgd --training.limit 4")
+    assert found["training"] == Rate(learning_rate=0.1, kind="sgd", limit=4)
+
+
+def test_dashes_and_underscores_are_the_same():
+    found = read("D -o O --history A --text_rules released --training.learning-rate 0.5")
+    assert found["text_rules"] == "released"
+    assert found["training"].learning_rate == 0.5
+
+
+def test_settings_from_a_file_and_the_command_line_after_it_wins(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("history: [A, B]\nk: 7\ncutoffs: [1]\nresume: true\ntraining: {learning_rate: 0.5, steps: 9}\n")
+    found = read(f"D -o O --config {file} -k 4 --training.steps 2")
+    assert found["history"] == ["A", "B"]
+    assert found["k"] == 4
+    assert found["cutoffs"] == [1]
+    assert found["resume"] is True
+    assert found["training"] == Rate(learning_rate=0.5, steps=2)
+
+
+def test_all_bad_values_are_named_at_once():
+    assert problems("D -o O --history A --training.steps many -k x --text-rules none --training.limit y") == [
+        "--training.steps many: expected int, got many",
+        "-k x: expected int, got x",
+        "--text-rules none: expected one of 'default', 'released', got none",
+        "--training.limit y: expected int or null, got y",
+    ]
+
+
+def test_unknown_options_suggest_the_nearest():
+    assert problems("D -o O --histroy A --training.steps 3 --traning.steps 4 --zzzzzz 4") == [
+        "unknown option --histroy; did you mean --history?",
+        "unknown option --traning.steps; did you mean --training.steps?",
+        "unknown option --zzzzzz.",
+    ]
+
+
+def test_missing_arguments_are_all_named():
+    assert problems("") == [
+        "DATA is missing: the prepared folder.",
+        "--output is missing: where to write.",
+        "--history is missing: raw ids.",
+    ]
+
+
+def test_too_many_words_and_an_option_without_its_value():
+    assert problems("D E F -o O --history") == ["--history: argument --history: expected at least one argument"]
+    assert problems("D E F -o O --history A -k") == ["-k: argument -k: expected one argument"]
+    assert problems("D E F -o O -k 3") == ["unrecognized arguments: F"]
+
+
+def test_bad_settings_files_are_named(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("k: many\n")
+    assert problems(f"D -o O --history A --config {file}") == [f"--config {file}: -k: expected int, got many"]
+    file.write_text("training: {learning_rat: 1}\n")
+    assert "learning_rat" in problems(f"D -o O --history A --config {file}")[0]
+    file.write_text("colour: blue\n")
+    assert "colour" in problems(f"D -o O --history A --config {file}")[0]
+    assert "does not exist" in problems(f"D -o O --history A --config {tmp_path}/none.yaml")[0]
+
+
+def test_help_is_made_of_the_docstring(capsys: pytest.CaptureFixture[str]):
+    assert parse(recipe, ["--help"], "linguarec do", ("data", "other")) is None
+    shown = capsys.readouterr().out
+    assert shown.startswith(
+        "usage: linguarec do DATA [OTHER] -o OUTPUT --history HISTORY [options]\n\nDo it.\n\nIn a second"
+    )
+    assert "of the metrics. (default: 10 50)" in shown
+    assert "step size. (default: 0.001)" in shown
+    assert "where to write. (required)" in shown
+    assert "Args:" not in shown
+    assert "<class" not in shown
+
+
+def test_json_is_asked_for_with_a_flag():
+    call = parse(recipe, ["D", "-o", "O", "--history", "A", "--json"], "linguarec do", ("data", "other"))
+    assert call is not None
+    assert call.json is True
+
+
+def test_several_positional_folders():
+    call = parse(several, ["D", "E", "--features", "X"], "linguarec quantize", ("data",))
+    assert call is not None
+    assert call.arguments == {"data": [Path("D"), Path("E")], "features": "X"}
+    with pytest.raises(SettingsError, match=r"DATA is missing: prepared folders\.\n--features is missing"):
+        parse(several, [], "linguarec quantize", ("data",))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_named_model_brings_its_own_settings(name: str):
+    call = parse(train, [name, "D"], "linguarec finetune", ("model", "data"), "model")
+    assert call is not None
+    assert call.arguments == {"model": name, "data": Path("D"), "config": MODELS[name].config(), "seed": 0}
+
+
+def test_model_settings_are_flags_and_go_into_the_model_group(tmp_path: Path):
+    words = ["sasrec", "D", "--model.initializer_range", "0.5"]
+    call = parse(train, words, "linguarec finetune", ("model", "data"), "model")
+    assert call is not None
+    assert call.arguments["config"].initializer_range == 0.5
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {initializer_range: 0.25}\nseed: 4\n")
+    call = parse(train, ["sasrec", "D", "--config", str(file)], "linguarec finetune", ("model", "data"), "model")
+    assert call is not None
+    assert call.arguments["config"].initializer_range == 0.25
+    assert call.arguments["seed"] == 4
+
+
+def test_unknown_model_suggests_the_nearest():
+    with pytest.raises(SettingsError, match="unknown model 'sasrek'; did you mean sasrec"):
+        parse(train, ["sasrek", "D"], "linguarec finetune", ("model", "data"), "model")
+
+
+def test_help_without_a_model_lists_the_models(capsys: pytest.CaptureFixture[str]):
+    assert parse(train, ["--help"], "linguarec finetune", ("model", "data"), "model") is None
+    shown = capsys.readouterr().out
+    assert "Models: sasrec, " in shown
+    assert "`linguarec finetune sasrec --help` adds" in shown

@@ -1,0 +1,179 @@
+"""The program as a whole: the table of commands, exit codes, what goes to stdout and to stderr, speed of the help."""
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+import pytest
+
+from linguarec import cli
+from linguarec.cli import COMMANDS, Command
+from linguarec.errors import DataFormatError
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
+    """Put a function of this module into the table as `linguarec fake PATH`."""
+
+    def put(recipe: Callable[..., Any]) -> None:
+        monkeypatch.setattr(recipes_stand_in, "fake", recipe, raising=False)
+        monkeypatch.setitem(COMMANDS, "fake", Command("linguarec.recipes", "fake", "Only in tests.", ("path",)))
+
+    recipes_stand_in = importlib.import_module("linguarec.recipes")
+    return put
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_a_documented_recipe(name: str):
+    command = COMMANDS[name]
+    recipe = getattr(importlib.import_module(command.module), command.function)
+    parameters = inspect.signature(recipe).parameters
+    documented = {p.arg_name: p.description for p in docstring_parser.parse(inspect.getdoc(recipe)).params}
+    assert set(command.positional) <= set(parameters)
+    assert set(documented) == set(parameters)
+    assert all(documented.values())
+    assert "**" not in str(inspect.signature(recipe))
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_shows_its_help(name: str, capsys: pytest.CaptureFixture[str]):
+    code, out, err = run(capsys, *name.split(), "--help")
+    assert code == 0
+    assert out.startswith(f"usage: linguarec {name}")
+    assert "--json" in out
+    assert err == ""
+
+
+def test_recipes_are_not_imported_for_the_overview():
+    program = "import sys, linguarec.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    program += "heavy = {'torch', 'jsonargparse', 'ibis', 'transformers', 'lightning', 'rich'} & set(sys.modules)\n"
+    program += "assert not heavy, heavy\n"
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert time.perf_counter() - start < 1
+
+
+def test_overview_and_version(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    listed = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert listed == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    assert run(capsys, "--version") == (0, f"linguarec {version('linguarec')}\n", "")
+    assert run(capsys)[0] == 2
+    code, out, _ = run(capsys, "prepare", "--help")
+    assert code == 0
+    assert "online-retail" in out
+    assert run(capsys, "prepare")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["descrbe", "X"], "error: unknown command 'descrbe'; did you mean `linguarec describe`?\n"),
+        (["prepare", "tabel"], "error: unknown command 'prepare tabel'; did you mean `linguarec prepare table`?\n"),
+        (["--verison"], "error: unknown option '--verison'; did you mean `linguarec --version`?\n"),
+        (["zzzzzz"], "error: unknown command 'zzzzzz'; `linguarec --help` lists the commands.\n"),
+    ],
+)
+def test_a_typo_in_a_command_suggests_the_near_one(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert run(capsys, *words) == (2, "", message)
+
+
+def test_a_typo_in_an_option_suggests_the_near_one(capsys: pytest.CaptureFixture[str]):
+    code, out, err = run(capsys, "describe", "D", "--jsno")
+    assert (code, out) == (2, "")
+    assert "unknown option --jsno; did you mean --json?" in err
+
+
+def test_json_is_the_last_line_of_stdout(fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]):
+    def recipe(path: Path, k: int = 1) -> dict[str, Any]:
+        """Show and return.
+
+        Args:
+            path: where.
+            k: how many.
+        """
+        sys.stdout.write("a table\n")
+        return {"path": str(path), "k": k, "café": 0.5}
+
+    fake(recipe)
+    code, out, err = run(capsys, "fake", "P", "-k", "3", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out.splitlines()[-1]) == {"path": "P", "k": 3, "café": 0.5}
+    assert run(capsys, "fake", "P") == (0, "a table\n", "")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_input_errors_are_one_message_and_exit_code_2(
+    flags: list[str], fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+):
+    def recipe(path: Path) -> dict[str, Any]:
+        """Fail.
+
+        Args:
+            path: where.
+        """
+        raise DataFormatError(f"{path}: row 3 has no item.")
+
+    fake(recipe)
+    assert run(capsys, "fake", "P", *flags) == (2, "", "error: P: row 3 has no item.\n")
+
+
+def test_a_missing_file_is_an_input_error(
+    fake: Callable[[Any], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def recipe(path: Path) -> dict[str, Any]:
+        """Read.
+
+        Args:
+            path: where.
+        """
+        return {"text": path.read_text()}
+
+    fake(recipe)
+    missing = tmp_path / "none.csv"
+    assert run(capsys, "fake", str(missing)) == (2, "", f"error: {missing}: No such file or directory\n")
+
+
+def test_a_fault_of_the_library_keeps_its_traceback(fake: Callable[[Any], None]):
+    def recipe(path: Path) -> dict[str, Any]:
+        """Break.
+
+        Args:
+            path: where.
+        """
+        raise RuntimeError("a bug")
+
+    fake(recipe)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["fake", "P"])
+
+
+def test_an_interrupt_exits_with_130(fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]):
+    def recipe(path: Path) -> dict[str, Any]:
+        """Stop.
+
+        Args:
+            path: where.
+        """
+        raise KeyboardInterrupt
+
+    fake(recipe)
+    code, out, err = run(capsys, "fake", "P")
+    assert (code, out) == (130, "")
+    assert err.strip().startswith("interrupted")
