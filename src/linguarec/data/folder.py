@@ -6,6 +6,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linguarec.data.dataset import FORMAT_VERSION, FeatureInfo, Manifest, fingerprint_of_texts
+from linguarec.data.dataset import FORMAT_VERSION, FeatureInfo, Manifest
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splitting import SplitSettings, write_splits
@@ -28,13 +29,14 @@ Integers = npt.NDArray[np.integer[Any]]
 class Content:
     """What goes into a folder.
 
-    `items`: one row an item, in the order of the item rows: `raw_id`, the attribute columns, `text`. `users`: raw ids in the
-    order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`: pieces (item rows [n], timestamps [n] or
-    None) in the order of users, then of time. `report` counts what was dropped or mended; it may still grow until the last
-    piece was read. `features`: imported item vectors by name.
+    `items`: pieces of a table with one row an item, in the order of the item rows: `raw_id`, the columns `attributes`,
+    `text`. `users`: raw ids in the order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`: pieces
+    (item rows [n], timestamps [n] in seconds or None) in the order of users, then of time. `report` counts what was dropped
+    or mended; it may still grow until the last piece was read. `features`: imported item vectors by name.
     """
 
-    items: pa.Table
+    items: Iterable[pa.Table]
+    attributes: list[str]
     users: Iterable[pa.Array]
     offsets: npt.NDArray[np.int64]
     interactions: Iterable[tuple[Integers, Integers | None]]
@@ -42,14 +44,21 @@ class Content:
     features: dict[str, tuple[npt.NDArray[np.float32], FeatureInfo]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How a folder is made, for its manifest: the recipe, its arguments and the text rules."""
+
+    recipe: str
+    arguments: dict[str, Any]
+    text_rules: str
+
+
 def write_folder(
     path: Path,
-    recipe: str,
-    arguments: dict[str, Any],
-    text_rules: str,
+    origin: Origin,
     splits: SplitSettings,
     overwrite: bool,
-    make_content: Callable[[Path], Content],
+    make_content: Callable[[Path], AbstractContextManager[Content]],
 ) -> Manifest:
     """Write the folder `path` whole or not at all; `make_content` gets a scratch folder on the same disk.
 
@@ -59,28 +68,28 @@ def write_folder(
     with writing_folder(path, overwrite) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
-        content = make_content(scratch)
         digest = hashlib.sha256()
-        _write_items(folder, content.items, digest)
-        _write_users(folder, content.users, digest)
-        _write_sequences(folder, content, digest)
+        with make_content(scratch) as content:
+            num_items = _write_items(folder, content.items, content.attributes, digest)
+            _write_users(folder, content.users, digest)
+            _write_sequences(folder, content, digest)
         for name, (vectors, info) in content.features.items():
             (folder / "features").mkdir(exist_ok=True)
             np.save(folder / "features" / f"{name}.npy", vectors)
             write_json(folder / "features" / f"{name}.json", asdict(info))
-        write_splits(folder, len(content.items), splits)
+        write_splits(folder, num_items, splits)
         shutil.rmtree(scratch)
         manifest = Manifest(
-            recipe=recipe,
-            arguments=arguments,
+            recipe=origin.recipe,
+            arguments=origin.arguments,
             counts={
                 "users": len(content.offsets) - 1,
-                "items": len(content.items),
+                "items": num_items,
                 "interactions": int(content.offsets[-1]),
             },
-            attributes=[name for name in content.items.column_names if name not in ("raw_id", "text")],
+            attributes=content.attributes,
             fingerprint=digest.hexdigest(),
-            text_rules=text_rules,
+            text_rules=origin.text_rules,
             report=dict(content.report),
             format_version=FORMAT_VERSION,
         )
@@ -93,11 +102,22 @@ def sequences_in_pieces(sequences: Ragged) -> Iterator[tuple[Integers, None]]:
     yield np.asarray(sequences.values), None
 
 
-def _write_items(folder: Path, items: pa.Table, digest: "hashlib._Hash") -> None:
-    rows = pa.array(np.arange(len(items), dtype=np.int32))
-    pq.write_table(items.add_column(0, "item", rows), folder / "items.parquet")
-    digest.update(fingerprint_of_texts(items["raw_id"].to_pylist()).encode())
-    digest.update(fingerprint_of_texts(items["text"].to_pylist()).encode())
+def _write_items(folder: Path, items: Iterable[pa.Table], attributes: list[str], digest: "hashlib._Hash") -> int:
+    names = ["raw_id", *attributes, "text"]
+    schema = pa.schema([("item", pa.int32()), *((name, pa.string()) for name in names)])
+    # One digest a column, so that the result does not depend on how the table was cut into pieces.
+    columns = {name: hashlib.sha256() for name in names}
+    written = 0
+    with pq.ParquetWriter(folder / "items.parquet", schema) as writer:
+        for piece in items:
+            rows = pa.array(np.arange(written, written + len(piece), dtype=np.int32))
+            writer.write_table(piece.select(names).add_column(0, "item", rows).cast(schema))
+            for name, column in columns.items():
+                column.update(_bytes_of(piece[name]))
+            written += len(piece)
+    for column in columns.values():
+        digest.update(column.digest())
+    return written
 
 
 def _write_users(folder: Path, users: Iterable[pa.Array], digest: "hashlib._Hash") -> None:
@@ -107,7 +127,7 @@ def _write_users(folder: Path, users: Iterable[pa.Array], digest: "hashlib._Hash
         for raw_ids in users:
             rows = pa.array(np.arange(written, written + len(raw_ids), dtype=np.int32))
             writer.write_batch(pa.record_batch([rows, raw_ids.cast(pa.string())], schema=schema))
-            digest.update(fingerprint_of_texts(raw_ids.to_pylist()).encode())
+            digest.update(_bytes_of(raw_ids))
             written += len(raw_ids)
 
 
@@ -142,3 +162,8 @@ def _read_pieces(path: Path, digest: "hashlib._Hash", size: int = 1 << 20) -> It
         while block := file.read(8 * size):
             digest.update(block)
             yield np.frombuffer(block, dtype=np.int64)
+
+
+def _bytes_of(values: "pa.Array | pa.ChunkedArray") -> bytes:
+    """The strings as bytes, each ended by a zero byte, a missing one by two."""
+    return b"".join(b"\0\0" if value is None else value.encode() + b"\0" for value in values.to_pylist())

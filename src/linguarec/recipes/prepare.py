@@ -1,91 +1,286 @@
-"""Prepare: a log and a catalogue from their source files to a prepared dataset folder."""
+"""Prepare: a log and a catalogue, from their source files to a prepared dataset folder."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from linguarec.errors import DataFormatError
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.data.dataset import Manifest
+    from linguarec.data.folder import Content
+    from linguarec.data.preparation import Reader
+
+TextRules = Literal["default", "released"]
+Ties = Literal["file", "random"]
+Duplicates = Literal["identical", "first", "keep"]
+Catalogue = Literal["log", "all"]
+Encoding = Literal["utf-8", "latin-1"]
+
+
+def prepare_online_retail(
+    log: Path,
+    output: Path,
+    k_core: int = 5,
+    ties: Ties = "file",
+    seed: int = 0,
+    text_rules: TextRules = "default",
+    duplicates: Duplicates = "identical",
+    encoding: Encoding = "utf-8",
+    held_out_share: float = 0.1,
+    memory: str = "1500MB",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Prepare UCI Online Retail: a user is an invoice, an item a stock code, its text the description.
+
+    Nearly all rows of an invoice bear one time, so the tie order decides the protocol: "random" (seeded) is comparable with
+    published figures, "file" keeps the order of the receipt and gives far higher ones.
+
+    Args:
+        log: the CSV file, plain or packed (.gz, .xz, .zip), with either form of date
+        output: the prepared folder to write
+        k_core: least number of interactions of a user and of an item
+        ties: order of interactions at the same time, as in the file or at random
+        seed: seed of the random tie order and of the held-out items
+        text_rules: cleaning of the item texts; "released" repeats the published code
+        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
+        encoding: encoding of the file
+        held_out_share: share of the items in the held-out-items split
+        memory: memory limit of the database, which spills to disk beyond it
+        overwrite: replace the output folder if it exists
+    """
+    from linguarec.data.preparation import FilterSettings
+    from linguarec.data.readers.online_retail import read_online_retail
+
+    return _prepare(
+        "online-retail",
+        {"log": log.name, "encoding": encoding},
+        lambda engine, scratch: read_online_retail(engine, scratch, log, encoding, lower=text_rules == "released"),
+        FilterSettings(k_core, ties, seed, duplicates, "log", False, memory),
+        text_rules,
+        output,
+        held_out_share,
+        overwrite,
+    )
+
+
+def prepare_table(
+    interactions: Path,
+    output: Path,
+    items: Path | None = None,
+    user_column: str = "user_id",
+    item_column: str = "item_id",
+    time_column: str = "timestamp",
+    items_item_column: str | None = None,
+    attributes: list[str] | None = None,
+    order: Literal["time", "rank", "file"] = "time",
+    time_unit: Literal["seconds", "milliseconds", "microseconds"] = "seconds",
+    k_core: int = 5,
+    ties: Ties = "file",
+    seed: int = 0,
+    text_rules: TextRules = "default",
+    duplicates: Duplicates = "identical",
+    catalogue: Catalogue = "log",
+    items_without_metadata: Literal["keep", "drop"] = "keep",
+    encoding: Encoding = "utf-8",
+    held_out_share: float = 0.1,
+    memory: str = "1500MB",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Prepare a log and a catalogue of your own, as CSV (plain or packed) or Parquet.
+
+    Args:
+        interactions: the log, one row an interaction
+        output: the prepared folder to write
+        items: the catalogue, one row an item; without it only models on item ids can be trained
+        user_column: column of the log that names the user
+        item_column: column of the log that names the item
+        time_column: column of the log that orders a user's interactions
+        items_item_column: column of the catalogue that names the item (default: as in the log)
+        attributes: columns of the catalogue that make up the item text, in order (default: all but the item's)
+        order: "time" if the time column holds moments, "rank" if it holds numbers that only order, "file" for file order
+        time_unit: unit of times given as numbers
+        k_core: least number of interactions of a user and of an item; 0 keeps all
+        ties: order of interactions at the same time, as in the file or at random
+        seed: seed of the random tie order and of the held-out items
+        text_rules: cleaning of the item texts; "released" repeats the published code
+        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
+        catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
+        items_without_metadata: items of the log that the catalogue lacks: keep them without a text, or drop them
+        encoding: encoding of CSV files
+        held_out_share: share of the items in the held-out-items split
+        memory: memory limit of the database, which spills to disk beyond it
+        overwrite: replace the output folder if it exists
+    """
+    from linguarec.data.preparation import FilterSettings
+    from linguarec.data.readers.table import TableColumns, read_table
+
+    columns = TableColumns(
+        user_column, item_column, time_column, items_item_column or item_column, attributes, order, time_unit
+    )
+    if order == "file" and duplicates == "identical":
+        duplicates = "keep"  # without a time nothing tells a repeated row from a repeated visit
+    return _prepare(
+        "table",
+        {
+            "interactions": interactions.name,
+            "items": items.name if items else None,
+            "user_column": user_column,
+            "item_column": item_column,
+            "time_column": time_column,
+            "order": order,
+            "time_unit": time_unit,
+            "items_without_metadata": items_without_metadata,
+            "encoding": encoding,
+        },
+        lambda engine, scratch: read_table(engine, scratch, interactions, items, columns, encoding),
+        FilterSettings(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
+        text_rules,
+        output,
+        held_out_share,
+        overwrite,
+    )
 
 
 def prepare_atomic(
     source: Path,
     output: Path,
     name: str | None = None,
-    text_rules: Literal["default", "released"] = "default",
+    k_core: int = 0,
+    ties: Ties = "file",
+    text_rules: TextRules = "default",
+    duplicates: Duplicates = "identical",
+    catalogue: Catalogue = "log",
     held_out_share: float = 0.1,
     seed: int = 0,
+    memory: str = "1500MB",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Prepare RecBole's atomic files, or the benchmark files that UniSRec and VQ-Rec released.
+
+    Benchmark files (NAME.train.inter and so on) are filtered and ordered already: they keep their item and user numbers, and
+    their item vectors (NAME.feat1CLS) become features of the folder.
 
     Args:
         source: folder with NAME.inter and NAME.item, or with NAME.train.inter, NAME.item2index, NAME.text and so on
         output: the prepared folder to write
         name: name of the data set, the part before the first dot of its file names; found by itself when there is one
+        k_core: least number of interactions of a user and of an item; 0 keeps all (atomic files only)
+        ties: order of interactions at the same time, as in the file or at random (atomic files only)
         text_rules: cleaning of the item texts; "released" repeats the published code
+        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
+        catalogue: "log" keeps the items that occur in the log, "all" keeps the others too (atomic files only)
         held_out_share: share of the items in the held-out-items split
-        seed: seed of the held-out items
+        seed: seed of the random tie order and of the held-out items
+        memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
     """
-    from linguarec.data.folder import write_folder
-    from linguarec.data.readers import benchmark as reader
+    from linguarec.data.preparation import FilterSettings
+    from linguarec.data.readers import atomic, benchmark
+
+    name = name or atomic.find_name(source)
+    if not atomic.is_benchmark(source, name):
+        return _prepare(
+            "atomic",
+            {"source": source.name, "name": name},
+            lambda engine, scratch: atomic.read_atomic(engine, scratch, source, name),
+            FilterSettings(k_core, ties, seed, duplicates, catalogue, False, memory),
+            text_rules,
+            output,
+            held_out_share,
+            overwrite,
+        )
+    if k_core > 1 or ties != "file" or catalogue != "log" or duplicates != "identical":
+        raise SettingsError(
+            [
+                f"--k-core, --ties, --catalogue and --duplicates cannot be used here: {source}/{name}.*.inter are benchmark files, "
+                "which are filtered and ordered already; leave them out."
+            ]
+        )
+
+    @contextmanager
+    def content(scratch: Path) -> "Iterator[Content]":
+        yield benchmark.content(source, name, keep_blanks=text_rules == "released")
+
+    return _write(
+        "atomic", {"source": source.name, "name": name}, content, text_rules, output, held_out_share, seed, overwrite
+    )
+
+
+def _prepare(
+    recipe: str,
+    arguments: Mapping[str, Any],
+    read: "Reader",
+    settings: Any,
+    text_rules: TextRules,
+    output: Path,
+    held_out_share: float,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from linguarec.data.preparation import prepare_content
+    from linguarec.text.cleaning import item_text
+
+    arguments = {
+        **arguments,
+        "k_core": settings.k_core,
+        "ties": settings.ties,
+        "duplicates": settings.duplicates,
+        "catalogue": settings.catalogue,
+    }
+    return _write(
+        recipe,
+        arguments,
+        lambda scratch: prepare_content(scratch, read, settings, lambda values: item_text(values, text_rules)),
+        text_rules,
+        output,
+        held_out_share,
+        settings.seed,
+        overwrite,
+    )
+
+
+def _write(
+    recipe: str,
+    arguments: Mapping[str, Any],
+    make_content: Any,
+    text_rules: TextRules,
+    output: Path,
+    held_out_share: float,
+    seed: int,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from linguarec.data.folder import Origin, write_folder
     from linguarec.data.splitting import SplitSettings
 
-    name = name or reader.find_name(source)
+    arguments = {**arguments, "text_rules": text_rules, "held_out_share": held_out_share, "seed": seed}
     manifest = write_folder(
         output,
-        recipe="atomic",
-        arguments={
-            "source": source.name,
-            "name": name,
-            "text_rules": text_rules,
-            "held_out_share": held_out_share,
-            "seed": seed,
-        },
-        text_rules=text_rules,
-        splits=SplitSettings(held_out_share=held_out_share, seed=seed),
-        overwrite=overwrite,
-        make_content=lambda scratch: _benchmark_content(source, name, text_rules),
+        Origin(recipe, arguments, text_rules),
+        SplitSettings(held_out_share=held_out_share, seed=seed),
+        overwrite,
+        make_content,
     )
-    return {"output": str(output), **manifest.counts, "report": manifest.report, "fingerprint": manifest.fingerprint}
-
-
-def _benchmark_content(source: Path, name: str, text_rules: str) -> Any:
-    import pyarrow as pa
-
-    from linguarec.data.dataset import FeatureInfo
-    from linguarec.data.folder import Content, sequences_in_pieces
-    from linguarec.data.readers import benchmark as reader
-
-    found = reader.read_benchmark(source, name)
-    texts = [found.texts.get(raw_id, "") for raw_id in found.raw_items]
-    if text_rules == "default":
-        texts = [" ".join(text.split()) for text in texts]
-    report = {
-        "items_without_text": sum(not text.strip() for text in texts),
-        "texts_of_unknown_items": len(found.texts.keys() - set(found.raw_items)),
+    _show(output, manifest)
+    return {
+        "output": str(output),
+        **manifest.counts,
+        "attributes": manifest.attributes,
+        "report": manifest.report,
+        "fingerprint": manifest.fingerprint,
     }
-    columns = {"raw_id": pa.array(found.raw_items, pa.string())}
-    for attribute in found.attribute_names:
-        values = [found.attributes.get(raw_id, {}).get(attribute) or None for raw_id in found.raw_items]
-        columns[attribute] = pa.array(values, pa.string())
-    if found.attributes:
-        report["items_without_attributes"] = sum(raw_id not in found.attributes for raw_id in found.raw_items)
-    features = {}
-    for feature, vectors in reader.read_vectors(source, name, len(found.raw_items)).items():
-        info = FeatureInfo(
-            encoder=feature,
-            width=vectors.shape[1],
-            pooling="cls" if feature.endswith("CLS") else "mean" if feature.endswith("Mean") else "unknown",
-            weights_sha256=None,
-            texts_fingerprint=None,
-            text_rules="released",
-        )
-        features[feature] = (vectors, info)
-    return Content(
-        items=pa.table({**columns, "text": pa.array(texts, pa.string())}),
-        users=[pa.array(found.raw_users, pa.string())],
-        offsets=found.sequences.offsets,
-        interactions=sequences_in_pieces(found.sequences),
-        report=report,
-        features=features,
-    )
+
+
+def _show(output: Path, manifest: "Manifest") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{output} ({manifest.recipe})", show_header=False, title_justify="left")
+    table.add_column("what")
+    table.add_column("number", justify="right")
+    for what, number in manifest.counts.items():
+        table.add_row(what, f"{number:,}", style="bold")
+    for what, number in manifest.report.items():
+        if number:
+            table.add_row(what.replace("_", " "), f"{number:,}")
+    Console().print(table)

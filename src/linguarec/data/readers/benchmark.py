@@ -15,7 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from linguarec.data.dataset import FeatureInfo
+from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
 from linguarec.errors import DataFormatError
 
@@ -42,20 +45,42 @@ class Benchmark:
     window: int
 
 
-def find_name(folder: Path) -> str:
-    """The `<name>` of the benchmark files in `folder`.
+def content(folder: Path, name: str, keep_blanks: bool) -> Content:
+    """The content of a prepared folder from the benchmark files `<name>.*` of `folder`.
+
+    `keep_blanks`: texts stay as they are; otherwise blanks are made single and stripped.
 
     Raises:
-        DataFormatError: there is no `<name>.train.inter`, or several.
+        DataFormatError: see `read_benchmark` and `read_vectors`.
     """
-    names = sorted(file.name.removesuffix(".train.inter") for file in folder.glob("*.train.inter"))
-    if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise DataFormatError(
-            f"{folder}: expected the benchmark files of one data set (NAME.train.inter and so on), found {found}; "
-            "give the folder that holds one, or name it with --name."
-        )
-    return names[0]
+    found = read_benchmark(folder, name)
+    texts = [found.texts.get(raw_id, "") for raw_id in found.raw_items]
+    if not keep_blanks:
+        texts = [" ".join(text.split()) for text in texts]
+    report = {
+        "items_without_text": sum(not text.strip() for text in texts),
+        "texts_of_unknown_items": len(found.texts.keys() - set(found.raw_items)),
+    }
+    columns = {"raw_id": pa.array(found.raw_items, pa.string())}
+    for attribute in found.attribute_names:
+        values = [found.attributes.get(raw_id, {}).get(attribute) or None for raw_id in found.raw_items]
+        columns[attribute] = pa.array(values, pa.string())
+    if found.attributes:
+        report["items_without_attributes"] = sum(raw_id not in found.attributes for raw_id in found.raw_items)
+    features = {}
+    for feature, vectors in read_vectors(folder, name, len(found.raw_items)).items():
+        pooling = next((pooling for pooling in ("CLS", "Mean") if feature.endswith(pooling)), "unknown")
+        info = FeatureInfo(feature, vectors.shape[1], pooling.lower(), None, None, text_rules="released")
+        features[feature] = (vectors, info)
+    return Content(
+        items=[pa.table({**columns, "text": pa.array(texts, pa.string())})],
+        attributes=found.attribute_names,
+        users=[pa.array(found.raw_users, pa.string())],
+        offsets=found.sequences.offsets,
+        interactions=sequences_in_pieces(found.sequences),
+        report=report,
+        features=features,
+    )
 
 
 def read_benchmark(folder: Path, name: str) -> Benchmark:

@@ -1,0 +1,107 @@
+"""The database in which preparation runs: DuckDB behind Ibis, on disk, with a memory limit, so that it spills."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from linguarec.errors import DataFormatError, OutputError
+
+BATCH_ROWS = 1 << 18
+
+
+class Engine:
+    """An Ibis connection and the few ways in which preparation uses it.
+
+    Tables are explicit and named, and dropped when the next step has read them: nothing is cached behind the back.
+    """
+
+    def __init__(self, connection: Backend) -> None:
+        self.connection = connection
+        self._tables = 0
+
+    def store(self, expression: ir.Table, *consumed: ir.Table) -> ir.Table:
+        """Compute `expression` into a new table, then drop the `consumed` tables."""
+        self._tables += 1
+        name = f"step_{self._tables}"
+        stored = self.connection.create_table(name, expression)
+        self.drop(*consumed)
+        return stored
+
+    def drop(self, *tables: ir.Table) -> None:
+        """Drop stored tables."""
+        for table in tables:
+            # Not connection.drop_table(): Ibis 12 writes a statement that DuckDB 2.0 does not parse.
+            self.connection.con.execute(f"DROP TABLE {table.get_name()}").fetchall()
+
+    def value(self, expression: ir.Scalar) -> Any:
+        """One number or string."""
+        return self.connection.to_pyarrow(expression).as_py()
+
+    def rows(self, expression: ir.Table) -> list[dict[str, Any]]:
+        """A small result as Python rows."""
+        rows: list[dict[str, Any]] = self.connection.to_pyarrow(expression).to_pylist()
+        return rows
+
+    def stream(self, expression: ir.Table) -> Iterator[pa.RecordBatch]:
+        """A large result in pieces, in its order."""
+        query = ibis.to_sql(expression, dialect="duckdb")
+        yield from self.connection.con.sql(query).to_arrow_reader(BATCH_ROWS)
+
+
+@contextlib.contextmanager
+def open_engine(scratch: Path, memory: str) -> Iterator[Engine]:
+    """An engine that keeps its tables and its spill files in `scratch` and at most `memory` ("1500MB") in RAM.
+
+    Raises:
+        DataFormatError: a source file is malformed.
+        OutputError: the disk is full.
+    """
+    (scratch / "spill").mkdir(exist_ok=True)
+    connection = ibis.duckdb.connect(
+        str(scratch / "tables.duckdb"), memory_limit=memory, temp_directory=str(scratch / "spill")
+    )
+    try:
+        yield Engine(connection)
+    except duckdb.OutOfMemoryException as error:
+        raise OutputError(
+            f"The preparation does not fit into {memory} of memory and the free disk space beside the output folder; "
+            f"raise --memory or free some space. ({_first_line(error)})"
+        ) from error
+    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException) as error:
+        if re.search(r"no space left|disk (is )?full", str(error), re.IGNORECASE):
+            raise OutputError(
+                f"The disk that holds {scratch.parent.parent} is full; free some space or write elsewhere."
+            ) from error
+        raise DataFormatError(_explain(str(error))) from error
+    finally:
+        connection.disconnect()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _explain(message: str) -> str:
+    """DuckDB's message about a source file, without the advice that is for SQL users."""
+    file = re.search(r"(?:file\s*=\s*|file \")([^\"\n]+)", message)
+    where = file.group(1).strip() if file else ""
+    if found := re.search(r"CSV Error on Line: (\d+)\s*Original Line:(.*?)\n(.*)", message, re.DOTALL):
+        line, original, rest = found.groups()
+        reason = rest.strip().splitlines()[0]
+        if "unicode" in reason.lower() or "utf-8" in reason.lower():
+            return (
+                f"{where}, near line {line}: a byte sequence is not UTF-8. If the whole file is in another encoding pass "
+                "--encoding latin-1; if encodings are mixed, convert the file to UTF-8 first."
+            )
+        return f"{where}, line {line}: {reason}: {original.strip()[:200]!r}. Mend the line, or check the delimiter."
+    if "GZIP" in message or "gzip" in message:
+        return f"{_first_line(Exception(message))}. The file is cut short or damaged; fetch it again."
+    return _first_line(Exception(message))

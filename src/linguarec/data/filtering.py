@@ -1,0 +1,94 @@
+"""From raw rows to the interactions that stay, as Ibis expressions.
+
+A raw log has the columns `user`, `item` (strings), `time` (int64 microseconds or NULL), `variant` (what else tells two rows
+apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`, `item` (int32 codes), `time` and
+`position`. The same expressions run on DuckDB and on Spark.
+"""
+
+from typing import Literal, TypeVar
+
+import ibis
+import ibis.expr.types as ir
+
+from linguarec.data.engine import Engine
+
+Number = TypeVar("Number", int, ir.IntegerColumn)
+Ties = Literal["file", "random"]
+Duplicates = Literal["identical", "first", "keep"]
+
+
+def codes_by_appearance(log: ir.Table, key: str) -> ir.Table:
+    """`raw_id`, `code`: the distinct values of column `key`, numbered from 0 as they first appear in the source file."""
+    first = log.group_by(raw_id=log[key]).agg(first=log.position.min())
+    return first.select("raw_id", code=ibis.row_number().over(order_by=first.first).cast("int32"))
+
+
+def coded(log: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
+    """The log with integer codes for users and items; rows whose user or item has no code fall away."""
+    users = users.rename(user_raw="raw_id", user_code="code")
+    items = items.rename(item_raw="raw_id", item_code="code")
+    joined = log.inner_join(items, log.item == items.item_raw)
+    joined = joined.inner_join(users, joined.user == users.user_raw)
+    return joined.select(user="user_code", item="item_code", time="time", variant="variant", position="position")
+
+
+def without_duplicates(log: ir.Table, duplicates: Duplicates) -> ir.Table:
+    """Drop repeated rows of a coded log; of equal rows the first in the file stays.
+
+    "identical": rows that agree in user, item, time and everything else the source tells. "first": a user's later
+    interactions with the same item. "keep": nothing.
+    """
+    if duplicates == "keep":
+        return log.drop("variant")
+    if duplicates == "identical":
+        keys = ["user", "item", "time", "variant"]
+        return log.group_by(keys).agg(position=log.position.min()).drop("variant")
+    # The first in time; the file decides between equal times.
+    return (
+        log.group_by("user", "item")
+        .agg(position=log.position.argmin(_pair(log)), time=log.time.argmin(_pair(log)))
+        .select("user", "item", "time", "position")
+    )
+
+
+def k_core(engine: Engine, log: ir.Table, user_core: int, item_core: int) -> tuple[ir.Table, int]:
+    """Drop users with fewer than `user_core` and items with fewer than `item_core` rows until none is left.
+
+    Takes over the stored table `log`; returns the table that stays and the number of rounds.
+    """
+    rounds = 0
+    while True:
+        users = engine.store(_rare(log, "user", user_core))
+        items = engine.store(_rare(log, "item", item_core))
+        if engine.value(users.count()) == 0 and engine.value(items.count()) == 0:
+            engine.drop(users, items)
+            return log, rounds
+        log = engine.store(log.anti_join(users, "user").anti_join(items, "item"), log, users, items)
+        rounds += 1
+
+
+def ordered(log: ir.Table, ties: Ties, seed: int) -> ir.Table:
+    """Total order: user, time, then the place of equal times in the file or a seeded shuffle of it."""
+    keys = [log.user, log.time] if ties == "file" else [log.user, log.time, shuffle_key(log.position, seed)]
+    return log.order_by([*keys, log.position])
+
+
+def shuffle_key(position: ir.IntegerColumn, seed: int) -> ir.IntegerColumn:
+    """A 32-bit hash of each position and the seed, in plain integer arithmetic: the same in every engine and version."""
+    return _mix32(_mix32(position % 2**32) ^ _mix32(seed % 2**32))
+
+
+def _mix32(value: Number) -> Number:
+    """A bijection on 32 bits (xor-shift and multiply, twice), for an integer or an integer column."""
+    for _ in range(2):
+        value = ((value ^ (value >> 16)) * 0x045D9F3B) % 2**32
+    return value ^ (value >> 16)
+
+
+def _rare(log: ir.Table, key: str, minimum: int) -> ir.Table:
+    counts = log.group_by(key).agg(rows=log.count())
+    return counts.filter(counts.rows < minimum).select(key)
+
+
+def _pair(log: ir.Table) -> ir.StructColumn:
+    return ibis.struct({"time": log.time, "position": log.position})

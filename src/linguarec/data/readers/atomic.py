@@ -1,0 +1,55 @@
+"""RecBole's atomic files: NAME.inter and NAME.item, tab-separated, with types in the header (`user_id:token`)."""
+
+from pathlib import Path
+
+from linguarec.data.engine import Engine
+from linguarec.data.preparation import Source
+from linguarec.data.readers.files import text_columns
+from linguarec.data.readers.table import TableColumns, read_table
+from linguarec.errors import DataFormatError
+
+USER, ITEM, TIME = "user_id", "item_id", "timestamp"
+
+
+def find_name(folder: Path) -> str:
+    """The NAME of the atomic or benchmark files in `folder`.
+
+    Raises:
+        DataFormatError: there is no NAME.inter or NAME.train.inter, or there are several names.
+    """
+    names = sorted({file.name.split(".")[0] for file in folder.glob("*.inter")})
+    if len(names) != 1:
+        raise DataFormatError(
+            f"{folder}: expected the files of one data set (NAME.inter, or NAME.train.inter and so on), found "
+            f"{', '.join(names) or 'none'}; give the folder that holds one, or name it with --name."
+        )
+    return names[0]
+
+
+def is_benchmark(folder: Path, name: str) -> bool:
+    """Whether the folder holds benchmark files (one row for every prefix) under that name."""
+    return (folder / f"{name}.train.inter").exists()
+
+
+def read_atomic(engine: Engine, scratch: Path, folder: Path, name: str) -> Source:
+    """Read NAME.inter and, where it exists, NAME.item; without a column `timestamp` the order is that of the file.
+
+    Raises:
+        DataFormatError: a column is missing, a timestamp does not parse, or an item has no row in NAME.item.
+    """
+    log, items = folder / f"{name}.inter", folder / f"{name}.item"
+    typed = _typed_names(log, scratch)
+    columns = TableColumns(
+        user=typed.get(USER, USER),
+        item=typed.get(ITEM, ITEM),
+        time=typed.get(TIME, TIME),
+        catalogue_item=_typed_names(items, scratch).get(ITEM, ITEM) if items.exists() else ITEM,
+        order="time" if TIME in typed else "file",
+    )
+    return read_table(engine, scratch, log, items if items.exists() else None, columns, delimiter="\t", quoted=False)
+
+
+def _typed_names(file: Path, scratch: Path) -> dict[str, str]:
+    """`name` to `name:type` for each column."""
+    names = text_columns(file, scratch, None, "utf-8", "\t", quoted=False)
+    return {name.split(":")[0]: name for name in names}
