@@ -10,13 +10,107 @@ from linguarec.errors import SettingsError
 if TYPE_CHECKING:
     from linguarec.data.dataset import Manifest
     from linguarec.data.folder import Content
-    from linguarec.data.preparation import Reader
+    from linguarec.data.preparation import FilterSettings, Reader
 
 TextRules = Literal["default", "released"]
 Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 Catalogue = Literal["log", "all"]
 Encoding = Literal["utf-8", "latin-1"]
+
+
+def prepare_amazon_2018(
+    ratings: Path,
+    meta: Path,
+    output: Path,
+    k_core: int = 5,
+    ties: Ties = "file",
+    seed: int = 0,
+    text_rules: TextRules = "default",
+    attributes: list[str] = ["title", "categories", "brand"],  # noqa: B006 - never changed, shown by --help
+    duplicates: Duplicates = "identical",
+    catalogue: Catalogue = "log",
+    items_without_metadata: Literal["drop", "keep"] = "drop",
+    held_out_share: float = 0.1,
+    memory: str = "1500MB",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Prepare Amazon review data of 2018, by default as the UniSRec and VQ-Rec papers do.
+
+    Args:
+        ratings: ratings (CSV: item, user, rating, time; no header) or 5-core reviews (JSON lines), plain or packed
+        meta: metadata, one JSON object a line, plain or packed
+        output: the prepared folder to write
+        k_core: least number of interactions of a user and of an item; 0 keeps all
+        ties: order of interactions at the same time (one day), as in the file or at random
+        seed: seed of the random tie order and of the held-out items
+        text_rules: cleaning of the item texts; "released" repeats the published code
+        attributes: what the item text is made of, in order: title, categories, brand, description, features, price
+        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
+        catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
+        items_without_metadata: items of the log that the metadata lack: drop their rows, or keep them without a text
+        held_out_share: share of the items in the held-out-items split
+        memory: memory limit of the database, which spills to disk beyond it
+        overwrite: replace the output folder if it exists
+    """
+    return _prepare_amazon(
+        "2018",
+        ratings,
+        meta,
+        attributes,
+        _filters(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
+        text_rules,
+        output,
+        held_out_share,
+        overwrite,
+    )
+
+
+def prepare_amazon_2023(
+    ratings: Path,
+    meta: Path,
+    output: Path,
+    k_core: int = 5,
+    ties: Ties = "file",
+    seed: int = 0,
+    text_rules: TextRules = "default",
+    attributes: list[str] = ["title", "categories", "brand"],  # noqa: B006 - never changed, shown by --help
+    duplicates: Duplicates = "identical",
+    catalogue: Catalogue = "log",
+    items_without_metadata: Literal["drop", "keep"] = "drop",
+    held_out_share: float = 0.1,
+    memory: str = "1500MB",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Prepare Amazon review data of 2023, by default as the UniSRec and VQ-Rec papers do.
+
+    Args:
+        ratings: reviews (JSON lines) or ratings (CSV with header), plain or packed
+        meta: metadata, one JSON object a line, plain or packed
+        output: the prepared folder to write
+        k_core: least number of interactions of a user and of an item; 0 keeps all
+        ties: order of interactions at the same time (one millisecond), as in the file or at random
+        seed: seed of the random tie order and of the held-out items
+        text_rules: cleaning of the item texts; "released" repeats the published code
+        attributes: what the item text is made of, in order: title, categories, brand, description, features, price
+        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
+        catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
+        items_without_metadata: items of the log that the metadata lack: drop their rows, or keep them without a text
+        held_out_share: share of the items in the held-out-items split
+        memory: memory limit of the database, which spills to disk beyond it
+        overwrite: replace the output folder if it exists
+    """
+    return _prepare_amazon(
+        "2023",
+        ratings,
+        meta,
+        attributes,
+        _filters(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
+        text_rules,
+        output,
+        held_out_share,
+        overwrite,
+    )
 
 
 def prepare_online_retail(
@@ -50,14 +144,13 @@ def prepare_online_retail(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
     """
-    from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.online_retail import read_online_retail
 
     return _prepare(
         "online-retail",
         {"log": log.name, "encoding": encoding},
         lambda engine, scratch: read_online_retail(engine, scratch, log, encoding, lower=text_rules == "released"),
-        FilterSettings(k_core, ties, seed, duplicates, "log", False, memory),
+        _filters(k_core, ties, seed, duplicates, "log", False, memory),
         text_rules,
         output,
         held_out_share,
@@ -113,7 +206,6 @@ def prepare_table(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
     """
-    from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.table import TableColumns, read_table
 
     columns = TableColumns(
@@ -135,7 +227,7 @@ def prepare_table(
             "encoding": encoding,
         },
         lambda engine, scratch: read_table(engine, scratch, interactions, items, columns, encoding),
-        FilterSettings(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
+        _filters(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
         text_rules,
         output,
         held_out_share,
@@ -176,7 +268,6 @@ def prepare_atomic(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
     """
-    from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers import atomic, benchmark
 
     name = name or atomic.find_name(source)
@@ -185,7 +276,7 @@ def prepare_atomic(
             "atomic",
             {"source": source.name, "name": name},
             lambda engine, scratch: atomic.read_atomic(engine, scratch, source, name),
-            FilterSettings(k_core, ties, seed, duplicates, catalogue, False, memory),
+            _filters(k_core, ties, seed, duplicates, catalogue, False, memory),
             text_rules,
             output,
             held_out_share,
@@ -208,11 +299,51 @@ def prepare_atomic(
     )
 
 
+def _prepare_amazon(
+    year: Literal["2018", "2023"],
+    ratings: Path,
+    meta: Path,
+    attributes: list[str],
+    filters: "FilterSettings",
+    text_rules: TextRules,
+    output: Path,
+    held_out_share: float,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from linguarec.data.readers import amazon
+
+    edition = {"2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[year]
+    return _prepare(
+        f"amazon-{year}",
+        {"ratings": ratings.name, "meta": meta.name, "attributes": attributes},
+        lambda engine, scratch: amazon.read_amazon(engine, scratch, edition, ratings, meta, attributes),
+        filters,
+        text_rules,
+        output,
+        held_out_share,
+        overwrite,
+    )
+
+
+def _filters(
+    k_core: int,
+    ties: Ties,
+    seed: int,
+    duplicates: Duplicates,
+    catalogue: Catalogue,
+    drop_without_metadata: bool,
+    memory: str,
+) -> "FilterSettings":
+    from linguarec.data.preparation import FilterSettings
+
+    return FilterSettings(k_core, ties, seed, duplicates, catalogue, drop_without_metadata, memory)
+
+
 def _prepare(
     recipe: str,
     arguments: Mapping[str, Any],
     read: "Reader",
-    settings: Any,
+    filters: "FilterSettings",
     text_rules: TextRules,
     output: Path,
     held_out_share: float,
@@ -223,19 +354,19 @@ def _prepare(
 
     arguments = {
         **arguments,
-        "k_core": settings.k_core,
-        "ties": settings.ties,
-        "duplicates": settings.duplicates,
-        "catalogue": settings.catalogue,
+        "k_core": filters.k_core,
+        "ties": filters.ties,
+        "duplicates": filters.duplicates,
+        "catalogue": filters.catalogue,
     }
     return _write(
         recipe,
         arguments,
-        lambda scratch: prepare_content(scratch, read, settings, lambda values: item_text(values, text_rules)),
+        lambda scratch: prepare_content(scratch, read, filters, lambda values: item_text(values, text_rules)),
         text_rules,
         output,
         held_out_share,
-        settings.seed,
+        filters.seed,
         overwrite,
     )
 

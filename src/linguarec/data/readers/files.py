@@ -225,3 +225,8 @@ def text_columns(
     """Names of the columns of a CSV file; `known`, where given, must be one of them."""
     first_line = _first_line(unpacked(file, scratch), encoding, file)
     return _split_header(first_line, delimiter, [] if known is None else [known], file, quoted)[1]
+
+
+def first_fields(file: Path, scratch: Path) -> list[str]:
+    """Values of the first line of a comma-separated file."""
+    return next(csv.reader([_first_line(unpacked(file, scratch), "utf-8", file)]))

@@ -50,11 +50,7 @@ def read_online_retail(
     described = rows.mutate(position=rows.rowid()).filter(rows.description.notnull())
     log = engine.store(described.select("user", "item", "time", "variant"))
     description = described.description.strip()
-    catalogue = engine.store(
-        described.select(
-            raw_id="item", position="position", description=description.lower() if lower else description
-        ),
-        rows,
-    )
+    versions = described.group_by(raw_id="item", description=description.lower() if lower else description)
+    catalogue = engine.store(versions.agg(position=described.position.min()), rows)
     report = {"rows_read": number, "rows_without_description": number - engine.value(log.count())}
     return Source(log, catalogue, ["description"], has_times=True, report=report)
