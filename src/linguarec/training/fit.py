@@ -24,12 +24,16 @@ MONITOR = "ndcg@10"
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training came to: the best valid metric, its epoch, and the epochs trained in all."""
+    """What a training came to: the best valid metric, its epoch, the epochs trained in all, and one record for each.
+
+    `main_process`: whether this is the process that writes results (there is one, however many trained).
+    """
 
     best_valid: float
     best_epoch: int
     epochs: int
     history: list[dict[str, Any]]
+    main_process: bool
 
 
 def fit(
@@ -91,15 +95,12 @@ def fit(
             use_distributed_sampler=False,
             default_root_dir=run,
         )
-        loader.shard(trainer.global_rank, trainer.world_size)
-        module = FineTuning(model, items, settings, seed)
         trainer.fit(
-            module,
-            train_dataloaders=loader,
+            FineTuning(model, items, loader, settings, seed),
             ckpt_path=str(checkpoint) if resume and checkpoint.exists() else None,
             weights_only=False,
         )
-    return FitResult(best.best, best.best_epoch, trainer.current_epoch, record.rows)
+    return FitResult(best.best, best.best_epoch, trainer.current_epoch, record.rows, trainer.is_global_zero)
 
 
 def uses_bf16(settings: TrainingSettings) -> bool:

@@ -7,7 +7,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.batching.loader import TrainingBatch
+from linguarec.batching.loader import TrainingBatch, TrainingLoader
 from linguarec.training.settings import TrainingSettings
 
 
@@ -18,10 +18,13 @@ class FineTuning(LightningModule):
     resumed run repeats an unbroken one exactly.
     """
 
-    def __init__(self, model: nn.Module, items: ItemBatch, settings: TrainingSettings, seed: int) -> None:
+    def __init__(
+        self, model: nn.Module, items: ItemBatch, loader: TrainingLoader, settings: TrainingSettings, seed: int
+    ) -> None:
         super().__init__()
         self.model = model
         self.items = items
+        self.loader = loader
         self.settings = settings
         self.seed = seed
         self.loss_sum = 0.0
@@ -30,6 +33,11 @@ class FineTuning(LightningModule):
     def on_fit_start(self) -> None:
         """Bring the catalogue to the device once."""
         self.items = self.items.to(self.device)
+
+    def train_dataloader(self) -> TrainingLoader:
+        """This process's part of every step."""
+        self.loader.shard(self.trainer.global_rank, self.trainer.world_size)
+        return self.loader
 
     def on_train_epoch_start(self) -> None:
         """Start the means of the epoch."""

@@ -1,0 +1,33 @@
+"""The whole catalogue of a prepared folder as one `ItemBatch`."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.codes.codebook import ItemCodes
+from linguarec.data.dataset import PreparedDataset
+
+
+def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None, domain: int = 0) -> ItemBatch:
+    """All items of `dataset` in row order, with the named vectors and codes.
+
+    Raises:
+        DataFormatError: the folder has no vectors or codes of that name.
+        StaleFeaturesError: they do not belong to the catalogue's texts.
+    """
+    return ItemBatch(
+        rows=torch.arange(dataset.num_items),
+        domain=torch.full((dataset.num_items,), domain, dtype=torch.int64),
+        features=None if features is None else torch.from_numpy(np.array(dataset.features(features), dtype=np.float32)),
+        codes=None if codes is None else torch.from_numpy(load_codes(dataset, codes).codes.astype(np.int64)),
+    )
+
+
+def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:
+    """The codes `name` of a folder with their code book, checked against its catalogue."""
+    path: Path = dataset.codes_path(name)
+    codes = ItemCodes.load(path)
+    codes.check(dataset.num_items, dataset.texts_fingerprint)
+    return codes
