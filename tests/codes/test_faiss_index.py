@@ -15,6 +15,9 @@ def build(
     index = faiss.index_factory(16, description, metric)
     if description.startswith("OPQ"):
         faiss.downcast_VectorTransform(index.chain.at(0)).niter = 2  # quick rather than good
+    inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+    if "PQ" in description:
+        inner.do_polysemous_training = False  # it only renumbers the centroids, for seconds
     index.train(vectors)
     index.add(vectors)
     return index, vectors
