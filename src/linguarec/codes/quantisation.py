@@ -1,10 +1,10 @@
 """Fit a code book on item vectors, and measure how good its codes are.
 
-k-means is faiss's. The rotation of OPQ is found here (Ge et al., "Optimized Product Quantization", 2013): it starts at
-their parametric solution (principal axes dealt out so that every sub-vector gets the same product of eigenvalues) and is
-then alternated with the code book. faiss's own OPQ starts at a random rotation of a fixed seed: after 50 rounds it still
-distorts more than the parametric start after 5. Fitting runs on one thread: a sum that is split by threads differs in its
-last bits, and equal seeds must give equal books.
+k-means is faiss's. The rotation of OPQ is found here (Ge et al., "Optimized Product Quantization", 2013): it starts
+at their parametric solution (principal axes dealt out so that every sub-vector gets the same product of eigenvalues)
+and is then alternated with the code book. faiss's own OPQ starts at a random rotation of a fixed seed: after 50 rounds
+it still distorts more than the parametric start after 5. Fitting runs on one thread: a sum that is split by threads
+differs in its last bits, and equal seeds must give equal books.
 """
 
 import contextlib
@@ -58,8 +58,8 @@ class QuantisationSettings:
             found.append(f"centroids is {self.centroids}; expected 2 to {MAX_CENTROIDS}.")
         elif self.method != "random" and num_distinct < self.centroids:
             found.append(
-                f"centroids is {self.centroids}, but there are only {num_distinct} distinct vectors ({num_points} items) "
-                f"to fit on; lower centroids to {max(num_distinct // 4, 2)} or so, fit on all items, or on several folders."
+                f"centroids is {self.centroids}, but the {num_points} items to fit on have only {num_distinct} distinct "
+                f"vectors; lower it to {max(num_distinct // 4, 2)} or so, fit on all items, or on several folders."
             )
         if self.rotation_rounds < 0:
             found.append(f"rotation_rounds is {self.rotation_rounds}; expected 0 or more.")
@@ -70,10 +70,10 @@ class QuantisationSettings:
 class CodeStatistics:
     """What the codes of N items are worth.
 
-    `distinct_codes`: different codes among the items. `colliding_items`: items whose code an item of *another* vector has
-    too, so that the model cannot tell them apart. `centroids_used`: mean share of the K centroids that at least one item
-    uses. `perplexity`: mean over the sub-vectors of exp(entropy) of the use, at most K. `distortion`: squared error of the
-    decoded vectors over the vectors' variance around their mean (0 = lossless, 1 = the mean alone; None for random codes).
+    `distinct_codes`: different codes among the items. `colliding_items`: items whose code an item of *another* vector
+    has too, so that the model cannot tell them apart. `centroids_used`: mean share of the K centroids that at least one
+    item uses. `perplexity`: mean over the sub-vectors of exp(entropy) of the use, at most K. `distortion`: squared
+    error of the decoded vectors over their variance (0 = lossless, 1 = the mean alone; None for random codes).
     """
 
     items: int
