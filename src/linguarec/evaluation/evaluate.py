@@ -91,17 +91,41 @@ def evaluate_model(
         tokens_per_batch: bound of the history tokens encoded at once.
         shard: (rank, processes): take every `processes`-th batch from `rank` on; see `join`.
     """
-    device = torch.device(device)
+    with evaluating(model), torch.inference_mode():
+        inputs, keys = encode_items(model, items, device)
+        return rank_cases(
+            model,
+            inputs,
+            keys,
+            cases,
+            exclude_history=exclude_history,
+            within=within,
+            tokens_per_batch=tokens_per_batch,
+            shard=shard,
+        )
+
+
+def rank_cases(
+    model: Recommending,
+    inputs: Tensor,
+    keys: Tensor,
+    cases: EvaluationCases,
+    *,
+    exclude_history: bool = False,
+    within: npt.NDArray[np.int64] | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    shard: tuple[int, int] = (0, 1),
+) -> EvaluationResult:
+    """`evaluate_model` for a catalogue that is encoded already: `inputs` [N, D], `keys` [N, Dk] where the model is."""
     rank, processes = shard
     candidates = None if within is None else torch.from_numpy(np.asarray(within, dtype=np.int64))
     found: list[tuple[npt.NDArray[np.int64], TargetRanks]] = []
     with evaluating(model), torch.inference_mode():
-        inputs, keys = encode_items(model, items, device)
         batches = history_batches(cases.histories, max_length(model), tokens_per_batch, cases.users)
         for number, (index, whole) in enumerate(batches):
             if number % processes != rank:
                 continue
-            batch = whole.to(device)
+            batch = whole.to(keys.device)
             queries = model.queries(batch, inputs)[batch.last]
             targets = torch.from_numpy(cases.targets[index].astype(np.int64))
             exclude = take(cases.histories, index) if exclude_history else None

@@ -1,0 +1,329 @@
+"""A trained run in use: model, catalogue, encoder reference and code book in one folder that can be moved.
+
+    recommender = linguarec.load_model("runs/scientific")
+    recommender.add_items([{"raw_id": "new", "title": "Digital caliper, 150 mm"}])
+    recommender.recommend([["B0001", "new"]], k=10)
+
+The text of a new item goes the way the catalogue went: cleaned, encoded, coded with the stored book, read by the model.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.batching.histories import history_batches
+from linguarec.catalogue import Catalogue, Items
+from linguarec.codes.codebook import Codes, ItemCodes
+from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.ragged import Ragged
+from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
+from linguarec.evaluation.evaluate import encode_items, evaluating, max_length, take
+from linguarec.evaluation.ranks import chunk_rows, full_precision
+from linguarec.files import write_json, writing_file
+from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.models import MODELS, Recommending
+from linguarec.text.cleaning import TextRules
+
+if TYPE_CHECKING:
+    from linguarec.text.encoders import TextEncoder
+
+CATALOGUE_FILE, INPUTS_FILE, KEYS_FILE = "catalogue.parquet", "inputs.npy", "keys.npy"
+ENCODER_FILE, CODES_FILE = "encoder.json", "codes.npz"
+
+Vectors = npt.NDArray[np.floating[Any]]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item; `score` orders the items of one history and means nothing across histories."""
+
+    raw_id: str
+    score: float
+    title: str
+    text: str
+
+
+class Recommender:
+    """Recommends items for histories of raw ids. Made by `from_training` or `load`.
+
+    `inputs` [N, D] and `keys` [N, Dk] are those of the catalogue's entries. `encoder`: whose text vectors the model or
+    its code book reads, None if it reads no text. `codes`: the items' codes and the book that codes new ones, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        description: ModelDescription,
+        catalogue: Catalogue,
+        inputs: Tensor,
+        keys: Tensor,
+        encoder: FeatureInfo | None = None,
+        codes: ItemCodes | None = None,
+    ) -> None:
+        if not len(catalogue) == len(inputs) == len(keys):
+            raise CheckpointMismatchError(
+                f"The catalogue has {len(catalogue)} items, there are {len(inputs)} inputs and {len(keys)} keys."
+            )
+        self.model = model.eval()
+        self.description = description
+        self.catalogue = catalogue
+        self.inputs = inputs
+        self.keys = keys
+        self.encoder = encoder
+        self.codes = codes
+        self._text_encoder: TextEncoder | None = None
+
+    def __repr__(self) -> str:
+        return f"Recommender({self.description.name}, {self.catalogue})"
+
+    @classmethod
+    def from_training(
+        cls,
+        model: nn.Module,
+        description: ModelDescription,
+        dataset: PreparedDataset,
+        items: ItemBatch,
+        features: str | None,
+        codes: str | None,
+    ) -> "Recommender":
+        """The recommender of a model that was trained on `dataset`.
+
+        Args:
+            model: trained.
+            description: of the model.
+            dataset: whose items become the catalogue.
+            items: the catalogue of `dataset`, with the vectors and codes that the model reads.
+            features: name of the dataset's vectors that the model reads, or None.
+            codes: name of the dataset's codes that the model reads, or None.
+        """
+        stored = None if codes is None else ItemCodes.load(dataset.codes_path(codes))
+        encoder = features if stored is None else stored.book.encoder
+        rules = cast(TextRules, dataset.manifest.text_rules)
+        inputs, keys = _encode(model, items, torch.device("cpu"))
+        return cls(
+            model,
+            description,
+            Catalogue.of(dataset.items(), dataset.manifest.attributes, rules),
+            inputs,
+            keys,
+            None if encoder not in dataset.feature_names else dataset.feature_info(str(encoder)),
+            stored,
+        )
+
+    # -- the folder ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs into `folder`, each file atomically; other files there are left alone."""
+        save_pretrained(self.model, self.description, folder)
+        table = self.catalogue.table.replace_schema_metadata({"text_rules": self.catalogue.text_rules})
+        with writing_file(folder / CATALOGUE_FILE) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        for name, tensor in ((INPUTS_FILE, self.inputs), (KEYS_FILE, self.keys)):
+            with writing_file(folder / name) as temporary, temporary.open("wb") as file:
+                np.save(file, tensor.float().cpu().numpy())
+        if self.encoder is not None:
+            write_json(folder / ENCODER_FILE, asdict(self.encoder))
+        if self.codes is not None:
+            self.codes.save(folder / CODES_FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Recommender":
+        """Open a run folder.
+
+        Raises:
+            CheckpointMismatchError: a part is missing, or the parts do not fit together.
+        """
+        folder = Path(folder)
+        model, description = from_pretrained(folder)
+        for name in (CATALOGUE_FILE, INPUTS_FILE, KEYS_FILE):
+            if not (folder / name).exists():
+                raise CheckpointMismatchError(
+                    f"{folder} has no {name}: its training is not finished; go on with it by "
+                    "`linguarec finetune ... --resume`."
+                )
+        table = pq.read_table(folder / CATALOGUE_FILE)
+        rules = (table.schema.metadata or {}).get(b"text_rules", b"default").decode()
+        encoder, codes = folder / ENCODER_FILE, folder / CODES_FILE
+        return cls(
+            model,
+            description,
+            Catalogue(table.replace_schema_metadata(None), rules),
+            torch.from_numpy(np.load(folder / INPUTS_FILE)),
+            torch.from_numpy(np.load(folder / KEYS_FILE)),
+            FeatureInfo(**json.loads(encoder.read_text(encoding="utf-8"))) if encoder.exists() else None,
+            ItemCodes.load(codes) if codes.exists() else None,
+        )
+
+    # -- recommending --------------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = True,
+        within: Sequence[str] | None = None,
+        skip_unknown: bool = False,
+    ) -> list[list[Recommendation]]:
+        """The `k` best items for each history, best first; fewer where fewer are left. Equal scores: catalogue order.
+
+        Args:
+            histories: raw ids of each history, oldest first. The model reads the last `max_length` of them.
+            k: how many items for each.
+            exclude_seen: items of the history are not recommended.
+            within: raw ids of the only items that may be recommended.
+            skip_unknown: leave unknown ids out of histories and `within`, and log how many; else they are an error.
+
+        Raises:
+            UnknownItemError: an id is not in the catalogue, or a history has no known one left.
+            SettingsError: a history is empty, or k is below 1.
+        """
+        if k < 1:
+            raise SettingsError([f"k is {k}; it must be at least 1"])
+        rows, unknown = self.catalogue.rows(histories, skip_unknown)
+        allowed = ~self.catalogue.removed
+        if within is not None:
+            listed, unlisted = self.catalogue.rows([within], skip_unknown)
+            unknown += unlisted
+            candidate = np.zeros(len(self.catalogue), dtype=bool)
+            candidate[listed.values] = True
+            allowed &= candidate
+        if unknown:
+            log.warning("left out %d unknown item ids, for instance %r", len(unknown), unknown[0])
+        best = self._best(rows, k, exclude_seen, np.flatnonzero(allowed))
+        return [[self._recommendation(entry, score) for entry, score in row] for row in best]
+
+    def _best(
+        self, histories: Ragged, k: int, exclude_seen: bool, allowed: npt.NDArray[np.int64]
+    ) -> list[list[tuple[int, float]]]:
+        """(entry, score) of the best `k` of the `allowed` entries for each history."""
+        model, device = cast(Recommending, self.model), self.keys.device
+        keys = self.keys[torch.from_numpy(allowed).to(device)]
+        column_of = np.full(len(self.catalogue), -1, dtype=np.int64)
+        column_of[allowed] = np.arange(len(allowed))
+        best: list[list[tuple[int, float]]] = [[] for _ in range(len(histories))]
+        chunk = chunk_rows(len(keys), device)
+        with torch.inference_mode(), full_precision(device):
+            for index, whole in history_batches(histories, max_length(model)):
+                batch = whole.to(device)
+                queries = model.queries(batch, self.inputs)[batch.last].float()
+                for start in range(0, len(index), chunk):
+                    part = index[start : start + chunk]
+                    scores = queries[start : start + chunk] @ keys.T
+                    if exclude_seen:
+                        seen = take(histories, part)
+                        columns = column_of[seen.values]
+                        cases = np.repeat(np.arange(len(part)), seen.lengths)[columns >= 0]
+                        scores[torch.from_numpy(cases), torch.from_numpy(columns[columns >= 0])] = -torch.inf
+                    for number, row in zip(part.tolist(), _top(scores, k), strict=True):
+                        best[number] = [(int(allowed[column]), score) for column, score in row]
+        return best
+
+    def _recommendation(self, entry: int, score: float) -> Recommendation:
+        catalogue = self.catalogue
+        return Recommendation(catalogue.raw_ids[entry], score, catalogue.title(entry), catalogue.text(entry))
+
+    # -- the catalogue -------------------------------------------------------------------------------------------------
+
+    def add_items(self, items: Items, vectors: Vectors | None = None) -> int:
+        """Add items that the model never saw, known by their text: as if they had been there from the start.
+
+        Args:
+            items: `raw_id` and either the catalogue's attribute columns (missing ones are empty) or `text`.
+            vectors: [n, F] text vectors of the run's encoder, in the order of `items`; None = encode the texts.
+
+        Returns:
+            The number of items added.
+
+        Raises:
+            DataFormatError: an id is missing, there twice or in the catalogue already; a column is missing or unknown.
+            SettingsError: the model knows items by ID only, or its encoder is not at hand.
+        """
+        entries = self.catalogue.new_entries(items)
+        if not len(entries):
+            return 0
+        inputs, keys, codes = self.encode(entries["text"].to_pylist(), vectors)
+        if self.codes is not None and codes is not None:
+            self.codes = ItemCodes(np.concatenate([self.codes.codes, codes]), self.codes.book)
+        self.inputs, self.keys = torch.cat([self.inputs, inputs]), torch.cat([self.keys, keys])
+        self.catalogue = self.catalogue.with_added(entries)
+        return len(entries)
+
+    def remove_items(self, raw_ids: Sequence[str]) -> None:
+        """Never recommend these items again; they stay readable in histories.
+
+        Raises:
+            UnknownItemError: an id is not in the catalogue.
+        """
+        self.catalogue = self.catalogue.with_removed(raw_ids)
+
+    def encode(self, texts: Sequence[str], vectors: Vectors | None = None) -> tuple[Tensor, Tensor, Codes | None]:
+        """Inputs [n, D], keys [n, Dk] and codes [n, M] (or None) of items that the model never saw.
+
+        Args:
+            texts: cleaned item texts.
+            vectors: [n, F] text vectors of the run's encoder; None = encode the texts.
+
+        Raises:
+            SettingsError: the model knows items by ID only, or its encoder is not at hand.
+        """
+        name = self.description.name
+        if MODELS[name].reads == "ids":
+            raise SettingsError(
+                [f"{name} knows items by ID only and cannot read new ones; train a model that reads text"]
+            )
+        found = self._vectors(texts) if vectors is None else np.asarray(vectors, dtype=np.float32)
+        if len(found) != len(texts):
+            raise DataFormatError(f"There are {len(texts)} new items and {len(found)} vectors; give one for each item.")
+        codes = None if self.codes is None else self.codes.book.encode(found)
+        items = ItemBatch(
+            rows=torch.full((len(texts),), -1),
+            domain=torch.zeros(len(texts), dtype=torch.int64),
+            features=torch.from_numpy(found),
+            codes=None if codes is None else torch.from_numpy(codes.astype(np.int64)),
+        )
+        inputs, keys = _encode(self.model, items, self.keys.device)
+        return inputs, keys, codes
+
+    def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        if self.encoder is None or self.encoder.weights_sha256 is None:
+            origin = "" if self.encoder is None else f" ({self.encoder.encoder})"
+            raise SettingsError([f"the run's text vectors{origin} were imported, not encoded here; give `vectors`"])
+        if self._text_encoder is None:
+            from linguarec.text.encoders import TextEncoder
+
+            self._text_encoder = TextEncoder.load(self.encoder)
+        return np.asarray(self._text_encoder.encode(list(texts)), dtype=np.float32)
+
+
+def _encode(model: nn.Module, items: ItemBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+    recommending = cast(Recommending, model)
+    with evaluating(recommending), torch.inference_mode(), full_precision(device):
+        inputs, keys = encode_items(recommending, items, device)
+    return inputs.float(), keys.float()
+
+
+def _top(scores: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """(column, score) of the best `k` of each row, best first, equal ones by column; excluded ones (-inf) left out."""
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return [[] for _ in range(len(scores))]
+    values, columns = scores.topk(k, dim=1)
+    columns, by_column = columns.sort(dim=1)
+    values, by_value = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, by_value)
+    # Which of several items with the last score are among the best k, topk does not say: items with the same text tie.
+    cut = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
+    columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    found = zip(columns.tolist(), values.tolist(), strict=True)
+    return [[(c, v) for c, v in zip(row, best, strict=True) if v != float("-inf")] for row, best in found]

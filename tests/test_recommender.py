@@ -1,0 +1,297 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import linguarec
+from linguarec.batching.catalogue import catalogue_batch
+from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.errors import (
+    CheckpointMismatchError,
+    DataFormatError,
+    SettingsError,
+    StaleFeaturesError,
+    UnknownItemError,
+)
+from linguarec.hub.pretrained import ModelDescription
+from linguarec.models import MODELS
+from linguarec.models.shape import CatalogueShape
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.recommender import Recommender, _top
+
+NUM_ITEMS, WIDTH = 40, 12
+TEXTS = [f"Thing number {row}." for row in range(NUM_ITEMS)]
+TEXT_MODELS = [name for name, entry in MODELS.items() if entry.reads != "ids"]
+HISTORIES = [["i3", "i7", "i1"], ["i20"], [f"i{row}" for row in range(12)]]
+
+
+def vectors_of(texts):
+    """A stand-in for a text encoder: a vector that depends on the text alone."""
+    return np.stack([np.random.default_rng(list(text.encode())).standard_normal(WIDTH) for text in texts]).astype(
+        np.float32
+    )
+
+
+class FakeEncoder:
+    def encode(self, texts):
+        return vectors_of(texts)
+
+
+def book():
+    rng = np.random.default_rng(0)
+    return CodeBook("pq", rng.standard_normal((4, 8, WIDTH // 4)).astype(np.float32), None, None, "enc")
+
+
+def make(name, dataset, embedded=NUM_ITEMS):
+    """A recommender of a small untrained model, the same weights for every catalogue."""
+    torch.manual_seed(0)
+    encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6, initializer_range=0.4)
+    shape = CatalogueShape(embedded, WIDTH, 4, 8)
+    description = ModelDescription(name, MODELS[name].config(), encoder, shape)
+    reads = MODELS[name].reads
+    if "codes" in reads:
+        ItemCodes(book().encode(dataset.features("enc")), book()).save(dataset.codes_path("pq"))
+    features, codes = ("enc" if "features" in reads else None), ("pq" if "codes" in reads else None)
+    items = catalogue_batch(dataset, features, codes)
+    recommender = Recommender.from_training(description.build(), description, dataset, items, features, codes)
+    recommender._text_encoder = FakeEncoder()
+    return recommender
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    return make_dataset([[0, 1, 2]], texts=TEXTS, features={"enc": vectors_of(TEXTS)})
+
+
+@pytest.fixture
+def recommender(dataset):
+    return make("sasrec-text", dataset)
+
+
+def ids(recommendations):
+    return [[found.raw_id for found in row] for row in recommendations]
+
+
+def oracle(recommender, history, k, exclude_seen=True, allowed=None):
+    """Score every item for one history, sort, take k."""
+    from linguarec.batching.batches import SequenceBatch
+
+    rows = torch.tensor([recommender.catalogue.position[raw_id] for raw_id in history][-6:])
+    none = torch.full_like(rows, -1)
+    batch = SequenceBatch(rows, torch.tensor([0, len(rows)]), torch.arange(len(rows)), none, none[:1], none[:1])
+    with torch.no_grad():
+        scores = recommender.keys @ recommender.model.queries(batch, recommender.inputs)[-1]
+    candidates = [
+        (-float(scores[entry]), entry)
+        for entry, raw_id in enumerate(recommender.catalogue.raw_ids)
+        if not (exclude_seen and raw_id in history) and (allowed is None or raw_id in allowed)
+    ]
+    return [recommender.catalogue.raw_ids[entry] for _, entry in sorted(candidates)[:k]]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recommends_the_best_scored_items(name, dataset):
+    recommender = make(name, dataset)
+    assert ids(recommender.recommend(HISTORIES, k=7)) == [oracle(recommender, history, 7) for history in HISTORIES]
+
+
+def test_seen_items_only_on_request(recommender):
+    history = HISTORIES[2]
+    assert not set(ids(recommender.recommend([history], k=28))[0]) & set(history)
+    everything = ids(recommender.recommend([history], k=NUM_ITEMS, exclude_seen=False))[0]
+    assert everything == oracle(recommender, history, NUM_ITEMS, exclude_seen=False)
+
+
+def test_fewer_items_than_asked_for(recommender):
+    assert len(recommender.recommend([HISTORIES[2]], k=1_000)[0]) == NUM_ITEMS - 12
+    assert recommender.recommend([["i1"]], within=["i1"]) == [[]]
+
+
+def test_within_a_whitelist(recommender):
+    allowed = ["i5", "i3", "i30", "i31"]
+    found = recommender.recommend(HISTORIES[:2], k=3, within=allowed)
+    assert ids(found) == [oracle(recommender, history, 3, allowed=allowed) for history in HISTORIES[:2]]
+
+
+def test_a_recommendation_says_what_it_is(recommender):
+    best = recommender.recommend([["i1"]], k=1)[0][0]
+    row = int(best.raw_id[1:])
+    assert (best.title, best.text) == (TEXTS[row], TEXTS[row])
+    assert recommender.recommend([["i1"]], k=5)[0][0].score == best.score
+
+
+def test_items_with_equal_scores_come_in_the_order_of_the_catalogue():
+    scores = torch.tensor([[1.0, 2.0, 1.0, 1.0, 0.0, 1.0, -torch.inf]] * 2)
+    assert _top(scores, 3) == [[(1, 2.0), (0, 1.0), (2, 1.0)]] * 2
+    assert [column for column, _ in _top(scores, 7)[0]] == [1, 0, 2, 3, 5, 4]
+
+
+# -- unknown ids and bad requests
+
+
+def test_unknown_ids_are_named_with_what_is_near(recommender):
+    with pytest.raises(
+        UnknownItemError, match=r"catalogue of 40 items: 'i77' \(near: i7.*\), 'zzzz'\. Correct the ids"
+    ):
+        recommender.recommend([["i1", "i77"], ["zzzz"]])
+    with pytest.raises(UnknownItemError, match="and 4 more"):
+        recommender.recommend([[f"zz{number}" for number in range(9)]])
+
+
+def test_unknown_ids_are_skipped_on_request_and_counted(recommender, caplog):
+    found = recommender.recommend([["nope", "i3", "i7", "nope", "i1"]], skip_unknown=True)
+    assert ids(found) == ids(recommender.recommend(HISTORIES[:1]))
+    assert "left out 1 unknown item ids, for instance 'nope'" in caplog.text
+    with pytest.raises(UnknownItemError, match="History 2 has no known item"):
+        recommender.recommend([["i1"], ["nope"]], skip_unknown=True)
+
+
+def test_requests_without_an_answer_are_refused(recommender):
+    with pytest.raises(SettingsError, match="history 2 is empty"):
+        recommender.recommend([["i1"], []])
+    with pytest.raises(SettingsError, match="k is 0"):
+        recommender.recommend([["i1"]], k=0)
+    assert recommender.recommend([]) == []
+
+
+# -- new items
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_items_added_later_equal_items_there_from_the_start(name, make_dataset):
+    """The last five items are unknown to the first recommender, and rows without an ID embedding to the second."""
+    few = make_dataset([[0, 1]], texts=TEXTS[:35], features={"enc": vectors_of(TEXTS[:35])}, name="few")
+    added = make(name, few)
+    assert added.add_items([{"raw_id": f"i{row}", "title": TEXTS[row]} for row in range(35, 40)]) == 5
+
+    every = make_dataset([[0, 1]], texts=TEXTS, features={"enc": vectors_of(TEXTS)}, name="all")
+    at_once = make(name, few)
+    rows = torch.where(torch.arange(40) < 35, torch.arange(40), -1)
+    features, codes = ("enc" if "features" in MODELS[name].reads else None), None
+    items = replace(catalogue_batch(every, features, codes), rows=rows)
+    if "codes" in MODELS[name].reads:
+        items = replace(items, codes=torch.from_numpy(book().encode(vectors_of(TEXTS)).astype(np.int64)))
+    with torch.no_grad():
+        inputs, keys = at_once.model.item_inputs(items), at_once.model.item_keys(items)
+    assert torch.allclose(added.inputs, inputs, atol=1e-5)
+    assert torch.allclose(added.keys, keys, atol=1e-5)
+
+    history = [["i2", "i36", "i39"]]
+    assert ids(added.recommend(history, k=40)) == [oracle(added, history[0], 40)]
+    assert any(found.raw_id in ("i35", "i37", "i38") for found in added.recommend(history, k=40)[0])
+    if added.codes is not None:
+        assert np.array_equal(added.codes.codes[35:], book().encode(vectors_of(TEXTS[35:])))
+
+
+def test_new_texts_are_cleaned_like_the_catalogue(recommender):
+    recommender.add_items(pa.table({"raw_id": ["a", "b"], "title": ['13" Ruler &amp; bits...', "Saw"]}))
+    assert recommender.catalogue.text(40) == "13 Ruler & bits."
+    assert torch.allclose(recommender.inputs[41], recommender.encode(["Saw."])[0][0])
+    recommender.add_items([{"raw_id": "c", "text": "Saw"}])
+    assert torch.allclose(recommender.keys[42], recommender.keys[41], atol=1e-5)
+
+
+def test_vectors_may_be_given(recommender):
+    recommender._text_encoder = None
+    recommender.add_items([{"raw_id": "new", "title": "x"}], vectors=vectors_of([TEXTS[4]]))
+    assert torch.allclose(recommender.keys[40], recommender.keys[4], atol=1e-6)
+    with pytest.raises(DataFormatError, match="1 new items and 2 vectors"):
+        recommender.add_items([{"raw_id": "other", "title": "x"}], vectors=vectors_of(TEXTS[:2]))
+
+
+def test_removed_items_are_read_but_not_recommended(recommender):
+    before = ids(recommender.recommend(HISTORIES[:1], k=3))[0]
+    recommender.remove_items([before[0], "i3"])
+    assert ids(recommender.recommend(HISTORIES[:1], k=2))[0] == before[1:3]
+    recommender.remove_items([])
+    with pytest.raises(UnknownItemError, match="'gone'"):
+        recommender.remove_items(["gone"])
+
+
+def test_a_removed_item_can_be_added_with_another_text(recommender):
+    recommender.remove_items(["i3"])
+    recommender.add_items([{"raw_id": "i3", "title": "Something else"}])
+    assert recommender.catalogue.position["i3"] == 40
+    everything = recommender.recommend([["i1"]], k=100)[0]
+    assert [found.text for found in everything if found.raw_id == "i3"] == ["Something else."]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([{"title": "x"}], "New item 1 has no `raw_id`; it has: title"),
+        ([{"raw_id": "n", "title": "x"}, {"raw_id": "n", "title": "y"}], "New item 2: the raw_id 'n' is there twice"),
+        ([{"raw_id": "i3", "title": "x"}], "'i3' is in the catalogue already"),
+        ([{"raw_id": "n", "colour": "red"}], "has the column 'colour'; this catalogue knows: raw_id, title, text"),
+        ([{"raw_id": "n", "title": None}], "cannot be read: it has none of title, text"),
+    ],
+)
+def test_bad_new_items_are_refused_and_change_nothing(recommender, items, message):
+    with pytest.raises(DataFormatError, match=message):
+        recommender.add_items(items)
+    assert len(recommender.catalogue) == len(recommender.keys) == NUM_ITEMS
+
+
+def test_a_model_of_ids_cannot_read_new_items(dataset):
+    with pytest.raises(SettingsError, match="sasrec knows items by ID only"):
+        make("sasrec", dataset).add_items([{"raw_id": "n", "title": "x"}])
+
+
+def test_imported_vectors_cannot_be_made_for_new_texts(recommender):
+    recommender._text_encoder = None
+    recommender.encoder = replace(recommender.encoder, weights_sha256=None)
+    with pytest.raises(SettingsError, match=r"text vectors \(enc\) were imported"):
+        recommender.add_items([{"raw_id": "n", "title": "x"}])
+
+
+def test_vectors_of_another_encoder_are_refused_by_the_code_book(dataset):
+    with pytest.raises(StaleFeaturesError, match="width 12"):
+        make("vqrec", dataset).add_items([{"raw_id": "n", "title": "x"}], vectors=np.zeros((1, 5), np.float32))
+
+
+# -- the folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_run_can_be_moved_and_gives_the_same_answers(name, dataset, tmp_path):
+    recommender = make(name, dataset)
+    if name in TEXT_MODELS:
+        recommender.add_items([{"raw_id": "new", "title": "Newcomer"}])
+    recommender.remove_items(["i9"])
+    recommender.save(tmp_path / "run")
+    shutil.rmtree(dataset.path)
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+
+    loaded = linguarec.load_model(tmp_path / "elsewhere")
+    assert torch.equal(loaded.keys, recommender.keys)
+    assert loaded.recommend(HISTORIES, k=30) == recommender.recommend(HISTORIES, k=30)
+    assert repr(loaded) == repr(recommender)
+    assert loaded.encoder == recommender.encoder
+    if name in TEXT_MODELS:
+        loaded._text_encoder = FakeEncoder()
+        for either in (loaded, recommender):
+            either.add_items([{"raw_id": "newer", "title": "Latecomer"}])
+        assert torch.equal(loaded.keys, recommender.keys)
+
+
+def test_an_unfinished_run_is_refused(recommender, tmp_path):
+    recommender.save(tmp_path)
+    (tmp_path / "keys.npy").unlink()
+    with pytest.raises(CheckpointMismatchError, match=r"has no keys\.npy: its training is not finished"):
+        Recommender.load(tmp_path)
+
+
+def test_parts_of_different_runs_are_refused(recommender, tmp_path):
+    recommender.save(tmp_path)
+    np.save(tmp_path / "keys.npy", np.zeros((3, 16), np.float32))
+    with pytest.raises(CheckpointMismatchError, match="40 items, there are 40 inputs and 3 keys"):
+        Recommender.load(tmp_path)
+
+
+def test_the_folder_names_the_encoder(recommender, tmp_path):
+    recommender.save(tmp_path)
+    assert json.loads((tmp_path / "encoder.json").read_text())["encoder"] == "enc"
