@@ -1,0 +1,239 @@
+"""Evaluate: rank the targets of a split with a trained run, beside popularity and chance."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import EvaluationCases
+    from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.recommender import Recommender
+
+SETTINGS_FILE = "settings.json"
+
+
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    split: Literal["test", "valid"] = "test",
+    protocol: str | None = None,
+    zero_shot: bool = False,
+    exclude_history: bool = False,
+    ks: list[int] | None = None,
+    plots: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Rank each target among the whole catalogue and report recall, ndcg and mrr, beside popularity and chance.
+
+    Means are over users, with 95 % bootstrap intervals; with equal scores a metric is the mean over the tied ranks. The
+    same for new and known targets, by their popularity and by history length. Results and plots go into the run folder.
+
+    Args:
+        run: run folder of a trained model
+        data: prepared dataset folder; by default the one that the run was trained on
+        split: which targets are ranked
+        protocol: how the folder was split (leave-one-out, temporal, held-out-items); by default as in the training
+        zero_shot: items that the run does not know are read by their text; without this they are an error
+        exclude_history: items of the history are no candidates (the published protocol keeps them)
+        ks: list lengths of recall and ndcg; 10 and 50 by default
+        plots: write plots by history length and popularity
+        seed: of the bootstrap
+    """
+    import time
+
+    import numpy as np
+    from rich.console import Console
+
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import ROLE_OF_PART, evaluation_cases, training_sequences
+    from linguarec.evaluation import baselines
+    from linguarec.evaluation.evaluate import rank_cases
+    from linguarec.evaluation.slices import slices, training_counts
+    from linguarec.evaluation.summary import slices_table, summarise, systems_table
+    from linguarec.files import write_json
+    from linguarec.recipes.tables import show_table
+    from linguarec.recommender import Recommender
+
+    ks = sorted(ks or [10, 50])
+    if ks[0] < 1:
+        raise SettingsError([f"ks holds {ks[0]}; each must be at least 1"])
+    settings = read_settings(run)
+    recommender = Recommender.load(run)
+    dataset = PreparedDataset.open(data or _trained_on(run, settings))
+    own_data = dataset.fingerprint == settings["data_fingerprint"]
+    if data is None and not own_data:
+        raise DataFormatError(
+            f"{dataset.path} was prepared anew since {run} was trained on it: the fingerprint of its content is now "
+            f"{dataset.fingerprint[:12]}, the run has {settings['data_fingerprint'][:12]}. Train again, or name the "
+            "folder, to evaluate the run on it as on any other data."
+        )
+    protocol = protocol or settings["split"]
+    roles = dataset.roles(protocol)
+    cases = evaluation_cases(dataset.sequences, roles, split)
+    if len(cases) == 0:
+        raise DataFormatError(f"{dataset.path}: split {protocol!r} has no {split} target with a history before it.")
+    counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
+    inputs, keys, new_items = item_tensors(recommender, dataset, zero_shot)
+    started = time.perf_counter()
+    result = rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)  # type: ignore[arg-type]
+    seconds = time.perf_counter() - started
+    systems = {
+        settings["model"]: result,
+        "popularity": baselines.popularity(cases, counts, exclude_history),
+        "chance": baselines.chance(cases, dataset.num_items, exclude_history),
+    }
+    summary = {
+        "run": str(run),
+        "model": settings["model"],
+        "data": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "trained_on_this_data": own_data,
+        "protocol": protocol,
+        "split": split,
+        "exclude_history": exclude_history,
+        "items": dataset.num_items,
+        "items_read_by_text": new_items,
+        "targets": len(cases),
+        "targets_without_history": int((np.asarray(roles) == ROLE_OF_PART[split]).sum()) - len(cases),
+        "users": len(np.unique(cases.users)),
+        "seconds": round(seconds, 3),
+        **summarise(systems, slices(cases, counts), ks, seed),
+    }
+    folder = run / "evaluation"
+    name = _result_name(split, settings, dataset, protocol, own_data, exclude_history)
+    summary["files"] = [str(path) for path in _write(folder, name, summary, result, cases, plots)]
+    write_json(folder / f"{name}.json", summary)
+
+    console = Console()
+    size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
+    what = f"{settings['model']} on {dataset.name}, {protocol}, {split}: {size}"
+    show_table(console, systems_table(summary), what)
+    show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
+    console.print(f"written: {folder / f'{name}.json'}")
+    return summary
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The settings that a run was trained with.
+
+    Raises:
+        CheckpointMismatchError: the folder is not one of a trained run.
+    """
+    import json
+
+    file = run / SETTINGS_FILE
+    if not file.is_file():
+        raise CheckpointMismatchError(
+            f"{run} is not a run folder: it has no {SETTINGS_FILE}. Make one by `linguarec finetune`."
+        )
+    try:
+        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointMismatchError(f"{file} is not JSON: {error}.") from error
+    return settings
+
+
+def item_tensors(
+    recommender: "Recommender", dataset: "PreparedDataset", zero_shot: bool
+) -> "tuple[Tensor, Tensor, int]":
+    """Inputs and keys of the dataset's items in its row order, and how many of them the run did not know.
+
+    Known items are found by raw id. Unknown ones are read by their text: by the dataset's vectors of the run's encoder,
+    or, if it has none, they are encoded now.
+
+    Raises:
+        DataFormatError: items are unknown and `zero_shot` is false.
+    """
+    import numpy as np
+    import torch
+
+    position = recommender.catalogue.position
+    entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
+    unknown = np.flatnonzero(entries < 0)
+    known = torch.from_numpy(np.where(entries < 0, 0, entries))
+    inputs, keys = recommender.inputs[known], recommender.keys[known]
+    if len(unknown) == 0:
+        return inputs, keys, 0
+    if not zero_shot:
+        raise DataFormatError(
+            f"{len(unknown):,} of the {dataset.num_items:,} items of {dataset.path} are unknown to the run, such as "
+            f"{dataset.raw_item_ids[unknown[0]]!r}. Pass --zero-shot to read them by their text."
+        )
+    rules = recommender.catalogue.text_rules
+    if dataset.manifest.text_rules != rules:
+        raise DataFormatError(
+            f"{dataset.path}: its texts were cleaned by the rules {dataset.manifest.text_rules!r}, those of the run by "
+            f"{rules!r}; prepare it again with --text-rules {rules}."
+        )
+    vectors = None
+    for name in dataset.feature_names:
+        info, own = dataset.feature_info(name), recommender.encoder
+        if own is not None and own.weights_sha256 and _same_encoder(info, own):
+            vectors = np.asarray(dataset.features(name)[unknown], dtype=np.float32)
+            break
+    new_inputs, new_keys, _ = recommender.encode([dataset.texts[row] for row in unknown], vectors)
+    place = torch.from_numpy(unknown)
+    inputs[place], keys[place] = new_inputs, new_keys
+    return inputs, keys, len(unknown)
+
+
+def _same_encoder(left: Any, right: Any) -> bool:
+    names = ("weights_sha256", "width", "pooling", "text_rules", "max_tokens", "normalised")
+    return all(getattr(left, name) == getattr(right, name) for name in names)
+
+
+def _trained_on(run: Path, settings: dict[str, Any]) -> Path:
+    path = Path(settings["data"])
+    if not path.exists():
+        raise DataFormatError(
+            f"{run} was trained on {path}, which is not there; name the folder: `linguarec evaluate {run} DATA`."
+        )
+    return path
+
+
+def _result_name(
+    split: str,
+    settings: dict[str, Any],
+    dataset: "PreparedDataset",
+    protocol: str,
+    own_data: bool,
+    exclude_history: bool,
+) -> str:
+    parts = [split]
+    if not own_data:
+        parts.append(dataset.name)
+    if not own_data or protocol != settings["split"]:
+        parts.append(protocol)
+    if exclude_history:
+        parts.append("without-history")
+    return "-".join(parts)
+
+
+def _write(
+    folder: Path, name: str, summary: dict[str, Any], result: "EvaluationResult", cases: "EvaluationCases", plots: bool
+) -> list[Path]:
+    """The ranks of every case, and the plots; the paths written."""
+    import numpy as np
+
+    from linguarec.evaluation.plots import plot_by_slice
+    from linguarec.evaluation.summary import slice_series
+    from linguarec.files import writing_file
+
+    ranks = folder / f"{name}.ranks.npz"
+    with writing_file(ranks) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file, users=result.users, targets=cases.targets, greater=result.ranks.greater, ties=result.ranks.ties
+        )
+    written = [ranks]
+    metric = next(metric for metric in summary["systems"]["chance"] if metric.startswith("ndcg"))
+    for group, file_name in (("history length", "history-length"), ("popularity of the target", "popularity")):
+        series = slice_series(summary, group, metric)
+        if plots and len(series["chance"]) > 1:
+            path = folder / f"{name}.{file_name}.png"
+            plot_by_slice(path, f"{summary['data']}, {summary['split']}: {metric} by {group}", group, metric, series)
+            written.append(path)
+    return written
