@@ -117,13 +117,17 @@ class TrainingLoader:
         windows = self._windows
         num_targets = windows.num_targets
         share = num_targets[part].sum() * self.processes / num_targets[whole].sum()
+        idle = (
+            len(part) == 0
+        )  # fewer windows than processes: run one without targets, so that all processes do the same
+        part = whole[:1] if idle else part
         start, stop, first_target = windows.start[part], windows.stop[part], windows.first_target[part]
         lengths = stop - start
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         flat = positions + np.repeat(start, lengths)
         targets = self.items[flat + 1].astype(np.int64)
-        targets[flat + 1 < np.repeat(first_target, lengths)] = -1
+        targets[(flat + 1 < np.repeat(first_target, lengths)) | idle] = -1
         sequences = SequenceBatch(
             items=torch.from_numpy(self.items[flat].astype(np.int64)),
             offsets=torch.from_numpy(offsets),

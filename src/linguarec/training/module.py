@@ -48,8 +48,9 @@ class FineTuning(LightningModule):
         torch.manual_seed(hash((self.seed, batch.step, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
         loss: Tensor = self.model.finetune_loss(batch.sequences, self.items) * batch.loss_scale  # type: ignore[operator]
         count = int((batch.sequences.targets >= 0).sum())
-        self.loss_sum += float(loss.detach()) / batch.loss_scale * count
-        self.targets += count
+        if count:
+            self.loss_sum += float(loss.detach()) / batch.loss_scale * count
+            self.targets += count
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

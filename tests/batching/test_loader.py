@@ -1,0 +1,95 @@
+"""Training steps: complete, repeatable, resumable, and evenly split over processes."""
+
+import numpy as np
+import pytest
+
+from linguarec.batching.loader import TrainingBatch, TrainingLoader
+from linguarec.errors import SettingsError
+
+LENGTHS = [2, 3, 30, 4, 9, 2, 12, 5, 21, 7]
+
+
+def make(stride: int | None = None, seed: int = 0) -> TrainingLoader:
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
+    return TrainingLoader(np.arange(offsets[-1], dtype=np.int32) + 100, offsets, 8, 16, stride, seed)
+
+
+def content(batch: TrainingBatch) -> list[tuple[list[int], list[int]]]:
+    """(items, targets) of each row."""
+    offsets = batch.sequences.offsets.tolist()
+    return [
+        (batch.sequences.items[start:stop].tolist(), batch.sequences.targets[start:stop].tolist())
+        for start, stop in zip(offsets, offsets[1:], strict=False)
+    ]
+
+
+def test_targets_are_the_items_that_follow() -> None:
+    seen: list[int] = []
+    for batch in make():
+        for items, targets in content(batch):
+            for item, target in zip(items, targets, strict=True):
+                assert target in (-1, item + 1)  # items are numbered along the log
+                seen += [target] * (target >= 0)
+    assert len(seen) == len(set(seen)) == sum(length - 1 for length in LENGTHS)
+
+
+def test_positions_count_from_the_start_of_the_window_and_rows_come_by_length() -> None:
+    for batch in make():
+        offsets = batch.sequences.offsets
+        lengths = (offsets[1:] - offsets[:-1]).tolist()
+        assert lengths == sorted(lengths)
+        expected = [position for length in lengths for position in range(length)]
+        assert batch.sequences.positions.tolist() == expected
+
+
+def test_epochs_differ_and_seeds_repeat() -> None:
+    loader = make()
+    epochs = [[content(batch) for batch in loader] for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert [content(batch) for batch in make()] == epochs[0]
+    assert [content(batch) for batch in make(seed=1)] != epochs[0]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 7])
+def test_goes_on_where_its_state_was_taken(taken: int) -> None:
+    loader = make(stride=3)
+    steps = len(loader)
+    unbroken = [content(batch) for _ in range(3) for batch in loader]
+    loader, stream = make(stride=3), []
+    while len(stream) < taken:
+        for batch in loader:
+            stream.append(content(batch))
+            if len(stream) == taken:
+                break
+    resumed = make(stride=3)
+    resumed.load_state_dict(loader.state_dict())
+    while len(stream) < 3 * steps:
+        stream += [content(batch) for batch in resumed]
+    assert stream == unbroken
+
+
+def test_processes_share_a_step_and_their_scaled_losses_average_to_its_mean() -> None:
+    whole = make()
+    parts = [make() for _ in range(3)]
+    for rank, part in enumerate(parts):
+        part.shard(rank, 3)
+    for batch, *shares in zip(whole, *parts, strict=True):
+        rows = sorted(row for share in shares if share.loss_scale for row in content(share))
+        assert rows == sorted(content(batch))
+        trained = [share for share in shares if bool((share.sequences.targets >= 0).any())]
+        assert all(share.loss_scale == 0 for share in shares if share not in trained)
+        scaled = sum(mean_target(share) * share.loss_scale for share in trained) / 3
+        assert scaled == pytest.approx(mean_target(batch))
+        assert batch.loss_scale == 1
+        assert {share.step for share in shares} == {batch.step}
+
+
+def mean_target(batch: TrainingBatch) -> float:
+    targets = batch.sequences.targets
+    return float(targets[targets >= 0].double().mean())
+
+
+def test_steps_too_small_for_one_window_are_refused() -> None:
+    offsets = np.array([0, 9], dtype=np.int64)
+    with pytest.raises(SettingsError, match="targets_per_step is 10; it must be at least 2 \\* max_length = 16"):
+        TrainingLoader(np.zeros(9, np.int32), offsets, 8, 10, None, 0)

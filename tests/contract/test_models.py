@@ -1,0 +1,201 @@
+"""What every model of the table must do, unasked, with either sequence encoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.loader import TrainingLoader
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases, evaluation_cases, leave_one_out, training_sequences
+from linguarec.data.synthetic import TINY, Domain, generate_world, word_vectors
+from linguarec.evaluation.baselines import popularity
+from linguarec.evaluation.evaluate import evaluate_model
+from linguarec.evaluation.slices import training_counts
+from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.models import MODELS
+from linguarec.models.shape import CatalogueShape
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+
+WIDTH, CODE_BOOKS, CENTROIDS = 32, 4, 16
+ENCODERS: dict[str, EncoderConfig] = {
+    "transformer": TransformerConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
+    "gru": GRUConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
+}
+EVERY_MODEL = [(name, encoder) for name in MODELS for encoder in ENCODERS]
+
+
+@dataclass(frozen=True)
+class World:
+    """The tiny synthetic world as tensors."""
+
+    domain: Domain
+    items: ItemBatch
+    train: Ragged
+    test: EvaluationCases
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    domain = generate_world(seed=0, domains=1, size=TINY)[0]
+    vectors = torch.from_numpy(word_vectors([item.text for item in domain.items], WIDTH))
+    # A code for each sub-vector: the sign pattern of four random projections, so that like texts have like codes.
+    planes = torch.randn(CODE_BOOKS, WIDTH, 4, generator=torch.Generator().manual_seed(0))
+    codes = ((torch.einsum("nw,mwp->nmp", vectors, planes) > 0) * 2 ** torch.arange(4)).sum(-1)
+    number = len(domain.items)
+    items = ItemBatch(torch.arange(number), torch.zeros(number, dtype=torch.int64), vectors, codes)
+    roles = leave_one_out(domain.sequences.offsets)
+    return World(
+        domain,
+        items,
+        training_sequences(domain.sequences, roles),
+        evaluation_cases(domain.sequences, roles, "test"),
+    )
+
+
+def describe(name: str, encoder: str, world: World) -> ModelDescription:
+    shape = CatalogueShape(len(world.items), WIDTH, CODE_BOOKS, CENTROIDS)
+    return ModelDescription(name, MODELS[name].config(), ENCODERS[encoder], shape)
+
+
+@pytest.fixture(params=EVERY_MODEL, ids=lambda pair: "-".join(pair))
+def description(request: pytest.FixtureRequest, world: World) -> ModelDescription:
+    return describe(*request.param, world)
+
+
+@pytest.fixture
+def model(description: ModelDescription) -> nn.Module:
+    torch.manual_seed(0)
+    return description.build().eval()
+
+
+def ragged_batch(lengths: list[int], num_items: int) -> SequenceBatch:
+    """Random histories of the given lengths, in that order."""
+    generator = torch.Generator().manual_seed(1)
+    offsets = torch.tensor([0, *np.cumsum(lengths).tolist()])
+    total = int(offsets[-1])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    items = torch.randint(num_items, (total,), generator=generator)
+    targets = torch.randint(num_items, (total,), generator=generator)
+    zeros = torch.zeros(len(lengths), dtype=torch.int64)
+    return SequenceBatch(items, offsets, positions, targets, zeros, zeros)
+
+
+def one_row(batch: SequenceBatch, row: int) -> SequenceBatch:
+    part = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
+    offsets = torch.tensor([0, part.stop - part.start])
+    zero = torch.zeros(1, dtype=torch.int64)
+    return SequenceBatch(batch.items[part], offsets, batch.positions[part], batch.targets[part], zero, zero)
+
+
+@torch.no_grad()
+def test_a_row_alone_equals_the_row_in_its_batch(model: nn.Module, world: World) -> None:
+    batch = ragged_batch([5, 1, 20, 3, 5], len(world.items))
+    inputs = model.item_inputs(world.items)
+    together = model.queries(batch, inputs)
+    for row in range(len(batch)):
+        alone = model.queries(one_row(batch, row), inputs)
+        torch.testing.assert_close(alone, together[batch.offsets[row] : batch.offsets[row + 1]], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_no_position_sees_what_comes_after_it(model: nn.Module, world: World) -> None:
+    batch = ragged_batch([12], len(world.items))
+    inputs = model.item_inputs(world.items)
+    before = model.queries(batch, inputs)
+    batch.items[7:] = (batch.items[7:] + 1) % len(world.items)
+    after = model.queries(batch, inputs)
+    torch.testing.assert_close(after[:7], before[:7], atol=1e-6, rtol=1e-6)
+    assert (after[7:] - before[7:]).abs().amax(dim=-1).min() > 1e-4
+
+
+def test_every_parameter_gets_a_gradient(model: nn.Module, world: World) -> None:
+    model.train()
+    model.finetune_loss(ragged_batch([20, 4, 9], len(world.items)), world.items).backward()
+    without = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not bool(parameter.grad.abs().sum() > 0)
+    ]
+    assert without == []
+
+
+def test_positions_without_target_take_no_part_in_the_loss(model: nn.Module, world: World) -> None:
+    batch = ragged_batch([6, 4], len(world.items))
+    batch.targets[:6] = -1
+    alone = model.finetune_loss(one_row(batch, 1), world.items)
+    torch.testing.assert_close(model.finetune_loss(batch, world.items), alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_saved_and_loaded_gives_identical_scores(
+    model: nn.Module, description: ModelDescription, world: World, tmp_path: Path
+) -> None:
+    save_pretrained(model, description, tmp_path)
+    loaded, read = from_pretrained(tmp_path)
+    assert read == description
+    batch = ragged_batch([7, 3], len(world.items))
+    for each in (model, loaded):
+        each.eval()
+    scores, again = (
+        each.queries(batch, each.item_inputs(world.items)) @ each.item_keys(world.items).T for each in (model, loaded)
+    )
+    assert torch.equal(scores, again)
+
+
+@torch.no_grad()
+def test_reordering_the_catalogue_reorders_the_scores(model: nn.Module, world: World) -> None:
+    order = torch.randperm(len(world.items), generator=torch.Generator().manual_seed(2))
+    place = torch.argsort(order)
+    moved_items = world.items.select(order)  # rows move along, so an ID model still knows its items
+    batch = ragged_batch([7, 3], len(world.items))
+    scores = model.queries(batch, model.item_inputs(world.items)) @ model.item_keys(world.items).T
+    moved_batch = SequenceBatch(
+        place[batch.items], batch.offsets, batch.positions, batch.targets, batch.users, batch.domain
+    )
+    moved = model.queries(moved_batch, model.item_inputs(moved_items)) @ model.item_keys(moved_items).T
+    torch.testing.assert_close(moved, scores[:, order], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_new_item_needs_no_row(model: nn.Module, description: ModelDescription, world: World) -> None:
+    """Text alone gives a new item the key it would have had; an ID adds nothing for it."""
+    new = world.items.select(torch.tensor([3]))
+    new.rows[:] = -1
+    key = model.item_keys(new)[0]
+    known = model.item_keys(world.items)[3]
+    reads = MODELS[description.name].reads
+    if reads == "ids":
+        assert torch.equal(key, torch.zeros_like(key))
+    elif reads == "ids+features":
+        model.item.weight[3] = 0
+        torch.testing.assert_close(key, model.item_keys(world.items)[3], atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(key, known, atol=1e-3)
+    else:
+        torch.testing.assert_close(key, known, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_learns_the_synthetic_world(name: str, encoder: str, world: World) -> None:
+    """Beats popularity by a quarter and comes near the best score that the world's law allows."""
+    torch.manual_seed(0)
+    model = describe(name, encoder, world).build()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    loader = TrainingLoader(np.asarray(world.train.values), world.train.offsets, 20, 200, None, seed=0)
+    model.train()
+    for _ in range(32):
+        for batch in loader:
+            optimizer.zero_grad()
+            model.finetune_loss(batch.sequences, world.items).backward()
+            optimizer.step()
+    counts = training_counts(world.train.values, len(world.items))
+    baseline = popularity(world.test, counts).mean("ndcg@10")
+    reached = evaluate_model(model.eval(), world.items, world.test).mean("ndcg@10")
+    best = world.domain.best_possible()["ndcg@10"]
+    assert reached > 1.25 * baseline, f"{reached:.3f} against popularity {baseline:.3f}"
+    assert reached > 0.6 * best, f"{reached:.3f} against the best possible {best:.3f}"

@@ -1,0 +1,80 @@
+"""Layout, adaptor, code embedding and loss against their plain formulas."""
+
+import torch
+from torch.nn import functional as F
+
+from linguarec.nn.adaptor import MixtureOfExpertsAdaptor
+from linguarec.nn.code_embedding import CodeEmbedding
+from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.ragged import RaggedLayout
+
+
+def test_layout_gathers_sequences_of_one_length_and_puts_them_back() -> None:
+    offsets = torch.tensor([0, 3, 3, 4, 7, 9])  # lengths 3, 0, 1, 3, 2
+    layout = RaggedLayout.of(offsets)
+    assert layout.blocks == ((1, 1), (1, 2), (2, 3))
+    tokens = torch.arange(9)
+    assert layout.to_blocks(tokens).tolist() == [3, 7, 8, 0, 1, 2, 4, 5, 6]
+    assert torch.equal(layout.from_blocks(layout.to_blocks(tokens)), tokens)
+
+
+def test_layout_of_sorted_sequences_moves_nothing() -> None:
+    layout = RaggedLayout.of(torch.tensor([0, 1, 2, 5]))
+    assert layout.order is None
+    assert layout.blocks == ((2, 1), (1, 3))
+
+
+def test_adaptor_is_the_sum_of_gated_whitenings() -> None:
+    torch.manual_seed(0)
+    adaptor = MixtureOfExpertsAdaptor(12, 5, experts=3, dropout=0.2, deviation=0.1).eval()
+    for parameter in adaptor.parameters():
+        torch.nn.init.normal_(parameter)
+    features = torch.randn(7, 12)
+    gates = (features @ adaptor.gate).softmax(-1)
+    expected = sum(
+        gates[:, e, None] * ((features - adaptor.shift[e]) @ adaptor.weight[e].T) for e in range(adaptor.experts)
+    )
+    torch.testing.assert_close(adaptor(features), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adaptor_noise_is_drawn_while_training_only() -> None:
+    torch.manual_seed(0)
+    adaptor = MixtureOfExpertsAdaptor(12, 5, experts=3, dropout=0.0, deviation=0.1)
+    features = torch.randn(7, 12)
+    assert not torch.equal(adaptor(features), adaptor(features))
+    adaptor.eval()
+    assert torch.equal(adaptor(features), adaptor(features))
+
+
+def test_code_embedding_is_the_mean_over_sub_spaces() -> None:
+    torch.manual_seed(0)
+    table = CodeEmbedding(code_books=3, centroids=4, hidden_size=6, deviation=1.0)
+    codes = torch.tensor([[0, 3, 1], [2, 2, 2]])
+    expected = torch.stack([sum(table.weight[4 * m + code[m]] for m in range(3)) / 3 for code in codes])
+    torch.testing.assert_close(table(codes), expected)
+
+
+def test_loss_is_the_mean_cross_entropy_of_positions_with_a_target() -> None:
+    torch.manual_seed(0)
+    queries, keys = torch.randn(6, 8), torch.randn(11, 8)
+    targets = torch.tensor([3, -1, 0, 10, -1, 7])
+    expected = F.cross_entropy(queries @ keys.T, targets, ignore_index=-1)
+    torch.testing.assert_close(catalogue_cross_entropy(queries, keys, targets), expected)
+
+
+def test_loss_in_chunks_equals_loss_in_one_pass() -> None:
+    torch.manual_seed(0)
+    many = torch.randn(9000, 4)
+    keys = torch.randn(4000, 4)  # 36 M logits: above the limit
+    targets = torch.randint(4000, (9000,))
+    loss = catalogue_cross_entropy(many, keys, targets)
+    parts = [catalogue_cross_entropy(many[i : i + 3000], keys, targets[i : i + 3000]) for i in range(0, 9000, 3000)]
+    torch.testing.assert_close(loss, torch.stack(parts).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_loss_without_targets_is_zero_and_has_a_gradient() -> None:
+    queries = torch.randn(3, 4, requires_grad=True)
+    loss = catalogue_cross_entropy(queries, torch.randn(5, 4), torch.full((3,), -1))
+    loss.backward()
+    assert loss.item() == 0
+    assert queries.grad is not None
