@@ -1,4 +1,4 @@
-"""The database in which preparation runs: DuckDB behind Ibis, on disk, with a memory limit, so that it spills."""
+"""The database in which preparation runs: DuckDB behind Ibis, with a memory limit beyond which it spills to disk."""
 
 import contextlib
 import re
@@ -66,7 +66,11 @@ def open_engine(scratch: Path, memory: str) -> Iterator[Engine]:
     """
     (scratch / "spill").mkdir(exist_ok=True)
     connection = ibis.duckdb.connect(
-        str(scratch / "tables.duckdb"), memory_limit=memory, temp_directory=str(scratch / "spill")
+        # Tables of a database file would be compressed at every step, three times the processor time of uncompressed ones
+        # that spill only when they must.
+        ":memory:",
+        memory_limit=memory,
+        temp_directory=str(scratch / "spill"),
     )
     try:
         yield Engine(connection)

@@ -1,10 +1,11 @@
 """From raw rows to the interactions that stay, as Ibis expressions.
 
-A raw log has the columns `user`, `item` (strings), `time` (int64 microseconds or NULL), `variant` (what else tells two rows
-apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`, `item` (int32 codes), `time` and
+A raw log has the columns `user`, `item` (strings), `time` (int64 microseconds or NULL), `variant` (int64, a hash of what
+else tells two rows apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`, `item` (int32 codes), `time` and
 `position`. The same expressions run on DuckDB and on Spark.
 """
 
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import ibis
@@ -54,17 +55,49 @@ def without_duplicates(log: ir.Table, duplicates: Duplicates) -> ir.Table:
 def k_core(engine: Engine, log: ir.Table, user_core: int, item_core: int) -> tuple[ir.Table, int]:
     """Drop users with fewer than `user_core` and items with fewer than `item_core` rows until none is left.
 
-    Takes over the stored table `log`; returns the table that stays and the number of rounds.
+    The log is counted once. Each round then looks only for the rows that fall with the users and items of that round and
+    takes them off the counts; the log is rewritten once, at the end. Takes over the stored table `log`; returns the table
+    that stays and the number of rounds.
     """
+    users, items = _Side.count(engine, log, "user", user_core), _Side.count(engine, log, "item", item_core)
     rounds = 0
-    while True:
-        users = engine.store(_rare(log, "user", user_core))
-        items = engine.store(_rare(log, "item", item_core))
-        if engine.value(users.count()) == 0 and engine.value(items.count()) == 0:
-            engine.drop(users, items)
-            return log, rounds
-        log = engine.store(log.anti_join(users, "user").anti_join(items, "item"), log, users, items)
+    while engine.value(users.falling.count()) + engine.value(items.falling.count()) > 0:
         rounds += 1
+        by_user = log.semi_join(users.falling, "user").anti_join(items.fallen, "item")
+        by_item = log.semi_join(items.falling, "item").anti_join(users.fallen, "user").anti_join(users.falling, "user")
+        lost = engine.store(by_user.select("user", "item").union(by_item.select("user", "item")))
+        users, items = users.without(engine, lost), items.without(engine, lost)
+        engine.drop(lost)
+    if rounds == 0:
+        return log, 0
+    return engine.store(log.anti_join(users.fallen, "user").anti_join(items.fallen, "item"), log), rounds
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Users or items during the k-core: `counts` of rows of those that stand, `falling` in this round, `fallen` before it."""
+
+    key: str
+    minimum: int
+    counts: ir.Table
+    falling: ir.Table
+    fallen: ir.Table
+
+    @classmethod
+    def count(cls, engine: Engine, log: ir.Table, key: str, minimum: int) -> "_Side":
+        counts = engine.store(log.group_by(key).agg(rows=log.count()))
+        falling = engine.store(counts.filter(counts.rows < minimum).select(key))
+        return cls(key, minimum, counts, falling, engine.store(falling.filter(False)))
+
+    def without(self, engine: Engine, lost: ir.Table) -> "_Side":
+        """The side after the round in which the rows `lost` fell."""
+        losses = lost.group_by(self.key).agg(lost=lost.count())
+        joined = self.counts.anti_join(self.falling, self.key).left_join(losses, self.key)
+        rows = joined.rows - joined.lost.fill_null(0)
+        counts = engine.store(joined.select(self.key, rows=rows), self.counts)
+        falling = engine.store(counts.filter(counts.rows < self.minimum).select(self.key))
+        fallen = engine.store(self.fallen.union(self.falling), self.fallen, self.falling)
+        return replace(self, counts=counts, falling=falling, fallen=fallen)
 
 
 def ordered(log: ir.Table, ties: Ties, seed: int) -> ir.Table:
@@ -83,11 +116,6 @@ def _mix32(value: Number) -> Number:
     for _ in range(2):
         value = ((value ^ (value >> 16)) * 0x045D9F3B) % 2**32
     return value ^ (value >> 16)
-
-
-def _rare(log: ir.Table, key: str, minimum: int) -> ir.Table:
-    counts = log.group_by(key).agg(rows=log.count())
-    return counts.filter(counts.rows < minimum).select(key)
 
 
 def _pair(log: ir.Table) -> ir.StructColumn:

@@ -29,7 +29,7 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _QUOTES_AND_BREAKS = re.compile(r'["\n\r]')
-_BLANKS = re.compile(r"[\s\x00-\x1f\x7f]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class ItemText(NamedTuple):
@@ -73,8 +73,12 @@ def clean_text(value: str) -> str:
     >>> clean_text("Really?")
     'Really?.'
     """
-    value = _TAG.sub(" ", html.unescape(value.replace(LIST_SEPARATOR, " ")))
-    value = _BLANKS.sub(" ", value.replace('"', "")).strip().rstrip(". ")
+    value = value.replace(LIST_SEPARATOR, " ").replace('"', "")
+    if "&" in value:
+        value = html.unescape(value).replace('"', "")
+    if "<" in value:
+        value = _TAG.sub(" ", value)
+    value = " ".join(_CONTROL.sub(" ", value).split()).rstrip(". ")
     return value + "." if value else ""
 
 

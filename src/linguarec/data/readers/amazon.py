@@ -104,7 +104,7 @@ def _log(engine: Engine, scratch: Path, edition: Edition, file: Path) -> ir.Tabl
     if ".json" in file.suffixes or ".jsonl" in file.suffixes:
         rest = {f"rest_{k}": key for k, key in enumerate(edition.rest)}
         raw = json_table(engine, file, scratch, {**edition.reviews, **rest}, required=list(edition.reviews))
-        variant = functions.hash_of_four(raw.rating, raw.rest_0, raw.rest_1, raw.rest_2).cast("string")
+        variant = functions.hash_of_four(raw.rating, raw.rest_0, raw.rest_1, raw.rest_2)
         user, item, moment, rating = (json_string(raw[name]) for name in ("user", "item", "moment", "rating"))
     else:
         first = first_fields(file, scratch)
@@ -118,7 +118,7 @@ def _log(engine: Engine, scratch: Path, edition: Edition, file: Path) -> ir.Tabl
             engine, file, scratch, edition.ratings, names=None if has_header else edition.ratings_header, delimiter=","
         )
         user, item, moment, rating = raw.user, raw.item, raw.moment, raw.rating
-        variant = rating.try_cast("float64").cast("string")
+        variant = rating.hash()
     time, stars = parsed_time(moment, edition.time_unit), rating.try_cast("float64")
     log = engine.store(
         raw.select(

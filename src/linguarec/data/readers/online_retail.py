@@ -39,7 +39,7 @@ def read_online_retail(
             "item",
             "description",
             time=time,
-            variant=quantity.cast("string"),
+            variant=quantity.hash(),
             unparsed_time=ibis.ifelse(time.isnull(), raw.moment.fill_null(""), ibis.null("string")),
             unparsed_quantity=ibis.ifelse(quantity.isnull(), raw.quantity.fill_null(""), ibis.null("string")),
         )

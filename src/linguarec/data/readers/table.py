@@ -89,7 +89,7 @@ def as_string(value: ir.Value) -> ir.StringValue:
 
 
 def _log(engine: Engine, raw: ir.Table, file: Path, columns: TableColumns) -> ir.Table:
-    keys = {"user": as_string(raw.user), "item": as_string(raw.item), "variant": ibis.null("string")}
+    keys = {"user": as_string(raw.user), "item": as_string(raw.item), "variant": ibis.null("int64")}
     if columns.order == "file":
         # Every row is an interaction of its own: nothing tells a repeated row from a repeated visit.
         return engine.store(raw.select(**keys, time=ibis.null("int64")))
