@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from linguarec.evaluation.comparison import compared, comparison_table, differences, differences_table, pooled
+from linguarec.evaluation.evaluate import EvaluationResult
+from linguarec.evaluation.published import PublishedValue
+from linguarec.evaluation.ranks import TargetRanks
+
+
+def result(greater):
+    greater = np.array(greater, dtype=np.int64)
+    return EvaluationResult(
+        TargetRanks(greater, np.ones_like(greater)), np.arange(len(greater)), np.arange(len(greater))
+    )
+
+
+def test_a_user_counts_once_whatever_the_number_of_seeds():
+    together = pooled([result([0, 20]), result([20, 20])])
+    assert together.per_user((10,))["recall@10"].tolist() == [0.5, 0.0]
+
+
+def test_median_of_the_seeds_and_interval_of_their_mean():
+    system = compared([result([0, 0, 20, 20]), result([0, 20, 20, 20]), result([0, 0, 0, 20])], (10,))
+    assert system.seeds["recall@10"] == [0.5, 0.25, 0.75]
+    assert system.median("recall@10") == 0.5
+    assert system.intervals["recall@10"].mean == pytest.approx(0.5)
+    assert system.intervals["recall@10"].count == 4
+    assert system.to_dict()["recall@10"]["median"] == 0.5
+
+
+def test_differences_are_paired_and_corrected():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 40, size=400)
+    results = {
+        "base": [result(base)],
+        "better": [result(np.maximum(base - 5, 0)), result(np.maximum(base - 4, 0))],
+        "same": [result(base), result(base)],
+    }
+    found = differences(results, "base", ("recall@10", "mrr"))
+    assert set(found) == {"better", "same"}
+    better, same = found["better"]["recall@10"], found["same"]["recall@10"]
+    assert better["difference"] == pytest.approx(np.mean(base < 15) / 2 + np.mean(base < 14) / 2 - np.mean(base < 10))
+    assert 0 < better["low"] < better["difference"] < better["high"]
+    assert better["p_holm"] == pytest.approx(2 / 2_001)
+    assert (same["difference"], same["p_holm"]) == (0, 1)
+    table = differences_table(found, "base")
+    assert table.columns == ["minus base", "recall@10", "p", "mrr", "p"]
+    assert table.rows[0][2] == "< 0.001"
+    assert table.rows[1][1:3] == ["+0.0000 [+0.0000, +0.0000]", "1.000"]
+
+
+def test_table_has_published_values_under_the_system():
+    systems = {"sasrec": compared([result([0, 30])], (10,)), "vqrec": compared([result([0, 1])], (10,))}
+    published = {"vqrec": [PublishedValue("ndcg@10", 0.0593, "VQ-Rec without pre-training", False, "paper")]}
+    table = comparison_table(systems, published, {"vqrec": 2.0})
+    assert table.columns == ["system", "recall@10", "ndcg@10", "mrr", "minutes"]
+    assert [row[0] for row in table.rows] == ["sasrec", "vqrec", "  published: VQ-Rec without pre-training"]
+    assert table.rows[0][1] == "0.5000 [0.0000, 1.0000]"
+    assert table.rows[1][4] == "2.0"
+    assert table.rows[2][1:] == ["", "0.0593", "", ""]
+    assert table.strong == {1}
