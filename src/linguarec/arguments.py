@@ -80,6 +80,8 @@ def parse(
     config = _model_config(words, positional, model)
     parameters = _parameters(recipe, positional, model, config)
     parser = _build(recipe, program, parameters, model, config)
+    if config is not None:
+        program = f"{program} {words[0]}"
     if "-h" in words or "--help" in words:
         parser.print_help(sys.stdout)
         return None
@@ -191,7 +193,9 @@ def _build(
 
         def _get_help_string(self, action: Action) -> str:
             text = action.help or ""
-            if action.default in (None, SUPPRESS) or action.default is False or "(default: " in text:
+            if action.dest == "print_config":
+                return "Print all settings as YAML, for --config, and exit."
+            if action.default in (None, SUPPRESS, []) or action.default is False or "(default: " in text:
                 return text
             default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
             return f"{text} (default: {default})".replace("%", "%%").strip()
