@@ -1,0 +1,90 @@
+"""A prepared folder as the benchmark files that the released UniSRec and VQ-Rec code reads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import TEST, TRAIN, VALID, Roles
+from linguarec.errors import DataFormatError
+
+HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+TEXT_HEADER = "item_id:token\ttext:token_seq\n"
+
+
+def write_benchmark(dataset: PreparedDataset, folder: Path, name: str, window: int) -> dict[str, int]:
+    """Write `<name>.{train,valid,test}.inter`, `.text`, `.item2index`, `.user2index` into `folder`; counts what was written.
+
+    Histories keep their last `window` items. As in the release: a user's training prefixes stand longest first, texts stand
+    in the order of the raw ids. Users with fewer than three items have training rows only.
+
+    Raises:
+        DataFormatError: a raw id holds a tab or a line break, which these files cannot carry.
+    """
+    _write_index(folder / f"{name}.item2index", dataset.raw_item_ids, "item")
+    _write_index(folder / f"{name}.user2index", dataset.raw_user_ids, "user")
+    mended = _write_texts(folder / f"{name}.text", dataset)
+    sequences, roles = dataset.sequences, dataset.roles("leave-one-out")
+    counts = {}
+    with (
+        (folder / f"{name}.train.inter").open("w", encoding="utf-8", newline="\n") as train,
+        (folder / f"{name}.valid.inter").open("w", encoding="utf-8", newline="\n") as valid,
+        (folder / f"{name}.test.inter").open("w", encoding="utf-8", newline="\n") as test,
+    ):
+        files = {TRAIN: train, VALID: valid, TEST: test}
+        counts = dict.fromkeys(files, 0)
+        for file in files.values():
+            file.write(HEADER)
+        for role, line in _rows(sequences, roles, window):
+            files[role].write(line)
+            counts[role] += 1
+    return {
+        "train_rows": counts[TRAIN],
+        "valid_rows": counts[VALID],
+        "test_rows": counts[TEST],
+        "users_without_test_row": dataset.num_users - counts[TEST],
+        "texts_with_tabs_or_line_breaks": mended,
+    }
+
+
+def write_vectors(dataset: PreparedDataset, folder: Path, name: str, feature: str, suffix: str) -> None:
+    """Write the item vectors `feature` as `<name>.<suffix>`: bare float32, row = item index."""
+    np.ascontiguousarray(dataset.features(feature), dtype=np.float32).tofile(folder / f"{name}.{suffix}")
+
+
+def _rows(sequences: Ragged, roles: Roles, window: int) -> Iterator[tuple[int, str]]:
+    """Role and line of each (user, history, target), in the order of the release."""
+    for user in range(len(sequences)):
+        start, stop = sequences.offsets[user], sequences.offsets[user + 1]
+        items = [str(item) for item in np.asarray(sequences.values[start:stop]).tolist()]
+        of_user = np.asarray(roles[start:stop])
+        train = np.flatnonzero(of_user == TRAIN)[::-1]
+        for position in [*train.tolist(), *np.flatnonzero(of_user != TRAIN).tolist()]:
+            if position > 0:
+                history = " ".join(items[max(0, position - window) : position])
+                yield int(of_user[position]), f"{user}\t{history}\t{items[position]}\n"
+
+
+def _write_index(file: Path, raw_ids: list[str], kind: str) -> None:
+    bad = [raw_id for raw_id in raw_ids if "\t" in raw_id or "\n" in raw_id or "\r" in raw_id]
+    if bad:
+        raise DataFormatError(
+            f"{len(bad):,} {kind} ids hold a tab or a line break (the first is {bad[0]!r}); benchmark files separate by them and "
+            f"cannot carry such ids. Replace them in the source files and prepare again."
+        )
+    with file.open("w", encoding="utf-8", newline="\n") as lines:
+        lines.writelines(f"{raw_id}\t{row}\n" for row, raw_id in enumerate(raw_ids))
+
+
+def _write_texts(file: Path, dataset: PreparedDataset) -> int:
+    """Texts by raw id; tabs and line breaks in them become blanks and are counted."""
+    mended = 0
+    with file.open("w", encoding="utf-8", newline="\n") as lines:
+        lines.write(TEXT_HEADER)
+        for raw_id, text in sorted(zip(dataset.raw_item_ids, dataset.texts, strict=True)):
+            one_line = text.replace("\t", " ").replace("\n", " ").replace("\r", " ")
+            mended += one_line != text
+            lines.write(f"{raw_id}\t{one_line}\n")
+    return mended
