@@ -23,7 +23,7 @@ def demo(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Run the whole pipeline on a synthetic world of three shops: prepare, encode, quantize, train, evaluate, recommend.
+    """Run the whole pipeline on a synthetic world of three shops, from raw logs to recommendations.
 
     Three models are trained on the first shop and compared with popularity and with the best score that is possible
     there. The two that read text are then used in the other shops without any training, and rank a new item by its
@@ -285,17 +285,18 @@ def _sections(
     return [
         Section(
             "The world",
-            "Each item belongs to a taste that shows only in its text. Users move from taste to taste by a Markov chain "
-            "that all shops share, so the best possible score is known exactly. Some items are new: they occur in no "
-            "training sequence.",
+            "Each item belongs to a taste that shows only in its text. Users move from taste to taste by a Markov "
+            "chain that all shops share, so the best possible score is known exactly. Some items are new: they occur "
+            "in no training sequence.",
             note=" | ".join(str(domain) for domain in world),
         ),
         Section(titles[0], table=tables[titles[0]], figures=figures),
         Section(titles[1], table=tables[titles[1]]),
         Section(
             "A new item",
-            f"{item['title']}, {item['brand']}, {item['category']}: in no catalogue, known by its text alone. After the "
-            f"history {', '.join(newcomer['history'])} it comes {ranks} among {newcomer['candidates']} items.",
+            f"{item['title']}, {item['brand']}, {item['category']}: in no catalogue, known by its text alone. "
+            f"After the history {', '.join(newcomer['history'])} it comes {ranks} "
+            f"among {newcomer['candidates']} items.",
         ),
         Section("What to try next", commands=commands),
     ]
