@@ -55,6 +55,7 @@ def finetune(
     import os
     import time
 
+    import numpy as np
     import torch
 
     from linguarec.batching.catalogue import catalogue_batch
@@ -62,8 +63,7 @@ def finetune(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases, training_sequences
     from linguarec.evaluation.evaluate import evaluate_model
-    from linguarec.hub.pretrained import ModelDescription, load_weights, save_pretrained
-    from linguarec.hub.pretrained import WEIGHTS_FILE
+    from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
     from linguarec.models import MODELS
     from linguarec.models.shape import CatalogueShape
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
@@ -122,8 +122,11 @@ def finetune(
         )
     torch.manual_seed(seed)
     network = description.build()
+    # The softmax is over the items that occur in training. The others could only ever be negatives: a model would learn
+    # to rank them last whatever their text says.
+    known = np.unique(sequences.values)
     loader = TrainingLoader(
-        sequences.values,
+        np.searchsorted(known, sequences.values).astype(np.int32),
         sequences.offsets,
         encoder.max_length,
         training.targets_per_step // training.accumulate,
@@ -133,7 +136,7 @@ def finetune(
     started = time.perf_counter()
     result = fit(
         network,
-        items,
+        items.select(torch.from_numpy(known).long()),
         loader,
         training,
         seed,
