@@ -46,7 +46,7 @@ def test_differences_are_paired_and_corrected():
     table = differences_table(found, "base")
     assert table.columns == ["minus base", "recall@10", "p", "mrr", "p"]
     assert table.rows[0][2] == "< 0.001"
-    assert table.rows[1][1:3] == ["+0.0000 [+0.0000, +0.0000]", "1.000"]
+    assert table.rows[1][1:3] == ["+0.0000 ±0.0000", "1.000"]
 
 
 def test_table_has_published_values_under_the_system():
@@ -55,7 +55,7 @@ def test_table_has_published_values_under_the_system():
     table = comparison_table(systems, published, {"vqrec": 2.0})
     assert table.columns == ["system", "recall@10", "ndcg@10", "mrr", "minutes"]
     assert [row[0] for row in table.rows] == ["sasrec", "vqrec", "  published: VQ-Rec without pre-training"]
-    assert table.rows[0][1] == "0.5000 [0.0000, 1.0000]"
+    assert table.rows[0][1] == "0.5000 ±0.5000"
     assert table.rows[1][4] == "2.0"
     assert table.rows[2][1:] == ["", "0.0593", "", ""]
     assert table.strong == {1}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from linguarec.batching.catalogue import catalogue_batch
-from linguarec.data.splits import evaluation_cases
+from linguarec.data.splits import TEST, evaluation_cases, held_out_items
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.files import write_json
@@ -130,6 +130,18 @@ def test_unknown_items_need_zero_shot_and_are_counted(run, make_dataset):
     assert found["systems"]["sasrec-text"]["mrr"]["mean"] == pytest.approx(
         evaluate_model(recommender.model, items, cases).mean("mrr"), abs=1e-6
     )
+
+
+def test_held_out_items_are_all_new_and_popularity_knows_none_of_them(run, dataset):
+    roles = held_out_items(dataset.sequences, NUM_ITEMS, share=0.2, seed=0)
+    np.save(dataset.path / "splits" / "held-out-items.npy", roles)
+    found = evaluate(run, protocol="held-out-items", plots=False)
+    assert [part["name"] for part in found["slices"] if part["group"] == "target"] == ["new (not in training)"]
+    assert found["targets"] == int((roles == TEST).sum()) > 0
+    # The 24 known items come first, then the 6 held out ones, which tie.
+    expected = sum(1 / rank for rank in range(25, 31)) / 6
+    assert found["systems"]["popularity"]["mrr"]["mean"] == pytest.approx(expected)
+    assert (run / "evaluation" / "test-held-out-items.json").exists()
 
 
 def test_data_prepared_anew_is_refused_unless_named(run, dataset):

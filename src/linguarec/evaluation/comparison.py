@@ -1,7 +1,7 @@
 """Several systems on the same targets, each trained with several seeds: medians, intervals, paired tests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,9 +87,7 @@ def comparison_table(
     for name, system in systems.items():
         if gains[name] == max(gains.values()):
             strong.add(len(rows))
-        cells = [
-            f"{system.median(m):.4f} [{system.intervals[m].low:.4f}, {system.intervals[m].high:.4f}]" for m in metrics
-        ]
+        cells = [str(replace(system.intervals[m], mean=system.median(m))) for m in metrics]
         rows.append([name, *cells, f"{minutes[name]:.1f}" if name in minutes else ""])
         values = {value.metric: value for value in published.get(name, ())}
         if values:
@@ -110,7 +108,7 @@ def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], ba
         cells = [name]
         for metric in metrics:
             test = tests[metric]
-            cells.append(f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]")
+            cells.append(f"{test['difference']:+.4f} ±{(test['high'] - test['low']) / 2:.4f}")
             cells.append("< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}")
         rows.append(cells)
     return Table(columns, rows)

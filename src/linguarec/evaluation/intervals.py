@@ -24,7 +24,8 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        """The mean and half the width of the interval."""
+        return f"{self.mean:.4f} ±{(self.high - self.low) / 2:.4f}"
 
 
 @dataclass(frozen=True)

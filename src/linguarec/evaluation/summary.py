@@ -45,24 +45,25 @@ def summarise(
 
 
 def systems_table(summary: Mapping[str, Any]) -> Table:
-    """A row a system, a column a metric, means with intervals; the first system stands out."""
+    """A row a metric, a column a system, means with half the width of their intervals."""
     systems = summary["systems"]
     metrics = list(next(iter(systems.values())))
-    rows = [[name, *(str(_interval(found[metric])) for metric in metrics)] for name, found in systems.items()]
-    return Table(["system", *metrics], rows, strong=frozenset({0}))
+    rows = [[metric, *(str(_interval(found[metric])) for found in systems.values())] for metric in metrics]
+    return Table(["mean over users", *systems], rows)
 
 
 def slices_table(summary: Mapping[str, Any], metric: str) -> Table:
-    """A row a slice, a column a system, means of one metric with intervals."""
+    """A row a slice, a column a system (without chance), means of one metric with half the width of their intervals."""
+    systems = [name for name in summary["systems"] if name != "chance"]
     rows = [
         [
             f"{part['group']}: {part['name']}",
             f"{part['users']:,}",
-            *(str(_interval(found[metric])) for found in part["systems"].values()),
+            *(str(_interval(part["systems"][name][metric])) for name in systems),
         ]
         for part in summary["slices"]
     ]
-    return Table([metric, "users", *summary["systems"]], rows)
+    return Table([metric, "users", *systems], rows)
 
 
 def slice_series(summary: Mapping[str, Any], group: str, metric: str) -> dict[str, list[tuple[str, Interval]]]:

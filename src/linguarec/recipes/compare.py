@@ -132,8 +132,12 @@ def compare(
     write_json(output / "comparison.json", summary)
 
     console = Console()
-    show_table(console, table, f"{dataset.name}, {split}, test: median of {seeds} seeds [95 % interval over users]")
-    show_table(console, tests_table, "paired differences, mean of the seeds [95 % interval], p corrected by Holm")
+    show_table(
+        console, table, f"{dataset.name}, {split}, test: median of {seeds} seeds ± half the 95 % interval over users"
+    )
+    show_table(
+        console, tests_table, "paired differences, mean of the seeds ± half the 95 % interval, p corrected by Holm"
+    )
     console.print(f"report: {output / 'report.html'}")
     return summary
 
@@ -255,14 +259,14 @@ def _sections(
             "Results",
             table=table,
             note=f"Test targets of {summary['users']:,} users, each ranked among all {summary['items']:,} items; items "
-            f"of the history are {'no ' if summary['exclude_history'] else ''}candidates. Median of {seeds} seeds; in "
-            "brackets the 95 % bootstrap interval over users of the mean of the seeds. Minutes: median training time.",
+            f"of the history are {'no ' if summary['exclude_history'] else ''}candidates. Median of {seeds} seeds ± "
+            "half the width of the 95 % bootstrap interval over users. Minutes: median training time.",
             figures=figures[:1],
         ),
         Section(
             "Differences",
-            f"User by user, mean of the seeds, against {summary['baseline']}; in brackets 95 % bootstrap intervals; p "
-            "by the bootstrap, corrected by Holm's method for the number of systems.",
+            f"User by user, mean of the seeds, against {summary['baseline']} ± half the 95 % bootstrap interval; "
+            "p by the bootstrap, corrected by Holm's method for the number of systems.",
             tests_table,
         ),
         Section("Where the systems differ", table=slices_table(by_slice, "ndcg@10"), figures=figures[2:]),
