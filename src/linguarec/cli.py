@@ -51,7 +51,10 @@ COMMANDS: dict[str, Command] = {
     "encode": Command("linguarec.recipes.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
     "quantize": Command("linguarec.recipes.quantize", "quantize", "Item vectors to discrete codes.", ("data",)),
     "import-codes": Command(
-        "linguarec.recipes.quantize", "import_codes", "Codes and vectors of a published faiss index.", ("data", "index")
+        "linguarec.recipes.import_codes",
+        "import_codes",
+        "Codes and vectors of a published faiss index.",
+        ("data", "index"),
     ),
     "finetune": Command(
         "linguarec.recipes.finetune", "finetune", "Train a model on one folder.", ("model", "data"), model="model"
@@ -154,3 +157,6 @@ def _overview(group: str | None = None) -> str:
     if group is None:
         lines += ["`linguarec --version` shows the version. Begin with `linguarec demo`."]
     return "\n".join(lines) + "\n"
+
+if __name__ == "__main__":
+    main()

@@ -265,7 +265,7 @@ def _sections(
     commands: list[str],
 ) -> list[Any]:
     from linguarec.evaluation.intervals import Interval
-    from linguarec.evaluation.plots import plot_systems
+    from linguarec.evaluation.plots import plot_learning_curves, plot_systems
     from linguarec.evaluation.report import Figure, Section
 
     best = world[0].best_possible(10)["ndcg@10"]
@@ -275,6 +275,13 @@ def _sections(
     measured["best possible"] = Interval(best, best, best, users)
     picture = output / "plots" / "systems.png"
     plot_systems(picture, f"{world[0].name}: test ndcg@10", "ndcg@10", measured, {})
+    curves = output / "plots" / "learning_curves.png"
+    plot_learning_curves(
+        curves,
+        f"{world[0].name}: learning",
+        "valid ndcg@10",
+        {title: _learning_curve(output / "runs" / name) for name, title in MODELS.items()},
+    )
     titles = list(tables)
     item = newcomer["item"]
     ranks = ", ".join(f"{rank}. by {MODELS[name]}" for name, rank in newcomer["rank"].items())
@@ -282,10 +289,7 @@ def _sections(
     figures = [
         Figure(picture, "Test ndcg@10 with 95 % intervals; on average nothing can be better than the last row."),
         *(Figure(Path(file), "UniSRec by length of the history.") for file in by_length),
-        *(
-            Figure(output / "runs" / name / "plots" / "learning_curve.png", f"{MODELS[name]}: valid ndcg@10 by epoch.")
-            for name in MODELS
-        ),
+        Figure(curves, "Valid ndcg@10 after each epoch; the marked epoch is kept."),
     ]
     return [
         Section(
@@ -305,6 +309,14 @@ def _sections(
         ),
         Section("What to try next", commands=commands),
     ]
+
+
+def _learning_curve(run: Path) -> tuple[list[float], list[float]]:
+    import csv
+
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [float(row["epoch"]) for row in rows], [float(row["valid ndcg@10"]) for row in rows]
 
 
 def _next_commands(output: Path) -> list[str]:
