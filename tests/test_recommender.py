@@ -187,6 +187,26 @@ def test_items_added_later_equal_items_there_from_the_start(name, make_dataset):
         assert np.array_equal(added.codes.codes[35:], book().encode(vectors_of(TEXTS[35:])))
 
 
+@pytest.mark.slow
+def test_a_new_item_is_read_by_the_language_model_of_the_run(make_dataset, tmp_path):
+    """The same text, once encoded with the catalogue and once as a new item, gives the same vectors."""
+    from linguarec.recipes.encode import encode
+
+    texts = [f"{colour} {thing}." for colour in ("Red", "Blue") for thing in ("ruler", "cordless drill", "saw")]
+    dataset = make_dataset([[0, 1, 2]], texts=texts, name="encoded")
+    encode(dataset.path, precision="fp32", device="cpu")
+    torch.manual_seed(0)
+    encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6)
+    description = ModelDescription("unisrec", MODELS["unisrec"].config(), encoder, CatalogueShape(6, 384))
+    (features,) = dataset.feature_names
+    items = catalogue_batch(dataset, features, None)
+    Recommender.from_training(description.build(), description, dataset, items, features, None).save(tmp_path / "run")
+    recommender = linguarec.load_model(tmp_path / "run")
+    recommender.add_items([{"raw_id": f"new{row}", "title": text.rstrip(".")} for row, text in enumerate(texts)])
+    assert torch.allclose(recommender.inputs[6:], recommender.inputs[:6], atol=1e-5)
+    assert torch.allclose(recommender.keys[6:], recommender.keys[:6], atol=1e-5)
+
+
 def test_new_texts_are_cleaned_like_the_catalogue(recommender):
     recommender.add_items(pa.table({"raw_id": ["a", "b"], "title": ['13" Ruler &amp; bits...', "Saw"]}))
     assert recommender.catalogue.text(40) == "13 Ruler & bits."

@@ -51,6 +51,7 @@ def plot_by_slice(path: Path, title: str, group: str, metric: str, systems: Mapp
             elinewidth=1,
         )
     axes.set_xticks(range(len(names)), [f"{name}\n{count:,} users" for name, count in zip(names, counts, strict=True)])
+    axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(bottom=0)
     _legend(axes, len(systems))
     _save(figure, path)

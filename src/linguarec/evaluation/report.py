@@ -10,7 +10,7 @@ from linguarec.files import writing_file
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1d2430; background: #fff; }
-body { max-width: 60rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+body { max-width: 66rem; margin: 2.5rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.2rem; margin: 2.25rem 0 .6rem; border-bottom: 1px solid #dfe4ea; padding-bottom: .3rem; }
 .scroll { overflow-x: auto; }
