@@ -158,5 +158,6 @@ def _overview(group: str | None = None) -> str:
         lines += ["`linguarec --version` shows the version. Begin with `linguarec demo`."]
     return "\n".join(lines) + "\n"
 
+
 if __name__ == "__main__":
     main()
