@@ -214,7 +214,7 @@ class Recommender:
         best: list[list[tuple[int, float]]] = [[] for _ in range(len(histories))]
         chunk = chunk_rows(len(keys), device)
         with torch.inference_mode(), full_precision(device):
-            for index, whole in history_batches(histories, max_length(model)):
+            for index, whole in history_batches(histories, max_length(self.model)):
                 batch = whole.to(device)
                 queries = model.queries(batch, self.inputs)[batch.last].float()
                 for start in range(0, len(index), chunk):
@@ -307,9 +307,8 @@ class Recommender:
 
 
 def _encode(model: nn.Module, items: ItemBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    recommending = cast(Recommending, model)
-    with evaluating(recommending), torch.inference_mode(), full_precision(device):
-        inputs, keys = encode_items(recommending, items, device)
+    with evaluating(model), torch.inference_mode(), full_precision(device):
+        inputs, keys = encode_items(model, items, device)
     return inputs.float(), keys.float()
 
 

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,7 @@ class EvaluationResult:
 
 
 def evaluate_model(
-    model: Recommending,
+    model: nn.Module,
     items: ItemBatch,
     cases: EvaluationCases,
     *,
@@ -82,7 +83,7 @@ def evaluate_model(
     the whole to the bit.
 
     Args:
-        model: reads `items` and histories of rows of `items`.
+        model: one of `linguarec.models`, or another that is `Recommending`; reads histories of rows of `items`.
         items: the catalogue; the row of a key is the index in it.
         cases: histories and targets.
         device: where the model is and the work is done.
@@ -106,7 +107,7 @@ def evaluate_model(
 
 
 def rank_cases(
-    model: Recommending,
+    model: nn.Module,
     inputs: Tensor,
     keys: Tensor,
     cases: EvaluationCases,
@@ -126,7 +127,7 @@ def rank_cases(
             if number % processes != rank:
                 continue
             batch = whole.to(keys.device)
-            queries = model.queries(batch, inputs)[batch.last]
+            queries = _recommending(model).queries(batch, inputs)[batch.last]
             targets = torch.from_numpy(cases.targets[index].astype(np.int64))
             exclude = take(cases.histories, index) if exclude_history else None
             found.append((index, target_ranks(queries, keys, targets, exclude, candidates)))
@@ -134,9 +135,9 @@ def rank_cases(
 
 
 @contextlib.contextmanager
-def evaluating(model: Recommending) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into evaluation mode, and afterwards each of its modules back into the mode it was in."""
-    trained = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    trained = [module for module in model.modules() if module.training]
     try:
         for module in trained:
             module.training = False
@@ -146,23 +147,24 @@ def evaluating(model: Recommending) -> Iterator[None]:
             module.training = True
 
 
-def encode_items(model: Recommending, items: ItemBatch, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def encode_items(model: nn.Module, items: ItemBatch, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Inputs [N, D] and keys [N, Dk] of all items, in chunks that bound the memory of an adaptor or code table."""
+    reader = _recommending(model)
     if len(items) <= ITEMS_PER_CHUNK or items.tokens is not None:
         moved = items.to(device)
-        return model.item_inputs(moved), model.item_keys(moved)
+        return reader.item_inputs(moved), reader.item_keys(moved)
     inputs, keys = [], []
     for start in range(0, len(items), ITEMS_PER_CHUNK):
         chunk = items.select(torch.arange(start, min(start + ITEMS_PER_CHUNK, len(items)), device=items.rows.device))
         chunk = chunk.to(device)
-        inputs.append(model.item_inputs(chunk))
-        keys.append(model.item_keys(chunk))
+        inputs.append(reader.item_inputs(chunk))
+        keys.append(reader.item_keys(chunk))
     return torch.cat(inputs), torch.cat(keys)
 
 
-def max_length(model: Recommending) -> int:
+def max_length(model: nn.Module) -> int:
     """Longest history that the model reads."""
-    return model.encoder.config.max_length
+    return _recommending(model).encoder.config.max_length
 
 
 def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:
@@ -193,3 +195,8 @@ def _result(found: list[tuple[npt.NDArray[np.int64], TargetRanks]], users: npt.N
     ties = np.concatenate([none, *(ranks.ties for _, ranks in found)])
     order = np.argsort(index)
     return EvaluationResult(TargetRanks(greater[order], ties[order]), index[order], users[index[order]])
+
+
+def _recommending(model: nn.Module) -> Recommending:
+    """A module by the contract of the models, which the type of a module cannot say."""
+    return cast(Recommending, model)

@@ -163,17 +163,13 @@ def _check(models: Sequence[str], seeds: int, baseline: str | None, training: "T
 def _ranked(
     run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", exclude_history: bool
 ) -> "EvaluationResult":
-    from typing import cast
-
     from linguarec.evaluation.evaluate import rank_cases
-    from linguarec.models import Recommending
     from linguarec.recipes.evaluate import item_tensors
     from linguarec.recommender import Recommender
 
     recommender = Recommender.load(run)
     inputs, keys, _ = item_tensors(recommender, dataset, zero_shot=False)
-    model = cast(Recommending, recommender.model)
-    return rank_cases(model, inputs, keys, cases, exclude_history=exclude_history)
+    return rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)
 
 
 def _best_baseline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

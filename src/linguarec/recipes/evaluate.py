@@ -79,7 +79,7 @@ def evaluate(
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
     inputs, keys, new_items = item_tensors(recommender, dataset, zero_shot)
     started = time.perf_counter()
-    result = rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)  # type: ignore[arg-type]
+    result = rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)
     seconds = time.perf_counter() - started
     systems = {
         settings["model"]: result,
