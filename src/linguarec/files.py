@@ -24,7 +24,7 @@ def writing_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise _as_output_error(error, path) from error
     finally:
@@ -51,11 +51,11 @@ def writing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         if path.exists():
             retired = temporary.with_suffix(".old")
-            os.replace(path, retired)
-            os.replace(temporary, path)
+            path.replace(retired)
+            temporary.replace(path)
             shutil.rmtree(retired) if retired.is_dir() else retired.unlink()
         else:
-            os.replace(temporary, path)
+            temporary.replace(path)
     except OSError as error:
         raise _as_output_error(error, path) from error
     finally:

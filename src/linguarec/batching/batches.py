@@ -1,7 +1,7 @@
 """The two batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M code books."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class TokenBatch:
     types: Tensor
     offsets: Tensor
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch on another device."""
         return _to(self, device)
 
@@ -39,7 +39,7 @@ class ItemBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "ItemBatch":
         """The same batch on another device."""
         return _to(self, device)
 
@@ -76,7 +76,7 @@ class SequenceBatch:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "SequenceBatch":
         """The same batch on another device."""
         return _to(self, device)
 

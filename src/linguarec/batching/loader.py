@@ -9,7 +9,6 @@ import torch
 
 from linguarec.batching.batches import SequenceBatch
 from linguarec.batching.windows import Windows, training_windows
-
 from linguarec.errors import SettingsError
 
 

@@ -78,7 +78,8 @@ class PreparedDataset:
         manifest_file = path / "manifest.json"
         if not manifest_file.is_file():
             raise DataFormatError(
-                f"{path} is not a prepared dataset folder: it has no manifest.json. Make one with `linguarec prepare ... -o {path}`."
+                f"{path} is not a prepared dataset folder: it has no manifest.json. "
+                f"Make one with `linguarec prepare ... -o {path}`."
             )
         try:
             content = json.loads(manifest_file.read_text(encoding="utf-8"))
@@ -87,7 +88,8 @@ class PreparedDataset:
         found = content.get("format_version")
         if found != FORMAT_VERSION:
             raise DataFormatError(
-                f"{manifest_file}: format_version is {found!r}, this linguarec reads {FORMAT_VERSION}; prepare the folder again."
+                f"{manifest_file}: format_version is {found!r}, this linguarec reads {FORMAT_VERSION}; "
+                "prepare the folder again."
             )
         try:
             dataset = cls(path, Manifest(**content))
@@ -105,11 +107,13 @@ class PreparedDataset:
         for name, number in found.items():
             if counts.get(name) != number:
                 raise DataFormatError(
-                    f"{self.path}: the manifest says {counts.get(name)} {name}, the files hold {number}; prepare the folder again."
+                    f"{self.path}: the manifest says {counts.get(name)} {name}, the files hold {number}; "
+                    "prepare the folder again."
                 )
 
     def __repr__(self) -> str:
-        return f"PreparedDataset({self.path}: {self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions)"
+        counts = f"{self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions"
+        return f"PreparedDataset({self.path}: {counts})"
 
     @property
     def name(self) -> str:
@@ -201,7 +205,8 @@ class PreparedDataset:
         if not file.exists():
             known = ", ".join(self.feature_names) or "none"
             raise DataFormatError(
-                f"{self.path} has no item vectors {name!r}; it has: {known}. Make them with `linguarec encode {self.path} --encoder {name}`."
+                f"{self.path} has no item vectors {name!r}; it has: {known}. "
+                f"Make them with `linguarec encode {self.path} --encoder {name}`."
             )
         return FeatureInfo(**json.loads(file.read_text(encoding="utf-8")))
 
@@ -220,7 +225,8 @@ class PreparedDataset:
         vectors = self._array(f"features/{name}.npy")
         if vectors.shape != (self.num_items, info.width):
             raise StaleFeaturesError(
-                f"{self.path}/features/{name}.npy has shape {vectors.shape}, expected ({self.num_items}, {info.width}); encode again."
+                f"{self.path}/features/{name}.npy has shape {vectors.shape}, "
+                f"expected ({self.num_items}, {info.width}); encode again."
             )
         return vectors
 

@@ -71,8 +71,8 @@ def _write_index(file: Path, raw_ids: list[str], kind: str) -> None:
     bad = [raw_id for raw_id in raw_ids if "\t" in raw_id or "\n" in raw_id or "\r" in raw_id]
     if bad:
         raise DataFormatError(
-            f"{len(bad):,} {kind} ids hold a tab or a line break (the first is {bad[0]!r}); benchmark files separate by them and "
-            f"cannot carry such ids. Replace them in the source files and prepare again."
+            f"{len(bad):,} {kind} ids hold a tab or a line break (the first is {bad[0]!r}); benchmark files "
+            f"separate by them and cannot carry such ids. Replace them in the source files and prepare again."
         )
     with file.open("w", encoding="utf-8", newline="\n") as lines:
         lines.writelines(f"{raw_id}\t{row}\n" for row, raw_id in enumerate(raw_ids))

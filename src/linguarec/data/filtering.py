@@ -1,8 +1,8 @@
 """From raw rows to the interactions that stay, as Ibis expressions.
 
 A raw log has the columns `user`, `item` (strings), `time` (int64 microseconds or NULL), `variant` (int64, a hash of what
-else tells two rows apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`, `item` (int32 codes), `time` and
-`position`. The same expressions run on DuckDB and on Spark.
+else tells two rows apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`,
+`item` (int32 codes), `time` and `position`. The same expressions run on DuckDB and on Spark.
 """
 
 from dataclasses import dataclass, replace

@@ -133,8 +133,8 @@ def _filter(engine: Engine, log: ir.Table, settings: FilterSettings, report: dic
         report["rows_outside_k_core"] = distinct - engine.value(log.count())
     if engine.value(log.count()) == 0:
         raise DataFormatError(
-            f"No interaction is left: {report['rows_read']:,} rows were read, {distinct:,} were usable and distinct, none of them "
-            f"lies in the {settings.k_core}-core (users and items with at least {settings.k_core} interactions each); "
+            f"No interaction is left: {report['rows_read']:,} rows were read, {distinct:,} were usable and distinct, none "
+            f"of them lies in the {settings.k_core}-core (users and items with at least {settings.k_core} interactions each); "
             "lower --k-core, or check the columns of users and items."
         )
     return log

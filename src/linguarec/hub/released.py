@@ -96,7 +96,8 @@ def from_released(state: dict[str, Tensor], centroids: int | None = None) -> Rel
         table = tensors["codes.weight"]
         if centroids is None or len(table) % (centroids + 1):
             raise CheckpointMismatchError(
-                f"pq_code_embedding.weight has {len(table)} rows, which is no multiple of centroids + 1 = {(centroids or 0) + 1}"
+                f"pq_code_embedding.weight has {len(table)} rows, which is no multiple of "
+                f"centroids + 1 = {(centroids or 0) + 1}"
             )
         null_item = table[0]
         tensors["codes.weight"] = table.view(-1, centroids + 1, table.shape[1])[:, 1:].flatten(0, 1)

@@ -9,7 +9,6 @@ A new item has no vector: it is read and scored as the zero vector.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
@@ -43,7 +42,8 @@ class SASRec(nn.Module):
     def item_inputs(self, items: ItemBatch) -> Tensor:
         """Vectors [N, D] of the items; zero for items without a row."""
         known = (items.rows >= 0).unsqueeze(-1)
-        return self.item(items.rows.clamp(min=0)) * known
+        vectors: Tensor = self.item(items.rows.clamp(min=0)) * known
+        return vectors
 
     def item_keys(self, items: ItemBatch) -> Tensor:
         """What is scored [N, D]: the same vectors."""
@@ -51,7 +51,8 @@ class SASRec(nn.Module):
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
         """State [T, D] of each position, having read it and all before."""
-        return self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
+        states: Tensor = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
+        return states
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
         """Mean cross-entropy of the next item over the catalogue `items`."""

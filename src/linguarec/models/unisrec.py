@@ -12,7 +12,6 @@ noise draw. Normalised vectors use torch's epsilon.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,4 +90,5 @@ class UniSRecTransductive(UniSRec):
     def item_inputs(self, items: ItemBatch) -> Tensor:
         """Item vectors [N, D]: adapted text + ID embedding."""
         known = (items.rows >= 0).unsqueeze(-1)
-        return super().item_inputs(items) + self.item(items.rows.clamp(min=0)) * known
+        vectors: Tensor = super().item_inputs(items) + self.item(items.rows.clamp(min=0)) * known
+        return vectors

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 
 class CodeEmbedding(nn.Module):
-    """Codes [N, M] with values below K -> the mean of their M embeddings [N, D]. The table has M*K rows, sub-space by sub-space."""
+    """Codes [N, M] with values below K -> the mean of their M embeddings [N, D]. The table has M*K rows, sub-space by
+    sub-space."""
 
     def __init__(self, code_books: int, centroids: int, hidden_size: int, deviation: float) -> None:
         super().__init__()

@@ -106,7 +106,8 @@ class CausalAttention(nn.Module):
             mixed = F.scaled_dot_product_attention(
                 query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
             )
-        return mixed.transpose(1, 2)
+        attended: Tensor = mixed.transpose(1, 2)
+        return attended
 
 
 class TransformerLayer(nn.Module):

@@ -108,8 +108,8 @@ def uses_bf16(settings: TrainingSettings) -> bool:
     if settings.precision != "auto":
         return settings.precision == "bf16"
     if settings.accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _loggers(settings: TrainingSettings, run: Path) -> Any:

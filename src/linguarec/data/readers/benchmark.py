@@ -215,9 +215,9 @@ def _read_attributes(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]
     """Attributes from `items.csv.gz` or `items.csv` (first column = raw id) beside the benchmark files, if there is one."""
     for file in (folder / "items.csv.gz", folder / "items.csv"):
         if file.exists():
-            raw = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+            raw = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # noqa: SIM115
             try:
-                with raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as lines:  # type: ignore[type-var]
+                with raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as lines:
                     reader = csv.DictReader(lines)
                     key, *names = reader.fieldnames or [""]
                     return names, {row[key]: {name: row[name] for name in names} for row in reader}
