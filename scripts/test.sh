@@ -7,9 +7,10 @@ venv=.venv-test
 if [ "${CI:-}" = true ]; then rm -rf "$venv"; fi
 bash scripts/setup.sh "$venv" requirements-dev.lock < /dev/null
 
+failed=()
 step() {
   echo "== $*"
-  "$venv/bin/$1" "${@:2}" < /dev/null
+  "$venv/bin/$1" "${@:2}" < /dev/null || failed+=("$1 ${2:-}")
 }
 # One thread for each of the two pytest workers; nothing is fetched from a model hub.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
@@ -18,3 +19,7 @@ step ruff format --check .
 step mypy
 step lint-imports
 step pytest --numprocesses 2 --dist loadfile "$@"
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'failed: %s\n' "${failed[@]}" >&2
+  exit 1
+fi

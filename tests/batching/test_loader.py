@@ -1,5 +1,7 @@
 """Training steps: complete, repeatable, resumable, and evenly split over processes."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def content(batch: TrainingBatch) -> list[tuple[list[int], list[int]]]:
     offsets = batch.sequences.offsets.tolist()
     return [
         (batch.sequences.items[start:stop].tolist(), batch.sequences.targets[start:stop].tolist())
-        for start, stop in zip(offsets, offsets[1:], strict=False)
+        for start, stop in pairwise(offsets)
     ]
 
 
