@@ -28,8 +28,7 @@ import pyarrow.csv
 ITEMS_PER_INTERACTION = 447_000 / 14_000_000
 USERS_PER_INTERACTION = 1_360_000 / 14_000_000
 WORDS = np.array(
-    ["steel", "black", "small", "large", "pack", "set", "kit", "pro", "red", "blue"]
-    + ["cable", "case", "drill", "filter", "lamp", "glass", "cotton", "paper", "tool"]
+    "steel black small large pack set kit pro red blue cable case drill filter lamp glass cotton paper tool".split()  # noqa: SIM905
 )
 
 
