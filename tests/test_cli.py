@@ -164,14 +164,22 @@ def test_a_fault_of_the_library_keeps_its_traceback(fake: Callable[[Any], None])
         cli.main(["fake", "P"])
 
 
-def test_an_interrupt_exits_with_130(fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("as_lightning_does", [False, True])
+def test_an_interrupt_exits_with_130(
+    as_lightning_does: bool, fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+):
     def recipe(path: Path) -> dict[str, Any]:
         """Stop.
 
         Args:
             path: where.
         """
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if as_lightning_does:
+                sys.exit(1)
+            raise
 
     fake(recipe)
     code, out, err = run(capsys, "fake", "P")

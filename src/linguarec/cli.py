@@ -86,8 +86,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
         code = 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing half-written is left behind.", file=sys.stderr)  # noqa: T201
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns an interrupt of a training into an exit of its own, with code 1 and no word.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
+        print(f"\n{message}", file=sys.stderr)  # noqa: T201
         code = 130
     sys.exit(code)
 
@@ -114,7 +118,7 @@ def _run(words: list[str]) -> int:
     if call is None:  # help was asked for and shown
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx"):
+    for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     result = recipe(**call.arguments)
     if call.json:
