@@ -4,9 +4,9 @@
     python bench/prepare.py --interactions 140000000 --no-plain     ten times that, in the same memory
     python bench/prepare.py --online-retail online_retail.csv.xz    start-up and unpacking included
 
-Every pass runs in a process of its own, so that peak memory is its own and start-up counts. The plain pass does what the
-released preprocessing does up to sequences and texts (it writes no prefix files and encodes no text): a set of tuples, k-core
-by dicts, sorting user by user, indices, cleaned texts.
+Every pass runs in a process of its own, so that peak memory is its own and start-up counts. The plain pass does what
+the released preprocessing does up to sequences and texts (it writes no prefix files and encodes no text): a set of
+tuples, k-core by dicts, sorting user by user, indices, cleaned texts.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """From raw rows to the interactions that stay, as Ibis expressions.
 
-A raw log has the columns `user`, `item` (strings), `time` (int64 microseconds or NULL), `variant` (int64, a hash of what
-else tells two rows apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`,
+A raw log has the columns `user`, `item` (strings), `time` (int64 microseconds or NULL), `variant` (int64, a hash of
+what else tells two rows apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`,
 `item` (int32 codes), `time` and `position`. The same expressions run on DuckDB and on Spark.
 """
 
@@ -55,9 +55,9 @@ def without_duplicates(log: ir.Table, duplicates: Duplicates) -> ir.Table:
 def k_core(engine: Engine, log: ir.Table, user_core: int, item_core: int) -> tuple[ir.Table, int]:
     """Drop users with fewer than `user_core` and items with fewer than `item_core` rows until none is left.
 
-    The log is counted once. Each round then looks only for the rows that fall with the users and items of that round and
-    takes them off the counts; the log is rewritten once, at the end. Takes over the stored table `log`; returns the table
-    that stays and the number of rounds.
+    The log is counted once. Each round then looks only for the rows that fall with the users and items of that round
+    and takes them off the counts; the log is rewritten once, at the end. Takes over the stored table `log`; returns
+    the table that stays and the number of rounds.
     """
     users, items = _Side.count(engine, log, "user", user_core), _Side.count(engine, log, "item", item_core)
     rounds = 0

@@ -30,9 +30,10 @@ class Content:
     """What goes into a folder.
 
     `items`: pieces of a table with one row an item, in the order of the item rows: `raw_id`, the columns `attributes`,
-    `text`. `users`: raw ids in the order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`: pieces
-    (item rows [n], timestamps [n] in seconds or None) in the order of users, then of time. `report` counts what was dropped
-    or mended; it may still grow until the last piece was read. `features`: imported item vectors by name.
+    `text`. `users`: raw ids in the order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`:
+    pieces (item rows [n], timestamps [n] in seconds or None) in the order of users, then of time. `report` counts
+    what was dropped or mended; it may still grow until the last piece was read. `features`: imported item vectors by
+    name.
     """
 
     items: Iterable[pa.Table]

@@ -1,7 +1,7 @@
 """The steps from a raw log and its catalogue to the content of a prepared folder.
 
-Order of the steps: items without metadata out (if asked), duplicates out, k-core to its fixed point, total order. Users and
-items are numbered as they first appear in the source file.
+Order of the steps: items without metadata out (if asked), duplicates out, k-core to its fixed point, total order.
+Users and items are numbered as they first appear in the source file.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ MakeText = Callable[[list[str | None]], tuple[str, int, int]]
 class FilterSettings:
     """What stays, and in which order.
 
-    `k_core`: least number of interactions of a user and of an item (0 or 1 = all stay). `catalogue`: "log" keeps the items
-    that occur in the log, "all" also the rest of the catalogue. `drop_without_metadata`: items that the catalogue does not
-    know leave the log (otherwise they stay, with an empty text).
+    `k_core`: least number of interactions of a user and of an item (0 or 1 = all stay). `catalogue`: "log" keeps the
+    items that occur in the log, "all" also the rest of the catalogue. `drop_without_metadata`: items that the
+    catalogue does not know leave the log (otherwise they stay, with an empty text).
     """
 
     k_core: int
@@ -48,9 +48,9 @@ class FilterSettings:
 class Source:
     """What a reader found.
 
-    `log`: a stored table as `filtering` describes it, without the column `position`. `catalogue`: a stored table `raw_id`,
-    `position`, the attribute columns; None = there is no catalogue. `has_times`: whether `time` is a moment in the world (and
-    not only a rank). `report`: rows that the reader dropped or mended, by reason.
+    `log`: a stored table as `filtering` describes it, without the column `position`. `catalogue`: a stored table
+    `raw_id`, `position`, the attribute columns; None = there is no catalogue. `has_times`: whether `time` is a moment
+    in the world (and not only a rank). `report`: rows that the reader dropped or mended, by reason.
     """
 
     log: ir.Table

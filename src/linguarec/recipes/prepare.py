@@ -1,22 +1,16 @@
 """Prepare: a log and a catalogue, from their source files to a prepared dataset folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
+from linguarec.recipes.folders import Catalogue, Duplicates, Encoding, TextRules, Ties, prepare_folder, write_content
 
 if TYPE_CHECKING:
-    from linguarec.data.dataset import Manifest
     from linguarec.data.folder import Content
-    from linguarec.data.preparation import FilterSettings, Reader
-
-TextRules = Literal["default", "released"]
-Ties = Literal["file", "random"]
-Duplicates = Literal["identical", "first", "keep"]
-Catalogue = Literal["log", "all"]
-Encoding = Literal["utf-8", "latin-1"]
+    from linguarec.data.preparation import FilterSettings
 
 
 def prepare_amazon_2018(
@@ -128,8 +122,8 @@ def prepare_online_retail(
 ) -> dict[str, Any]:
     """Prepare UCI Online Retail: a user is an invoice, an item a stock code, its text the description.
 
-    Nearly all rows of an invoice bear one time, so the tie order decides the protocol: "random" (seeded) is comparable with
-    published figures, "file" keeps the order of the receipt and gives far higher ones.
+    Nearly all rows of an invoice bear one time, so the tie order decides the protocol: "random" (seeded) is
+    comparable with published figures, "file" keeps the order of the receipt and gives far higher ones.
 
     Args:
         log: the CSV file, plain or packed (.gz, .xz, .zip), with either form of date
@@ -146,7 +140,7 @@ def prepare_online_retail(
     """
     from linguarec.data.readers.online_retail import read_online_retail
 
-    return _prepare(
+    return prepare_folder(
         "online-retail",
         {"log": log.name, "encoding": encoding},
         lambda engine, scratch: read_online_retail(engine, scratch, log, encoding, lower=text_rules == "released"),
@@ -192,19 +186,16 @@ def prepare_table(
         time_column: column of the log that orders a user's interactions
         items_item_column: column of the catalogue that names the item (default: as in the log)
         attributes: columns of the catalogue that make up the item text, in order (default: all but the item's)
-        order: "time" if the time column holds moments, "rank" if it holds numbers that only order, "file" for file order
-        time_unit: unit of times given as numbers
-        k_core: least number of interactions of a user and of an item; 0 keeps all
-        ties: order of interactions at the same time, as in the file or at random
-        seed: seed of the random tie order and of the held-out items
-        text_rules: cleaning of the item texts; "released" repeats the published code
-        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
-        catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
-        items_without_metadata: items of the log that the catalogue lacks: keep them without a text, or drop them
-        encoding: encoding of CSV files
-        held_out_share: share of the items in the held-out-items split
-        memory: memory limit of the database, which spills to disk beyond it
-        overwrite: replace the output folder if it exists
+        order: "time" if the time column holds moments, "rank" if it holds numbers that only order, "file" for file
+        order time_unit: unit of times given as numbers k_core: least number of interactions of a user and of an item;
+        0 keeps all ties: order of interactions at the same time, as in the file or at random seed: seed of the random
+        tie order and of the held-out items text_rules: cleaning of the item texts; "released" repeats the published
+        code duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item,
+        "keep" none catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are
+        ranked as well items_without_metadata: items of the log that the catalogue lacks: keep them without a text, or
+        drop them encoding: encoding of CSV files held_out_share: share of the items in the held-out-items split
+        memory: memory limit of the database, which spills to disk beyond it overwrite: replace the output folder if
+        it exists
     """
     from linguarec.data.readers.table import TableColumns, read_table
 
@@ -213,7 +204,7 @@ def prepare_table(
     )
     if order == "file" and duplicates == "identical":
         duplicates = "keep"  # without a time nothing tells a repeated row from a repeated visit
-    return _prepare(
+    return prepare_folder(
         "table",
         {
             "interactions": interactions.name,
@@ -251,8 +242,8 @@ def prepare_atomic(
 ) -> dict[str, Any]:
     """Prepare RecBole's atomic files, or the benchmark files that UniSRec and VQ-Rec released.
 
-    Benchmark files (NAME.train.inter and so on) are filtered and ordered already: they keep their item and user numbers, and
-    their item vectors (NAME.feat1CLS) become features of the folder.
+    Benchmark files (NAME.train.inter and so on) are filtered and ordered already: they keep their item and user
+    numbers, and their item vectors (NAME.feat1CLS) become features of the folder.
 
     Args:
         source: folder with NAME.inter and NAME.item, or with NAME.train.inter, NAME.item2index, NAME.text and so on
@@ -272,7 +263,7 @@ def prepare_atomic(
 
     name = name or atomic.find_name(source)
     if not atomic.is_benchmark(source, name):
-        return _prepare(
+        return prepare_folder(
             "atomic",
             {"source": source.name, "name": name},
             lambda engine, scratch: atomic.read_atomic(engine, scratch, source, name),
@@ -285,8 +276,8 @@ def prepare_atomic(
     if k_core > 1 or ties != "file" or catalogue != "log" or duplicates != "identical":
         raise SettingsError(
             [
-                f"--k-core, --ties, --catalogue and --duplicates cannot be used here: {source}/{name}.*.inter are benchmark files, "
-                "which are filtered and ordered already; leave them out."
+                f"--k-core, --ties, --catalogue and --duplicates cannot be used here: {source}/{name}.*.inter are benchmark "
+                "files, which are filtered and ordered already; leave them out."
             ]
         )
 
@@ -294,7 +285,7 @@ def prepare_atomic(
     def content(scratch: Path) -> "Iterator[Content]":
         yield benchmark.content(source, name, keep_blanks=text_rules == "released")
 
-    return _write(
+    return write_content(
         "atomic", {"source": source.name, "name": name}, content, text_rules, output, held_out_share, seed, overwrite
     )
 
@@ -313,7 +304,7 @@ def _prepare_amazon(
     from linguarec.data.readers import amazon
 
     edition = {"2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[year]
-    return _prepare(
+    return prepare_folder(
         f"amazon-{year}",
         {"ratings": ratings.name, "meta": meta.name, "attributes": attributes},
         lambda engine, scratch: amazon.read_amazon(engine, scratch, edition, ratings, meta, attributes),
@@ -337,81 +328,3 @@ def _filters(
     from linguarec.data.preparation import FilterSettings
 
     return FilterSettings(k_core, ties, seed, duplicates, catalogue, drop_without_metadata, memory)
-
-
-def _prepare(
-    recipe: str,
-    arguments: Mapping[str, Any],
-    read: "Reader",
-    filters: "FilterSettings",
-    text_rules: TextRules,
-    output: Path,
-    held_out_share: float,
-    overwrite: bool,
-) -> dict[str, Any]:
-    from linguarec.data.preparation import prepare_content
-    from linguarec.text.cleaning import item_text
-
-    arguments = {
-        **arguments,
-        "k_core": filters.k_core,
-        "ties": filters.ties,
-        "duplicates": filters.duplicates,
-        "catalogue": filters.catalogue,
-    }
-    return _write(
-        recipe,
-        arguments,
-        lambda scratch: prepare_content(scratch, read, filters, lambda values: item_text(values, text_rules)),
-        text_rules,
-        output,
-        held_out_share,
-        filters.seed,
-        overwrite,
-    )
-
-
-def _write(
-    recipe: str,
-    arguments: Mapping[str, Any],
-    make_content: Any,
-    text_rules: TextRules,
-    output: Path,
-    held_out_share: float,
-    seed: int,
-    overwrite: bool,
-) -> dict[str, Any]:
-    from linguarec.data.folder import Origin, write_folder
-    from linguarec.data.splitting import SplitSettings
-
-    arguments = {**arguments, "text_rules": text_rules, "held_out_share": held_out_share, "seed": seed}
-    manifest = write_folder(
-        output,
-        Origin(recipe, arguments, text_rules),
-        SplitSettings(held_out_share=held_out_share, seed=seed),
-        overwrite,
-        make_content,
-    )
-    _show(output, manifest)
-    return {
-        "output": str(output),
-        **manifest.counts,
-        "attributes": manifest.attributes,
-        "report": manifest.report,
-        "fingerprint": manifest.fingerprint,
-    }
-
-
-def _show(output: Path, manifest: "Manifest") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{output} ({manifest.recipe})", show_header=False, title_justify="left")
-    table.add_column("what")
-    table.add_column("number", justify="right")
-    for what, number in manifest.counts.items():
-        table.add_row(what, f"{number:,}", style="bold")
-    for what, number in manifest.report.items():
-        if number:
-            table.add_row(what.replace("_", " "), f"{number:,}")
-    Console().print(table)

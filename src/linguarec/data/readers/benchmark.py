@@ -1,9 +1,9 @@
 """Benchmark files as UniSRec and VQ-Rec released them (RecBole's "benchmark filename" form).
 
-A folder holds `<name>.{train,valid,test}.inter` with one row for every (user, history, target), the history cut to the last
-50 items; `<name>.item2index` and `<name>.user2index` (raw id, index); `<name>.text` (raw id, text; in an order of its own);
-and item vectors `<name>.feat<N><POOLING>` as bare float32, row = item index. Here the rows are put together again to one
-full sequence a user, and every row is checked against it.
+A folder holds `<name>.{train,valid,test}.inter` with one row for every (user, history, target), the history cut to
+the last 50 items; `<name>.item2index` and `<name>.user2index` (raw id, index); `<name>.text` (raw id, text; in an
+order of its own); and item vectors `<name>.feat<N><POOLING>` as bare float32, row = item index. Here the rows are put
+together again to one full sequence a user, and every row is checked against it.
 """
 
 import csv
@@ -30,7 +30,8 @@ Row = tuple[list[int], int]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`sequences`: full item sequence of each user (released item indices). `texts` and `attributes` are by raw item id.
+    """`sequences`: full item sequence of each user (released item indices). `texts` and `attributes` are by raw item
+    id.
 
     `window`: the longest history found (the released files cut at 50).
     """
@@ -87,7 +88,8 @@ def read_benchmark(folder: Path, name: str) -> Benchmark:
     """Read the benchmark files `<name>.*` of `folder`.
 
     Raises:
-        DataFormatError: a file is missing or malformed, an index is not in the index files, or the rows of a user are not
+        DataFormatError: a file is missing or malformed, an index is not in the index files, or the rows of a user are
+        not
             pieces of one sequence.
     """
     raw_items = _read_index(folder / f"{name}.item2index")

@@ -38,8 +38,8 @@ def csv_table(
 ) -> ir.Table:
     """The CSV file as a view; `columns` maps the wanted names to the names in the file; every value is a string.
 
-    Empty values are NULL. `names`: the columns of a file without header line. Without `delimiter` the first of , tab ; | is
-    taken whose header holds all the columns. Packed files (.gz, .xz, .zip) are read as they are.
+    Empty values are NULL. `names`: the columns of a file without header line. Without `delimiter` the first of , tab
+    ; | is taken whose header holds all the columns. Packed files (.gz, .xz, .zip) are read as they are.
 
     Raises:
         DataFormatError: the file is missing or cut short, or a column is missing.
@@ -68,7 +68,8 @@ def csv_table(
 def json_table(
     engine: Engine, file: Path, scratch: Path, fields: Mapping[str, str], required: Sequence[str] = ()
 ) -> ir.Table:
-    """The JSON-lines file as a view; `fields` maps the wanted names to the keys in the file; every value is JSON or NULL.
+    """The JSON-lines file as a view; `fields` maps the wanted names to the keys in the file; every value is JSON or
+    NULL.
 
     Raises:
         DataFormatError: the file is missing or cut short, or its first line lacks one of the `required` keys.

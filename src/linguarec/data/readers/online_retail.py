@@ -24,8 +24,8 @@ def read_online_retail(
 ) -> Source:
     """Read the CSV file (plain or .gz, .xz, .zip); rows without a description are dropped and counted.
 
-    Two rows are the same interaction if invoice, stock code, time and quantity agree. `lower`: descriptions in lower case,
-    as the released code writes them.
+    Two rows are the same interaction if invoice, stock code, time and quantity agree. `lower`: descriptions in lower
+    case, as the released code writes them.
 
     Raises:
         DataFormatError: a column is missing, a date or quantity does not parse, or the file is cut short.

@@ -29,8 +29,8 @@ PARQUET = (".parquet", ".pq")
 class TableColumns:
     """Names of the columns. `attributes` None = every column of the items file but the item's, in its order.
 
-    `order`: "time": `time` is a moment; "rank": `time` is a number that only orders a user's rows; "file": by place in the
-    file, and `time` is not read.
+    `order`: "time": `time` is a moment; "rank": `time` is a number that only orders a user's rows; "file": by place
+    in the file, and `time` is not read.
     """
 
     user: str = "user_id"

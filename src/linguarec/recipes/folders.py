@@ -1,0 +1,95 @@
+"""What all `prepare` recipes share: run the steps, write the folder, show what was counted."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from linguarec.data.dataset import Manifest
+    from linguarec.data.folder import Content
+    from linguarec.data.preparation import FilterSettings, Reader
+
+TextRules = Literal["default", "released"]
+Ties = Literal["file", "random"]
+Duplicates = Literal["identical", "first", "keep"]
+Catalogue = Literal["log", "all"]
+Encoding = Literal["utf-8", "latin-1"]
+
+
+def prepare_folder(
+    recipe: str,
+    arguments: Mapping[str, Any],
+    read: "Reader",
+    filters: "FilterSettings",
+    text_rules: TextRules,
+    output: Path,
+    held_out_share: float,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from linguarec.data.preparation import prepare_content
+    from linguarec.text.cleaning import item_text
+
+    arguments = {
+        **arguments,
+        "k_core": filters.k_core,
+        "ties": filters.ties,
+        "duplicates": filters.duplicates,
+        "catalogue": filters.catalogue,
+    }
+    return write_content(
+        recipe,
+        arguments,
+        lambda scratch: prepare_content(scratch, read, filters, lambda values: item_text(values, text_rules)),
+        text_rules,
+        output,
+        held_out_share,
+        filters.seed,
+        overwrite,
+    )
+
+
+def write_content(
+    recipe: str,
+    arguments: Mapping[str, Any],
+    make_content: "Callable[[Path], AbstractContextManager[Content]]",
+    text_rules: TextRules,
+    output: Path,
+    held_out_share: float,
+    seed: int,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from linguarec.data.folder import Origin, write_folder
+    from linguarec.data.splitting import SplitSettings
+
+    arguments = {**arguments, "text_rules": text_rules, "held_out_share": held_out_share, "seed": seed}
+    manifest = write_folder(
+        output,
+        Origin(recipe, arguments, text_rules),
+        SplitSettings(held_out_share=held_out_share, seed=seed),
+        overwrite,
+        make_content,
+    )
+    _show(output, manifest)
+    return {
+        "output": str(output),
+        **manifest.counts,
+        "attributes": manifest.attributes,
+        "report": manifest.report,
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def _show(output: Path, manifest: "Manifest") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{output} ({manifest.recipe})", show_header=False, title_justify="left")
+    table.add_column("what")
+    table.add_column("number", justify="right")
+    for what, number in manifest.counts.items():
+        table.add_row(what, f"{number:,}", style="bold")
+    for what, number in manifest.report.items():
+        if number:
+            table.add_row(what.replace("_", " "), f"{number:,}")
+    Console().print(table)
