@@ -20,9 +20,11 @@ from linguarec.data.readers.files import (
     parsed_time,
     text_columns,
 )
+from linguarec.errors import DataFormatError
 
 Order = Literal["time", "rank", "file"]
 PARQUET = (".parquet", ".pq")
+RESERVED = ("item", "raw_id", "position", "code", "known_id", "text")
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,20 @@ def read_table(
     fields = {"raw_id": columns.catalogue_item, **{f"attribute_{k}": name for k, name in enumerate(attributes)}}
     catalogue = _open(engine, items, scratch, fields, encoding, delimiter, quoted)
     stored = engine.store(catalogue.select(**{name: as_string(catalogue[name]) for name in fields}))
-    names = {name.split(":")[0]: f"attribute_{k}" for k, name in enumerate(attributes)}
+    names = {attribute_name(name): f"attribute_{k}" for k, name in enumerate(attributes)}
+    if len(names) < len(attributes):
+        raise DataFormatError(
+            f"{items}: two of the attribute columns {', '.join(attributes)} have one name; rename one."
+        )
     numbered = stored.mutate(position=stored.rowid())
     stored = engine.store(numbered.filter(numbered.raw_id.notnull()).select("raw_id", "position", **names), stored)
     return Source(log, stored, list(names), has_times=columns.order == "time")
+
+
+def attribute_name(column: str) -> str:
+    """Name of the attribute in the prepared folder: without RecBole's type, and clear of the folder's own columns."""
+    name = column.split(":")[0]
+    return f"{name}_attribute" if name in RESERVED else name
 
 
 def as_string(value: ir.Value) -> ir.StringValue:
