@@ -20,8 +20,9 @@ def export(
         data: prepared folder
         output: folder to write the files into
         name: first part of the file names (default: the name of the prepared folder)
-        features: item vectors to write as NAME.feat1CLS (default: those that were imported as feat..., under their
-        own names) window: longest history of a row overwrite: replace the output folder if it exists
+        features: item vectors to write as NAME.feat1CLS (default: imported feat... vectors, under their own names)
+        window: longest history of a row
+        overwrite: replace the output folder if it exists
     """
     from rich.console import Console
     from rich.table import Table

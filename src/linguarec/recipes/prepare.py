@@ -186,16 +186,19 @@ def prepare_table(
         time_column: column of the log that orders a user's interactions
         items_item_column: column of the catalogue that names the item (default: as in the log)
         attributes: columns of the catalogue that make up the item text, in order (default: all but the item's)
-        order: "time" if the time column holds moments, "rank" if it holds numbers that only order, "file" for file
-        order time_unit: unit of times given as numbers k_core: least number of interactions of a user and of an item;
-        0 keeps all ties: order of interactions at the same time, as in the file or at random seed: seed of the random
-        tie order and of the held-out items text_rules: cleaning of the item texts; "released" repeats the published
-        code duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item,
-        "keep" none catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are
-        ranked as well items_without_metadata: items of the log that the catalogue lacks: keep them without a text, or
-        drop them encoding: encoding of CSV files held_out_share: share of the items in the held-out-items split
-        memory: memory limit of the database, which spills to disk beyond it overwrite: replace the output folder if
-        it exists
+        order: "time" if the time column holds moments, "rank" if its numbers only order, "file" for file order
+        time_unit: unit of times given as numbers
+        k_core: least number of interactions of a user and of an item; 0 keeps all
+        ties: order of interactions at the same time, as in the file or at random
+        seed: seed of the random tie order and of the held-out items
+        text_rules: cleaning of the item texts; "released" repeats the published code
+        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
+        catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
+        items_without_metadata: items of the log that the catalogue lacks: keep them without a text, or drop them
+        encoding: encoding of CSV files
+        held_out_share: share of the items in the held-out-items split
+        memory: memory limit of the database, which spills to disk beyond it
+        overwrite: replace the output folder if it exists
     """
     from linguarec.data.readers.table import TableColumns, read_table
 
