@@ -3,8 +3,7 @@
 Two sets of rules:
 
 - `default`: what the papers describe (HTML unescaped, quotes and line breaks removed, every field ends in one full
-  stop),
-  HTML tags removed as well, and no word thrown away: fields of 2,000 characters and more are kept and counted.
+  stop), HTML tags removed as well, and no word thrown away: fields of 2,000 characters and more are kept and counted.
 - `released`: the cleaning of the published UniSRec and VQ-Rec code, character for character. It turns fields of 2,000
   characters and more into nothing, glues words together where a line break stood between them, writes a lone full stop
   for a field that is present but empty, and leaves a blank at the end.
