@@ -19,7 +19,8 @@ def write_benchmark(dataset: PreparedDataset, folder: Path, name: str, window: i
     written.
 
     Histories keep their last `window` items. As in the release, a user's training prefixes stand longest first. Texts
-    stand in the order of the raw ids (in the release: of the metadata file, which the folder does not keep). Users with fewer than three items have training rows only.
+    stand in the order of the raw ids (in the release: of the metadata file, which the folder does not keep).
+    Users with fewer than three items have training rows only.
 
     Raises:
         DataFormatError: a raw id holds a tab or a line break, which these files cannot carry.
