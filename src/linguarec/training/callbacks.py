@@ -33,6 +33,10 @@ class EpochRecord(Callback):
         self.rows: list[dict[str, Any]] = []
         self.started = 0.0
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock: an epoch that is resumed in its middle has no start of its own."""
+        self.started = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
         self.started = time.perf_counter()

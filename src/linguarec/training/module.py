@@ -53,6 +53,20 @@ class FineTuning(LightningModule):
             self.targets += count
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add where the steps stand. Lightning keeps a loader's state too, but restores it within an epoch only."""
+        checkpoint["fine_tuning"] = {
+            "loader": self.loader.state_dict(),
+            "loss_sum": self.loss_sum,
+            "targets": self.targets,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from there."""
+        state = checkpoint["fine_tuning"]
+        self.loader.load_state_dict(state["loader"])
+        self.loss_sum, self.targets = state["loss_sum"], state["targets"]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam as published; AdamW where weight decay is asked for."""
         kind: Any = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam

@@ -1,0 +1,208 @@
+"""The fine-tuning recipe: a full run folder, exact resuming after SIGKILL, several processes, bad settings."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import linguarec
+from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.synthetic import TINY, generate_world, word_vectors
+from linguarec.errors import OutputError, SettingsError
+from linguarec.evaluation.evaluate import evaluate_model
+from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.recipes.finetune import finetune
+from linguarec.training.settings import TrainingSettings
+
+SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    quick: dict[str, Any] = {"learning_rate": 5e-3, "targets_per_step": 200, "max_epochs": 4, "accelerator": "cpu"}
+    return TrainingSettings(**{**quick, **changes})
+
+
+@pytest.fixture
+def dataset(make_dataset: Any) -> PreparedDataset:
+    """The tiny world as a prepared folder with vectors and codes."""
+    domain = generate_world(seed=0, domains=1, size=TINY)[0]
+    texts = [item.text for item in domain.items]
+    vectors = word_vectors(texts, 16)
+    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+    made: PreparedDataset = make_dataset(sequences, texts=texts, features={"words": vectors})
+    centroids = vectors[:32].reshape(32, 4, 4).transpose(1, 0, 2).copy()
+    book = CodeBook("pq", centroids, None, None, "words", "0" * 64)
+    ItemCodes(book.encode(vectors), book, made.texts_fingerprint).save(made.codes_path("pq"))
+    return made
+
+
+@pytest.mark.parametrize("model", ["sasrec", "sasrec-text", "unisrec", "unisrec-transductive", "vqrec"])
+def test_leaves_a_run_folder_that_can_be_used(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = finetune(model, dataset.path, run, transformer=SMALL, training=settings())
+    written = json.loads((run / "metrics.json").read_text())
+    assert written == result
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(4))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    best = max(rows, key=lambda row: float(row["valid ndcg@10"]))
+    assert result["best_epoch"] == int(best["epoch"])
+    assert result["valid"]["ndcg@10"] == pytest.approx(float(best["valid ndcg@10"]))
+    saved = json.loads((run / "settings.json").read_text())
+    assert saved["data_fingerprint"] == dataset.fingerprint
+    assert saved["training"]["learning_rate"] == 5e-3
+    assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
+    assert not (run / "checkpoints").exists()
+    recommender = linguarec.load_model(run)
+    picked = recommender.recommend([dataset.raw_item_ids[:3]], k=5)
+    assert len(picked[0]) == 5
+    assert not {one.raw_id for one in picked[0]} & set(dataset.raw_item_ids[:3])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(dataset: PreparedDataset, tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        finetune("sasrec", dataset.path, tmp_path / name, transformer=SMALL, training=settings(max_epochs=2), seed=seed)
+        weights.append(load_file(tmp_path / name / "model.safetensors")["item.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_gru_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> None:
+    gru = GRUConfig(hidden_size=16, inner_size=16, max_length=20)
+    run = tmp_path / "run"
+    finetune("vqrec", dataset.path, run, gru=gru, sequence_encoder="gru", training=settings())
+    assert json.loads((run / "config.json").read_text())["encoder"]["kind"] == "gru"
+    assert "encoder.recurrence.weight_ih_l0" in load_file(run / "model.safetensors")
+
+
+KILLED_AT_STEP = """
+import os, signal, sys
+from pathlib import Path
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.recipes.finetune import finetune
+from linguarec.training.module import FineTuning
+from linguarec.training.settings import TrainingSettings
+
+trained = FineTuning.training_step
+
+def train_or_die(self, batch, batch_index):
+    if batch.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trained(self, batch, batch_index)
+
+FineTuning.training_step = train_or_die
+finetune("unisrec", Path({data!r}), Path({run!r}), transformer={transformer!r}, training={training!r})
+"""
+
+
+@pytest.mark.parametrize("step", [3, 8, 12])
+def test_killed_at_any_step_it_goes_on_to_the_same_weights(step: int, dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Epochs have 6 steps: step 3 is in the first one, 8 in the second, 12 begins the third."""
+    training = settings(checkpoint_every_n_steps=1 if step != 12 else 0)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    finetune("unisrec", dataset.path, unbroken, transformer=SMALL, training=training)
+    code = KILLED_AT_STEP.format(
+        step=step, data=str(dataset.path), run=str(broken), transformer=SMALL, training=training
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (broken / "metrics.json").exists()
+    finetune("unisrec", dataset.path, broken, transformer=SMALL, training=training, resume=True)
+    expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    curves = [
+        [(row["epoch"], row["step"], row["loss"], row["valid ndcg@10"]) for row in csv.DictReader(file.open())]
+        for file in (unbroken / "metrics.csv", broken / "metrics.csv")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_two_processes_take_the_steps_of_one(dataset: PreparedDataset, tmp_path: Path) -> None:
+    still = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.0, max_length=20)
+    alone = tmp_path / "alone"
+    finetune("sasrec", dataset.path, alone, transformer=still, training=settings(max_epochs=2, precision="fp32"))
+    together = tmp_path / "together"
+    command = [str(Path(sys.executable).parent / "linguarec"), "finetune", "sasrec", str(dataset.path)]
+    command += ["-o", str(together), "--json"]
+    for field in ("hidden_size=16", "inner_size=16", "layers=1", "dropout=0", "max_length=20"):
+        command.append(f"--transformer.{field}")
+    for field in ("learning_rate=5e-3", "targets_per_step=200", "max_epochs=2", "precision=fp32", "accelerator=cpu"):
+        command.append(f"--training.{field}")
+    done = subprocess.run([*command, "--training.devices=2", "--training.strategy=ddp"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["epochs"] == 2
+    expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
+    for name in expected:
+        torch.testing.assert_close(
+            found[name], expected[name], atol=2e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_the_run_holds_the_best_weights_not_the_last(dataset: PreparedDataset, tmp_path: Path) -> None:
+    """A learning rate that destroys the model after a while: what is kept is what was best."""
+    from linguarec.batching.catalogue import catalogue_batch
+    from linguarec.data.splits import evaluation_cases
+
+    run = tmp_path / "run"
+    result = finetune(
+        "sasrec",
+        dataset.path,
+        run,
+        transformer=SMALL,
+        training=settings(learning_rate=0.05, max_epochs=12, patience=12),
+    )
+    assert result["best_epoch"] < result["epochs"] - 1
+    cases = evaluation_cases(dataset.sequences, dataset.roles(), "valid", 20)
+    model: Any = linguarec.load_model(run).model
+    reached = evaluate_model(model, catalogue_batch(dataset, None, None), cases).mean("ndcg@10")
+    assert reached == pytest.approx(result["valid"]["ndcg@10"], abs=1e-9)
+
+
+def test_finished_runs_are_not_trained_again(dataset: PreparedDataset, tmp_path: Path) -> None:
+    training = settings(max_epochs=1)
+    first = finetune("sasrec", dataset.path, tmp_path / "run", transformer=SMALL, training=training)
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    again = finetune("sasrec", dataset.path, tmp_path / "run", transformer=SMALL, training=training, resume=True)
+    assert again == first
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_settings_that_cannot_work_are_refused(dataset: PreparedDataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SettingsError, match=r"learning_rate is -1.*\n.*patience is 0"):
+        finetune("sasrec", dataset.path, run, training=settings(learning_rate=-1, patience=0))
+    with pytest.raises(SettingsError, match=r"--features bert.*it has: words"):
+        finetune("unisrec", dataset.path, run, features="bert")
+    with pytest.raises(SettingsError, match="transductive is for unisrec"):
+        finetune("sasrec", dataset.path, run, mode="transductive")
+    with pytest.raises(SettingsError, match="unknown model 'gru4rec'; there are: sasrec"):
+        finetune("gru4rec", dataset.path, run)
+    assert not run.exists()
+
+
+def test_a_run_folder_is_not_overwritten_unasked(dataset: PreparedDataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1))
+    with pytest.raises(OutputError, match=r"exists already; go on with it by --resume"):
+        finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1))
+    with pytest.raises(SettingsError, match=r"cannot be resumed with other settings(.|\n)*seed: the run has 0, now 1"):
+        finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1), seed=1, resume=True)
+    finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1), seed=1, overwrite=True)
+    assert json.loads((run / "settings.json").read_text())["seed"] == 1
+
+
+def test_a_folder_without_users_to_learn_from_is_refused(make_dataset: Any, tmp_path: Path) -> None:
+    short = make_dataset([[0, 1, 2], [2, 1, 0]], name="short")
+    with pytest.raises(linguarec.errors.DataFormatError, match="leaves no user with two training items"):
+        finetune("sasrec", short.path, tmp_path / "run", transformer=SMALL, training=settings())
