@@ -72,6 +72,9 @@ GROUPS = {"prepare": "A log and a catalogue to a prepared dataset folder."}
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 = done, 2 = bad input, 130 = interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # OpenMP threads wait for each other by spinning; beside another busy process that costs more than the work itself.
+    # Must be set before torch is imported; a value that the user gave stands. Figures: docs/decisions.md.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = _run(words)
         sys.stdout.flush()

@@ -1,1 +1,1 @@
-""""""
+"""Logs and catalogues: from source files to the prepared dataset folder."""

@@ -1,1 +1,1 @@
-""""""
+"""What a person does: one plain function a command."""

@@ -1,1 +1,1 @@
-""""""
+"""Item texts: cleaning rules and language-model encoders."""
