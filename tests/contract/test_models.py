@@ -188,7 +188,7 @@ def test_learns_the_synthetic_world(name: str, encoder: str, world: World) -> No
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     loader = TrainingLoader(np.asarray(world.train.values), world.train.offsets, 20, 200, None, seed=0)
     model.train()
-    for _ in range(32):
+    for _ in range(40):
         for batch in loader:
             optimizer.zero_grad()
             model.finetune_loss(batch.sequences, world.items).backward()

@@ -103,9 +103,8 @@ def finetune(
         "training": _as_dict(training),
         "versions": _versions(),
     }
-    if (
-        int(os.environ.get("LOCAL_RANK", 0)) == 0
-    ):  # processes that Lightning starts beside the first find the folder made
+    # The processes that Lightning starts beside the first one run this recipe too, and find the folder made.
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         done = _open_run(output, settings, resume, overwrite)
         if done is not None:
             return done
@@ -161,7 +160,7 @@ def finetune(
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "seconds": round(seconds, 1),
-        "valid": {f"{key}": value for key, value in _valid_of(result.history, result.best_epoch).items()},
+        "valid": _valid_of(result.history, result.best_epoch),
         "test": evaluate_model(network, items, cases).means(),
     }
     _write_results(output, name, dataset.name, metrics, result.history)

@@ -1,4 +1,4 @@
-"""What happens around the steps: the valid metric, the record of the epochs, the best weights."""
+"""What happens around the steps: progress, the valid metric, the record of the epochs, the best weights."""
 
 import csv
 import logging
@@ -6,13 +6,16 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from linguarec.batching.loader import TrainingBatch
 from linguarec.files import writing_file
+from linguarec.progress import Advance, progress_bar
 from linguarec.training.module import FineTuning
 
 Metrics = dict[str, float]
@@ -85,6 +88,35 @@ class EpochRecord(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of the run that is resumed."""
         self.rows = list(state_dict["rows"])
+
+
+class StepProgress(Callback):
+    """A progress bar over the steps of each epoch, on the main process."""
+
+    def __init__(self) -> None:
+        self.open = ExitStack()
+        self.advance: Advance | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: TrainingBatch, batch_idx: int
+    ) -> None:
+        """One step further; the first step of an epoch, or of a resumed rest of one, draws the bar."""
+        if self.advance is None:
+            description, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
+            if trainer.is_global_zero:
+                self.advance = self.open.enter_context(progress_bar(description, total, "steps"))
+                self.advance(batch_idx)
+        if self.advance is not None:
+            self.advance()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Close the bar, so that the epoch's line stands alone."""
+        self.open.close()
+        self.advance = None
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the error stands alone."""
+        self.open.close()
 
 
 class BestWeights(Callback):

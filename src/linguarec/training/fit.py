@@ -15,7 +15,7 @@ from torch import nn
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingLoader
 from linguarec.errors import SettingsError
-from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics
+from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, StepProgress
 from linguarec.training.module import FineTuning
 from linguarec.training.settings import TrainingSettings
 
@@ -65,6 +65,7 @@ def fit(
     checkpoint = run / "checkpoints" / "last.ckpt"
     every_n_steps = settings.checkpoint_every_n_steps
     callbacks = [
+        StepProgress(),
         record,
         best,
         EarlyStopping(f"valid/{MONITOR}", mode="max", patience=settings.patience, check_on_train_epoch_end=True),
@@ -72,11 +73,10 @@ def fit(
     ]
     if every_n_steps:
         # Overwrites the same file between epochs, so that a killed run loses at most that many steps.
-        callbacks.insert(
-            3,
+        callbacks.append(
             ModelCheckpoint(
                 checkpoint.parent, filename="last", enable_version_counter=False, every_n_train_steps=every_n_steps
-            ),
+            )
         )
     with _quiet():
         trainer = Trainer(
