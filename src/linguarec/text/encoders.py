@@ -32,7 +32,7 @@ from linguarec.text.references import (
 Precision = Literal["auto", "bf16", "fp32"]
 Vectors = npt.NDArray[np.float32]
 
-TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65_536}  # with padding
+TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65_536}  # with padding; on a CPU small enough to stay in its caches
 
 
 @dataclass(frozen=True, eq=False)
