@@ -53,8 +53,8 @@ class TextEncoder:
     """A language model with its tokenizer and pooling.
 
     In fp32 a text's vector does not depend on the texts it is encoded with (to 1e-5); in bf16 it moves by the rounding
-    of bf16, about 1e-3 (the cosine to the fp32 vector stays above 0.999). An empty text is encoded as an empty string: its
-    vector is that of the special tokens alone.
+    of bf16, about 1e-3 (the cosine to the fp32 vector stays above 0.999). An empty text is encoded as an empty string:
+    its vector is that of the special tokens alone.
     """
 
     def __init__(
