@@ -177,12 +177,12 @@ def run_one(what: str, paths: list[Path]) -> dict:
     elif what == "plain-online-retail":
         users, items, rows = plain_online_retail(*paths)
     else:
-        from linguarec.recipes.prepare import prepare_amazon_2018, prepare_online_retail
+        from linguarec.recipes.prepare import prepare_amazon, prepare_online_retail
 
         with tempfile.TemporaryDirectory(dir=paths[-1]) as folder:
             output = Path(folder) / "prepared"
             if what == "amazon":
-                result = prepare_amazon_2018(paths[0], paths[1], output)
+                result = prepare_amazon("2018", paths[0], paths[1], output)
             else:
                 result = prepare_online_retail(paths[0], output, ties="random")
         users, items, rows = result["users"], result["items"], result["interactions"]

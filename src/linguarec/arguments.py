@@ -18,8 +18,9 @@ import sys
 import types
 import typing
 from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
@@ -70,15 +71,16 @@ def parse(
     program: str,
     positional: Sequence[str] = (),
     model: str | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> Call | None:
-    """Read `words` as arguments of `recipe`; None = help was asked for and shown.
+    """Read `words` as arguments of `recipe`, beside those `given`; None = help was asked for and shown.
 
     Raises:
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
     """
     words = [_spelling(word) for word in words]
     config = _model_config(words, positional, model)
-    parameters = _parameters(recipe, positional, model, config)
+    parameters = [p for p in _parameters(recipe, positional, model, config) if p.name not in given]
     parser = _build(recipe, program, parameters, model, config)
     if config is not None:
         program = f"{program} {words[0]}"
@@ -99,7 +101,8 @@ def parse(
         problems = [f"{p.flag} is missing: {p.help}" for p in missing]
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
     values = parser.instantiate(namespace)
-    return Call({p.name: _value(p, values.get(p.key)) for p in parameters}, json=bool(values.get("json")))
+    arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
+    return Call({**given, **arguments}, json=bool(values.get("json")))
 
 
 def _spelling(word: str) -> str:

@@ -11,8 +11,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from linguarec.errors import LinguarecError, SettingsError
@@ -22,8 +22,8 @@ from linguarec.errors import LinguarecError, SettingsError
 class Command:
     """Where the recipe is, its one-line help, which of its parameters are positional, and which one names a model.
 
-    `model`: the parameter whose value picks the model; the recipe's `config` parameter then has that model's config
-    class, and its flags are written `--model.<field>`.
+    `given`: parameters that the command's name decides. `model`: the parameter whose value picks the model; the recipe's
+    `config` parameter then has that model's config class, and its flags are written `--model.<field>`.
     """
 
     module: str
@@ -31,14 +31,19 @@ class Command:
     help: str
     positional: tuple[str, ...] = ()
     model: str | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 PREPARE = "linguarec.recipes.prepare"
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("linguarec.recipes.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
-    "prepare amazon-2018": Command(PREPARE, "prepare_amazon_2018", "Amazon 2018: ratings or reviews, and metadata."),
-    "prepare amazon-2023": Command(PREPARE, "prepare_amazon_2023", "Amazon 2023: reviews and metadata."),
+    "prepare amazon-2018": Command(
+        PREPARE, "prepare_amazon", "Amazon 2018: ratings or reviews, and metadata.", given={"edition": "2018"}
+    ),
+    "prepare amazon-2023": Command(
+        PREPARE, "prepare_amazon", "Amazon 2023: reviews and metadata.", given={"edition": "2023"}
+    ),
     "prepare online-retail": Command(PREPARE, "prepare_online_retail", "UCI Online Retail."),
     "prepare table": Command(PREPARE, "prepare_table", "Your own log and catalogue, as CSV or Parquet."),
     "prepare atomic": Command(
@@ -117,7 +122,7 @@ def _run(words: list[str]) -> int:
     from linguarec.arguments import parse
 
     recipe = getattr(importlib.import_module(command.module), command.function)
-    call = parse(recipe, rest, f"linguarec {name}", command.positional, command.model)
+    call = parse(recipe, rest, f"linguarec {name}", command.positional, command.model, command.given)
     if call is None:  # help was asked for and shown
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

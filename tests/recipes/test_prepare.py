@@ -18,8 +18,7 @@ import pytest
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, OutputError, SettingsError
 from linguarec.recipes.prepare import (
-    prepare_amazon_2018,
-    prepare_amazon_2023,
+    prepare_amazon,
     prepare_atomic,
     prepare_online_retail,
     prepare_table,
@@ -336,14 +335,14 @@ def test_amazon_2018_ratings_and_metadata(tmp_path: Path) -> None:
     ratings = tmp_path / "ratings.csv"
     ratings.write_text("".join(f"{i},{u},{r},{t}\n" for i, u, r, t in [*rows, rows[0], ("i8", "u0", 5.0, 9)]))
     meta = amazon_meta(tmp_path / "meta.json.gz", "asin", "brand", "category")
-    result = prepare_amazon_2018(ratings, meta, tmp_path / "out")
+    result = prepare_amazon("2018", ratings, meta, tmp_path / "out")
     assert (result["users"], result["items"], result["interactions"]) == (5, 5, 25)
     assert result["report"]["duplicate_rows"] == 1
     assert result["report"]["rows_of_items_without_metadata"] == 1
     dataset = PreparedDataset.open(tmp_path / "out")
     assert dataset.texts[0] == "Thing 0. Home A & B. Acme."
     assert dataset.items(["categories"])["categories"][0].as_py() == "Home > A &amp; B"
-    prepare_amazon_2018(ratings, meta, tmp_path / "released", text_rules="released", attributes=["brand", "title"])
+    prepare_amazon("2018", ratings, meta, tmp_path / "released", text_rules="released", attributes=["brand", "title"])
     assert PreparedDataset.open(tmp_path / "released").texts[0] == "Acme. Thing 0. "
 
 
@@ -354,7 +353,7 @@ def test_amazon_2023_reviews_in_milliseconds(tmp_path: Path) -> None:
             record = {"user_id": user, "parent_asin": item, "asin": item, "rating": 4.0, "timestamp": 10**12 + time}
             lines.write(json.dumps({**record, "title": "t", "text": "x", "images": []}) + "\n")
     meta = amazon_meta(tmp_path / "meta.jsonl.gz", "parent_asin", "store", "categories")
-    prepare_amazon_2023(reviews, meta, tmp_path / "out")
+    prepare_amazon("2023", reviews, meta, tmp_path / "out")
     dataset = PreparedDataset.open(tmp_path / "out")
     assert dataset.sequences[0].tolist() == [4, 3, 2, 1, 0]  # one second holds them all, milliseconds tell them apart
     assert dataset.timestamps is not None
@@ -367,16 +366,18 @@ def test_amazon_bad_lines(tmp_path: Path) -> None:
     ratings = tmp_path / "ratings.csv"
     ratings.write_text("i0,u0,5.0,1\ni0,u1,five,2\n")
     with pytest.raises(DataFormatError, match="data row 2: the rating is 'five'"):
-        prepare_amazon_2018(ratings, meta, tmp_path / "out")
+        prepare_amazon("2018", ratings, meta, tmp_path / "out")
     broken = tmp_path / "reviews.json"
     broken.write_text('{"reviewerID": "u", "asin": "i", "overall": 5, "unixReviewTime": 1}\n{"reviewerID": \n')
     with pytest.raises(DataFormatError, match=r"reviews\.json"):
-        prepare_amazon_2018(broken, meta, tmp_path / "out")
+        prepare_amazon("2018", broken, meta, tmp_path / "out")
     ratings.write_text("i0,u0,5.0,1\n")
     with pytest.raises(DataFormatError, match="lacks the key 'asin'"):
-        prepare_amazon_2018(ratings, amazon_meta(tmp_path / "m.json.gz", "id", "brand", "category"), tmp_path / "out")
+        prepare_amazon(
+            "2018", ratings, amazon_meta(tmp_path / "m.json.gz", "id", "brand", "category"), tmp_path / "out"
+        )
     with pytest.raises(SettingsError, match="attribute 'colour' is not known"):
-        prepare_amazon_2018(ratings, meta, tmp_path / "out", attributes=["title", "colour"])
+        prepare_amazon("2018", ratings, meta, tmp_path / "out", attributes=["title", "colour"])
     assert nothing_written(tmp_path)
 
 
@@ -451,10 +452,10 @@ def test_online_retail_counts(shared: Path, tmp_path: Path) -> None:
 def test_gift_cards_counts(shared: Path, tmp_path: Path) -> None:
     folder = shared / "data/amazon18_giftcards_raw"
     reviews, meta = folder / "Gift_Cards_5.json.gz", folder / "meta_Gift_Cards.json.gz"
-    result = prepare_amazon_2018(reviews, meta, tmp_path / "out", k_core=0)
+    result = prepare_amazon("2018", reviews, meta, tmp_path / "out", k_core=0)
     assert (result["users"], result["items"], result["interactions"]) == (458, 148, 2972)
     # The published "5-core" is not one; the fixed point is a little smaller.
-    result = prepare_amazon_2018(reviews, meta, tmp_path / "core")
+    result = prepare_amazon("2018", reviews, meta, tmp_path / "core")
     assert (result["users"], result["items"], result["interactions"]) == (456, 147, 2960)
 
 

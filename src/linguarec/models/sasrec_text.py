@@ -7,13 +7,12 @@ cosines over a temperature, as in UniSRec, so that the two differ in the adaptor
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.batches import ItemBatch
+from linguarec.models.cosine import CosineRecommender
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.encoders import SequenceEncoder
-from linguarec.nn.losses import catalogue_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -31,37 +30,17 @@ class SASRecTextConfig:
     initializer_range: float = 0.02
 
 
-class SASRecText(nn.Module):
+class SASRecText(CosineRecommender):
     """Items by text vector, one linear map."""
 
     def __init__(self, config: SASRecTextConfig, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
-        super().__init__()
-        self.config = config
-        self.shape = shape
+        super().__init__(config, shape, encoder)
         self.dropout = Dropout(config.feature_dropout)
         self.adaptor = nn.Linear(shape.needs_features(), encoder.config.hidden_size)
         nn.init.normal_(self.adaptor.weight, std=config.initializer_range)
         nn.init.zeros_(self.adaptor.bias)
-        self.encoder = encoder
 
     def item_inputs(self, items: ItemBatch) -> Tensor:
         """Mapped text vectors [N, D]."""
         mapped: Tensor = self.adaptor(self.dropout(items.features))
         return mapped
-
-    def item_keys(self, items: ItemBatch) -> Tensor:
-        """What is scored [N, D]: normalised, over the temperature."""
-        return self._keys(self.item_inputs(items))
-
-    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """Normalised state [T, D] of each position, having read it and all before."""
-        states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
-        return F.normalize(states.float(), dim=-1)
-
-    def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`."""
-        inputs = self.item_inputs(items)
-        return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
-
-    def _keys(self, inputs: Tensor) -> Tensor:
-        return F.normalize(inputs.float(), dim=-1) / self.config.temperature

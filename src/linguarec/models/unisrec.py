@@ -13,13 +13,12 @@ noise draw. Normalised vectors use torch's epsilon.
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.batches import ItemBatch
+from linguarec.models.cosine import CosineRecommender
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.adaptor import MixtureOfExpertsAdaptor
 from linguarec.nn.encoders import SequenceEncoder
-from linguarec.nn.losses import catalogue_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,11 @@ class UniSRecConfig:
     initializer_range: float = 0.02
 
 
-class UniSRec(nn.Module):
+class UniSRec(CosineRecommender):
     """Inductive UniSRec: items by text alone."""
 
     def __init__(self, config: UniSRecConfig, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
-        super().__init__()
-        self.config = config
-        self.shape = shape
+        super().__init__(config, shape, encoder)
         self.adaptor = MixtureOfExpertsAdaptor(
             shape.needs_features(),
             encoder.config.hidden_size,
@@ -53,30 +50,12 @@ class UniSRec(nn.Module):
             config.adaptor_dropout,
             config.initializer_range,
         )
-        self.encoder = encoder
 
     def item_inputs(self, items: ItemBatch) -> Tensor:
         """Item vectors [N, D] that the history is made of."""
         assert items.features is not None
         adapted: Tensor = self.adaptor(items.features)
         return adapted
-
-    def item_keys(self, items: ItemBatch) -> Tensor:
-        """What is scored [N, D]: normalised item vectors over the temperature."""
-        return self._keys(self.item_inputs(items))
-
-    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """Normalised state [T, D] of each position, having read it and all before."""
-        states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
-        return F.normalize(states.float(), dim=-1)
-
-    def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`."""
-        inputs = self.item_inputs(items)
-        return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
-
-    def _keys(self, inputs: Tensor) -> Tensor:
-        return F.normalize(inputs.float(), dim=-1) / self.config.temperature
 
 
 class UniSRecTransductive(UniSRec):

@@ -11,14 +11,13 @@ all of it.
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.batches import ItemBatch
+from linguarec.models.cosine import CosineRecommender
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.code_embedding import CodeEmbedding
 from linguarec.nn.encoders import SequenceEncoder
-from linguarec.nn.losses import catalogue_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -35,35 +34,15 @@ class VQRecConfig:
     initializer_range: float = 0.2
 
 
-class VQRec(nn.Module):
+class VQRec(CosineRecommender):
     """Items by their codes [N, M]."""
 
     def __init__(self, config: VQRecConfig, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
-        super().__init__()
-        self.config = config
-        self.shape = shape
+        super().__init__(config, shape, encoder)
         code_books, centroids = shape.needs_codes()
         self.codes = CodeEmbedding(code_books, centroids, encoder.config.hidden_size, config.initializer_range)
-        self.encoder = encoder
 
     def item_inputs(self, items: ItemBatch) -> Tensor:
         """Item vectors [N, D] that the history is made of."""
         pooled: Tensor = self.codes(items.codes)
         return pooled
-
-    def item_keys(self, items: ItemBatch) -> Tensor:
-        """What is scored [N, D]: normalised item vectors over the temperature."""
-        return self._keys(self.item_inputs(items))
-
-    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """Normalised state [T, D] of each position, having read it and all before."""
-        states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
-        return F.normalize(states.float(), dim=-1)
-
-    def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`."""
-        inputs = self.item_inputs(items)
-        return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
-
-    def _keys(self, inputs: Tensor) -> Tensor:
-        return F.normalize(inputs.float(), dim=-1) / self.config.temperature

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from linguarec.data.preparation import FilterSettings
 
 
-def prepare_amazon_2018(
+def prepare_amazon(
+    edition: Literal["2018", "2023"],
     ratings: Path,
     meta: Path,
     output: Path,
@@ -29,14 +30,15 @@ def prepare_amazon_2018(
     memory: str = "1500MB",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Prepare Amazon review data of 2018, by default as the UniSRec and VQ-Rec papers do.
+    """Prepare Amazon review data, by default as the UniSRec and VQ-Rec papers do.
 
     Args:
-        ratings: ratings (CSV: item, user, rating, time; no header) or 5-core reviews (JSON lines), plain or packed
+        edition: year of the release; it decides the names of the columns and the unit of the times
+        ratings: ratings (CSV; 2018: item, user, rating, time without header) or reviews (JSON lines), plain or packed
         meta: metadata, one JSON object a line, plain or packed
         output: the prepared folder to write
         k_core: least number of interactions of a user and of an item; 0 keeps all
-        ties: order of interactions at the same time (one day), as in the file or at random
+        ties: order of interactions at the same time (2018: one day, 2023: one millisecond), as in the file or at random
         seed: seed of the random tie order and of the held-out items
         text_rules: cleaning of the item texts; "released" repeats the published code
         attributes: what the item text is made of, in order: title, categories, brand, description, features, price
@@ -47,58 +49,13 @@ def prepare_amazon_2018(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
     """
-    return _prepare_amazon(
-        "2018",
-        ratings,
-        meta,
-        attributes,
-        _filters(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
-        text_rules,
-        output,
-        held_out_share,
-        overwrite,
-    )
+    from linguarec.data.readers import amazon
 
-
-def prepare_amazon_2023(
-    ratings: Path,
-    meta: Path,
-    output: Path,
-    k_core: int = 5,
-    ties: Ties = "file",
-    seed: int = 0,
-    text_rules: TextRules = "default",
-    attributes: list[str] = ["title", "categories", "brand"],  # noqa: B006 - never changed, shown by --help
-    duplicates: Duplicates = "identical",
-    catalogue: Catalogue = "log",
-    items_without_metadata: Literal["drop", "keep"] = "drop",
-    held_out_share: float = 0.1,
-    memory: str = "1500MB",
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Prepare Amazon review data of 2023, by default as the UniSRec and VQ-Rec papers do.
-
-    Args:
-        ratings: reviews (JSON lines) or ratings (CSV with header), plain or packed
-        meta: metadata, one JSON object a line, plain or packed
-        output: the prepared folder to write
-        k_core: least number of interactions of a user and of an item; 0 keeps all
-        ties: order of interactions at the same time (one millisecond), as in the file or at random
-        seed: seed of the random tie order and of the held-out items
-        text_rules: cleaning of the item texts; "released" repeats the published code
-        attributes: what the item text is made of, in order: title, categories, brand, description, features, price
-        duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
-        catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
-        items_without_metadata: items of the log that the metadata lack: drop their rows, or keep them without a text
-        held_out_share: share of the items in the held-out-items split
-        memory: memory limit of the database, which spills to disk beyond it
-        overwrite: replace the output folder if it exists
-    """
-    return _prepare_amazon(
-        "2023",
-        ratings,
-        meta,
-        attributes,
+    columns = {"2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[edition]
+    return prepare_folder(
+        f"amazon-{edition}",
+        {"ratings": ratings.name, "meta": meta.name, "attributes": attributes},
+        lambda engine, scratch: amazon.read_amazon(engine, scratch, columns, ratings, meta, attributes),
         _filters(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
         text_rules,
         output,
@@ -290,32 +247,6 @@ def prepare_atomic(
 
     return write_content(
         "atomic", {"source": source.name, "name": name}, content, text_rules, output, held_out_share, seed, overwrite
-    )
-
-
-def _prepare_amazon(
-    year: Literal["2018", "2023"],
-    ratings: Path,
-    meta: Path,
-    attributes: list[str],
-    filters: "FilterSettings",
-    text_rules: TextRules,
-    output: Path,
-    held_out_share: float,
-    overwrite: bool,
-) -> dict[str, Any]:
-    from linguarec.data.readers import amazon
-
-    edition = {"2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[year]
-    return prepare_folder(
-        f"amazon-{year}",
-        {"ratings": ratings.name, "meta": meta.name, "attributes": attributes},
-        lambda engine, scratch: amazon.read_amazon(engine, scratch, edition, ratings, meta, attributes),
-        filters,
-        text_rules,
-        output,
-        held_out_share,
-        overwrite,
     )
 
 

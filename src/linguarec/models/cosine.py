@@ -1,0 +1,55 @@
+"""What the text-based models share: history and items compared by cosine.
+
+    score       cos(s, v) / temperature     s = state of the history, v = item vector
+
+A model adds how an item becomes a vector (`item_inputs`); histories read the same vectors.
+"""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.models.shape import CatalogueShape
+from linguarec.nn.encoders import SequenceEncoder
+from linguarec.nn.losses import catalogue_cross_entropy
+
+
+class HasTemperature(Protocol):
+    """Settings of a model that scores by cosine."""
+
+    @property
+    def temperature(self) -> float:
+        """Cosines are divided by it."""
+
+
+class CosineRecommender(nn.Module):
+    """Scores are cosines of state and item vector over `config.temperature`, as in UniSRec (eq. 12) and VQ-Rec (eq. 5)."""
+
+    def __init__(self, config: HasTemperature, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+        self.encoder = encoder
+
+    def item_inputs(self, items: ItemBatch) -> Tensor:
+        """Item vectors [N, D] that the history is made of."""
+        raise NotImplementedError
+
+    def item_keys(self, items: ItemBatch) -> Tensor:
+        """What is scored [N, D]: normalised item vectors over the temperature."""
+        return self._keys(self.item_inputs(items))
+
+    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
+        """Normalised state [T, D] of each position, having read it and all before."""
+        states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
+        return F.normalize(states.float(), dim=-1)
+
+    def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
+        """Mean cross-entropy of the next item over the catalogue `items`."""
+        inputs = self.item_inputs(items)
+        return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
+
+    def _keys(self, inputs: Tensor) -> Tensor:
+        return F.normalize(inputs.float(), dim=-1) / self.config.temperature
