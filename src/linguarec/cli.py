@@ -78,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 = done, 2 = bad input, 130 = interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     # OpenMP threads wait for each other by spinning; beside another busy process that costs more than the work itself.
-    # Must be set before torch is imported; a value that the user gave stands. Figures: docs/decisions.md.
+    # Both must be set before torch is imported; a value that the user gave stands. Figures: docs/decisions.md.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # oneDNN keeps the kernels of the last 1,024 shapes, and ragged steps have ever new ones: half a gigabyte after ten epochs.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         code = _run(words)
         sys.stdout.flush()

@@ -1,8 +1,13 @@
 """Layout, adaptor, code embedding and loss against their plain formulas."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from linguarec.nn import losses
 from linguarec.nn.adaptor import MixtureOfExpertsAdaptor
 from linguarec.nn.code_embedding import CodeEmbedding
 from linguarec.nn.losses import catalogue_cross_entropy
@@ -54,22 +59,42 @@ def test_code_embedding_is_the_mean_over_sub_spaces() -> None:
     torch.testing.assert_close(table(codes), expected)
 
 
-def test_loss_is_the_mean_cross_entropy_of_positions_with_a_target() -> None:
+def loss_and_gradients(loss_of: Callable[[Tensor, Tensor], Tensor], *inputs: Tensor) -> list[Tensor]:
+    leaves = [values.clone().requires_grad_() for values in inputs]
+    loss = loss_of(*leaves)
+    return [loss.detach(), *torch.autograd.grad(3 * loss, leaves)]
+
+
+@pytest.mark.parametrize("largest_chunk", [1 << 25, 25, 1])
+def test_loss_is_the_mean_cross_entropy_of_positions_with_a_target(
+    largest_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_LARGEST_CHUNK", largest_chunk)
     torch.manual_seed(0)
     queries, keys = torch.randn(6, 8), torch.randn(11, 8)
     targets = torch.tensor([3, -1, 0, 10, -1, 7])
-    expected = F.cross_entropy(queries @ keys.T, targets, ignore_index=-1)
-    torch.testing.assert_close(catalogue_cross_entropy(queries, keys, targets), expected)
+    found = loss_and_gradients(lambda q, k: catalogue_cross_entropy(q, k, targets), queries, keys)
+    expected = loss_and_gradients(lambda q, k: F.cross_entropy(q @ k.T, targets, ignore_index=-1), queries, keys)
+    torch.testing.assert_close(found, expected)
 
 
-def test_loss_in_chunks_equals_loss_in_one_pass() -> None:
+def test_loss_under_autocast_is_close_to_float32() -> None:
     torch.manual_seed(0)
-    many = torch.randn(9000, 4)
-    keys = torch.randn(4000, 4)  # 36 M logits: above the limit
-    targets = torch.randint(4000, (9000,))
-    loss = catalogue_cross_entropy(many, keys, targets)
-    parts = [catalogue_cross_entropy(many[i : i + 3000], keys, targets[i : i + 3000]) for i in range(0, 9000, 3000)]
-    torch.testing.assert_close(loss, torch.stack(parts).mean(), atol=1e-5, rtol=1e-5)
+    queries, keys, targets = torch.randn(500, 64), torch.randn(300, 64) / 4, torch.randint(300, (500,))
+    expected = loss_and_gradients(lambda q, k: F.cross_entropy(q @ k.T, targets), queries, keys)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss_and_gradients(lambda q, k: catalogue_cross_entropy(q, k, targets), queries, keys)
+    assert [values.dtype for values in found] == [torch.float32] * 3
+    torch.testing.assert_close(found[0], expected[0], atol=2e-3, rtol=0)
+    for gradient, exact in zip(found[1:], expected[1:], strict=True):
+        assert (gradient - exact).norm() < 0.01 * exact.norm()
+
+
+def test_loss_of_a_target_without_probability_is_large_and_finite() -> None:
+    queries, keys = torch.tensor([[1.0]]), torch.tensor([[500.0], [-500.0]])
+    loss, gradient, _ = loss_and_gradients(lambda q, k: catalogue_cross_entropy(q, k, torch.tensor([1])), queries, keys)
+    assert 80 < loss < 90
+    torch.testing.assert_close(gradient, torch.tensor([[3000.0]]))
 
 
 def test_loss_without_targets_is_zero_and_has_a_gradient() -> None:

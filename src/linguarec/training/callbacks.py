@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 class EpochRecord(Callback):
     """After each epoch: compute the valid metrics, log them, and write all epochs so far to `metrics.csv`.
 
+    Histories are read in the precision of the training; the ranking itself is float32, as everywhere.
+
     Args:
         validate: metrics of the model on the valid part; run by every process on the same model.
         file: the CSV file; one row an epoch.
@@ -49,7 +51,8 @@ class EpochRecord(Callback):
         assert isinstance(module, FineTuning)
         trained = time.perf_counter()
         module.model.eval()
-        metrics = self.validate(module.model)
+        with trainer.precision_plugin.forward_context():
+            metrics = self.validate(module.model)
         module.model.train()
         seconds, valid_seconds = trained - self.started, time.perf_counter() - trained
         for name, value in metrics.items():
