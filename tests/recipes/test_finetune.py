@@ -20,6 +20,7 @@ from linguarec.errors import OutputError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.recipes.finetune import finetune
+from linguarec.training.module import FineTuning
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -108,7 +109,7 @@ finetune("unisrec", Path({data!r}), Path({run!r}), transformer={transformer!r}, 
 @pytest.mark.parametrize("step", [3, 8, 12])
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(step: int, dataset: PreparedDataset, tmp_path: Path) -> None:
     """Epochs have 6 steps: step 3 is in the first one, 8 in the second, 12 begins the third."""
-    training = settings(checkpoint_every_n_steps=1 if step != 12 else 0)
+    training = settings(checkpoint_every_n_steps=1 if step != 12 else 0, averaging=0 if step == 3 else 9)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     finetune("unisrec", dataset.path, unbroken, transformer=SMALL, training=training)
     code = KILLED_AT_STEP.format(
@@ -131,14 +132,17 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(step: int, dataset: P
 def test_two_processes_take_the_steps_of_one(dataset: PreparedDataset, tmp_path: Path) -> None:
     still = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.0, max_length=20)
     alone = tmp_path / "alone"
-    finetune("sasrec", dataset.path, alone, transformer=still, training=settings(max_epochs=2, precision="fp32"))
+    finetune(
+        "sasrec", dataset.path, alone, transformer=still, training=settings(max_epochs=2, precision="fp32", averaging=3)
+    )
     together = tmp_path / "together"
     command = [str(Path(sys.executable).parent / "linguarec"), "finetune", "sasrec", str(dataset.path)]
     command += ["-o", str(together), "--json"]
     for field in ("hidden_size=16", "inner_size=16", "layers=1", "dropout=0", "max_length=20"):
         command.append(f"--transformer.{field}")
-    for field in ("learning_rate=5e-3", "targets_per_step=200", "max_epochs=2", "precision=fp32", "accelerator=cpu"):
+    for field in ("learning_rate=5e-3", "targets_per_step=200", "max_epochs=2", "precision=fp32", "averaging=3"):
         command.append(f"--training.{field}")
+    command.append("--training.accelerator=cpu")
     done = subprocess.run([*command, "--training.devices=2", "--training.strategy=ddp"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["epochs"] == 2
@@ -147,6 +151,26 @@ def test_two_processes_take_the_steps_of_one(dataset: PreparedDataset, tmp_path:
         torch.testing.assert_close(
             found[name], expected[name], atol=2e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+def test_averaging_keeps_the_weighted_mean_of_all_steps(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step t = 1, 2, ... of a mean of power 2 counts as t (t + 1): the polynomial in its exact, rising form."""
+    seen: list[torch.Tensor] = []
+    stepped = FineTuning.optimizer_step
+
+    def step_and_look(self: FineTuning, *arguments: Any) -> None:
+        stepped(self, *arguments)
+        seen.append(self.model.item.weight.detach().clone())
+
+    monkeypatch.setattr(FineTuning, "optimizer_step", step_and_look)
+    run = tmp_path / "run"
+    finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(averaging=2, max_epochs=1))
+    counts = torch.tensor([(t + 1) * (t + 2) for t in range(len(seen))], dtype=torch.float32)
+    expected = (torch.stack(seen) * (counts / counts.sum())[:, None, None]).sum(0)
+    assert len(seen) == 6
+    torch.testing.assert_close(load_file(run / "model.safetensors")["item.weight"], expected, atol=1e-6, rtol=1e-5)
 
 
 def test_the_run_holds_the_best_weights_not_the_last(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -160,7 +184,7 @@ def test_the_run_holds_the_best_weights_not_the_last(dataset: PreparedDataset, t
         dataset.path,
         run,
         transformer=SMALL,
-        training=settings(learning_rate=0.05, max_epochs=12, patience=12),
+        training=settings(learning_rate=0.05, max_epochs=12, patience=12, precision="fp32"),
     )
     assert result["best_epoch"] < result["epochs"] - 1
     cases = evaluation_cases(dataset.sequences, dataset.roles(), "valid", 20)

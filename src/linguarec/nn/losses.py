@@ -31,7 +31,7 @@ def catalogue_cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor) -> T
     device = queries.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _CatalogueCrossEntropy.apply(queries, keys, targets, dtype)
+        loss: Tensor = _CatalogueCrossEntropy.apply(queries, keys, targets, dtype)  # type: ignore[no-untyped-call]
     return loss
 
 

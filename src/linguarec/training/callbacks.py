@@ -50,10 +50,8 @@ class EpochRecord(Callback):
         """Validate and record."""
         assert isinstance(module, FineTuning)
         trained = time.perf_counter()
-        module.model.eval()
         with trainer.precision_plugin.forward_context():
-            metrics = self.validate(module.model)
-        module.model.train()
+            metrics = self.validate(module.result)
         seconds, valid_seconds = trained - self.started, time.perf_counter() - trained
         for name, value in metrics.items():
             module.log(f"valid/{name}", value, batch_size=1, rank_zero_only=False)
@@ -143,7 +141,7 @@ class BestWeights(Callback):
         if value > self.best:
             self.best, self.best_epoch = value, trainer.current_epoch
             if trainer.is_global_zero:
-                self.save(module.model)
+                self.save(module.result)
 
     def state_dict(self) -> dict[str, Any]:
         """Best value so far and its epoch."""

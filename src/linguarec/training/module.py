@@ -1,13 +1,16 @@
 """Fine-tuning as a Lightning module: a model, the catalogue, an optimiser, nothing else."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingBatch, TrainingLoader
+from linguarec.training.averaging import averaged
 from linguarec.training.settings import TrainingSettings
 
 
@@ -27,8 +30,14 @@ class FineTuning(LightningModule):
         self.loader = loader
         self.settings = settings
         self.seed = seed
+        self.average = averaged(model, settings.averaging) if settings.averaging else None
         self.loss_sum = 0.0
         self.targets = 0
+
+    @property
+    def result(self) -> nn.Module:
+        """What is validated and kept: the model, or the mean of its weights."""
+        return self.model if self.average is None else self.average.module
 
     def on_fit_start(self) -> None:
         """Bring the catalogue to the device once."""
@@ -53,6 +62,18 @@ class FineTuning(LightningModule):
             self.targets += count
         return loss
 
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """One step, then the mean over the steps: before any checkpoint of the step is written."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where the steps stand. Lightning keeps a loader's state too, but restores it within an epoch only."""
         checkpoint["fine_tuning"] = {
@@ -71,7 +92,7 @@ class FineTuning(LightningModule):
         """Adam as published; AdamW where weight decay is asked for."""
         kind: Any = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
         optimizer: torch.optim.Optimizer = kind(
-            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             fused=True,

@@ -21,6 +21,8 @@ class TrainingSettings:
         patience: it ends after that many epochs without a better valid ndcg@10.
         window_stride: how histories beyond the model's max_length are trained. 0 = each target with its own window (exact);
             n = windows end every n items (faster).
+        averaging: 0 = validate and keep the weights of the last step; above 0 = the mean of the weights over all steps, in
+            which step t counts as t^averaging.
         gradient_clip: largest norm of the gradient; 0 = not clipped.
         precision: bf16 = bfloat16 matrix products with float32 weights; auto = bf16 where the device computes it natively.
         accelerator: auto takes a GPU if there is one.
@@ -37,6 +39,7 @@ class TrainingSettings:
     max_epochs: int = 300
     patience: int = 10
     window_stride: int = 0
+    averaging: float = 0.0
     gradient_clip: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -52,8 +55,9 @@ class TrainingSettings:
             problems.append(f"training.learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.weight_decay < 1:
             problems.append(f"training.weight_decay is {self.weight_decay}; it must be in [0, 1)")
-        if self.gradient_clip < 0:
-            problems.append(f"training.gradient_clip is {self.gradient_clip}; it must be 0 (off) or above")
+        for name in ("averaging", "gradient_clip"):
+            if not getattr(self, name) >= 0:
+                problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
         for name in ("targets_per_step", "accumulate", "max_epochs", "patience", "devices"):
             if getattr(self, name) < 1:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be at least 1")
