@@ -153,6 +153,18 @@ def test_two_processes_take_the_steps_of_one(dataset: PreparedDataset, tmp_path:
         )
 
 
+def test_tensorboard_gets_the_valid_metrics_of_each_epoch(dataset: PreparedDataset, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=2, loggers=["tensorboard"]))
+    events = EventAccumulator(str(run / "logs" / "tensorboard"))
+    events.Reload()
+    with (run / "metrics.csv").open() as file:
+        written = [float(row["valid ndcg@10"]) for row in csv.DictReader(file)]
+    assert [event.value for event in events.Scalars("valid/ndcg@10")] == pytest.approx(written)
+
+
 def test_averaging_keeps_the_weighted_mean_of_all_steps(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Runs one training stage with Lightning: precision, devices, checkpoints, early stopping, resuming."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,7 +124,9 @@ def _loggers(settings: TrainingSettings, run: Path) -> Any:
             elif name == "wandb":
                 made.append(loggers.WandbLogger(save_dir=run, project="linguarec", name=run.name))
             else:
-                made.append(loggers.MLFlowLogger(experiment_name="linguarec", run_name=run.name))
+                # Without a server of the user's, a database in the run folder: MLflow keeps no plain files any more.
+                store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(run / 'mlflow.db').resolve()}")
+                made.append(loggers.MLFlowLogger("linguarec", run_name=run.name, tracking_uri=store))
         except ModuleNotFoundError as error:
             raise SettingsError(
                 [f"training.loggers names {name!r}, which is not installed: pip install 'linguarec[{name}]'"]
