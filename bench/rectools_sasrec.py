@@ -1,7 +1,8 @@
 """RecTools' SASRec on the sequences of a prepared folder; run by `train.py` in an environment of its own.
 
-Arguments: an .npz with `items`, `offsets` (training sequences), the number of epochs, the number of users (0 = all).
-Prints one JSON object: seconds of each epoch, seconds to rank the catalogue for every user, peak memory in GiB.
+Arguments: an .npz with `items`, `offsets` (training sequences) and `targets` (valid item of each, -1 = none), the number of
+epochs, the users of a step. Prints one JSON object: for each epoch its seconds, the seconds to rank the catalogue for
+every user and the valid ndcg@10; and the peak memory in GiB.
 """
 
 import json
@@ -19,12 +20,9 @@ from rectools.models import SASRecModel
 from rectools.models.nn.item_net import IdEmbeddingsItemNet
 
 warnings.filterwarnings("ignore")
-file, epochs, users = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+file, epochs, users_a_step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with np.load(file) as stored:
-    items, offsets = stored["items"], stored["offsets"]
-if users:
-    offsets = offsets[: users + 1]
-    items = items[: offsets[-1]]
+    items, offsets, targets = stored["items"], stored["offsets"], stored["targets"]
 lengths = np.diff(offsets)
 log = pd.DataFrame(
     {
@@ -68,16 +66,22 @@ model = SASRecModel(
     dropout_rate=0.5,
     loss="softmax",
     lr=0.001,
-    batch_size=128,
+    batch_size=users_a_step,
     epochs=epochs,
     train_min_user_interactions=2,
     item_net_block_types=(IdEmbeddingsItemNet,),
     get_trainer_func=trainer,
     recommend_torch_device="cpu",
 )
-model.fit(dataset)
-started = time.perf_counter()
-model.recommend(np.unique(log[Columns.User]), dataset, k=10, filter_viewed=False)
-evaluation = time.perf_counter() - started
+asked = np.flatnonzero(targets >= 0)
+ndcg, evaluation_seconds = [], []
+for _ in range(epochs):
+    model.fit_partial(dataset, min_epochs=1, max_epochs=1)
+    started = time.perf_counter()
+    top = model.recommend(asked, dataset, k=10, filter_viewed=False)
+    evaluation_seconds.append(time.perf_counter() - started)
+    hits = top[top[Columns.Item].to_numpy() == targets[top[Columns.User].to_numpy()]]
+    ndcg.append(float((1 / np.log2(1 + hits[Columns.Rank])).sum() / len(asked)))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps({"epoch_seconds": epoch_seconds, "evaluation_seconds": evaluation, "peak_memory_gib": peak}))
+result = {"epoch_seconds": epoch_seconds, "evaluation_seconds": evaluation_seconds, "valid_ndcg": ndcg}
+print(json.dumps({**result, "peak_memory_gib": peak}))
