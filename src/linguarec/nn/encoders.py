@@ -23,7 +23,8 @@ class TransformerConfig:
         layers: number of Transformer layers.
         heads: attention heads; must divide hidden_size.
         inner_size: width of the feed-forward layer.
-        dropout: of the inputs, of each sub-layer's output and of the attention weights.
+        dropout: of the inputs and of each sub-layer's output.
+        attention_dropout: of the attention weights; as `dropout` unless given.
         max_length: longest history that is read; older items are left out.
         layer_norm_eps: epsilon of all LayerNorms.
         initializer_range: standard deviation of the initial weights.
@@ -34,6 +35,7 @@ class TransformerConfig:
     heads: int = 2
     inner_size: int = 256
     dropout: float = 0.5
+    attention_dropout: float | None = None
     max_length: int = 50
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
@@ -73,7 +75,7 @@ class CausalAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.dropout = config.dropout
+        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
