@@ -61,6 +61,13 @@ COMMANDS: dict[str, Command] = {
         "Codes and vectors of a published faiss index.",
         ("data", "index"),
     ),
+    "pretrain": Command(
+        "linguarec.recipes.pretrain",
+        "pretrain",
+        "Train a model on several domains at once.",
+        ("model", "data"),
+        model="model",
+    ),
     "finetune": Command(
         "linguarec.recipes.finetune", "finetune", "Train a model on one folder.", ("model", "data"), model="model"
     ),

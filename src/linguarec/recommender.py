@@ -27,7 +27,7 @@ from linguarec.codes.codebook import Codes, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
-from linguarec.evaluation.evaluate import encode_items, evaluating, max_length, take
+from linguarec.evaluation.evaluate import encode_items, evaluating, max_length
 from linguarec.evaluation.ranks import chunk_rows, full_precision
 from linguarec.files import write_json, writing_file
 from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
@@ -221,7 +221,7 @@ class Recommender:
                     part = index[start : start + chunk]
                     scores = queries[start : start + chunk] @ keys.T
                     if exclude_seen:
-                        seen = take(histories, part)
+                        seen = histories.select(part)
                         columns = column_of[seen.values]
                         cases = np.repeat(np.arange(len(part)), seen.lengths)[columns >= 0]
                         scores[torch.from_numpy(cases), torch.from_numpy(columns[columns >= 0])] = -torch.inf

@@ -6,7 +6,7 @@ from torch import nn
 from linguarec.batching.batches import ItemBatch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
-from linguarec.evaluation.evaluate import EvaluationResult, encode_items, evaluate_model, evaluating, join, take
+from linguarec.evaluation.evaluate import EvaluationResult, encode_items, evaluate_model, evaluating, join
 from linguarec.evaluation.ranks import TargetRanks
 from linguarec.models import CatalogueShape, build_model
 from linguarec.models.sasrec import SASRecConfig
@@ -169,5 +169,5 @@ def test_overlapping_shards_are_refused(model, cases):
 
 def test_take():
     sequences = Ragged.from_lists([[1, 2], [], [3], [4, 5, 6]])
-    taken = take(sequences, np.array([3, 1, 0]))
+    taken = sequences.select(np.array([3, 1, 0]))
     assert [taken[i].tolist() for i in range(3)] == [[4, 5, 6], [], [1, 2]]

@@ -1,6 +1,7 @@
 """The released weights, converted, give the released scores and losses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.hub.released import from_released
 from linguarec.models import build_model
 from linguarec.models.sasrec import SASRecConfig
@@ -70,17 +72,29 @@ class Converted:
             vector = F.normalize(vector, dim=-1) / self.model.config.temperature
         return vector[None]
 
-    def batch(self) -> SequenceBatch:
+    def batch(self, histories: str = "item_seq") -> SequenceBatch:
         """The recorded padded histories, ragged, in their own order."""
-        lengths = self.io["item_seq_len"]
+        lengths = self.io[f"{histories}_len"]
         offsets = torch.cat([torch.zeros(1).long(), lengths.cumsum(0)])
-        read = torch.arange(self.io["item_seq"].shape[1]) < lengths[:, None]
-        items = self.io["item_seq"][read] - 1
+        read = torch.arange(self.io[histories].shape[1]) < lengths[:, None]
+        items = self.io[histories][read] - 1
         positions = torch.arange(read.shape[1]).expand_as(read)[read]
         targets = torch.full_like(items, -1)
         targets[offsets[1:] - 1] = self.io["pos_items"]  # an index into the keys with the null class in front
         nobody = torch.zeros(len(lengths)).long()
         return SequenceBatch(items, offsets, positions, targets, nobody, nobody)
+
+    def pretraining_batch(self) -> PretrainingBatch:
+        """The recorded prefixes as a step of pre-training: one target each, every row a user of its own."""
+        batch = self.batch()
+        targets = torch.where(batch.targets > 0, batch.targets - 1, -1)  # no null class here
+        sequences = replace(batch, targets=targets, users=torch.arange(len(batch)))
+        augmented = self.batch("aug_item_seq") if "aug_item_seq" in self.io else None
+        negatives = None
+        if "fake_codes" in self.io:
+            code_books, centroids = self.model.shape.needs_codes()
+            negatives = self.io["fake_codes"] - 1 - torch.arange(code_books) * (centroids + 1)
+        return PretrainingBatch(self.items, sequences, augmented, negatives, 0)
 
 
 @pytest.fixture
@@ -136,3 +150,19 @@ def test_ragged_path_equals_padded_prefixes(converted: Converted) -> None:
             batch.items[start:end], torch.tensor([0, length]), torch.arange(length), batch.targets[start:end], one, one
         )
         torch.testing.assert_close(converted.model.queries(prefix, inputs)[-1], queries[end - 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("converted", ["unisrec_pretrain", "vqrec_pretrain"], indirect=True)
+@torch.no_grad()
+def test_pretraining_losses_in_the_released_form(converted: Converted) -> None:
+    """Two recorded rows share their target, so the masked form counts."""
+    batch = converted.pretraining_batch()
+    loss = converted.model.pretrain_loss(batch, masked_logit=0.0)
+    torch.testing.assert_close(loss, converted.io["loss"][0], atol=1e-4, rtol=0)
+    ours = converted.model.pretrain_loss(batch)
+    assert ours < loss - 1e-3  # what is no negative adds nothing to the denominator
+    if "loss_seq_item" in converted.io:
+        alone = converted.model.pretrain_loss(replace(batch, augmented=None), masked_logit=0.0)
+        torch.testing.assert_close(alone, converted.io["loss_seq_item"][0], atol=1e-4, rtol=0)
+        contrast = (loss - alone) / converted.model.config.sequence_contrast
+        torch.testing.assert_close(contrast, converted.io["loss_seq_seq"][0], atol=1e-3, rtol=0)

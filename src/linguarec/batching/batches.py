@@ -39,6 +39,11 @@ class ItemBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def numbers(self) -> Tensor:
+        """[N] int64, equal for equal (domain, row) and different for different ones."""
+        return self.domain * 2**32 + self.rows
+
     def to(self, device: torch.device | str) -> "ItemBatch":
         """The same batch on another device."""
         return _to(self, device)

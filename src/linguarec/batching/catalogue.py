@@ -1,13 +1,15 @@
 """The whole catalogue of a prepared folder as one `ItemBatch`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.codes.codebook import ItemCodes
+from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import StaleFeaturesError
 
 
 def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None, domain: int = 0) -> ItemBatch:
@@ -31,3 +33,21 @@ def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:
     codes = ItemCodes.load(path)
     codes.check(dataset.num_items, dataset.texts_fingerprint)
     return codes
+
+
+def coded_catalogue(dataset: PreparedDataset, book: CodeBook) -> ItemBatch:
+    """All items of `dataset` with the codes of `book`, made from the vectors of the book's encoder.
+
+    Raises:
+        DataFormatError: the folder has no vectors of that encoder.
+        StaleFeaturesError: its vectors are of other weights than those that the book was fitted on.
+    """
+    vectors = dataset.features(book.encoder)
+    found = dataset.feature_info(book.encoder).weights_sha256
+    if None not in (found, book.encoder_fingerprint) and found != book.encoder_fingerprint:
+        raise StaleFeaturesError(
+            f"The vectors {book.encoder} of {dataset.path} are of weights {str(found)[:12]}, the code book was fitted on those "
+            f"of {str(book.encoder_fingerprint)[:12]}; encode the texts with the encoder of the code book."
+        )
+    items = catalogue_batch(dataset, None, None)
+    return replace(items, codes=torch.from_numpy(book.encode(vectors).astype(np.int64)))

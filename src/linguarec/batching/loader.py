@@ -1,7 +1,7 @@
 """Training steps as ragged batches: repeatable from (seed, epoch, step) alone, and split evenly over processes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,18 @@ class TrainingBatch:
 
     `loss_scale` turns the mean over this part's targets into its share of the mean over all targets of the step, times the
     number of processes, so that averaging gradients over processes gives the gradient of the whole step. It is 1 alone.
-    `step` counts from the start of the training; random draws of the step are seeded by it.
+    `step` counts from the start of the training; random draws of the step are seeded by it. `windows` [B]: number of each
+    sequence's window in its epoch, the same however many processes share the step.
     """
 
     sequences: SequenceBatch
     loss_scale: float
     step: int
+    windows: npt.NDArray[np.int64]
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
         """The same batch on another device."""
-        return TrainingBatch(self.sequences.to(device), self.loss_scale, self.step)
+        return replace(self, sequences=self.sequences.to(device))
 
 
 class TrainingLoader:
@@ -71,7 +73,9 @@ class TrainingLoader:
         self.rank, self.processes = 0, 1
         self.epoch = 0
         self.next_step = 0
+        self._num_steps = 0
         self._windows, self._steps = self._plan(0)
+        self._num_steps = len(self._steps)
 
     def shard(self, rank: int, processes: int) -> None:
         """Take every `processes`-th window of each step, from `rank` on."""
@@ -101,14 +105,18 @@ class TrainingLoader:
         """The windows of an epoch and, for each step, the ones it takes (ordered by length)."""
         generator = np.random.default_rng([self.seed, epoch])
         windows = training_windows(self.offsets, self.max_length, self.stride, generator)
-        order = generator.permutation(len(windows))
+        order = self._order(windows, generator)
         targets = np.cumsum(windows.num_targets[order])
         total = int(targets[-1]) if len(targets) else 0
-        steps = max(1, round(total / self.targets_per_step))
+        steps = self._num_steps or max(1, round(total / self.targets_per_step))
         cuts = np.searchsorted(targets, np.arange(1, steps) * total / steps)
         lengths = windows.stop - windows.start
         parts = [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, cuts)]
         return windows, parts
+
+    def _order(self, windows: Windows, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+        """The windows of an epoch, in the order in which they are used."""
+        return generator.permutation(len(windows))
 
     def _batch(self, index: int) -> TrainingBatch:
         whole = self._steps[index]
@@ -135,4 +143,4 @@ class TrainingLoader:
             users=torch.from_numpy(windows.user[part]),
             domain=torch.full((len(part),), self.domain, dtype=torch.int64),
         )
-        return TrainingBatch(sequences, float(share), self.epoch * len(self._steps) + index)
+        return TrainingBatch(sequences, float(share), self.epoch * len(self._steps) + index, part)

@@ -160,6 +160,19 @@ class CodeBook:
         decoded = inner if self.rotation is None else inner @ self.rotation.T
         return decoded.astype(np.float32)
 
+    def save(self, path: Path) -> None:
+        """Write the book alone as one `.npz`, atomically."""
+        _save(path, self, {}, {})
+
+    @classmethod
+    def load(cls, path: Path) -> "CodeBook":
+        """Read a book: what `save` wrote, or the book of stored item codes.
+
+        Raises:
+            DataFormatError: the file is missing or holds no code book.
+        """
+        return _load(path)[0]
+
     def _transform(self, chunk: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         inner = chunk if self.rotation is None else chunk @ self.rotation.astype(np.float64)
         return inner if self.mean is None else inner - self.mean
@@ -233,19 +246,7 @@ class ItemCodes:
 
     def save(self, path: Path) -> None:
         """Write codes and book as one `.npz`, atomically."""
-        header = {
-            "method": self.book.method,
-            "encoder": self.book.encoder,
-            "encoder_fingerprint": self.book.encoder_fingerprint,
-            "seed": self.book.seed,
-            "texts_fingerprint": self.texts_fingerprint,
-        }
-        arrays: dict[str, npt.NDArray[Any]] = {"codes": self.codes, "centroids": self.book.centroids}
-        for name, array in (("rotation", self.book.rotation), ("mean", self.book.mean)):
-            if array is not None:
-                arrays[name] = array
-        with writing_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+        _save(path, self.book, {"texts_fingerprint": self.texts_fingerprint}, {"codes": self.codes})
 
     @classmethod
     def load(cls, path: Path) -> "ItemCodes":
@@ -259,15 +260,37 @@ class ItemCodes:
             raise DataFormatError(
                 f"There are no codes {path}; codes there: {known}. Make them with `linguarec quantize`."
             )
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                header = json.loads(str(stored["header"]))
-                texts_fingerprint = header.pop("texts_fingerprint")
-                rotation, mean = (stored.get(name) for name in ("rotation", "mean"))
-                book = CodeBook(centroids=stored["centroids"], rotation=rotation, mean=mean, **header)
-                return cls(stored["codes"], book, texts_fingerprint)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
-            raise DataFormatError(f"{path} does not hold item codes ({error}); quantize again.") from error
+        book, texts_fingerprint, codes = _load(path)
+        if codes is None:
+            raise DataFormatError(f"{path} holds a code book, but no item codes; quantize again.")
+        return cls(codes, book, texts_fingerprint)
+
+
+def _save(path: Path, book: CodeBook, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
+    header = {
+        "method": book.method,
+        "encoder": book.encoder,
+        "encoder_fingerprint": book.encoder_fingerprint,
+        "seed": book.seed,
+        **header,
+    }
+    parts = {"centroids": book.centroids, "rotation": book.rotation, "mean": book.mean, **arrays}
+    present = {name: array for name, array in parts.items() if array is not None}
+    with writing_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, header=np.array(json.dumps(header)), **present)
+
+
+def _load(path: Path) -> tuple[CodeBook, str | None, Codes | None]:
+    """The book, the fingerprint of the texts and the codes, the last two None where the file holds a bare book."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            header = json.loads(str(stored["header"]))
+            texts_fingerprint = header.pop("texts_fingerprint", None)
+            rotation, mean = (stored.get(name) for name in ("rotation", "mean"))
+            book = CodeBook(centroids=stored["centroids"], rotation=rotation, mean=mean, **header)
+            return book, texts_fingerprint, stored.get("codes")
+    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
+        raise DataFormatError(f"{path} does not hold a code book of linguarec ({error}); quantize again.") from error
 
 
 def _nearest(vectors: npt.NDArray[np.float64], centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:

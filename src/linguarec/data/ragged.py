@@ -38,6 +38,13 @@ class Ragged:
         """Length of each sequence, [B] int64."""
         return np.diff(self.offsets)
 
+    def select(self, index: npt.NDArray[np.int64]) -> "Ragged":
+        """The sequences at `index`, in that order."""
+        lengths = self.lengths[index]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[index], lengths)
+        return Ragged(self.values[flat], offsets)
+
     @classmethod
     def from_lists(cls, rows: "list[list[int]]") -> "Ragged":
         """Pack Python lists of integers; mainly for small inputs and tests."""

@@ -31,6 +31,10 @@ class EvaluationCases:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def select(self, index: npt.NDArray[np.int64]) -> "EvaluationCases":
+        """The cases at `index`, in that order."""
+        return EvaluationCases(self.histories.select(index), self.targets[index], self.users[index])
+
 
 def leave_one_out(offsets: npt.NDArray[np.int64]) -> Roles:
     """Last item of a user = test, the one before = valid; users with fewer than 3 items only train."""

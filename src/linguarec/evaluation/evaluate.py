@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH, history_batches
-from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
 from linguarec.evaluation.ranks import TargetRanks, target_ranks
@@ -129,7 +128,7 @@ def rank_cases(
             batch = whole.to(keys.device)
             queries = _recommending(model).queries(batch, inputs)[batch.last]
             targets = torch.from_numpy(cases.targets[index].astype(np.int64))
-            exclude = take(cases.histories, index) if exclude_history else None
+            exclude = cases.histories.select(index) if exclude_history else None
             found.append((index, target_ranks(queries, keys, targets, exclude, candidates)))
     return _result(found, cases.users)
 
@@ -178,14 +177,6 @@ def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:
     if len(np.unique(cases)) != len(cases):
         raise ValueError("the shards overlap: a case occurs in two of them")
     return EvaluationResult(ranks, cases[order], np.concatenate([shard.users for shard in shards])[order])
-
-
-def take(sequences: Ragged, index: npt.NDArray[np.int64]) -> Ragged:
-    """The sequences at `index`, in that order."""
-    lengths = sequences.lengths[index]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - sequences.offsets[index], lengths)
-    return Ragged(sequences.values[flat], offsets)
 
 
 def _result(found: list[tuple[npt.NDArray[np.int64], TargetRanks]], users: npt.NDArray[np.int64]) -> EvaluationResult:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.models.sasrec import SASRec, SASRecConfig
 from linguarec.models.sasrec_text import SASRecText, SASRecTextConfig
 from linguarec.models.shape import CatalogueShape
@@ -33,6 +34,14 @@ class Recommending(Protocol):
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
         """Scalar loss of the next items."""
+
+
+@runtime_checkable
+class Pretrainable(Protocol):
+    """A model that can be trained over several domains at once."""
+
+    def pretrain_loss(self, batch: PretrainingBatch) -> Tensor:
+        """This process's share of the loss of a step."""
 
 
 @dataclass(frozen=True)

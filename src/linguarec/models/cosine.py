@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import SequenceEncoder
-from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.losses import Pairs, catalogue_cross_entropy
 
 
 class HasTemperature(Protocol):
@@ -50,6 +50,14 @@ class CosineRecommender(nn.Module):
         """Mean cross-entropy of the next item over the catalogue `items`."""
         inputs = self.item_inputs(items)
         return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
+
+    def pairs(self, batch: SequenceBatch, items: ItemBatch, queries: Tensor, inputs: Tensor) -> Pairs:
+        """The (position, next item) pairs of `batch` for contrast; `queries` [T, D], `inputs` [N, D] of `items`."""
+        index = (batch.targets >= 0).nonzero().squeeze(1)
+        targets = batch.targets[index]
+        lengths = batch.offsets[1:] - batch.offsets[:-1]
+        users = batch.users.repeat_interleave(lengths)[index]
+        return Pairs(queries[index], self._keys(inputs.index_select(0, targets)), items.numbers[targets], users)
 
     def _keys(self, inputs: Tensor) -> Tensor:
         return F.normalize(inputs.float(), dim=-1) / self.config.temperature

@@ -9,15 +9,18 @@ A new item needs only its codes. Trained from scratch here; the released code fr
 all of it.
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from linguarec.batching.batches import ItemBatch
+from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.models.cosine import CosineRecommender
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.code_embedding import CodeEmbedding
 from linguarec.nn.encoders import SequenceEncoder
+from linguarec.nn.losses import contrastive_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,13 @@ class VQRec(CosineRecommender):
         """Item vectors [N, D] that the history is made of."""
         pooled: Tensor = self.codes(items.codes)
         return pooled
+
+    def pretrain_loss(self, batch: PretrainingBatch, masked_logit: float = -math.inf) -> Tensor:
+        """Contrast of each next item with those of the whole step, from all domains, and with semi-synthetic ones.
+
+        `masked_logit`: see `contrastive_cross_entropy`.
+        """
+        inputs = self.item_inputs(batch.items)
+        pairs = self.pairs(batch.sequences, batch.items, self.queries(batch.sequences, inputs), inputs)
+        negatives = None if batch.negatives is None else self._keys(self.codes(batch.negatives))
+        return contrastive_cross_entropy(pairs, negatives, masked_logit)

@@ -1,9 +1,14 @@
 """Losses as pure functions on tensors, with an explicit mask: a target of -1 takes no part."""
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from linguarec.nn.gathering import Gathering
 
 # Probabilities that stand at one time: rows of the softmax are worked off in chunks of at most so many, so that memory does
 # not grow with batch x catalogue. 32 million are 64 MiB in bfloat16.
@@ -28,14 +33,70 @@ def catalogue_cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor) -> T
         queries, targets = queries[has_target], targets[has_target]
     if len(targets) == 0:
         return queries.sum() * 0
+    return _cross_entropy(queries, keys, targets, None)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P (query, target) pairs of one step, as contrast needs them.
+
+    `queries` [P, D]; `keys` [P, D] of the targets, temperature inside; `items` [P] int64: which item a target is;
+    `users` [P] int64: whose pair it is.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    items: Tensor
+    users: Tensor
+
+
+def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, masked_logit: float = -math.inf) -> Tensor:
+    """This process's share of the mean cross-entropy of each query's own target among the targets of all processes.
+
+    The mean of the shares over the processes is the mean over all pairs, to the number and to the gradient. A target that is
+    the same item as the query's own, or belongs to another pair of the same user, is no negative.
+
+    Args:
+        pairs: of this process.
+        negatives: [G, D] further negative keys of this process, shared with all queries of all processes.
+        masked_logit: logit of what is no negative. -inf leaves it out; 0 is the released form, in which it adds e^0 = 1 to the
+            denominator (there pairs of one user are negatives; each of its rows counts as a user). For parity only.
+
+    Returns:
+        A scalar: the mean over this process's pairs times its share of all pairs times the number of processes.
+    """
+    together = Gathering.of(pairs.queries)
+    items, users = together.whole(pairs.items), together.whole(pairs.users)
+    keys = together.whole(pairs.keys)
+    candidates = len(keys)
+    if negatives is not None:
+        keys = torch.cat([keys, Gathering.of(negatives).whole(negatives)])
+    if len(pairs.queries) == 0:
+        return pairs.queries.sum() * 0 + keys.sum() * 0
+
+    def mask(logits: Tensor, rows: slice) -> None:
+        """Overwrite what is no negative of the queries `rows`, their own targets excepted."""
+        excluded = (pairs.items[rows, None] == items) | (pairs.users[rows, None] == users)
+        own = torch.arange(rows.start, rows.stop, device=logits.device)
+        excluded[own - rows.start, own + together.start] = False
+        logits[:, :candidates].masked_fill_(excluded, masked_logit)
+
+    targets = torch.arange(len(pairs.queries), device=keys.device) + together.start
+    return _cross_entropy(pairs.queries, keys, targets, mask) * together.share
+
+
+Mask = Callable[[Tensor, slice], None]
+
+
+def _cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor, mask: Mask | None) -> Tensor:
     device = queries.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _CatalogueCrossEntropy.apply(queries, keys, targets, dtype)  # type: ignore[no-untyped-call]
+        loss: Tensor = _CrossEntropy.apply(queries, keys, targets, dtype, mask)  # type: ignore[no-untyped-call]
     return loss
 
 
-class _CatalogueCrossEntropy(torch.autograd.Function):
+class _CrossEntropy(torch.autograd.Function):
     """Logits, softmax and both gradients of a chunk of rows, one after the other; logits are never kept.
 
     torch's own `linear_cross_entropy` goes through float32 logits, log-probabilities, their gradient and a one-hot fill, all
@@ -43,14 +104,19 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, targets: Tensor, dtype: torch.dtype, mask: Mask | None
+    ) -> Tensor:
         rows = max(1, _LARGEST_CHUNK // len(keys))
         low_keys = keys.to(dtype)
         loss = queries.new_zeros((), dtype=torch.float32)
         query_grad, key_grad = torch.empty_like(queries), torch.zeros_like(keys)
         for chunk in range(0, len(queries), rows):
             low_queries, target = queries[chunk : chunk + rows].to(dtype), targets[chunk : chunk + rows]
-            probabilities = (low_queries @ low_keys.T).softmax(-1)
+            logits = low_queries @ low_keys.T
+            if mask is not None:
+                mask(logits, slice(chunk, chunk + len(target)))
+            probabilities = logits.softmax(-1)
             row = torch.arange(len(target), device=target.device)
             of_target = probabilities[row, target]
             loss -= of_target.float().clamp(min=torch.finfo(torch.float32).tiny).log().sum()
@@ -61,7 +127,7 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         return loss / len(targets)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         query_grad, key_grad = ctx.saved_tensors
         scale = gradients[0] / len(query_grad)
-        return query_grad * scale, key_grad * scale, None, None
+        return query_grad * scale, key_grad * scale, None, None, None

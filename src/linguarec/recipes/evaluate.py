@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
+from linguarec.recipes.runs import SETTINGS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.recommender import Recommender
-
-SETTINGS_FILE = "settings.json"
 
 
 def evaluate(

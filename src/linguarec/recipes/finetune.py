@@ -1,16 +1,16 @@
 """Fine-tune: train one model on one prepared folder into a self-contained run folder."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from linguarec.errors import DataFormatError, OutputError, SettingsError
+from linguarec.errors import DataFormatError, SettingsError
+from linguarec.recipes.runs import choose, open_run, valid_of, versions, write_results
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
     from linguarec.training.settings import TrainingSettings
-
-SETTINGS_FILE, METRICS_FILE = "settings.json", "metrics.json"
 
 
 def finetune(
@@ -68,6 +68,7 @@ def finetune(
     from linguarec.models.shape import CatalogueShape
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.training.fit import fit
+    from linguarec.training.module import FineTuning
     from linguarec.training.settings import TrainingSettings
 
     name = _model_name(model, mode)
@@ -76,8 +77,8 @@ def finetune(
     encoder: EncoderConfig = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
     dataset = PreparedDataset.open(data)
     reads = MODELS[name].reads
-    features = _choose("vectors", features, dataset.feature_names, dataset, "encode") if "features" in reads else None
-    codes = _choose("codes", codes, dataset.code_names, dataset, "quantize") if "codes" in reads else None
+    features = choose("vectors", features, dataset.feature_names, dataset, "encode") if "features" in reads else None
+    codes = choose("codes", codes, dataset.code_names, dataset, "quantize") if "codes" in reads else None
     roles = dataset.roles(split)
     items = catalogue_batch(dataset, features, codes)
     description = ModelDescription(
@@ -100,12 +101,12 @@ def finetune(
         "features": features,
         "codes": codes,
         "seed": seed,
-        "training": _as_dict(training),
-        "versions": _versions(),
+        "training": asdict(training),
+        "versions": versions(),
     }
     # The processes that Lightning starts beside the first one run this recipe too, and find the folder made.
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        done = _open_run(output, settings, resume, overwrite)
+        done = open_run(output, settings, resume, overwrite)
         if done is not None:
             return done
 
@@ -134,11 +135,7 @@ def finetune(
     )
     started = time.perf_counter()
     result = fit(
-        network,
-        items.select(torch.from_numpy(known).long()),
-        loader,
-        training,
-        seed,
+        FineTuning(network, items.select(torch.from_numpy(known).long()), loader, training, seed),
         output,
         validate=lambda current: evaluate_model(
             current, items, valid, device=next(current.parameters()).device
@@ -160,10 +157,10 @@ def finetune(
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "seconds": round(seconds, 1),
-        "valid": _valid_of(result.history, result.best_epoch),
+        "valid": valid_of(result.history, result.best_epoch),
         "test": evaluate_model(network, items, cases).means(),
     }
-    _write_results(output, name, dataset.name, metrics, result.history)
+    write_results(output, name, dataset.name, metrics, result.history)
     return metrics
 
 
@@ -177,75 +174,10 @@ def _model_name(model: str, mode: str) -> str:
     return "unisrec-transductive" if mode == "transductive" else model
 
 
-def _choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDataset", command: str) -> str:
-    """The name of the vectors or codes to read: the one asked for, or the only one there is."""
-    flag = "--features" if kind == "vectors" else "--codes"
-    if asked is not None:
-        if asked not in stored:
-            known = ", ".join(stored) or "none"
-            raise SettingsError([f"{flag} {asked}: {dataset.path} has no item {kind} of that name; it has: {known}"])
-        return asked
-    if len(stored) == 1:
-        return stored[0]
-    if not stored:
-        raise SettingsError(
-            [
-                f"this model reads item {kind} and {dataset.path} has none; make them with `linguarec {command} {dataset.path}`"
-            ]
-        )
-    raise SettingsError([f"{dataset.path} has several item {kind}: {', '.join(stored)}; choose one with {flag}"])
-
-
 def _centroids(dataset: "PreparedDataset", codes: str) -> int:
     from linguarec.batching.catalogue import load_codes
 
     return load_codes(dataset, codes).book.num_centroids
-
-
-def _as_dict(training: "TrainingSettings") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(training)
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    names = ("linguarec", "torch", "lightning", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def _open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Make the run folder with its settings, or check that it can be resumed; the results if it is finished already."""
-    import json
-    import shutil
-
-    from linguarec.files import write_json
-
-    file = output / SETTINGS_FILE
-    if resume and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        differing = [
-            f"{key}: the run has {before.get(key)!r}, now {settings[key]!r}"
-            for key in settings
-            if key not in ("versions", "data") and before.get(key) != json.loads(json.dumps(settings[key]))
-        ]
-        if differing:
-            raise SettingsError([f"{output} cannot be resumed with other settings:", *differing])
-        if (output / METRICS_FILE).exists():
-            metrics: dict[str, Any] = json.loads((output / METRICS_FILE).read_text(encoding="utf-8"))
-            _show(metrics, note="finished before; nothing left to do")
-            return metrics
-        return None
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        if not overwrite:
-            raise OutputError(
-                f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
-            )
-        shutil.rmtree(output) if output.is_dir() else output.unlink()
-    write_json(file, settings)
-    return None
 
 
 def _finish_run(
@@ -261,41 +193,3 @@ def _finish_run(
     from linguarec.recommender import Recommender
 
     Recommender.from_training(network, description, dataset, items, features, codes).save(output)
-
-
-def _valid_of(history: list[dict[str, Any]], epoch: int) -> dict[str, float]:
-    row = next(row for row in history if row["epoch"] == epoch)
-    return {key.removeprefix("valid "): value for key, value in row.items() if key.startswith("valid ")}
-
-
-def _write_results(
-    output: Path, name: str, data_name: str, metrics: dict[str, Any], history: list[dict[str, Any]]
-) -> None:
-    import shutil
-
-    from linguarec.evaluation.plots import plot_learning_curves
-    from linguarec.files import write_json
-
-    epochs = [row["epoch"] for row in history]
-    curve = {name: (epochs, [row["valid ndcg@10"] for row in history])}
-    plot_learning_curves(output / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
-    write_json(output / METRICS_FILE, metrics)
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)  # for resuming only; the run is finished
-    _show(metrics)
-
-
-def _show(metrics: dict[str, Any], note: str = "") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title=f"{metrics['model']}, best of {metrics['epochs']} epochs: {metrics['best_epoch']} {note}".strip()
-    )
-    names = list(metrics["test"])
-    for column in ("part", *names):
-        table.add_column(column)
-    for part in ("valid", "test"):
-        table.add_row(part, *(f"{metrics[part][key]:.4f}" for key in names))
-    console = Console()
-    console.print(table)
-    console.print(f"run folder: {metrics['run']}")

@@ -13,10 +13,9 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from linguarec.batching.loader import TrainingBatch
 from linguarec.files import writing_file
 from linguarec.progress import Advance, progress_bar
-from linguarec.training.module import FineTuning
+from linguarec.training.module import Stage
 
 Metrics = dict[str, float]
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class EpochRecord(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Validate and record."""
-        assert isinstance(module, FineTuning)
+        assert isinstance(module, Stage)
         trained = time.perf_counter()
         with trainer.precision_plugin.forward_context():
             metrics = self.validate(module.result)
@@ -99,7 +98,7 @@ class StepProgress(Callback):
         self.advance: Advance | None = None
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: TrainingBatch, batch_idx: int
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One step further; the first step of an epoch, or of a resumed rest of one, draws the bar."""
         if self.advance is None:
@@ -136,7 +135,7 @@ class BestWeights(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save if better."""
-        assert isinstance(module, FineTuning)
+        assert isinstance(module, Stage)
         value = float(trainer.callback_metrics[self.monitor])
         if value > self.best:
             self.best, self.best_epoch = value, trainer.current_epoch

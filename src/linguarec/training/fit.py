@@ -13,11 +13,9 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
-from linguarec.batching.batches import ItemBatch
-from linguarec.batching.loader import TrainingLoader
 from linguarec.errors import SettingsError
 from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, StepProgress
-from linguarec.training.module import FineTuning
+from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
 MONITOR = "ndcg@10"
@@ -38,29 +36,23 @@ class FitResult:
 
 
 def fit(
-    model: nn.Module,
-    items: ItemBatch,
-    loader: TrainingLoader,
-    settings: TrainingSettings,
-    seed: int,
+    stage: Stage,
     run: Path,
     validate: Callable[[nn.Module], Metrics],
     save_best: Callable[[nn.Module], None],
     resume: bool = False,
 ) -> FitResult:
-    """Train until the valid ndcg@10 has not risen for `settings.patience` epochs.
+    """Train until the valid ndcg@10 has not risen for `patience` epochs.
 
     Args:
-        model: changed in place; afterwards it holds the *last* weights, the best ones are what `save_best` wrote.
-        items: the catalogue.
-        loader: the training steps.
-        settings: how to train.
-        seed: of all random draws.
+        stage: model, loader, loss and settings. Its model is changed in place; afterwards it holds the *last* weights, the
+            best ones are what `save_best` wrote.
         run: folder for `metrics.csv`, `checkpoints/` and logs.
         validate: metrics by name; must hold "ndcg@10".
         save_best: called with the model whenever the metric is better than before.
         resume: go on from `run/checkpoints/last.ckpt` if it is there.
     """
+    settings = stage.settings
     record = EpochRecord(validate, run / "metrics.csv")
     best = BestWeights(f"valid/{MONITOR}", save_best)
     checkpoint = run / "checkpoints" / "last.ckpt"
@@ -97,7 +89,7 @@ def fit(
             default_root_dir=run,
         )
         trainer.fit(
-            FineTuning(model, items, loader, settings, seed),
+            stage,
             ckpt_path=str(checkpoint) if resume and checkpoint.exists() else None,
             weights_only=False,
         )

@@ -1,7 +1,8 @@
-"""Fine-tuning as a Lightning module: a model, the catalogue, an optimiser, nothing else."""
+"""A training stage as a Lightning module: a model, its loss at this stage, an optimiser, nothing else."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
@@ -9,24 +10,47 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.batching.loader import TrainingBatch, TrainingLoader
+from linguarec.batching.loader import TrainingBatch
+from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.training.averaging import averaged
 from linguarec.training.settings import TrainingSettings
 
 
-class FineTuning(LightningModule):
-    """Trains `model.finetune_loss` over the whole catalogue.
+class StepLoader(Sized, Protocol):
+    """What a stage asks of its loader: the steps of one epoch, shared by processes, and where it stands."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of the rest of an epoch."""
+
+    def shard(self, rank: int, processes: int) -> None:
+        """Take this process's part of each step."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch comes from."""
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there."""
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """`loss`: what this process adds to the gradient. `mean`: the mean over its `targets`, for the record."""
+
+    loss: Tensor
+    mean: float
+    targets: int
+
+
+class Stage(LightningModule):
+    """Trains a model with the loss of a stage, `step_loss`.
 
     Every step draws its random numbers (dropout, gate noise) from a generator seeded by seed, step and process, so that a
     resumed run repeats an unbroken one exactly.
     """
 
-    def __init__(
-        self, model: nn.Module, items: ItemBatch, loader: TrainingLoader, settings: TrainingSettings, seed: int
-    ) -> None:
+    def __init__(self, model: nn.Module, loader: StepLoader, settings: TrainingSettings, seed: int) -> None:
         super().__init__()
         self.model = model
-        self.items = items
         self.loader = loader
         self.settings = settings
         self.seed = seed
@@ -34,16 +58,16 @@ class FineTuning(LightningModule):
         self.loss_sum = 0.0
         self.targets = 0
 
+    def step_loss(self, batch: Any) -> StepLoss:
+        """The loss of this process's part of a step."""
+        raise NotImplementedError
+
     @property
     def result(self) -> nn.Module:
         """What is validated and kept: the model, or the mean of its weights."""
         return self.model if self.average is None else self.average.module
 
-    def on_fit_start(self) -> None:
-        """Bring the catalogue to the device once."""
-        self.items = self.items.to(self.device)
-
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> StepLoader:
         """This process's part of every step."""
         self.loader.shard(self.trainer.global_rank, self.trainer.world_size)
         return self.loader
@@ -52,15 +76,13 @@ class FineTuning(LightningModule):
         """Start the means of the epoch."""
         self.loss_sum, self.targets = 0.0, 0
 
-    def training_step(self, batch: TrainingBatch, batch_index: int) -> Tensor:
-        """Mean cross-entropy of this process's share of the step."""
+    def training_step(self, batch: TrainingBatch | PretrainingBatch, batch_index: int) -> Tensor:
+        """The loss of this process's share of the step."""
         torch.manual_seed(hash((self.seed, batch.step, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
-        loss: Tensor = self.model.finetune_loss(batch.sequences, self.items) * batch.loss_scale  # type: ignore[operator]
-        count = int((batch.sequences.targets >= 0).sum())
-        if count:
-            self.loss_sum += float(loss.detach()) / batch.loss_scale * count
-            self.targets += count
-        return loss
+        step = self.step_loss(batch)
+        self.loss_sum += step.mean * step.targets
+        self.targets += step.targets
+        return step.loss
 
     def optimizer_step(
         self,
@@ -76,7 +98,7 @@ class FineTuning(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add where the steps stand. Lightning keeps a loader's state too, but restores it within an epoch only."""
-        checkpoint["fine_tuning"] = {
+        checkpoint["stage"] = {
             "loader": self.loader.state_dict(),
             "loss_sum": self.loss_sum,
             "targets": self.targets,
@@ -84,7 +106,7 @@ class FineTuning(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from there."""
-        state = checkpoint["fine_tuning"]
+        state = checkpoint["stage"]
         self.loader.load_state_dict(state["loader"])
         self.loss_sum, self.targets = state["loss_sum"], state["targets"]
 
@@ -98,3 +120,31 @@ class FineTuning(LightningModule):
             fused=True,
         )
         return optimizer
+
+
+class FineTuning(Stage):
+    """`model.finetune_loss` over a catalogue: the cross-entropy of the next item among `items`."""
+
+    def __init__(
+        self, model: nn.Module, items: ItemBatch, loader: StepLoader, settings: TrainingSettings, seed: int
+    ) -> None:
+        super().__init__(model, loader, settings, seed)
+        self.items = items
+
+    def on_fit_start(self) -> None:
+        """Bring the catalogue to the device once."""
+        self.items = self.items.to(self.device)
+
+    def step_loss(self, batch: TrainingBatch) -> StepLoss:
+        """Mean over the targets of this process, times its share of the step."""
+        mean: Tensor = self.model.finetune_loss(batch.sequences, self.items)  # type: ignore[operator]
+        return StepLoss(mean * batch.loss_scale, float(mean.detach()), int((batch.sequences.targets >= 0).sum()))
+
+
+class PreTraining(Stage):
+    """`model.pretrain_loss` over several domains: contrast within the step, across processes."""
+
+    def step_loss(self, batch: PretrainingBatch) -> StepLoss:
+        """The model's loss, which knows its share of the step."""
+        loss: Tensor = self.model.pretrain_loss(batch)  # type: ignore[operator]
+        return StepLoss(loss, float(loss.detach()), int((batch.sequences.targets >= 0).sum()))

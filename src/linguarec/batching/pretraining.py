@@ -1,0 +1,248 @@
+"""Steps of pre-training over several domains: sequences, the items they need, an augmented view, synthetic negatives.
+
+An epoch asks for every target of every domain once (mixing 1), or draws domains by other shares. The augmented view leaves
+items out of a history, or words out of the texts of its items (UniSRec, arXiv 2206.05941, section 2.3.2). A semi-synthetic
+negative is the code of a target of which some numbers are drawn anew (VQ-Rec, arXiv 2210.12316, section 3.2.2).
+
+All draws of a step follow from seed, epoch and step, and are made for the whole step: however many processes share it, they
+see the same views and negatives as one process would.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.domains import Domains
+from linguarec.batching.draws import uniform
+from linguarec.batching.loader import TrainingBatch, TrainingLoader
+from linguarec.batching.windows import Windows
+from linguarec.errors import SettingsError
+
+IntArray = npt.NDArray[np.int64]
+# What a random number is for: the first part of its name (see `draws`).
+_WORD_DROP, _WHICH_DRAW, _ITEM_DROP, _REPLACED, _CODE = range(5)
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """What pre-training changes in its inputs. Each model uses the settings of its paper, defaults as published.
+
+    Args:
+        item_drop: UniSRec: share of the items that an augmented history leaves out; at least one stays.
+        word_drop: UniSRec: share of the histories whose view has words left out of its texts instead (stored draws, see
+            `linguarec encode --word-drop-draws`).
+        code_replacement: VQ-Rec: probability that a number of a code is drawn anew in a semi-synthetic negative; 0 = no such
+            negatives.
+    """
+
+    item_drop: float = 0.2
+    word_drop: float = 0.1
+    code_replacement: float = 0.75
+
+    def problems(self) -> list[str]:
+        """What cannot work, one line each."""
+        limits = {"item_drop": 1.0, "word_drop": 1.0, "code_replacement": 1.0}
+        return [
+            f"augmentation.{name} is {getattr(self, name)}; it must be in [0, {limit:g}]"
+            for name, limit in limits.items()
+            if not 0 <= getattr(self, name) <= limit
+        ]
+
+
+@dataclass(frozen=True)
+class PretrainingBatch:
+    """One process's part of one step.
+
+    `items` [N]: distinct (item, draw) pairs. `sequences`: histories and targets, as indices into `items`. `augmented`: one
+    view of each history, in the same order, without targets; None where the items have no vectors. `negatives` [P, M]: a
+    semi-synthetic code for each of the P targets of `sequences`, or None. `step` as in `TrainingBatch`.
+    """
+
+    items: ItemBatch
+    sequences: SequenceBatch
+    augmented: SequenceBatch | None
+    negatives: Tensor | None
+    step: int
+
+    def to(self, device: torch.device | str) -> "PretrainingBatch":
+        """The same batch on another device."""
+        return replace(
+            self,
+            items=self.items.to(device),
+            sequences=self.sequences.to(device),
+            augmented=None if self.augmented is None else self.augmented.to(device),
+            negatives=None if self.negatives is None else self.negatives.to(device),
+        )
+
+
+class PretrainingLoader:
+    """Iterates over one epoch of `PretrainingBatch`; the position survives in `state_dict`.
+
+    Args:
+        domains: what is read.
+        max_length: longest history.
+        targets_per_step: targets of one step over all processes.
+        stride: see `TrainingLoader`.
+        mixing: a domain with n windows (histories) has a share of an epoch in proportion to n^mixing: 1 = every target once
+            an epoch, 0 = equal shares.
+        centroids: K, the number of values of a code; None = no semi-synthetic negatives.
+        augmentation: views (made where the items have vectors) and negatives.
+        seed: of all draws.
+
+    Raises:
+        SettingsError: fewer targets than one step takes, or word drop without stored draws.
+    """
+
+    def __init__(
+        self,
+        domains: Domains,
+        max_length: int,
+        targets_per_step: int,
+        stride: int | None,
+        mixing: float,
+        centroids: int | None,
+        augmentation: AugmentationSettings,
+        seed: int,
+    ) -> None:
+        self.domains = domains
+        self.augmentation = augmentation
+        self.centroids = centroids
+        self.seed = seed
+        self.makes_views = domains.domains[0].features is not None
+        self.steps = MixedLoader(domains, max_length, targets_per_step, stride, mixing, seed)
+        problems = []
+        num_targets = sum(domain.num_targets for domain in domains.domains)
+        if num_targets < targets_per_step:
+            problems.append(
+                f"training.targets_per_step is {targets_per_step}, and all folders together have {num_targets} targets: "
+                "negatives come from the same step, so ask for no more than there are"
+            )
+        if self.makes_views and augmentation.word_drop > 0 and domains.num_draws == 0:
+            problems.append(
+                "augmentation.word_drop needs vectors of texts with words left out, which not every folder has: make them "
+                "with `linguarec encode DATA --word-drop-draws 2 --overwrite`, or pass --augmentation.word_drop 0"
+            )
+        if problems:
+            raise SettingsError(problems)
+
+    def shard(self, rank: int, processes: int) -> None:
+        """Take every `processes`-th window of each step, from `rank` on."""
+        self.steps.shard(rank, processes)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[PretrainingBatch]:
+        for batch in self.steps:
+            yield self._pretraining_batch(batch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch comes from."""
+        return self.steps.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.steps.load_state_dict(state)
+
+    def _pretraining_batch(self, batch: TrainingBatch) -> PretrainingBatch:
+        sequences = batch.sequences
+        items, targets = sequences.items.numpy(), sequences.targets.numpy()
+        has_target = targets >= 0
+        numbers = [items, targets[has_target]]
+        draws = [np.zeros_like(part) for part in numbers]
+        kept = None
+        if self.makes_views:
+            kept, draw = self._view(batch)
+            numbers.append(items[kept])
+            draws.append(draw[kept])
+        # A pair (item, draw) as one number, so that each distinct pair is read and encoded once.
+        choices = self.domains.num_draws + 1
+        pairs = np.concatenate(numbers) * choices + np.concatenate(draws)
+        distinct, place = np.unique(pairs, return_inverse=True)
+        item_batch = self.domains.items(distinct // choices, distinct % choices)
+        places = [torch.from_numpy(part) for part in np.split(place, np.cumsum([len(part) for part in numbers[:-1]]))]
+        target_places = torch.full((len(targets),), -1)
+        target_places[torch.from_numpy(has_target)] = places[1]
+        domain = torch.from_numpy(self.domains.of_sequence[sequences.users.numpy()])
+        sequences = replace(sequences, items=places[0], targets=target_places, domain=domain)
+        negatives = None
+        if self.centroids is not None and item_batch.codes is not None and self.augmentation.code_replacement:
+            negatives = self._synthetic(item_batch.codes[places[1]], batch, has_target, self.centroids)
+        return PretrainingBatch(
+            items=item_batch,
+            sequences=sequences,
+            augmented=None if kept is None else _view_of(sequences, kept, places[2]),
+            negatives=negatives,
+            step=batch.step,
+        )
+
+    def _view(self, batch: TrainingBatch) -> tuple[npt.NDArray[np.bool_], IntArray]:
+        """Of each token: whether the view keeps it, and which draw of its vector it reads."""
+        offsets = batch.sequences.offsets.numpy()
+        lengths = np.diff(offsets)
+        name = (self.seed, batch.step, batch.windows)
+        drops_words = uniform(_WORD_DROP, *name) < self.augmentation.word_drop
+        draw = 1 + (uniform(_WHICH_DRAW, *name) * self.domains.num_draws).astype(np.int64)
+        windows, positions = np.repeat(batch.windows, lengths), batch.sequences.positions.numpy()
+        chance = uniform(_ITEM_DROP, self.seed, batch.step, windows, positions)
+        kept = (chance >= self.augmentation.item_drop) | np.repeat(drops_words, lengths)
+        # Where nothing would stay, the item with the highest draw does: a uniform choice.
+        highest = np.repeat(np.maximum.reduceat(chance, offsets[:-1]), lengths)
+        some = np.repeat(np.logical_or.reduceat(kept, offsets[:-1]), lengths)
+        return kept | (~some & (chance == highest)), np.repeat(np.where(drops_words, draw, 0), lengths)
+
+    def _synthetic(
+        self, codes: Tensor, batch: TrainingBatch, has_target: npt.NDArray[np.bool_], centroids: int
+    ) -> Tensor:
+        """The codes [P, M] of the targets with some numbers drawn anew, uniformly in their sub-space."""
+        windows = np.repeat(batch.windows, np.diff(batch.sequences.offsets.numpy()))[has_target]
+        positions = batch.sequences.positions.numpy()[has_target]
+        name = (self.seed, batch.step, windows[:, None], positions[:, None], np.arange(codes.shape[1]))
+        replaced = torch.from_numpy(uniform(_REPLACED, *name) < self.augmentation.code_replacement)
+        return torch.where(replaced, torch.from_numpy((uniform(_CODE, *name) * centroids).astype(np.int64)), codes)
+
+
+class MixedLoader(TrainingLoader):
+    """The sequences of several domains in one shuffled order, each domain with its share of the epoch.
+
+    `users` of its batches are numbers of sequences in `domains.sequences`.
+    """
+
+    def __init__(
+        self, domains: Domains, max_length: int, targets_per_step: int, stride: int | None, mixing: float, seed: int
+    ) -> None:
+        self.domain_of_sequence = domains.of_sequence
+        self.mixing = mixing
+        sequences = domains.sequences
+        super().__init__(sequences.values, sequences.offsets, max_length, targets_per_step, stride, seed)
+
+    def _order(self, windows: Windows, generator: np.random.Generator) -> IntArray:
+        """Every window once at mixing 1; else each domain's windows over and over, or some of them, up to its share."""
+        domain = self.domain_of_sequence[windows.user]
+        sizes = np.bincount(domain).astype(np.float64)
+        weights = np.where(sizes > 0, sizes**self.mixing, 0)
+        wanted = np.round(len(windows) * weights / weights.sum()).astype(np.int64)
+        chosen = []
+        for number in np.flatnonzero(sizes):
+            own = np.flatnonzero(domain == number)
+            whole, rest = divmod(int(wanted[number]), len(own))
+            chosen += [np.tile(own, whole), generator.permutation(own)[:rest]]
+        return generator.permutation(np.concatenate(chosen))
+
+
+def _view_of(sequences: SequenceBatch, kept: npt.NDArray[np.bool_], places: Tensor) -> SequenceBatch:
+    """The sequences with the tokens that are `kept`, which read the items at `places`; positions count anew."""
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[sequences.offsets.numpy()]
+    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return replace(
+        sequences,
+        items=places,
+        offsets=torch.from_numpy(offsets),
+        positions=torch.from_numpy(positions),
+        targets=torch.full((len(places),), -1),
+    )

@@ -1,0 +1,285 @@
+"""Pre-train: one model on several prepared folders at once, to be fine-tuned on another."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
+from linguarec.recipes.runs import choose, open_run, valid_of, versions, write_results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from linguarec.batching.batches import ItemBatch
+    from linguarec.batching.pretraining import AugmentationSettings
+    from linguarec.codes.codebook import CodeBook
+    from linguarec.data.dataset import FeatureInfo, PreparedDataset
+    from linguarec.models.shape import CatalogueShape
+    from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+    from linguarec.training.settings import TrainingSettings
+
+VALID_CASES = 2048  # targets that validation ranks in each folder
+
+
+def pretrain(
+    model: Literal["unisrec", "vqrec"],
+    data: list[Path],
+    output: Path,
+    config: Any = None,
+    transformer: "TransformerConfig | None" = None,
+    gru: "GRUConfig | None" = None,
+    training: "TrainingSettings | None" = None,
+    augmentation: "AugmentationSettings | None" = None,
+    valid: Path | None = None,
+    mixing: float = 1.0,
+    sequence_encoder: Literal["transformer", "gru"] = "transformer",
+    features: str | None = None,
+    codes: str | None = None,
+    split: str = "leave-one-out",
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train a model by contrast on the logs of several domains; keep the weights that are best on a domain it never saw.
+
+    The run folder holds weights, settings, metrics by epoch, a plot, and what its item vectors and codes are made by. It has
+    no catalogue: `linguarec finetune MODEL DATA --from RUN` takes it to a domain, `linguarec evaluate RUN DATA --zero-shot`
+    tests it there as it is.
+
+    Args:
+        model: unisrec or vqrec
+        data: prepared folders, one a domain, with vectors of one encoder (unisrec) or codes of one code book (vqrec)
+        output: run folder to write
+        config: settings of the model
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        training: settings of the training
+        augmentation: what is changed in the inputs
+        valid: prepared folder of a further domain whose valid part, ranked without training on it, picks the best weights; by
+            default the valid parts of the training domains themselves
+        mixing: how often a domain with n histories is seen, in proportion to n^mixing; 1 = by size, 0 = all alike
+        sequence_encoder: what reads the histories
+        features: name of the item text vectors, for models that read them; not needed if the folders have one kind
+        codes: name of the item codes, for models that read them; not needed if the folders have one kind
+        split: which interactions train; what it holds back for valid and test is not seen
+        seed: of initial weights, shuffling, augmentation and dropout
+        resume: go on with a run that was interrupted
+        overwrite: replace the run folder if it exists
+    """
+    import os
+    import time
+
+    import torch
+
+    from linguarec.batching.domains import Domain, Domains
+    from linguarec.batching.pretraining import AugmentationSettings, PretrainingLoader
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.hub.pretrained import ModelDescription, save_pretrained
+    from linguarec.models import MODELS
+    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.training.fit import fit
+    from linguarec.training.module import PreTraining
+    from linguarec.training.settings import TrainingSettings
+
+    training, augmentation = training or TrainingSettings(), augmentation or AugmentationSettings()
+    training.check()
+    _check(data, mixing, augmentation)
+    encoder: EncoderConfig = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
+    datasets = [PreparedDataset.open(folder) for folder in data]
+    reads_codes = MODELS[model].reads == "codes"
+    if reads_codes:
+        codes, features = _choose_for_all("codes", codes, datasets), None
+    else:
+        features, codes = _choose_for_all("vectors", features, datasets), None
+    held_out = PreparedDataset.open(valid) if valid else None
+    origin = ItemOrigin.of(datasets, held_out, features, codes)
+    domains = Domains([Domain.of(dataset, split, features, codes) for dataset in datasets])
+    validate = _validation([held_out] if held_out else datasets, split, origin, encoder.max_length)
+    description = ModelDescription(model, config or MODELS[model].config(), encoder, origin.shape)
+    settings = {
+        **description.to_dict(),
+        "stage": "pretrain",
+        "data": [str(folder) for folder in data],
+        "data_fingerprints": [dataset.fingerprint for dataset in datasets],
+        "valid": None if valid is None else str(valid),
+        "split": split,
+        "features": features,
+        "codes": codes,
+        "mixing": mixing,
+        "seed": seed,
+        "training": asdict(training),
+        "augmentation": asdict(augmentation),
+        "versions": versions(),
+    }
+    torch.manual_seed(seed)
+    network = description.build()
+    loader = PretrainingLoader(
+        domains,
+        encoder.max_length,
+        training.targets_per_step // training.accumulate,
+        training.window_stride or None,
+        mixing,
+        None if origin.book is None else origin.book.num_centroids,
+        augmentation,
+        seed,
+    )
+    # The processes that Lightning starts beside the first one run this recipe too, and find the folder made.
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        done = open_run(output, settings, resume, overwrite)
+        if done is not None:
+            return done
+        origin.save(output)
+    started = time.perf_counter()
+    result = fit(
+        PreTraining(network, loader, training, seed),
+        output,
+        validate=validate,
+        save_best=lambda current: save_pretrained(current, description, output),
+        resume=resume,
+    )
+    if not result.main_process:
+        return {}
+    metrics = {
+        "run": str(output),
+        "model": model,
+        "domains": {
+            dataset.name: domain.num_targets for dataset, domain in zip(datasets, domains.domains, strict=True)
+        },
+        "seed": seed,
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "seconds": round(time.perf_counter() - started, 1),
+        "valid": valid_of(result.history, result.best_epoch),
+    }
+    write_results(output, model, " + ".join(dataset.name for dataset in datasets), metrics, result.history)
+    return metrics
+
+
+@dataclass(frozen=True)
+class ItemOrigin:
+    """What the item vectors or codes of all domains are made by: one encoder, and one code book for models on codes."""
+
+    features: str | None
+    encoder: "FeatureInfo | None"
+    book: "CodeBook | None"
+    shape: "CatalogueShape"
+
+    @classmethod
+    def of(
+        cls,
+        datasets: "list[PreparedDataset]",
+        valid: "PreparedDataset | None",
+        features: str | None,
+        codes: str | None,
+    ) -> "ItemOrigin":
+        """The common origin of the folders' vectors or codes; codes of `valid` are not looked at, they are made anew.
+
+        Raises:
+            StaleFeaturesError: two folders differ in their encoder or code book.
+        """
+        from linguarec.batching.catalogue import load_codes
+        from linguarec.data.dataset import check_same_encoder
+        from linguarec.models.shape import CatalogueShape
+
+        if features is not None:
+            encoder = check_same_encoder([*datasets, *([valid] if valid else [])], features)
+            return cls(features, encoder, None, CatalogueShape(0, encoder.width))
+        assert codes is not None
+        books = [load_codes(dataset, codes).book for dataset in datasets]
+        for dataset, book in zip(datasets, books, strict=True):
+            if book.fingerprint != books[0].fingerprint:
+                raise StaleFeaturesError(
+                    f"The codes {codes} of {dataset.path} are of {book}, those of {datasets[0].path} of {books[0]} with other "
+                    f"contents: code books fitted apart. Fit one for all folders: "
+                    f"`linguarec quantize {' '.join(str(each.path) for each in datasets)} --features {book.encoder}`."
+                )
+        book = books[0]
+        stored = all(book.encoder in dataset.feature_names for dataset in datasets)
+        found = check_same_encoder(datasets, book.encoder) if stored else None
+        return cls(None, found, book, CatalogueShape(0, code_books=book.subvectors, centroids=book.num_centroids))
+
+    def save(self, folder: Path) -> None:
+        """Beside the model: `encoder.json` and `code_book.npz`, where known."""
+        from linguarec.files import write_json
+        from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE
+
+        if self.encoder is not None:
+            write_json(folder / ENCODER_FILE, asdict(replace(self.encoder, texts_fingerprint=None)))
+        if self.book is not None:
+            self.book.save(folder / BOOK_FILE)
+
+    def items(self, dataset: "PreparedDataset") -> "ItemBatch":
+        """All items of a folder, as this model reads them; its codes are made here, with the book of the training."""
+        from linguarec.batching.catalogue import catalogue_batch, coded_catalogue
+
+        if self.book is not None:
+            return coded_catalogue(dataset, self.book)
+        return catalogue_batch(dataset, self.features, None)
+
+
+def _check(data: list[Path], mixing: float, augmentation: "AugmentationSettings") -> None:
+    problems = augmentation.problems()
+    if not data:
+        problems.append("data is empty; name at least one prepared folder")
+    twice = sorted({str(folder) for folder in data if data.count(folder) > 1})
+    if twice:
+        problems.append(f"these folders are named twice: {', '.join(twice)}")
+    if not mixing >= 0:
+        problems.append(f"mixing is {mixing}; it must be 0 or above")
+    if problems:
+        raise SettingsError(problems)
+
+
+def _choose_for_all(kind: str, asked: str | None, datasets: "list[PreparedDataset]") -> str:
+    """The name that all folders have vectors or codes of."""
+    names = [dataset.feature_names if kind == "vectors" else dataset.code_names for dataset in datasets]
+    command = "encode" if kind == "vectors" else "quantize"
+    for dataset, stored in zip(datasets, names, strict=True):
+        if not stored or (asked is not None and asked not in stored):
+            choose(kind, asked, stored, dataset, command)  # says what is missing
+    common = [name for name in names[0] if all(name in stored for stored in names)]
+    if not common:
+        listed = "; ".join(
+            f"{dataset.path} has {', '.join(stored)}" for dataset, stored in zip(datasets, names, strict=True)
+        )
+        raise SettingsError([f"no item {kind} are of one name in all folders: {listed}"])
+    return choose(kind, asked, common, datasets[0], command)
+
+
+def _validation(
+    datasets: "list[PreparedDataset]", split: str, origin: ItemOrigin, max_length: int
+) -> "Callable[[nn.Module], dict[str, float]]":
+    """Ranks valid targets of each folder; the mean of each metric over the folders.
+
+    `contrast accuracy` is the share of targets that come first among the targets of all cases ranked.
+    """
+    import numpy as np
+    import torch
+
+    from linguarec.data.splits import evaluation_cases
+    from linguarec.evaluation.evaluate import encode_items, evaluating, rank_cases
+
+    parts = []
+    for dataset in datasets:
+        cases = evaluation_cases(dataset.sequences, dataset.roles(split), "valid", max_length)
+        if len(cases):
+            chosen = np.random.default_rng(0).permutation(len(cases))[:VALID_CASES]
+            parts.append((origin.items(dataset), cases.select(np.sort(chosen))))
+    if not parts:
+        where = ", ".join(str(dataset.path) for dataset in datasets)
+        raise DataFormatError(f"{where}: split {split!r} has no valid target to choose the best weights by.")
+
+    def validate(model: "nn.Module") -> dict[str, float]:
+        device = next(model.parameters()).device
+        found = []
+        for items, cases in parts:
+            with evaluating(model), torch.inference_mode():
+                inputs, keys = encode_items(model, items, device)
+                means = rank_cases(model, inputs, keys, cases).means()
+                among = rank_cases(model, inputs, keys, cases, within=np.unique(cases.targets))
+            found.append({**means, "contrast accuracy": among.mean("recall@1")})
+        return {name: float(np.mean([means[name] for means in found])) for name in found[0]}
+
+    return validate

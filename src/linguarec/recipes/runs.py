@@ -1,0 +1,109 @@
+"""What trainings share: the run folder with its settings, what is read of the data, the results."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linguarec.errors import OutputError, SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.data.dataset import PreparedDataset
+
+SETTINGS_FILE, METRICS_FILE = "settings.json", "metrics.json"
+
+
+def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDataset", command: str) -> str:
+    """The name of the vectors or codes to read: the one asked for, or the only one there is."""
+    flag = "--features" if kind == "vectors" else "--codes"
+    if asked is not None:
+        if asked not in stored:
+            known = ", ".join(stored) or "none"
+            raise SettingsError([f"{flag} {asked}: {dataset.path} has no item {kind} of that name; it has: {known}"])
+        return asked
+    if len(stored) == 1:
+        return stored[0]
+    if not stored:
+        raise SettingsError(
+            [
+                f"this model reads item {kind} and {dataset.path} has none; make them with `linguarec {command} {dataset.path}`"
+            ]
+        )
+    raise SettingsError([f"{dataset.path} has several item {kind}: {', '.join(stored)}; choose one with {flag}"])
+
+
+def versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("linguarec", "torch", "lightning", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Make the run folder with its settings, or check that it can be resumed; the results if it is finished already."""
+    import json
+    import shutil
+
+    from linguarec.files import write_json
+
+    file = output / SETTINGS_FILE
+    if resume and file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differing = [
+            f"{key}: the run has {before.get(key)!r}, now {settings[key]!r}"
+            for key in settings
+            if key not in ("versions", "data") and before.get(key) != json.loads(json.dumps(settings[key]))
+        ]
+        if differing:
+            raise SettingsError([f"{output} cannot be resumed with other settings:", *differing])
+        if (output / METRICS_FILE).exists():
+            metrics: dict[str, Any] = json.loads((output / METRICS_FILE).read_text(encoding="utf-8"))
+            _show(metrics, note="finished before; nothing left to do")
+            return metrics
+        return None
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if not overwrite:
+            raise OutputError(
+                f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
+            )
+        shutil.rmtree(output) if output.is_dir() else output.unlink()
+    write_json(file, settings)
+    return None
+
+
+def valid_of(history: list[dict[str, Any]], epoch: int) -> dict[str, float]:
+    row = next(row for row in history if row["epoch"] == epoch)
+    return {key.removeprefix("valid "): value for key, value in row.items() if key.startswith("valid ")}
+
+
+def write_results(
+    output: Path, name: str, data_name: str, metrics: dict[str, Any], history: list[dict[str, Any]]
+) -> None:
+    import shutil
+
+    from linguarec.evaluation.plots import plot_learning_curves
+    from linguarec.files import write_json
+
+    epochs = [row["epoch"] for row in history]
+    curve = {name: (epochs, [row["valid ndcg@10"] for row in history])}
+    plot_learning_curves(output / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
+    write_json(output / METRICS_FILE, metrics)
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)  # for resuming only; the run is finished
+    _show(metrics)
+
+
+def _show(metrics: dict[str, Any], note: str = "") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{metrics['model']}, best of {metrics['epochs']} epochs: {metrics['best_epoch']} {note}".strip()
+    )
+    names = list(metrics["valid"])
+    for column in ("part", *names):
+        table.add_column(column)
+    for part in ("valid", "test"):
+        if part in metrics:
+            table.add_row(part, *(f"{metrics[part][key]:.4f}" for key in names))
+    console = Console()
+    console.print(table)
+    console.print(f"run folder: {metrics['run']}")

@@ -1,0 +1,204 @@
+"""Steps of pre-training: every target once, views and negatives by their law, the same however many processes share them."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from linguarec.batching.domains import Domain, Domains
+from linguarec.batching.pretraining import AugmentationSettings, PretrainingBatch, PretrainingLoader
+from linguarec.data.ragged import Ragged
+from linguarec.errors import SettingsError
+
+WIDTH, CODE_BOOKS, CENTROIDS, DRAWS = 3, 8, 16, 2
+
+
+def make_domain(name: str, users: int, num_items: int, seed: int, first: float) -> Domain:
+    """Random sequences; the vector of item i is (first, i, draw)."""
+    generator = np.random.default_rng(seed)
+    rows = [generator.integers(num_items, size=length).tolist() for length in generator.integers(2, 9, size=users)]
+    vectors = [
+        np.stack([np.full(num_items, first), np.arange(num_items), np.full(num_items, draw)], axis=1).astype(np.float32)
+        for draw in range(DRAWS + 1)
+    ]
+    codes = generator.integers(CENTROIDS, size=(num_items, CODE_BOOKS)).astype(np.uint8)
+    return Domain(name, Ragged.from_lists(rows), num_items, vectors[0], codes, tuple(vectors[1:]))
+
+
+@pytest.fixture
+def domains() -> Domains:
+    return Domains([make_domain("a", 60, 20, 0, 1.0), make_domain("b", 30, 50, 1, 2.0)])
+
+
+def make_loader(domains: Domains, mixing: float = 1.0, **augmentation: Any) -> PretrainingLoader:
+    settings = AugmentationSettings(**augmentation)
+    return PretrainingLoader(domains, 10, 60, None, mixing, CENTROIDS, settings, seed=0)
+
+
+def pairs_of(batch: PretrainingBatch) -> list[tuple[int, int, int, int]]:
+    """(user, domain, item read, next item) of every position."""
+    sequences, rows = batch.sequences, batch.items.rows
+    lengths = sequences.offsets.diff()
+    users, domain = (column.repeat_interleave(lengths) for column in (sequences.users, sequences.domain))
+    return list(
+        zip(
+            users.tolist(),
+            domain.tolist(),
+            rows[sequences.items].tolist(),
+            rows[sequences.targets].tolist(),
+            strict=True,
+        )
+    )
+
+
+def test_an_epoch_asks_for_every_target_once(domains: Domains) -> None:
+    expected: Counter[tuple[int, int, int, int]] = Counter()
+    first_user = 0
+    for number, domain in enumerate(domains.domains):
+        for user in range(len(domain.sequences)):
+            row = domain.sequences[user].tolist()
+            expected.update((first_user + user, number, *pair) for pair in itertools.pairwise(row))
+        first_user += len(domain.sequences)
+    found = Counter(pair for batch in make_loader(domains) for pair in pairs_of(batch))
+    assert found == expected
+
+
+def test_steps_mix_the_domains(domains: Domains) -> None:
+    assert all(set(batch.sequences.domain.tolist()) == {0, 1} for batch in make_loader(domains))
+
+
+def test_mixing_0_gives_all_domains_the_same_share(domains: Domains) -> None:
+    counts = Counter(domain for batch in make_loader(domains, mixing=0) for domain in batch.sequences.domain.tolist())
+    assert counts == {0: 45, 1: 45}
+    halfway = Counter(
+        domain for batch in make_loader(domains, mixing=0.5) for domain in batch.sequences.domain.tolist()
+    )
+    assert halfway[0] / halfway[1] == pytest.approx(2**0.5, rel=0.05)
+
+
+def test_items_bring_the_vectors_and_codes_of_their_own_domain(domains: Domains) -> None:
+    for batch in make_loader(domains, word_drop=1.0):
+        items = batch.items
+        assert items.features is not None and items.codes is not None
+        assert items.features[:, 0].tolist() == (items.domain + 1).tolist()
+        assert items.features[:, 1].tolist() == items.rows.tolist()
+        for row, domain, codes in zip(items.rows.tolist(), items.domain.tolist(), items.codes.tolist(), strict=True):
+            stored = domains.domains[domain].codes
+            assert stored is not None and codes == stored[row].tolist()
+        keys = list(zip(items.domain.tolist(), items.rows.tolist(), items.features[:, 2].tolist(), strict=True))
+        assert len(set(keys)) == len(keys)  # each distinct pair once
+
+
+def test_item_drop_keeps_a_subsequence_of_each_history(domains: Domains) -> None:
+    kept = total = 0
+    for batch in make_loader(domains, item_drop=0.4, word_drop=0.0):
+        view, whole = batch.augmented, batch.sequences
+        assert view is not None and len(view) == len(whole)
+        for row in range(len(view)):
+            full = batch.items.rows[whole.items[whole.offsets[row] : whole.offsets[row + 1]]].tolist()
+            part = batch.items.rows[view.items[view.offsets[row] : view.offsets[row + 1]]].tolist()
+            places = iter(full)
+            assert len(part) >= 1 and all(item in places for item in part)
+            assert view.positions[view.offsets[row] : view.offsets[row + 1]].tolist() == list(range(len(part)))
+            kept, total = kept + len(part), total + len(full)
+        assert (view.targets == -1).all()
+    # 0.6 of the items, and one of each history that would have lost all.
+    assert 0.58 < kept / total < 0.72
+
+
+def test_dropping_every_item_leaves_one_of_each_history(domains: Domains) -> None:
+    for batch in make_loader(domains, item_drop=1.0, word_drop=0.0):
+        assert batch.augmented is not None
+        assert set(batch.augmented.offsets.diff().tolist()) == {1}
+
+
+def test_word_drop_reads_a_stored_draw_of_all_items_of_a_history(domains: Domains) -> None:
+    seen: Counter[tuple[float, ...]] = Counter()
+    for batch in make_loader(domains, word_drop=0.5, item_drop=0.0):
+        view = batch.augmented
+        assert view is not None and batch.items.features is not None
+        assert torch.equal(view.offsets, batch.sequences.offsets)
+        draws = batch.items.features[view.items, 2]
+        seen.update(tuple(set(part.tolist())) for part in draws.split(view.offsets.diff().tolist()))
+        assert (batch.items.features[batch.sequences.items, 2] == 0).all()
+    assert set(seen) == {(0.0,), (1.0,), (2.0,)}
+    assert 0.35 < seen[(0.0,)] / sum(seen.values()) < 0.65
+
+
+def test_synthetic_negatives_replace_codes_at_the_asked_rate(domains: Domains) -> None:
+    replaced, total, values = 0, 0, Counter[int]()
+    for batch in make_loader(domains, code_replacement=0.75):
+        assert batch.negatives is not None and batch.items.codes is not None
+        targets = batch.items.codes[batch.sequences.targets[batch.sequences.targets >= 0]]
+        assert batch.negatives.shape == targets.shape
+        changed = batch.negatives != targets
+        replaced, total = replaced + int(changed.sum()), total + changed.numel()
+        values.update(batch.negatives[changed].tolist())
+    assert replaced / total == pytest.approx(0.75 * 15 / 16, abs=0.03)  # a sixteenth draws the number that was there
+    assert set(values) == set(range(CENTROIDS))
+
+
+def test_no_negatives_at_rate_0(domains: Domains) -> None:
+    assert all(batch.negatives is None for batch in make_loader(domains, code_replacement=0.0))
+
+
+def test_processes_share_the_views_and_negatives_of_one(domains: Domains) -> None:
+    parts = []
+    for rank in range(2):
+        loader = make_loader(domains)
+        loader.shard(rank, 2)
+        parts.append(list(loader))
+    for whole, *shared in zip(make_loader(domains), *parts, strict=True):
+        assert Counter(described(whole)) == Counter(entry for part in shared for entry in described(part))
+
+
+def described(batch: PretrainingBatch) -> list[Any]:
+    """One entry a history: user, items, targets, the view's items with their draws, and the negatives."""
+    assert batch.augmented is not None and batch.negatives is not None and batch.items.features is not None
+    entries, position = [], 0
+    for row in range(len(batch.sequences)):
+        part = slice(int(batch.sequences.offsets[row]), int(batch.sequences.offsets[row + 1]))
+        view = slice(int(batch.augmented.offsets[row]), int(batch.augmented.offsets[row + 1]))
+        length = part.stop - part.start
+        read = batch.items.features[batch.sequences.items[part]]
+        asked = batch.items.features[batch.sequences.targets[part]]
+        seen = batch.items.features[batch.augmented.items[view]]
+        synthetic = batch.negatives[position : position + length]
+        position += length
+        parts = (read, asked, seen, synthetic)
+        entries.append((int(batch.sequences.users[row]), *(str(tensor.tolist()) for tensor in parts)))
+    return entries
+
+
+def test_goes_on_where_it_was(domains: Domains) -> None:
+    whole = [described(batch) for batch in loader_twice(domains)]
+    loader = make_loader(domains)
+    steps = iter(loader)
+    before = [described(next(steps)) for _ in range(3)]
+    state = loader.state_dict()
+    again = make_loader(domains)
+    again.load_state_dict(state)
+    after = [described(batch) for batch in again]
+    assert before + after == whole[: len(before) + len(after)]
+    assert [described(batch) for batch in again] == whole[len(again) : 2 * len(again)]  # the next epoch
+
+
+def loader_twice(domains: Domains) -> list[PretrainingBatch]:
+    """The batches of two epochs."""
+    loader = make_loader(domains)
+    return [*loader, *loader]
+
+
+def test_word_drop_without_stored_draws_is_refused(domains: Domains) -> None:
+    bare = Domains([Domain(d.name, d.sequences, d.num_items, d.features, d.codes) for d in domains.domains])
+    with pytest.raises(SettingsError, match="--word-drop-draws"):
+        make_loader(bare)
+    assert len(make_loader(bare, word_drop=0.0)) > 1
+
+
+def test_a_step_larger_than_the_data_is_refused(domains: Domains) -> None:
+    with pytest.raises(SettingsError, match=r"targets_per_step is 4000, and all folders together have \d+ targets"):
+        PretrainingLoader(domains, 10, 4000, None, 1.0, None, AugmentationSettings(), seed=0)

@@ -1,0 +1,218 @@
+"""The pre-training recipe: a model folder without catalogue, exact resuming after SIGKILL, several processes, bad input."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from linguarec.batching.catalogue import catalogue_batch, coded_catalogue
+from linguarec.batching.pretraining import AugmentationSettings
+from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.splits import evaluation_cases
+from linguarec.data.synthetic import TINY, generate_world, word_vectors
+from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError
+from linguarec.evaluation.evaluate import evaluate_model
+from linguarec.hub.pretrained import from_pretrained
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.recipes.pretrain import pretrain
+from linguarec.training.settings import TrainingSettings
+
+SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
+WIDTH = 16
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    quick: dict[str, Any] = {"learning_rate": 5e-3, "targets_per_step": 400, "max_epochs": 3, "accelerator": "cpu"}
+    return TrainingSettings(**{**quick, **changes})
+
+
+@pytest.fixture
+def folders(make_dataset: Any) -> list[PreparedDataset]:
+    """Three domains of the tiny world with vectors, two word-drop draws and the codes of one book."""
+    made: list[PreparedDataset] = []
+    book = None
+    for number, domain in enumerate(generate_world(seed=0, domains=3, size=TINY)):
+        texts = [item.text for item in domain.items]
+        vectors = word_vectors(texts, WIDTH)
+        sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+        folder = make_dataset(sequences, texts=texts, features={"words": vectors}, name=f"domain{number}")
+        for draw in range(2):
+            dropped = word_vectors([" ".join(text.split()[draw::2]) for text in texts], WIDTH)
+            np.save(folder.path / "features" / f"words.drop{draw}.npy", dropped)
+        if book is None:
+            centroids = vectors[:32].reshape(32, 4, 4).transpose(1, 0, 2).copy()
+            book = CodeBook("pq", centroids, None, None, "words", "0" * 64)
+        ItemCodes(book.encode(vectors), book, folder.texts_fingerprint).save(folder.codes_path("pq"))
+        made.append(folder)
+    return made
+
+
+def paths(folders: list[PreparedDataset]) -> list[Path]:
+    return [folder.path for folder in folders]
+
+
+@pytest.mark.parametrize("model", ["unisrec", "vqrec"])
+def test_learns_what_helps_on_a_domain_it_never_saw(model: str, folders: list[PreparedDataset], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = pretrain(
+        model,  # type: ignore[arg-type]
+        paths(folders[:2]),
+        run,
+        transformer=SMALL,
+        training=settings(max_epochs=12),
+        valid=folders[2].path,
+    )
+    assert json.loads((run / "metrics.json").read_text()) == result
+    assert result["domains"].keys() == {"domain0", "domain1"}
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    best = max(float(row["valid ndcg@10"]) for row in rows)
+    assert result["valid"]["ndcg@10"] == pytest.approx(best)
+    assert best > 1.2 * float(rows[0]["valid ndcg@10"])
+    assert 0 < result["valid"]["contrast accuracy"] < 1
+    assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
+
+    network, description = from_pretrained(run)
+    assert description.shape.num_items == 0
+    if model == "vqrec":
+        items = coded_catalogue(folders[2], CodeBook.load(run / "code_book.npz"))
+    else:
+        items = catalogue_batch(folders[2], "words", None)
+    cases = evaluation_cases(folders[2].sequences, folders[2].roles("leave-one-out"), "valid", SMALL.max_length)
+    zero_shot = evaluate_model(network, items, cases).mean("ndcg@10")
+    assert zero_shot == pytest.approx(result["valid"]["ndcg@10"], abs=2e-2)  # that one was measured in bfloat16
+    encoder = FeatureInfo(**json.loads((run / "encoder.json").read_text()))
+    assert (encoder.encoder, encoder.width, encoder.texts_fingerprint) == ("words", WIDTH, None)
+
+
+def test_without_a_held_out_domain_the_training_domains_choose(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = pretrain("vqrec", paths(folders), run, transformer=SMALL, training=settings(precision="fp32"))
+    network, _ = from_pretrained(run)
+    found = []
+    for folder in folders:
+        cases = evaluation_cases(folder.sequences, folder.roles("leave-one-out"), "valid", SMALL.max_length)
+        found.append(evaluate_model(network, catalogue_batch(folder, None, "pq"), cases).mean("ndcg@10"))
+    assert result["valid"]["ndcg@10"] == pytest.approx(np.mean(found), abs=1e-6)
+
+
+KILLED_AT_STEP = """
+import os, signal
+from pathlib import Path
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.recipes.pretrain import pretrain
+from linguarec.training.module import PreTraining
+from linguarec.training.settings import TrainingSettings
+
+trained = PreTraining.training_step
+
+def train_or_die(self, batch, batch_index):
+    if batch.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trained(self, batch, batch_index)
+
+PreTraining.training_step = train_or_die
+pretrain({model!r}, [Path(path) for path in {data!r}], Path({run!r}), transformer={transformer!r}, training={training!r})
+"""
+
+
+@pytest.mark.parametrize(("model", "step"), [("unisrec", 4), ("vqrec", 9)])
+def test_killed_at_any_step_it_goes_on_to_the_same_weights(
+    model: Any, step: int, folders: list[PreparedDataset], tmp_path: Path
+) -> None:
+    training = settings(checkpoint_every_n_steps=1)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    pretrain(model, paths(folders), unbroken, transformer=SMALL, training=training)
+    code = KILLED_AT_STEP.format(
+        model=model,
+        step=step,
+        data=[str(path) for path in paths(folders)],
+        run=str(broken),
+        transformer=SMALL,
+        training=training,
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    pretrain(model, paths(folders), broken, transformer=SMALL, training=training, resume=True)
+    expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    curves = [
+        [(row["epoch"], row["step"], row["loss"], row["valid ndcg@10"]) for row in csv.DictReader(file.open())]
+        for file in (unbroken / "metrics.csv", broken / "metrics.csv")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_two_processes_take_the_steps_of_one(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    """VQ-Rec without dropout has no draws of its own; views and negatives are the same however many processes there are."""
+    still = replace(SMALL, dropout=0.0)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    pretrain("vqrec", paths(folders), alone, transformer=still, training=settings(max_epochs=2, precision="fp32"))
+    command = [str(Path(sys.executable).parent / "linguarec"), "pretrain", "vqrec", *map(str, paths(folders))]
+    command += ["-o", str(together), "--json"]
+    for field in ("hidden_size=16", "inner_size=16", "layers=1", "dropout=0", "max_length=20"):
+        command.append(f"--transformer.{field}")
+    for field in ("learning_rate=5e-3", "targets_per_step=400", "max_epochs=2", "precision=fp32", "accelerator=cpu"):
+        command.append(f"--training.{field}")
+    done = subprocess.run([*command, "--training.devices=2", "--training.strategy=ddp"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["epochs"] == 2
+    expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
+    for name in expected:
+        torch.testing.assert_close(
+            found[name], expected[name], atol=2e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_settings_and_folders_that_cannot_work_are_refused(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SettingsError) as error:
+        pretrain("unisrec", [], run, mixing=-1, augmentation=AugmentationSettings(item_drop=2))
+    assert "data is empty" in str(error.value) and "mixing is -1" in str(error.value)
+    assert "augmentation.item_drop is 2" in str(error.value)
+    with pytest.raises(SettingsError, match=r"named twice: .*domain0"):
+        pretrain("unisrec", [folders[0].path, folders[0].path], run)
+    with pytest.raises(SettingsError, match=r"all folders together have [0-9]+ targets"):
+        pretrain("unisrec", paths(folders), run, training=settings(targets_per_step=10**6))
+    assert not run.exists()
+    run.mkdir()
+    (run / "precious").touch()
+    with pytest.raises(OutputError, match="--overwrite"):
+        pretrain("unisrec", paths(folders), run, transformer=SMALL, training=settings())
+
+
+def test_folders_that_do_not_go_together_are_refused(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    one, two = folders[:2]
+    book = ItemCodes.load(one.codes_path("pq")).book
+    apart = replace(book, centroids=book.centroids + 1)
+    ItemCodes(apart.encode(two.features("words")), apart, two.texts_fingerprint).save(two.codes_path("pq"))
+    with pytest.raises(StaleFeaturesError, match=r"domain1 are of .*domain0 of .*code books fitted apart.*quantize"):
+        pretrain("vqrec", [one.path, two.path], run)
+    two.write_features("words", two.features("words"), replace(two.feature_info("words"), encoder="other"))
+    with pytest.raises(
+        StaleFeaturesError, match=r"domain1 and of .*domain0 differ in encoder \('other' against 'words'\)"
+    ):
+        pretrain("unisrec", [one.path, two.path], run)
+    (two.path / "features" / "words.json").unlink()
+    with pytest.raises(SettingsError, match=r"domain1 has none; make them with `linguarec encode"):
+        pretrain("unisrec", [one.path, two.path], run)
+    assert not run.exists()
+
+
+def test_an_empty_domain_is_refused(folders: list[PreparedDataset], make_dataset: Any, tmp_path: Path) -> None:
+    vectors = np.zeros((3, WIDTH), dtype=np.float32)
+    lonely = make_dataset([[0, 1, 2], [2, 1, 0]], features={"words": vectors}, name="lonely")
+    with pytest.raises(DataFormatError, match="lonely: split 'leave-one-out' leaves no user with two training items"):
+        pretrain("unisrec", [folders[0].path, lonely.path], tmp_path / "run")
