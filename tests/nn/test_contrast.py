@@ -1,11 +1,13 @@
 """Contrast within a step: against the formula, and shared by processes."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from linguarec.nn.losses import Pairs, contrastive_cross_entropy
@@ -30,7 +32,7 @@ def test_is_the_formula(with_negatives: bool, masked_logit: float) -> None:
             alike = pairs.items[row] == pairs.items[column] or pairs.users[row] == pairs.users[column]
             if alike and column != row:
                 logits[column] = masked_logit
-        further = negatives @ pairs.queries[row] if with_negatives else torch.zeros(0)
+        further = (negatives[row] @ pairs.queries[row])[None] if with_negatives else torch.zeros(0)
         expected.append(torch.logsumexp(torch.cat([logits, further]), 0) - logits[row])
     found = contrastive_cross_entropy(pairs, negatives if with_negatives else None, masked_logit)
     torch.testing.assert_close(found, torch.stack(expected).mean(), atol=1e-5, rtol=1e-5)
@@ -41,9 +43,9 @@ def test_gradients_are_those_of_the_formula() -> None:
     tensors = [tensor.requires_grad_() for tensor in (pairs.queries, pairs.keys, negatives)]
     contrastive_cross_entropy(pairs, negatives).backward()
     found = [tensor.grad for tensor in tensors]
-    logits = pairs.queries @ torch.cat([pairs.keys, negatives]).T
+    logits = torch.cat([pairs.queries @ pairs.keys.T, (pairs.queries * negatives).sum(1, keepdim=True)], dim=1)
     alike = (pairs.items[:, None] == pairs.items) | (pairs.users[:, None] == pairs.users)
-    alike = torch.cat([alike & ~torch.eye(12, dtype=torch.bool), torch.zeros(12, 12, dtype=torch.bool)], dim=1)
+    alike = torch.cat([alike & ~torch.eye(12, dtype=torch.bool), torch.zeros(12, 1, dtype=torch.bool)], dim=1)
     reference = nn.functional.cross_entropy(logits.masked_fill(alike, -math.inf), torch.arange(12))
     for gradient, expected in zip(found, torch.autograd.grad(reference, tensors), strict=True):
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
@@ -66,12 +68,15 @@ def part(pairs: Pairs, negatives: Tensor, rows: slice) -> tuple[Pairs, Tensor]:
     return Pairs(pairs.queries[rows], pairs.keys[rows], pairs.items[rows], pairs.users[rows]), negatives[rows]
 
 
-def _process(rank: int, rows: list[slice], folder: str) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=len(rows))
+def train_one_step(rank: int, cuts: list[int], folder: Path) -> None:
+    """What one of several processes does with its rows; loss and gradient go to a file."""
+    rows = slice(cuts[rank], cuts[rank + 1])
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=len(cuts) - 1)
     model = DistributedDataParallel(Encoder())
-    loss = model(*part(*random_pairs(12), rows[rank]))
+    loss = model(*part(*random_pairs(12), rows))
     loss.backward()
-    torch.save((loss.detach(), model.module.weight.grad), f"{folder}/{rank}.pt")
+    torch.save((loss.detach(), model.module.weight.grad), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -80,9 +85,18 @@ def test_processes_together_take_the_step_of_one(cut: int, tmp_path: Path) -> No
     alone = Encoder()
     expected = alone(*random_pairs(12))
     expected.backward()
-    rows = [slice(0, cut), slice(cut, 12)]
-    multiprocessing.spawn(_process, (rows, str(tmp_path)), nprocs=2)
+    command = [sys.executable, __file__, str(tmp_path), "0", str(cut), "12"]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
     losses, gradients = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
     torch.testing.assert_close(torch.stack(losses).mean(), expected.detach(), atol=1e-6, rtol=1e-5)
     for gradient in gradients:
         torch.testing.assert_close(gradient, alone.weight.grad, atol=1e-6, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    folder, *numbers = sys.argv[1:]
+    *cuts, rank = map(int, numbers)
+    train_one_step(rank, cuts, Path(folder))

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from linguarec.batching.pretraining import AugmentationSettings
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset
 from linguarec.data.splits import evaluation_cases
-from linguarec.data.synthetic import TINY, generate_world, word_vectors
+from linguarec.data.synthetic import TINY, WorldSize, generate_world, word_vectors
 from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.hub.pretrained import from_pretrained
@@ -29,6 +30,7 @@ from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
 WIDTH = 16
+MakeFolders = Callable[[WorldSize, int, int], list[PreparedDataset]]
 
 
 def settings(**changes: Any) -> TrainingSettings:
@@ -37,24 +39,33 @@ def settings(**changes: Any) -> TrainingSettings:
 
 
 @pytest.fixture
-def folders(make_dataset: Any) -> list[PreparedDataset]:
-    """Three domains of the tiny world with vectors, two word-drop draws and the codes of one book."""
-    made: list[PreparedDataset] = []
-    book = None
-    for number, domain in enumerate(generate_world(seed=0, domains=3, size=TINY)):
-        texts = [item.text for item in domain.items]
-        vectors = word_vectors(texts, WIDTH)
-        sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-        folder = make_dataset(sequences, texts=texts, features={"words": vectors}, name=f"domain{number}")
-        for draw in range(2):
-            dropped = word_vectors([" ".join(text.split()[draw::2]) for text in texts], WIDTH)
-            np.save(folder.path / "features" / f"words.drop{draw}.npy", dropped)
-        if book is None:
-            centroids = vectors[:32].reshape(32, 4, 4).transpose(1, 0, 2).copy()
-            book = CodeBook("pq", centroids, None, None, "words", "0" * 64)
-        ItemCodes(book.encode(vectors), book, folder.texts_fingerprint).save(folder.codes_path("pq"))
-        made.append(folder)
-    return made
+def make_folders(make_dataset: Any) -> MakeFolders:
+    """Domains of a synthetic world with vectors, two word-drop draws and the codes of one book."""
+
+    def make(size: WorldSize, domains: int, width: int) -> list[PreparedDataset]:
+        made: list[PreparedDataset] = []
+        book = None
+        for number, domain in enumerate(generate_world(seed=0, domains=domains, size=size)):
+            texts = [item.text for item in domain.items]
+            vectors = word_vectors(texts, width)
+            sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+            folder = make_dataset(sequences, texts=texts, features={"words": vectors}, name=f"domain{number}")
+            for draw in range(2):
+                dropped = word_vectors([" ".join(text.split()[draw::2]) for text in texts], width)
+                np.save(folder.path / "features" / f"words.drop{draw}.npy", dropped)
+            if book is None:
+                centroids = vectors[:32].reshape(32, 4, width // 4).transpose(1, 0, 2).copy()
+                book = CodeBook("pq", centroids, None, None, "words", "0" * 64)
+            ItemCodes(book.encode(vectors), book, folder.texts_fingerprint).save(folder.codes_path("pq"))
+            made.append(folder)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def folders(make_folders: MakeFolders) -> list[PreparedDataset]:
+    return make_folders(TINY, 3, WIDTH)
 
 
 def paths(folders: list[PreparedDataset]) -> list[Path]:
@@ -62,14 +73,16 @@ def paths(folders: list[PreparedDataset]) -> list[Path]:
 
 
 @pytest.mark.parametrize("model", ["unisrec", "vqrec"])
-def test_learns_what_helps_on_a_domain_it_never_saw(model: str, folders: list[PreparedDataset], tmp_path: Path) -> None:
+def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
+    model: str, folders: list[PreparedDataset], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     result = pretrain(
         model,  # type: ignore[arg-type]
         paths(folders[:2]),
         run,
         transformer=SMALL,
-        training=settings(max_epochs=12),
+        training=settings(),
         valid=folders[2].path,
     )
     assert json.loads((run / "metrics.json").read_text()) == result
@@ -79,7 +92,6 @@ def test_learns_what_helps_on_a_domain_it_never_saw(model: str, folders: list[Pr
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     best = max(float(row["valid ndcg@10"]) for row in rows)
     assert result["valid"]["ndcg@10"] == pytest.approx(best)
-    assert best > 1.2 * float(rows[0]["valid ndcg@10"])
     assert 0 < result["valid"]["contrast accuracy"] < 1
     assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
 
@@ -94,6 +106,21 @@ def test_learns_what_helps_on_a_domain_it_never_saw(model: str, folders: list[Pr
     assert zero_shot == pytest.approx(result["valid"]["ndcg@10"], abs=2e-2)  # that one was measured in bfloat16
     encoder = FeatureInfo(**json.loads((run / "encoder.json").read_text()))
     assert (encoder.encoder, encoder.width, encoder.texts_fingerprint) == ("words", WIDTH, None)
+
+
+def test_what_it_learns_helps_on_a_domain_it_never_saw(make_folders: MakeFolders, tmp_path: Path) -> None:
+    world = make_folders(WorldSize(6, 20, 1, 600, 5, 12), 4, 64)
+    encoder = replace(SMALL, hidden_size=32, inner_size=32, dropout=0.1)
+    result = pretrain(
+        "unisrec",
+        paths(world[:3]),
+        tmp_path / "run",
+        transformer=encoder,
+        training=settings(max_epochs=25, patience=25, targets_per_step=800),
+        valid=world[3].path,
+    )
+    # A random ranking of its 120 items reaches 0.038; after the first epoch it is at 0.045.
+    assert result["valid"]["ndcg@10"] > 0.08
 
 
 def test_without_a_held_out_domain_the_training_domains_choose(folders: list[PreparedDataset], tmp_path: Path) -> None:
@@ -171,7 +198,7 @@ def test_two_processes_take_the_steps_of_one(folders: list[PreparedDataset], tmp
     expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
     for name in expected:
         torch.testing.assert_close(
-            found[name], expected[name], atol=2e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+            found[name], expected[name], atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 

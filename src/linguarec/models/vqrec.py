@@ -5,6 +5,10 @@
     history     SASRec's Transformer over v
     score       cos(s, v) / temperature                 (eq. 5)
 
+In pre-training a state finds the next item among those of the whole step, from all domains, and one semi-synthetic item: the
+next item's code with some numbers drawn anew. What is no negative is left out of the softmax (the released code sets its logit
+to 0).
+
 A new item needs only its codes. Trained from scratch here; the released code freezes the sequence encoder even then, we train
 all of it.
 """
@@ -51,7 +55,7 @@ class VQRec(CosineRecommender):
         return pooled
 
     def pretrain_loss(self, batch: PretrainingBatch, masked_logit: float = -math.inf) -> Tensor:
-        """Contrast of each next item with those of the whole step, from all domains, and with semi-synthetic ones.
+        """Contrast of each next item with those of the whole step, from all domains, and with its own semi-synthetic variant.
 
         `masked_logit`: see `contrastive_cross_entropy`.
         """

@@ -33,7 +33,7 @@ def catalogue_cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor) -> T
         queries, targets = queries[has_target], targets[has_target]
     if len(targets) == 0:
         return queries.sum() * 0
-    return _cross_entropy(queries, keys, targets, None)
+    return _cross_entropy(queries, keys, targets)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, mas
 
     Args:
         pairs: of this process.
-        negatives: [G, D] further negative keys of this process, shared with all queries of all processes.
+        negatives: [P, D] one further negative key for each pair, or None.
         masked_logit: logit of what is no negative. -inf leaves it out; 0 is the released form, in which it adds e^0 = 1 to the
             denominator (there pairs of one user are negatives; each of its rows counts as a user). For parity only.
 
@@ -68,9 +68,6 @@ def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, mas
     together = Gathering.of(pairs.queries)
     items, users = together.whole(pairs.items), together.whole(pairs.users)
     keys = together.whole(pairs.keys)
-    candidates = len(keys)
-    if negatives is not None:
-        keys = torch.cat([keys, Gathering.of(negatives).whole(negatives)])
     if len(pairs.queries) == 0:
         return pairs.queries.sum() * 0 + keys.sum() * 0
 
@@ -79,25 +76,27 @@ def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, mas
         excluded = (pairs.items[rows, None] == items) | (pairs.users[rows, None] == users)
         own = torch.arange(rows.start, rows.stop, device=logits.device)
         excluded[own - rows.start, own + together.start] = False
-        logits[:, :candidates].masked_fill_(excluded, masked_logit)
+        logits.masked_fill_(excluded, masked_logit)
 
     targets = torch.arange(len(pairs.queries), device=keys.device) + together.start
-    return _cross_entropy(pairs.queries, keys, targets, mask) * together.share
+    return _cross_entropy(pairs.queries, keys, targets, mask, negatives) * together.share
 
 
 Mask = Callable[[Tensor, slice], None]
 
 
-def _cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor, mask: Mask | None) -> Tensor:
+def _cross_entropy(
+    queries: Tensor, keys: Tensor, targets: Tensor, mask: Mask | None = None, negatives: Tensor | None = None
+) -> Tensor:
     device = queries.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _CrossEntropy.apply(queries, keys, targets, dtype, mask)  # type: ignore[no-untyped-call]
+        loss: Tensor = _CrossEntropy.apply(queries, keys, targets, negatives, dtype, mask)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Logits, softmax and both gradients of a chunk of rows, one after the other; logits are never kept.
+    """Logits, softmax and the gradients of a chunk of rows, one after the other; logits are never kept.
 
     torch's own `linear_cross_entropy` goes through float32 logits, log-probabilities, their gradient and a one-hot fill, all
     [T, N]: on a CPU that took as long as the matrix products (bench/README.md).
@@ -105,29 +104,45 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, targets: Tensor, dtype: torch.dtype, mask: Mask | None
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        targets: Tensor,
+        negatives: Tensor | None,
+        dtype: torch.dtype,
+        mask: Mask | None,
     ) -> Tensor:
         rows = max(1, _LARGEST_CHUNK // len(keys))
         low_keys = keys.to(dtype)
         loss = queries.new_zeros((), dtype=torch.float32)
         query_grad, key_grad = torch.empty_like(queries), torch.zeros_like(keys)
-        for chunk in range(0, len(queries), rows):
-            low_queries, target = queries[chunk : chunk + rows].to(dtype), targets[chunk : chunk + rows]
+        negative_grad = None if negatives is None else torch.empty_like(negatives)
+        for start in range(0, len(queries), rows):
+            chunk = slice(start, min(start + rows, len(queries)))
+            low_queries, target = queries[chunk].to(dtype), targets[chunk]
             logits = low_queries @ low_keys.T
             if mask is not None:
-                mask(logits, slice(chunk, chunk + len(target)))
+                mask(logits, chunk)
+            if negatives is not None:
+                logits = torch.cat([logits, (queries[chunk] * negatives[chunk]).sum(-1, keepdim=True).to(dtype)], dim=1)
             probabilities = logits.softmax(-1)
             row = torch.arange(len(target), device=target.device)
             of_target = probabilities[row, target]
             loss -= of_target.float().clamp(min=torch.finfo(torch.float32).tiny).log().sum()
             probabilities[row, target] = of_target - 1  # now the gradient of the logits
-            query_grad[chunk : chunk + rows] = probabilities @ low_keys
-            key_grad += probabilities.T @ low_queries
-        ctx.save_for_backward(query_grad, key_grad)
+            of_keys = probabilities[:, : len(keys)]
+            query_grad[chunk] = of_keys @ low_keys
+            key_grad += of_keys.T @ low_queries
+            if negatives is not None and negative_grad is not None:
+                of_negative = probabilities[:, -1:].float()
+                query_grad[chunk] += of_negative * negatives[chunk]
+                negative_grad[chunk] = of_negative * queries[chunk]
+        ctx.save_for_backward(query_grad, key_grad, negative_grad)
         return loss / len(targets)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        query_grad, key_grad = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None, None, None]:
+        query_grad, key_grad, negative_grad = ctx.saved_tensors
         scale = gradients[0] / len(query_grad)
-        return query_grad * scale, key_grad * scale, None, None, None
+        of_negatives = None if negative_grad is None else negative_grad * scale
+        return query_grad * scale, key_grad * scale, None, of_negatives, None, None
