@@ -1,0 +1,151 @@
+"""What every model with a pre-training loss must do, with either sequence encoder."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from linguarec.batching.batches import SequenceBatch
+from linguarec.batching.domains import Domain, Domains
+from linguarec.batching.pretraining import AugmentationSettings, PretrainingBatch, PretrainingLoader
+from linguarec.data.ragged import Ragged
+from linguarec.models import MODELS, build_model
+from linguarec.models.shape import CatalogueShape
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+
+WIDTH, CODE_BOOKS, CENTROIDS = 8, 4, 16
+PRETRAINABLE = [
+    name for name, entry in MODELS.items() if hasattr(entry.build, "pretrain_loss") and "ids" not in entry.reads
+]
+ENCODERS: dict[str, EncoderConfig] = {
+    "transformer": TransformerConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),
+    "gru": GRUConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),
+}
+
+
+def make_model(name: str, encoder: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build_model(name, MODELS[name].config(), ENCODERS[encoder], CatalogueShape(0, WIDTH, CODE_BOOKS, CENTROIDS))
+
+
+def make_loader(name: str) -> PretrainingLoader:
+    """Two small domains; few items, so that steps hold the same target several times."""
+    generator = np.random.default_rng(0)
+    reads_codes = MODELS[name].reads == "codes"
+    domains = []
+    for number in range(2):
+        rows = [generator.integers(12, size=length).tolist() for length in generator.integers(2, 7, size=20)]
+        vectors = generator.standard_normal((2, 12, WIDTH)).astype(np.float32)
+        codes = generator.integers(CENTROIDS, size=(12, CODE_BOOKS)).astype(np.uint8)
+        domains.append(
+            Domain(
+                f"d{number}",
+                Ragged.from_lists(rows),
+                12,
+                None if reads_codes else vectors[0],
+                codes if reads_codes else None,
+                () if reads_codes else (vectors[1],),
+            )
+        )
+    return PretrainingLoader(
+        Domains(domains), 8, 40, None, 1.0, CENTROIDS if reads_codes else None, AugmentationSettings(), seed=0
+    )
+
+
+def step_gradients(name: str, rank: int, processes: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients of the first step, without dropout and gate noise, of one process or of several under DDP."""
+    model = make_model(name, "transformer").eval()
+    loader = make_loader(name)
+    loader.shard(rank, processes)
+    trained: nn.Module = PretrainingLoss(model)
+    if processes > 1:
+        # The gate noise of UniSRec's adaptor is not used in evaluation mode.
+        trained = DistributedDataParallel(trained, find_unused_parameters=True)
+    loss = trained(next(iter(loader)))
+    loss.backward()
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
+    return loss.detach(), gradients
+
+
+class PretrainingLoss(nn.Module):
+    """DDP wraps what `forward` computes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PretrainingBatch) -> Tensor:
+        loss: Tensor = self.model.pretrain_loss(batch)  # type: ignore[operator]
+        return loss
+
+
+def test_the_published_systems_are_there() -> None:
+    assert {"unisrec", "vqrec"} <= set(PRETRAINABLE)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("name", PRETRAINABLE)
+def test_every_parameter_gets_a_gradient(name: str, encoder: str) -> None:
+    model = make_model(name, encoder).train()
+    for batch in make_loader(name):
+        model.pretrain_loss(batch).backward()
+    parameters = {
+        key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    }
+    assert parameters == set()
+
+
+@pytest.mark.parametrize("name", PRETRAINABLE)
+@torch.no_grad()
+def test_one_pass_a_user_equals_one_row_a_prefix(name: str) -> None:
+    """The released protocol has a row for every prefix of a sequence; all positions of one pass are the same pairs."""
+    model = make_model(name, "transformer").eval()
+    batch = replace(next(iter(make_loader(name))), augmented=None)
+    rows = batch.sequences
+    prefixes = [
+        (int(start), int(end), number)
+        for number, (start, stop) in enumerate(zip(rows.offsets[:-1], rows.offsets[1:], strict=True))
+        for end in range(int(start) + 1, int(stop) + 1)
+    ]
+    lengths = torch.tensor([end - start for start, end, _ in prefixes])
+    index = torch.cat([torch.arange(start, end) for start, end, _ in prefixes])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    targets = torch.full((len(index),), -1)
+    targets[offsets[1:] - 1] = rows.targets[[end - 1 for _, end, _ in prefixes]]
+    owners = torch.tensor([number for _, _, number in prefixes])
+    one_each = SequenceBatch(
+        rows.items[index], offsets, rows.positions[index], targets, rows.users[owners], rows.domain[owners]
+    )
+    expected = model.pretrain_loss(replace(batch, sequences=one_each))
+    torch.testing.assert_close(model.pretrain_loss(batch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRETRAINABLE)
+def test_two_processes_take_the_step_of_one(name: str, tmp_path: Path) -> None:
+    loss, gradients = step_gradients(name, 0, 1)
+    command = [sys.executable, __file__, name, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    losses, of_each = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    torch.testing.assert_close(torch.stack(losses).mean(), loss, atol=1e-5, rtol=1e-5)
+    for found in of_each:
+        assert found.keys() == gradients.keys()
+        for key, gradient in gradients.items():
+            torch.testing.assert_close(
+                found[key], gradient, atol=1e-5, rtol=1e-4, msg=lambda text, k=key: f"{k}: {text}"
+            )
+
+
+if __name__ == "__main__":
+    model_name, folder, process_rank = sys.argv[1:]
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(process_rank), world_size=2)
+    torch.save(step_gradients(model_name, int(process_rank), 2), Path(folder) / f"{process_rank}.pt")
+    torch.distributed.destroy_process_group()
