@@ -3,8 +3,8 @@
     python bench/pretrain.py unisrec DATA... [--steps 50] [--rows 256] [--output bench/results/pretrain-unisrec.json]
     python bench/pretrain.py vqrec DATA...
 
-DATA are prepared folders with vectors of one encoder (unisrec, with word-drop draws) or codes of one book (vqrec). Both sides take
-the same sequences, sizes (hidden 300, 2 layers, 2 heads, 50 items) and losses. A sequence is one training row, that is one
+DATA are prepared folders with vectors of one encoder (unisrec, with word-drop draws) or codes of one book (vqrec). Both sides
+take the same sequences, sizes (hidden 300, 2 layers, 2 heads, 50 items) and losses. A sequence is one training row, that is one
 (history, next item) pair: a position of ours, a padded row of the baseline. The baseline runs in float32 as released; with
 `--baseline-bfloat16` under autocast. Its rows a step may be smaller than ours, for memory; its products grow with the rows
 but for the [B, B] contrast.
@@ -36,7 +36,7 @@ CENTROIDS = 256
 
 @dataclass(frozen=True)
 class Throughput:
-    """Medians over the steps. `targets_per_epoch`: of the folders; `peak_memory_gib`: of the device, on a CPU of the process."""
+    """Medians over the steps. `targets_per_epoch`: of the folders; `peak_memory_gib`: of the GPU or the process."""
 
     model: str
     device: str
