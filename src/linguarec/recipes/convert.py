@@ -1,7 +1,7 @@
 """Convert: a checkpoint of the released code to a model folder, and a model folder to such a checkpoint."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 from linguarec.errors import CheckpointMismatchError, DataFormatError, OutputError, SettingsError
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from linguarec.codes.codebook import ItemCodes
-    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.dataset import FeatureInfo, PreparedDataset
     from linguarec.hub.conversion import ReleasedCheckpoint
     from linguarec.hub.pretrained import ModelDescription
     from linguarec.recommender import Recommender
@@ -46,36 +46,6 @@ def convert(
         codes: name of the codes of the prepared folder that the model reads
         overwrite: replace the output if it exists
     """
-    given = {
-        "--released-config": released_config,
-        "--heads": heads,
-        "--items": items,
-        "--item-ids": item_ids,
-        "--features": features,
-        "--codes": codes,
-    }
-    if source.is_dir():
-        unused = [flag for flag, value in given.items() if value is not None]
-        if unused:
-            raise SettingsError([f"{flag} is for reading a checkpoint, and {source} is a folder" for flag in unused])
-        return _write_released(source, output, overwrite)
-    for flag in ("--features", "--codes"):
-        if given[flag] is not None and items is None:
-            raise SettingsError([f"{flag} {given[flag]} names something in a prepared folder; give it by --items"])
-    return _read_released(source, output, released_config, heads, items, item_ids, features, codes, overwrite)
-
-
-def _read_released(
-    source: Path,
-    output: Path,
-    released_config: Path | None,
-    heads: int | None,
-    items: Path | None,
-    item_ids: Path | None,
-    features: str | None,
-    codes: str | None,
-    overwrite: bool,
-) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from linguarec.data.dataset import PreparedDataset
@@ -83,28 +53,40 @@ def _read_released(
     from linguarec.hub.conversion import describe, read_checkpoint
     from linguarec.hub.pretrained import save_pretrained
 
+    given = {"--released-config": released_config, "--heads": heads, "--items": items, "--item-ids": item_ids}
+    in_folder = {"--features": features, "--codes": codes}
+    if source.is_dir():
+        unused = [flag for flag, value in (given | in_folder).items() if value is not None]
+        if unused:
+            raise SettingsError([f"{flag} is for reading a checkpoint, and {source} is a folder" for flag in unused])
+        return _write_released(source, output, overwrite)
+    homeless = [f"{flag} {name}" for flag, name in in_folder.items() if name is not None and items is None]
+    if homeless:
+        raise SettingsError([f"{flag} names something in a prepared folder; give it by --items" for flag in homeless])
+
     checkpoint = read_checkpoint(source)
-    given = {} if released_config is None else _read_config(released_config)
-    description, assumed = describe(checkpoint, given if heads is None else {**given, "n_heads": heads})
+    weights = checkpoint.weights
+    told = {} if released_config is None else _read_config(released_config)
+    description, assumed = describe(checkpoint, told if heads is None else {**told, "n_heads": heads})
     dataset = None if items is None else PreparedDataset.open(items)
     recommender = _recommender(checkpoint, description, dataset, item_ids, features, codes)
     with writing_folder(output, overwrite) as folder:
         if recommender is None:
             model = description.build()
-            model.load_state_dict(checkpoint.weights.tensors)
+            model.load_state_dict(weights.tensors)
             save_pretrained(model, description, folder)
         else:
             description = recommender.description
             recommender.save(folder)
-        if checkpoint.weights.carried:
+        if weights.carried:
             with writing_file(folder / CARRIED_FILE) as temporary:
-                save_file(checkpoint.weights.carried, temporary)
+                save_file(weights.carried, temporary)
         settings = {
             **description.to_dict(),
             "source": source.name,
-            "released_as": checkpoint.weights.form.title,
+            "released_as": weights.form.title,
             "released_epoch": checkpoint.epoch,
-            "released_settings": {**checkpoint.settings, **given},
+            "released_settings": {**checkpoint.settings, **told},
             "assumed": assumed,
             "not_made": checkpoint.not_made,
             "data": None if dataset is None else str(items),
@@ -119,16 +101,16 @@ def _read_released(
     result = {
         "output": str(output),
         "model": description.name,
-        "released_as": checkpoint.weights.form.title,
-        "parameters": sum(tensor.numel() for tensor in checkpoint.weights.tensors.values()),
+        "released_as": weights.form.title,
+        "parameters": sum(tensor.numel() for tensor in weights.tensors.values()),
         "items": 0 if recommender is None else len(recommender.catalogue),
-        **checkpoint.weights.sizes,
+        **weights.sizes,
         "n_heads": settings["encoder"]["heads"],
         "assumed": assumed,
-        "carried_along": sorted(checkpoint.weights.carried),
+        "carried_along": sorted(weights.carried),
         "not_made": checkpoint.not_made,
     }
-    _show(f"{source.name}: {result['released_as']}, as {result['model']}", result)
+    _show(f"{source.name}: {weights.form.title}, as {description.name}", result)
     return result
 
 
@@ -143,70 +125,76 @@ def _recommender(
     """The converted model with a catalogue: the checkpoint's own items or those of `dataset`; None = there are none."""
     from dataclasses import replace
 
-    import numpy as np
     import torch
 
     from linguarec.batching.batches import ItemBatch
-    from linguarec.batching.catalogue import load_codes
     from linguarec.catalogue import Catalogue
     from linguarec.hub.released import VECTORS
-    from linguarec.models import MODELS
     from linguarec.recommender import Recommender
+    from linguarec.text.cleaning import TextRules
 
-    weights, reads = checkpoint.weights, MODELS[description.name].reads
+    weights = checkpoint.weights
     if weights.num_items is None and item_ids is not None:
         raise SettingsError([f"--item-ids: {checkpoint.file} holds no items of its own to be named"])
     if weights.num_items is None and dataset is None:
         return None
-    stored: ItemCodes | None = None
     vectors = weights.carried[VECTORS][1:] if VECTORS in weights.carried else None
-    encoder = None if dataset is None or features is None else dataset.feature_info(features)
+    encoder, stored = None, None
+    attributes, rules = [], "released"
     if dataset is not None:
-        _check_flags(checkpoint, dataset, reads, vectors is not None, features, codes)
-        if encoder is not None and encoder.width != description.shape.feature_width:
-            raise CheckpointMismatchError(
-                f"{checkpoint.file} reads vectors of width {description.shape.feature_width}, the vectors {features} of "
-                f"{dataset.path} are {encoder.width} wide; take the encoder that the model was trained with."
-            )
-        if codes is not None:
-            stored = load_codes(dataset, codes)
-            shape = (stored.book.subvectors, stored.book.num_centroids)
-            if shape != (description.shape.code_books, description.shape.centroids):
-                raise CheckpointMismatchError(
-                    f"{checkpoint.file} reads {description.shape.code_books} codes of {description.shape.centroids} values, "
-                    f"the codes {codes} of {dataset.path} are {shape[0]} of {shape[1]}; quantize with those numbers."
-                )
-            if stored.book.encoder in dataset.feature_names:
-                encoder = dataset.feature_info(stored.book.encoder)
+        _check_flags(checkpoint, dataset, features, codes)
+        stored = None if codes is None else _fitting_codes(checkpoint, dataset, codes)
+        encoder = None if features is None else _fitting_encoder(checkpoint, dataset, features)
+        if stored is not None and stored.book.encoder in dataset.feature_names:
+            encoder = dataset.feature_info(stored.book.encoder)
         if vectors is None and features is not None:
-            vectors = torch.from_numpy(np.array(dataset.features(features), dtype=np.float32))
+            vectors = torch.tensor(dataset.features(features), dtype=torch.float32)
+        attributes, rules = dataset.manifest.attributes, dataset.manifest.text_rules
     table = _table(checkpoint, dataset, item_ids)
     description = replace(description, shape=replace(description.shape, num_items=len(table)))
     model = description.build()
     model.load_state_dict(weights.tensors)
-    attributes, rules = (
-        ([], "released") if dataset is None else (dataset.manifest.attributes, dataset.manifest.text_rules)
-    )
     batch = ItemBatch(
         rows=torch.arange(len(table)),
         domain=torch.zeros(len(table), dtype=torch.int64),
         features=vectors,
-        codes=None if stored is None else torch.from_numpy(stored.codes.astype(np.int64)),
+        codes=None if stored is None else torch.tensor(stored.codes, dtype=torch.int64),
     )
-    catalogue = Catalogue.of(table, attributes, "released" if rules == "released" else "default")
+    catalogue = Catalogue.of(table, attributes, cast(TextRules, rules))
     return Recommender.of_items(model.eval(), description, catalogue, batch, encoder, stored)
 
 
+def _fitting_encoder(checkpoint: "ReleasedCheckpoint", dataset: "PreparedDataset", features: str) -> "FeatureInfo":
+    info, width = dataset.feature_info(features), checkpoint.weights.sizes["plm_size"]
+    if info.width != width:
+        raise CheckpointMismatchError(
+            f"{checkpoint.file} reads vectors of width {width}, the vectors {features} of {dataset.path} are {info.width} "
+            "wide; take the encoder that the model was trained with."
+        )
+    return info
+
+
+def _fitting_codes(checkpoint: "ReleasedCheckpoint", dataset: "PreparedDataset", codes: str) -> "ItemCodes":
+    from linguarec.batching.catalogue import load_codes
+
+    stored, sizes = load_codes(dataset, codes), checkpoint.weights.sizes
+    if (stored.book.subvectors, stored.book.num_centroids) != (sizes["code_dim"], sizes["code_cap"]):
+        raise CheckpointMismatchError(
+            f"{checkpoint.file} reads {sizes['code_dim']} codes of {sizes['code_cap']} values, the codes {codes} of "
+            f"{dataset.path} are {stored.book.subvectors} of {stored.book.num_centroids}; quantize with those numbers."
+        )
+    return stored
+
+
 def _check_flags(
-    checkpoint: "ReleasedCheckpoint",
-    dataset: "PreparedDataset",
-    reads: Literal["ids", "features", "codes", "ids+features"],
-    has_vectors: bool,
-    features: str | None,
-    codes: str | None,
+    checkpoint: "ReleasedCheckpoint", dataset: "PreparedDataset", features: str | None, codes: str | None
 ) -> None:
+    from linguarec.hub.released import VECTORS
+    from linguarec.models import MODELS
+
+    reads = MODELS[checkpoint.weights.form.model].reads
     problems = []
-    if "features" in reads and features is None and not has_vectors:
+    if "features" in reads and features is None and VECTORS not in checkpoint.weights.carried:
         problems.append(
             f"--features is missing: {checkpoint.weights.form.title} reads text vectors; {dataset.path} has: "
             f"{', '.join(dataset.feature_names) or 'none'}"
