@@ -89,14 +89,12 @@ def convert(
             "released_settings": {**checkpoint.settings, **told},
             "assumed": assumed,
             "not_made": checkpoint.not_made,
-            "data": None if dataset is None else str(items),
-            "data_name": None if dataset is None else dataset.name,
-            "data_fingerprint": None if dataset is None else dataset.fingerprint,
             "split": "leave-one-out",
             "features": features,
             "codes": codes,
-            "seed": None,
         }
+        if dataset is not None:
+            settings |= {"data": str(items), "data_name": dataset.name, "data_fingerprint": dataset.fingerprint}
         write_json(folder / SETTINGS_FILE, settings)
     result = {
         "output": str(output),
