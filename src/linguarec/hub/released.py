@@ -144,12 +144,8 @@ def recognise(keys: Iterable[str]) -> ReleasedForm:
     )
 
 
-def from_released(state: Mapping[str, Tensor], centroids: int | None = None) -> ReleasedWeights:
+def from_released(state: Mapping[str, Tensor]) -> ReleasedWeights:
     """Check, rename and reshape a released state dict.
-
-    Args:
-        state: released keys -> tensors.
-        centroids: K as the settings have it, to be compared with the tensors; None = take theirs.
 
     Raises:
         CheckpointMismatchError: not a released model, or tensors are missing, unexpected, or of another shape or type; all of
@@ -159,44 +155,22 @@ def from_released(state: Mapping[str, Tensor], centroids: int | None = None) -> 
     layers, experts = (
         _count(state, part) for part in (r"trm_encoder\.layer\.(\d+)\.", r"moe_adaptor\.experts\.(\d+)\.")
     )
-    keys = [(pattern, key) for pattern, _, key in _expand(form, layers, experts)]
-    expected = {key for _, key in keys}
-    problems = [f"missing: {key}" for _, key in keys if key not in state]
-    problems += [f"unexpected: {key}" for key in state if key not in expected]
-    letters = {"E": experts}
-    for pattern, key in keys:
-        if key in state:
-            problems += _misfit(key, state[key], SHAPES[pattern], letters)
-    if not problems and letters.get("N", 2) < 2:
-        problems.append("its item table has no row beside that of padding")
-    if not problems and form.model == "vqrec":
-        if letters["C"] != letters["M"] * letters["P"]:
-            problems.append(
-                f"{CODES} has {letters['C']} rows, expected {letters['M']} code books x ({letters['P'] - 1} centroids + 1), as "
-                f"{TRANS_MATRIX} has them"
-            )
-        if centroids not in (None, letters["P"] - 1):
-            problems.append(f"{TRANS_MATRIX} is of {letters['P'] - 1} centroids, the settings say {centroids}")
-    if problems:
-        raise CheckpointMismatchError(f"taken for {form.title} by its keys, it does not fit:\n" + "\n".join(problems))
+    rows = list(_expand(form, layers, experts))
+    letters = _sizes(state, form, [(pattern, key) for pattern, _, key in rows], experts)
     pieces: dict[str, list[Tensor]] = {}
-    for pattern, name, key in _expand(form, layers, experts):
+    for pattern, name, key in rows:
         if name is not None:
-            part = state[key]
-            pieces.setdefault(name, []).append(part[None] if "{e}" in pattern else part)
+            pieces.setdefault(name, []).append(state[key][None] if "{e}" in pattern else state[key])
     tensors = {name: torch.cat(parts) for name, parts in pieces.items()}
     carried = {key: state[key] for key in (VECTORS, TRANS_MATRIX) if key in state}
+    sizes = {setting: letters[letter] for letter, setting in SETTING_OF_LETTER.items() if letter in letters}
+    sizes["n_layers"] = layers
     if ITEMS in state:
         carried[PADDING + ITEMS], tensors["item.weight"] = state[ITEMS][0].clone(), state[ITEMS][1:].clone()
     if CODES in state:
         table = state[CODES].unflatten(0, (letters["M"], letters["P"]))
         carried[PADDING + CODES], tensors["codes.weight"] = table[:, 0].clone(), table[:, 1:].flatten(0, 1)
-    sizes = {setting: letters[letter] for letter, setting in SETTING_OF_LETTER.items() if letter in letters}
-    sizes["n_layers"] = layers
-    if "P" in letters:
         sizes["code_cap"] = letters["P"] - 1
-    if form.model not in ("unisrec", "unisrec-transductive"):
-        del sizes["n_exps"]
     return ReleasedWeights(form, tensors, carried, sizes, letters["N"] - 1 if "N" in letters else None)
 
 
@@ -264,6 +238,33 @@ def _expand(form: ReleasedForm, layers: int, experts: int) -> Iterator[tuple[str
 def _count(keys: Iterable[str], pattern: str) -> int:
     """Number of layers or experts that the keys speak of; at least 1, so that their lack is found."""
     return 1 + max((int(match[1]) for key in keys if (match := re.match(pattern, key))), default=0)
+
+
+def _sizes(
+    state: Mapping[str, Tensor], form: ReleasedForm, expected: list[tuple[str, str]], experts: int
+) -> dict[str, int]:
+    """The size that each letter of `SHAPES` has; `expected`: (pattern, key) of every tensor.
+
+    Raises:
+        CheckpointMismatchError: tensors are missing, unexpected or do not fit together.
+    """
+    letters = {"E": experts} if "moe_adaptor.w_gate" in form.keys else {}
+    names = {key for _, key in expected}
+    problems = [f"missing: {key}" for _, key in expected if key not in state]
+    problems += [f"unexpected: {key}" for key in state if key not in names]
+    for pattern, key in expected:
+        if key in state:
+            problems += _misfit(key, state[key], SHAPES[pattern], letters)
+    if not problems and letters.get("N", 2) < 2:
+        problems.append("its item table has no row beside that of padding")
+    if not problems and CODES in form.keys and letters["C"] != letters["M"] * letters["P"]:
+        problems.append(
+            f"{CODES} has {letters['C']} rows, expected {letters['M']} code books x ({letters['P'] - 1} centroids + 1), as "
+            f"{TRANS_MATRIX} has them"
+        )
+    if problems:
+        raise CheckpointMismatchError(f"taken for {form.title} by its keys, it does not fit:\n" + "\n".join(problems))
+    return letters
 
 
 def _misfit(key: str, tensor: Tensor, shape: str, letters: dict[str, int]) -> list[str]:

@@ -46,7 +46,7 @@ STORAGES: dict[str, torch.dtype] = {
 ORDERED_DICT = "collections.OrderedDict"
 REBUILT_TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 REBUILT_PARAMETER = "torch._utils._rebuild_parameter"
-# The stream begins with this number, pickled; beyond that, an unpickler is not let loose on a file.
+# The stream begins with this number, pickled. No other file is unpickled: what is no pickle could still take all memory.
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
