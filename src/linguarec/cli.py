@@ -75,6 +75,12 @@ COMMANDS: dict[str, Command] = {
         "linguarec.recipes.evaluate", "evaluate", "Full-ranking metrics of a trained run.", ("run", "data")
     ),
     "recommend": Command("linguarec.recipes.recommend", "recommend", "The next items for a history.", ("run",)),
+    "convert": Command(
+        "linguarec.recipes.convert",
+        "convert",
+        "A checkpoint of the released code as a model folder, and back.",
+        ("source",),
+    ),
     "compare": Command("linguarec.recipes.compare", "compare", "Several models, several seeds, one table.", ("data",)),
 }
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,14 @@ from torch import Tensor, nn
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import history_batches
 from linguarec.catalogue import Catalogue, Items
-from linguarec.codes.codebook import Codes, ItemCodes
+from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import encode_items, evaluating, max_length
 from linguarec.evaluation.ranks import chunk_rows, full_precision
 from linguarec.files import write_json, writing_file
-from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ModelDescription, from_pretrained, save_pretrained
 from linguarec.models import MODELS, Recommending
 from linguarec.text.cleaning import TextRules
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from linguarec.text.encoders import TextEncoder
 
 CATALOGUE_FILE, INPUTS_FILE, KEYS_FILE = "catalogue.parquet", "inputs.npy", "keys.npy"
-ENCODER_FILE, CODES_FILE = "encoder.json", "codes.npz"
+CODES_FILE = "codes.npz"
 
 Vectors = npt.NDArray[np.floating[Any]]
 log = logging.getLogger(__name__)
@@ -110,16 +111,28 @@ class Recommender:
         stored = None if codes is None else ItemCodes.load(dataset.codes_path(codes))
         encoder = features if stored is None else stored.book.encoder
         rules = cast(TextRules, dataset.manifest.text_rules)
-        inputs, keys = _encode(model, items, torch.device("cpu"))
-        return cls(
+        return cls.of_items(
             model,
             description,
             Catalogue.of(dataset.items(), dataset.manifest.attributes, rules),
-            inputs,
-            keys,
+            items,
             None if encoder not in dataset.feature_names else dataset.feature_info(str(encoder)),
             stored,
         )
+
+    @classmethod
+    def of_items(
+        cls,
+        model: nn.Module,
+        description: ModelDescription,
+        catalogue: Catalogue,
+        items: ItemBatch,
+        encoder: FeatureInfo | None = None,
+        codes: ItemCodes | None = None,
+    ) -> "Recommender":
+        """The recommender of a catalogue whose entries are `items`, which the model reads now."""
+        inputs, keys = _encode(model, items, torch.device("cpu"))
+        return cls(model, description, catalogue, inputs, keys, encoder, codes)
 
     # -- the folder ----------------------------------------------------------------------------------------------------
 
@@ -139,13 +152,18 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recommender":
-        """Open a run folder.
+        """Open a run folder, or that of a model without a catalogue (pre-trained or converted), to which items are added.
 
         Raises:
             CheckpointMismatchError: a part is missing, or the parts do not fit together.
         """
         folder = Path(folder)
         model, description = from_pretrained(folder)
+        file = folder / ENCODER_FILE
+        encoder = FeatureInfo(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        if description.shape.num_items == 0 and not (folder / CATALOGUE_FILE).exists():
+            book = CodeBook.load(folder / BOOK_FILE) if (folder / BOOK_FILE).exists() else None
+            return cls._without_items(model, description, encoder, book)
         for name in (CATALOGUE_FILE, INPUTS_FILE, KEYS_FILE):
             if not (folder / name).exists():
                 raise CheckpointMismatchError(
@@ -154,16 +172,26 @@ class Recommender:
                 )
         table = pq.read_table(folder / CATALOGUE_FILE)
         rules = (table.schema.metadata or {}).get(b"text_rules", b"default").decode()
-        encoder, codes = folder / ENCODER_FILE, folder / CODES_FILE
+        codes = folder / CODES_FILE
         return cls(
             model,
             description,
             Catalogue(table.replace_schema_metadata(None), rules),
             torch.from_numpy(np.load(folder / INPUTS_FILE)),
             torch.from_numpy(np.load(folder / KEYS_FILE)),
-            FeatureInfo(**json.loads(encoder.read_text(encoding="utf-8"))) if encoder.exists() else None,
+            encoder,
             ItemCodes.load(codes) if codes.exists() else None,
         )
+
+    @classmethod
+    def _without_items(
+        cls, model: nn.Module, description: ModelDescription, encoder: FeatureInfo | None, book: CodeBook | None
+    ) -> "Recommender":
+        nothing = pa.table({name: pa.array([], pa.string()) for name in ("raw_id", "text")})
+        rules = cast(TextRules, "default" if encoder is None else encoder.text_rules)
+        none = torch.zeros(0, description.encoder.hidden_size)
+        codes = None if book is None else ItemCodes(np.zeros((0, book.subvectors), book.code_type), book)
+        return cls(model, description, Catalogue.of(nothing, [], rules), none, none, encoder, codes)
 
     # -- recommending --------------------------------------------------------------------------------------------------
 
@@ -275,9 +303,17 @@ class Recommender:
             vectors: [n, F] text vectors of the run's encoder; None = encode the texts.
 
         Raises:
-            SettingsError: the model knows items by ID only, or its encoder is not at hand.
+            SettingsError: the model knows items by ID only, or its encoder or code book is not at hand.
+            DataFormatError: the vectors are not of the width that the model reads, or not one for each item.
         """
-        name = self.description.name
+        name, width = self.description.name, self.description.shape.feature_width
+        if MODELS[name].reads == "codes" and self.codes is None:
+            raise SettingsError(
+                [
+                    f"{name} reads item codes, and its folder holds no code book to code new items with; convert it again "
+                    "with --items DATA --codes NAME, or fine-tune it"
+                ]
+            )
         if MODELS[name].reads == "ids":
             raise SettingsError(
                 [f"{name} knows items by ID only and cannot read new ones; train a model that reads text"]
@@ -285,6 +321,11 @@ class Recommender:
         found = self._vectors(texts) if vectors is None else np.asarray(vectors, dtype=np.float32)
         if len(found) != len(texts):
             raise DataFormatError(f"There are {len(texts)} new items and {len(found)} vectors; give one for each item.")
+        if "features" in MODELS[name].reads and found.shape[1:] != (width,):
+            raise DataFormatError(
+                f"The vectors of the new items have the shape {found.shape}, this {name} reads vectors of width {width}; "
+                "take those of the encoder that it was trained with."
+            )
         codes = None if self.codes is None else self.codes.book.encode(found)
         items = ItemBatch(
             rows=torch.full((len(texts),), -1),

@@ -1,9 +1,7 @@
 """The released weights, converted, give the released scores and losses."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,53 +11,40 @@ from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
-from linguarec.hub.released import from_released
-from linguarec.models import build_model
-from linguarec.models.sasrec import SASRecConfig
-from linguarec.models.shape import CatalogueShape
-from linguarec.models.unisrec import UniSRecConfig
-from linguarec.models.vqrec import VQRecConfig
-from linguarec.nn.encoders import TransformerConfig
+from linguarec.hub.conversion import read_checkpoint
+from linguarec.hub.pretrained import from_pretrained
 from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.recipes.convert import convert
 
 CASES = {
-    "sasrec": ("sasrec", SASRecConfig()),
-    "unisrec_inductive_ft": ("unisrec", UniSRecConfig()),
-    "unisrec_transductive_ft": ("unisrec-transductive", UniSRecConfig()),
-    "unisrec_pretrain": ("unisrec", UniSRecConfig()),
-    "vqrec_inductive_ft": ("vqrec", VQRecConfig()),
-    "vqrec_pretrain": ("vqrec", VQRecConfig()),
+    "sasrec": "sasrec",
+    "unisrec_inductive_ft": "unisrec",
+    "unisrec_transductive_ft": "unisrec-transductive",
+    "unisrec_pretrain": "unisrec",
+    "unisrec_pretrain/official_recbole_config.pth": "unisrec",
+    "vqrec_inductive_ft": "vqrec",
+    "vqrec_pretrain": "vqrec",
 }
 
 
 class Converted:
-    """A released model under our names, with the inputs and outputs that were recorded of it."""
+    """A released model as `linguarec convert` writes it, with the inputs and outputs that were recorded of it."""
 
-    def __init__(self, folder: Path, name: str, config: Any) -> None:
-        settings = json.loads((folder / "config.json").read_text())
-        self.io = load_file(folder / "io.safetensors")
-        state = torch.load(folder / "official.pth", weights_only=True)["state_dict"]
-        centroids = settings.get("code_cap")
-        released = from_released(state, centroids)
+    def __init__(self, file: Path, output: Path, name: str) -> None:
+        convert(file, output)
+        loaded, description = from_pretrained(output)
+        assert description.name == name
+        self.model: nn.Module = loaded
+        self.io = load_file(file.parent / "io.safetensors")
         num_items = len(self.io["plm_embedding" if "plm_embedding" in self.io else "pq_codes"]) - 1
-        encoder = TransformerConfig(
-            hidden_size=settings["hidden_size"],
-            layers=settings["n_layers"],
-            heads=settings["n_heads"],
-            inner_size=settings["inner_size"],
-            max_length=settings["MAX_ITEM_LIST_LENGTH"],
-        )
-        shape = CatalogueShape(num_items, settings.get("plm_size", 48), settings.get("code_dim"), centroids)
-        self.model: nn.Module = build_model(name, config, encoder, shape)
-        self.model.load_state_dict(released.tensors)
-        self.model.eval()
         codes = features = None
         if "pq_codes" in self.io:
-            codes = self.io["pq_codes"][1:] - 1 - torch.arange(settings["code_dim"]) * (centroids + 1)
+            code_books, centroids = description.shape.needs_codes()
+            codes = self.io["pq_codes"][1:] - 1 - torch.arange(code_books) * (centroids + 1)
         if "plm_embedding" in self.io:
             features = self.io["plm_embedding"][1:]
         self.items = ItemBatch(torch.arange(num_items), torch.zeros(num_items).long(), features, codes)
-        self.null_item = released.null_item
+        self.null_item = read_checkpoint(file).weights.null_item
 
     def null_key(self) -> Tensor:
         """The padding class of the released code, as one more key [1, D]."""
@@ -98,18 +83,18 @@ class Converted:
 
 
 @pytest.fixture
-def converted(request: pytest.FixtureRequest, shared: Path) -> Converted:
-    name, config = CASES[request.param]
-    return Converted(shared / "fixtures" / request.param, name, config)
+def converted(request: pytest.FixtureRequest, shared: Path, tmp_path: Path) -> Converted:
+    file = shared / "fixtures" / request.param
+    return Converted(file / "official.pth" if file.is_dir() else file, tmp_path / "model", CASES[request.param])
 
 
 WITH_STATES = [case for case in CASES if case != "sasrec"]
-WITH_SCORES = [case for case in CASES if not case.endswith("_pretrain")]
+WITH_SCORES = [case for case in CASES if "_pretrain" not in case]
 
 
 @pytest.mark.parametrize("converted", WITH_STATES, indirect=True)
 @torch.no_grad()
-def test_last_states_are_the_released_ones(converted: Converted) -> None:
+def test_last_states_and_items_are_the_released_ones(converted: Converted) -> None:
     batch = converted.batch()
     states = converted.model.encoder(
         converted.model.item_inputs(converted.items)[batch.items], batch.positions, batch.offsets
@@ -119,6 +104,9 @@ def test_last_states_are_the_released_ones(converted: Converted) -> None:
     if torch.allclose(expected.norm(dim=-1), torch.ones(len(expected)), atol=1e-4):
         found = F.normalize(found, dim=-1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    by_text = converted.model.adaptor if hasattr(converted.model, "adaptor") else converted.model.codes
+    read = converted.items.codes if converted.items.features is None else converted.items.features
+    torch.testing.assert_close(by_text(read), converted.io["item_emb"][1:], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("converted", WITH_SCORES, indirect=True)
@@ -152,7 +140,7 @@ def test_ragged_path_equals_padded_prefixes(converted: Converted) -> None:
         torch.testing.assert_close(converted.model.queries(prefix, inputs)[-1], queries[end - 1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("converted", ["unisrec_pretrain", "vqrec_pretrain"], indirect=True)
+@pytest.mark.parametrize("converted", [case for case in CASES if "_pretrain" in case], indirect=True)
 @torch.no_grad()
 def test_pretraining_losses_in_the_released_form(converted: Converted) -> None:
     """Two recorded rows share their target, so the masked form counts."""

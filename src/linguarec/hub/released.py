@@ -1,10 +1,15 @@
-"""Weights of the released code (RecBole's SASRec, UniSRec, VQ-Rec) under our names.
+"""Weights of the released code (RecBole's SASRec, UniSRec, VQ-Rec) under our names, and back.
 
-The key maps are tables. Released embeddings carry a padding row 0 that the released fine-tuning scores as one more class; it is
-returned apart as the null class, for parity with released losses only.
+Forms, keys and shapes are tables. What has no place in our models is carried along under a name of its own, so that the way
+back gives the same tensors to the bit: the padding row of an item table, slot 0 of each code book, the item vectors of a
+fine-tuned UniSRec, and VQ-Rec's `trans_matrix`.
+
+`trans_matrix` is not applied. It holds the logits from which the released trainer draws a mapping of codes in its first epochs;
+then that mapping is in the code table already, and the released model reads the table as it stands.
 """
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +17,10 @@ from torch import Tensor
 
 from linguarec.errors import CheckpointMismatchError
 
-# released pattern -> our name; {i} is a layer, {e} an expert. Several released tensors with one target are joined along dim 0.
+# Released key -> our name; {i} is a layer, {e} an expert. Several released tensors with one target are joined along dim 0, in
+# this order; experts are stacked.
 _LAYER = "trm_encoder.layer.{i}."
-KEYS: dict[str, str] = {
+TRANSFORMER: dict[str, str] = {
     "position_embedding.weight": "encoder.position.weight",
     "LayerNorm.weight": "encoder.input_norm.weight",
     "LayerNorm.bias": "encoder.input_norm.bias",
@@ -34,76 +40,244 @@ KEYS: dict[str, str] = {
             ("feed_forward.LayerNorm", "outer_norm"),
         )
     },
-    "item_embedding.weight": "item.weight",
+}
+ADAPTOR: dict[str, str] = {
     "moe_adaptor.w_gate": "adaptor.gate",
     "moe_adaptor.w_noise": "adaptor.noise",
     "moe_adaptor.experts.{e}.bias": "adaptor.shift",
     "moe_adaptor.experts.{e}.lin.weight": "adaptor.weight",
-    "pq_code_embedding.weight": "codes.weight",
 }
-# Released tensors without a counterpart: item vectors are data, the permutation matrix belongs to transfer.
-DATA_KEYS = ("plm_embedding.weight", "trans_matrix")
+ITEMS, CODES = "item_embedding.weight", "pq_code_embedding.weight"
+VECTORS, TRANS_MATRIX = "plm_embedding.weight", "trans_matrix"  # no parameters of ours: item vectors are data
+KEYS: dict[str, str] = {**TRANSFORMER, **ADAPTOR, ITEMS: "item.weight", CODES: "codes.weight"}
+
+# Shapes by letters: D width, I inner width, L longest history, F width of the text vectors, E experts, N items and padding,
+# M code books, P centroids and slot 0, C rows of the code table = M * P.
+SHAPES: dict[str, str] = {
+    "position_embedding.weight": "LD",
+    **{key: "DD" if key.endswith("weight") else "D" for key in TRANSFORMER if "multi_head_attention" in key},
+    **{key: "D" for key in TRANSFORMER if "LayerNorm" in key},
+    f"{_LAYER}feed_forward.dense_1.weight": "ID",
+    f"{_LAYER}feed_forward.dense_1.bias": "I",
+    f"{_LAYER}feed_forward.dense_2.weight": "DI",
+    f"{_LAYER}feed_forward.dense_2.bias": "D",
+    "moe_adaptor.w_gate": "FE",
+    "moe_adaptor.w_noise": "FE",
+    "moe_adaptor.experts.{e}.bias": "F",
+    "moe_adaptor.experts.{e}.lin.weight": "DF",
+    ITEMS: "ND",
+    VECTORS: "NF",
+    TRANS_MATRIX: "MPP",
+    CODES: "CD",
+}
+SETTING_OF_LETTER = {
+    "D": "hidden_size",
+    "I": "inner_size",
+    "L": "MAX_ITEM_LIST_LENGTH",
+    "F": "plm_size",
+    "E": "n_exps",
+    "M": "code_dim",
+}
+PADDING = "padding of "  # + released key: how a padding row is carried
+
+
+@dataclass(frozen=True)
+class ReleasedForm:
+    """A kind of released checkpoint: the model here, its own keys beside those of the Transformer, and which tell it apart."""
+
+    title: str
+    model: str
+    keys: tuple[str, ...]
+    marks: tuple[str, ...]
+
+
+FORMS = (  # the first whose marks are all there
+    ReleasedForm("VQ-Rec", "vqrec", (TRANS_MATRIX, CODES), (CODES,)),
+    ReleasedForm(
+        "transductive UniSRec", "unisrec-transductive", (ITEMS, VECTORS, *ADAPTOR), ("moe_adaptor.w_gate", ITEMS)
+    ),
+    ReleasedForm("inductive UniSRec", "unisrec", (VECTORS, *ADAPTOR), ("moe_adaptor.w_gate", VECTORS)),
+    ReleasedForm("pre-trained UniSRec", "unisrec", tuple(ADAPTOR), ("moe_adaptor.w_gate",)),
+    ReleasedForm("SASRec of RecBole", "sasrec", (ITEMS,), (ITEMS,)),
+)
 
 
 @dataclass(frozen=True)
 class ReleasedWeights:
-    """`tensors` under our names; `null_item` [D]: the padding row of an item table; `left_out`: released keys without use."""
+    """A released state dict under our names.
 
+    `tensors`: of our model. `carried`: what has no place in it, by released key (padding rows: `PADDING` + key). `sizes`: what
+    the tensors tell of the released settings. `num_items`: rows of the item table or vectors without padding, None = neither.
+    """
+
+    form: ReleasedForm
     tensors: dict[str, Tensor]
-    null_item: Tensor | None
-    left_out: list[str]
+    carried: dict[str, Tensor]
+    sizes: dict[str, int]
+    num_items: int | None
+
+    @property
+    def null_item(self) -> Tensor | None:
+        """Vector [D] of padding, which the released fine-tuning scores as one more class; None where it has none of its own.
+
+        VQ-Rec gives padding code 0 in all sub-spaces and does not offset it, so that it is slot 0 of the first code book.
+        """
+        if PADDING + CODES in self.carried:
+            return self.carried[PADDING + CODES][0]
+        return self.carried.get(PADDING + ITEMS)
 
 
-def from_released(state: dict[str, Tensor], centroids: int | None = None) -> ReleasedWeights:
-    """Rename and reshape a released state dict.
-
-    Args:
-        state: released names -> tensors.
-        centroids: K, needed where the state holds a code table [M*(K+1), D].
+def recognise(keys: Iterable[str]) -> ReleasedForm:
+    """Which kind of checkpoint has these keys.
 
     Raises:
-        CheckpointMismatchError: a key that no table row explains, or a code table that K does not divide.
+        CheckpointMismatchError: none of the released models.
     """
-    patterns = [(re.compile(_as_regex(theirs)), ours) for theirs, ours in KEYS.items()]
-    parts: dict[str, list[tuple[int, Tensor]]] = {}
-    left_out, unknown = [], []
-    for key, tensor in state.items():
-        if key in DATA_KEYS:
-            left_out.append(key)
-            continue
-        found = next(
-            ((match, ours, rank) for rank, (regex, ours) in enumerate(patterns) if (match := regex.fullmatch(key))),
-            None,
+    keys = list(keys)
+    for form in FORMS:
+        if all(mark in keys for mark in form.marks):
+            return form
+    marks = sorted({mark for form in FORMS for mark in form.marks})
+    named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    raise CheckpointMismatchError(
+        f"no released SASRec, UniSRec or VQ-Rec: it has none of the keys {', '.join(marks)}; it has: {named or 'none'}."
+    )
+
+
+def from_released(state: Mapping[str, Tensor]) -> ReleasedWeights:
+    """Check, rename and reshape a released state dict.
+
+    Raises:
+        CheckpointMismatchError: not a released model, or tensors are missing, unexpected, or of another shape or type; all of
+            them are named.
+    """
+    form = recognise(state)
+    layers, experts = (
+        _count(state, part) for part in (r"trm_encoder\.layer\.(\d+)\.", r"moe_adaptor\.experts\.(\d+)\.")
+    )
+    rows = list(_expand(form, layers, experts))
+    letters = _sizes(state, form, [(pattern, key) for pattern, _, key in rows], experts)
+    pieces: dict[str, list[Tensor]] = {}
+    for pattern, name, key in rows:
+        if name is not None:
+            pieces.setdefault(name, []).append(state[key][None] if "{e}" in pattern else state[key])
+    tensors = {name: torch.cat(parts) for name, parts in pieces.items()}
+    carried = {key: state[key] for key in (VECTORS, TRANS_MATRIX) if key in state}
+    sizes = {setting: letters[letter] for letter, setting in SETTING_OF_LETTER.items() if letter in letters}
+    sizes["n_layers"] = layers
+    if ITEMS in state:
+        carried[PADDING + ITEMS], tensors["item.weight"] = state[ITEMS][0].clone(), state[ITEMS][1:].clone()
+    if CODES in state:
+        table = state[CODES].unflatten(0, (letters["M"], letters["P"]))
+        carried[PADDING + CODES], tensors["codes.weight"] = table[:, 0].clone(), table[:, 1:].flatten(0, 1)
+        sizes["code_cap"] = letters["P"] - 1
+    return ReleasedWeights(form, tensors, carried, sizes, letters["N"] - 1 if "N" in letters else None)
+
+
+def to_released(
+    model: str, tensors: Mapping[str, Tensor], carried: Mapping[str, Tensor], code_books: int | None = None
+) -> dict[str, Tensor]:
+    """The inverse of `from_released`.
+
+    What is not `carried` is made: padding rows and slots of zeros, an identity for `trans_matrix`. Item vectors cannot be made;
+    without them an inductive UniSRec is written as a pre-trained one.
+
+    Args:
+        model: our name of the model.
+        tensors: its state dict.
+        carried: as `from_released` returned it, or nothing.
+        code_books: M, for models of codes.
+
+    Raises:
+        CheckpointMismatchError: the released code has no such model, or none with these tensors.
+    """
+    forms = [form for form in FORMS if form.model == model]
+    if not forms:
+        known = ", ".join(dict.fromkeys(form.model for form in FORMS))
+        raise CheckpointMismatchError(f"the released code has no form of {model}; it has {known}.")
+    form = next((form for form in forms if VECTORS in form.keys and VECTORS in carried), forms[-1])
+    layers, experts = _count(tensors, r"encoder\.layers\.(\d+)\."), len(tensors.get("adaptor.shift", ()))
+    rows = list(_expand(form, layers, experts))
+    names = {name for _, name, _ in rows if name is not None}
+    problems = [f"the released code has no place for: {name}" for name in tensors if name not in names]
+    problems += [f"missing: {name}" for name in names if name not in tensors]
+    if VECTORS in form.keys and VECTORS not in carried:
+        problems.append(
+            f"missing: {VECTORS}, the text vectors of its items, which only a converted checkpoint carries along"
         )
-        if found is None:
-            unknown.append(key)
+    if problems:
+        raise CheckpointMismatchError(f"this {model} cannot be written as {form.title}:\n" + "\n".join(problems))
+    parts: dict[str, Iterator[Tensor]] = {}
+    state: dict[str, Tensor] = {}
+    for pattern, name, key in rows:
+        if name is None:
             continue
-        match, ours, rank = found
-        groups = match.groupdict()
-        name = ours.format(i=groups.get("i", ""))
-        parts.setdefault(name, []).append((int(groups["e"]) if "e" in groups else rank, tensor))
-    if unknown:
-        raise CheckpointMismatchError("keys that no released SASRec, UniSRec or VQ-Rec has:\n" + "\n".join(unknown))
-    tensors = {}
-    for name, pieces in parts.items():
-        ordered = [tensor for _, tensor in sorted(pieces, key=lambda piece: piece[0])]
-        join = torch.stack if name in ("adaptor.shift", "adaptor.weight") else torch.cat
-        tensors[name] = join(ordered) if len(ordered) > 1 else ordered[0]
-    null_item = None
-    if "item.weight" in tensors:
-        null_item, tensors["item.weight"] = tensors["item.weight"][0], tensors["item.weight"][1:]
-    if "codes.weight" in tensors:
-        table = tensors["codes.weight"]
-        if centroids is None or len(table) % (centroids + 1):
-            raise CheckpointMismatchError(
-                f"pq_code_embedding.weight has {len(table)} rows, which is no multiple of "
-                f"centroids + 1 = {(centroids or 0) + 1}"
-            )
-        null_item = table[0]
-        tensors["codes.weight"] = table.view(-1, centroids + 1, table.shape[1])[:, 1:].flatten(0, 1)
-    return ReleasedWeights(tensors, null_item, left_out)
+        if name not in parts:
+            number = sum(other == name for _, other, _ in rows)
+            parts[name] = iter(tensors[name].unbind() if "{e}" in pattern else tensors[name].chunk(number))
+        state[key] = next(parts[name]).clone()
+    if ITEMS in state:
+        padding = carried.get(PADDING + ITEMS, torch.zeros_like(state[ITEMS][0]))
+        state[ITEMS] = torch.cat([padding[None], state[ITEMS]])
+    if CODES in state:
+        table = state[CODES].unflatten(0, (code_books or 1, -1))
+        slots = carried.get(PADDING + CODES, torch.zeros_like(table[:, 0]))
+        state[CODES] = torch.cat([slots[:, None], table], dim=1).flatten(0, 1)
+        state[TRANS_MATRIX] = torch.eye(table.shape[1] + 1).repeat(len(table), 1, 1)
+    return state | {key: tensor for key, tensor in carried.items() if not key.startswith(PADDING)}
 
 
-def _as_regex(pattern: str) -> str:
-    escaped = re.escape(pattern)
-    return escaped.replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{e\}", r"(?P<e>\d+)")
+def _expand(form: ReleasedForm, layers: int, experts: int) -> Iterator[tuple[str, str | None, str]]:
+    """(pattern, our name, released key) of every tensor of the form, in the order in which they are joined."""
+    for pattern in (*TRANSFORMER, *form.keys):
+        for number in range(layers if "{i}" in pattern else experts if "{e}" in pattern else 1):
+            name = KEYS[pattern].format(i=number) if pattern in KEYS else None
+            yield pattern, name, pattern.format(i=number, e=number)
+
+
+def _count(keys: Iterable[str], pattern: str) -> int:
+    """Number of layers or experts that the keys speak of; at least 1, so that their lack is found."""
+    return 1 + max((int(match[1]) for key in keys if (match := re.match(pattern, key))), default=0)
+
+
+def _sizes(
+    state: Mapping[str, Tensor], form: ReleasedForm, expected: list[tuple[str, str]], experts: int
+) -> dict[str, int]:
+    """The size that each letter of `SHAPES` has; `expected`: (pattern, key) of every tensor.
+
+    Raises:
+        CheckpointMismatchError: tensors are missing, unexpected or do not fit together.
+    """
+    letters = {"E": experts} if "moe_adaptor.w_gate" in form.keys else {}
+    names = {key for _, key in expected}
+    problems = [f"missing: {key}" for _, key in expected if key not in state]
+    problems += [f"unexpected: {key}" for key in state if key not in names]
+    for pattern, key in expected:
+        if key in state:
+            problems += _misfit(key, state[key], SHAPES[pattern], letters)
+    if not problems and letters.get("N", 2) < 2:
+        problems.append("its item table has no row beside that of padding")
+    if not problems and CODES in form.keys and letters["C"] != letters["M"] * letters["P"]:
+        problems.append(
+            f"{CODES} has {letters['C']} rows, expected {letters['M']} code books x ({letters['P'] - 1} centroids + 1), as "
+            f"{TRANS_MATRIX} has them"
+        )
+    if problems:
+        raise CheckpointMismatchError(f"taken for {form.title} by its keys, it does not fit:\n" + "\n".join(problems))
+    return letters
+
+
+def _misfit(key: str, tensor: Tensor, shape: str, letters: dict[str, int]) -> list[str]:
+    """What is wrong with a tensor; sizes that were not known before are put into `letters`."""
+    if not isinstance(tensor, Tensor):
+        return [f"{key}: expected a tensor, found {tensor!r}"]
+    if tensor.dtype != torch.float32:
+        return [f"{key}: its numbers are {tensor.dtype}, expected torch.float32"]
+    if tensor.ndim == len(shape):
+        for letter, size in zip(shape, tensor.shape, strict=True):
+            letters.setdefault(letter, size)
+    expected = [letters.get(letter) for letter in shape]
+    if list(tensor.shape) != expected:
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        return [f"{key}: shape {tuple(tensor.shape)}, expected ({wanted})"]
+    return []

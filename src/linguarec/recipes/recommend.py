@@ -41,7 +41,7 @@ def recommend(
 
     recommender = Recommender.load(run)
     added = recommender.add_items(read_items(items)) if items is not None else 0
-    whitelist = None if within is None else _read_ids(within)
+    whitelist = None if within is None else read_ids(within)
     _, unknown = recommender.catalogue.rows([history], skip_unknown)
     found = recommender.recommend([history], k, not include_seen, whitelist, skip_unknown)[0]
 
@@ -125,7 +125,12 @@ def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
         raise DataFormatError(f"{file} is not a Parquet file: {error}.") from error
 
 
-def _read_ids(file: Path) -> list[str]:
+def read_ids(file: Path) -> list[str]:
+    """The raw ids in a file, one a line.
+
+    Raises:
+        DataFormatError: there are none, or the file is not UTF-8.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -1,0 +1,270 @@
+"""Read what `torch.save` wrote without running anything that stands in it, and without the classes that it names.
+
+A pickle is a program. Here it can build plain values and `Record`s, nothing else: whatever class or function it names becomes
+a record of the name, the arguments and the state that it was to be given. Tensors are made afterwards, from the records of
+torch's rebuilding functions, and ordered dicts become dicts. All else (RecBole's `Config`, a `Namespace`, NumPy's scalars)
+stays a record that can be looked into.
+
+Both forms are read: the zip archive of torch >= 1.6 and the stream of pickles before it.
+"""
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from linguarec.errors import CheckpointMismatchError
+
+# Nothing of a pickle is ever called, so this list guards nothing; but what names one of these was made to do harm, and a person
+# should hear of it.
+RUNNING_MODULES = (
+    *("os", "posix", "nt", "sys", "io", "_io", "subprocess", "shutil", "pty", "socket"),
+    *("importlib", "runpy", "ctypes", "webbrowser", "pickle", "_pickle", "marshal"),
+)
+RUNNING_BUILTINS = ("eval", "exec", "execfile", "compile", "open", "__import__")
+
+STORAGES: dict[str, torch.dtype] = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+ORDERED_DICT = "collections.OrderedDict"
+REBUILT_TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
+REBUILT_PARAMETER = "torch._utils._rebuild_parameter"
+# The stream begins with this number, pickled. No other file is unpickled: what is no pickle could still take all memory.
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+
+
+class Record:
+    """An object that was not made: `name` of its class or function, `arguments`, `state`, and `entries` put into it."""
+
+    name = ""
+    arguments: tuple[Any, ...]
+    state: Any
+    entries: list[tuple[Any, Any]]
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> "Record":
+        """What stands where the pickle calls the class or function."""
+        record = super().__new__(cls)
+        record.arguments = (*arguments, keywords) if keywords else arguments
+        record.state = None
+        record.entries = []
+        return record
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not made>"
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.entries.append((key, value))
+
+    def append(self, value: Any) -> None:
+        """An entry of a kind of list."""
+        self.entries.append((len(self.entries), value))
+
+
+@dataclass(frozen=True)
+class Unpickled:
+    """`content` of a file, and the sorted names of all that was not made and stays a record in it."""
+
+    content: Any
+    not_made: list[str]
+
+
+def unpickle(file: Path) -> Unpickled:
+    """Read a file of `torch.save`.
+
+    Raises:
+        CheckpointMismatchError: it is no such file, is cut short, or names something that runs commands.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(len(LEGACY_START))
+        try:
+            if zipfile.is_zipfile(stream):
+                return _read_archive(stream)
+            if start == LEGACY_START:
+                stream.seek(0)
+                return _read_stream(stream, file.stat().st_size)
+        except _UNREADABLE as error:
+            raise CheckpointMismatchError(
+                f"{file} cannot be read as a file of torch.save: {_reason(error)}. It is cut short, damaged, or of another "
+                "program; get it again."
+            ) from error
+        except CheckpointMismatchError as error:
+            raise CheckpointMismatchError(f"{file}: {error}") from error
+    if start.startswith(b"PK"):
+        raise CheckpointMismatchError(
+            f"{file} begins like a file of torch.save and has no end: it is cut short; get it again."
+        )
+    raise CheckpointMismatchError(
+        f"{file} is no file of torch.save: it begins with {start[:8]!r}. Expected a checkpoint (.pth) of the released code."
+    )
+
+
+# What the standard library and torch raise on bytes that make no sense.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError, RecursionError, MemoryError),
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, AssertionError),
+)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) else error)  # a KeyError would quote its text
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes plain values and records. `element_sizes`: bytes of an element of each storage that the pickle refers to."""
+
+    def __init__(self, stream: BinaryIO | io.BytesIO) -> None:
+        super().__init__(stream)
+        self.classes: dict[str, type[Record]] = {}
+        self.element_sizes: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> type[Record]:
+        """A record's class in the place of `module.name`; always the same one for the same name."""
+        top = module.split(".")[0]
+        if top in RUNNING_MODULES or (top in ("builtins", "__builtin__") and name in RUNNING_BUILTINS):
+            raise CheckpointMismatchError(
+                f"refused: its pickle names {module}.{name}, which no checkpoint needs and which could run commands on this "
+                "machine. Nothing was run. Do not load this file with other programs."
+            )
+        full = f"{module}.{name}"
+        if full not in self.classes:
+
+            class Named(Record):
+                """A record of this name."""
+
+            Named.name = full
+            self.classes[full] = Named
+        return self.classes[full]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """The reference to a storage: ("storage", type, key, location, length); it stays as it is."""
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            raise ValueError(f"{pid!r} refers to no storage")
+        dtype, key, _ = _reference(pid)
+        self.element_sizes[key] = dtype.itemsize
+        return pid
+
+    def not_made(self) -> list[str]:
+        """The names that the pickle gives and that stay records."""
+        made = (*REBUILT_TENSORS, REBUILT_PARAMETER, ORDERED_DICT)
+        return sorted(name for name in self.classes if name not in made and name.rpartition(".")[2] not in STORAGES)
+
+
+def _reference(pid: tuple[Any, ...]) -> tuple[torch.dtype, str, int]:
+    """(element type, key, number of elements) of a reference to a storage."""
+    _, kind, key, _, length, *view = pid
+    name = kind.name.rpartition(".")[2] if isinstance(kind, type) and issubclass(kind, Record) else repr(kind)
+    if name not in STORAGES:
+        raise ValueError(f"{name} is no known type of storage; known: {', '.join(STORAGES)}")
+    if not isinstance(key, str) or type(length) is not int or length < 0 or view not in ([], [None]):
+        raise ValueError(f"the storage {key!r} is described by {pid[3:]!r}")
+    return STORAGES[name], key, length
+
+
+def _read_archive(stream: BinaryIO) -> Unpickled:
+    with zipfile.ZipFile(stream) as archive:
+        names = set(archive.namelist())
+        pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError(f"a zip archive of {len(names)} files with {len(pickles)} data.pkl, expected one")
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != b"little":
+            raise ValueError("its bytes are in big-endian order")
+        unpickler = _Unpickler(io.BytesIO(_member(archive, pickles[0])))
+        content = unpickler.load()
+        return Unpickled(
+            _Maker(lambda key: _member(archive, f"{folder}data/{key}")).make(content), unpickler.not_made()
+        )
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:  # a small file could claim any size
+        raise ValueError(f"{name} is compressed, as torch.save never does")
+    return archive.read(info)
+
+
+def _read_stream(stream: BinaryIO, size: int) -> Unpickled:
+    for _ in range(3):  # the magic number, the protocol's version, and what the system was
+        _Unpickler(stream).load()
+    unpickler = _Unpickler(stream)
+    content = unpickler.load()
+    stored: dict[str, bytes] = {}
+    for key in _Unpickler(stream).load():
+        (length,) = struct.unpack("<q", stream.read(8))
+        count = length * unpickler.element_sizes[key]
+        if not 0 <= count <= size - stream.tell():
+            raise EOFError(f"storage {key} has {length} elements, more than the rest of the file")
+        stored[key] = stream.read(count)
+    return Unpickled(_Maker(stored.__getitem__).make(content), unpickler.not_made())
+
+
+_UNFINISHED = object()
+
+
+class _Maker:
+    """Turns what was unpickled into containers and tensors. `read` gives the bytes of a storage."""
+
+    def __init__(self, read: Callable[[str], bytes]) -> None:
+        self.read = read
+        self.storages: dict[str, Tensor] = {}
+        # By identity, (value, what was made of it): what stands in a pickle twice is made once.
+        self.made: dict[int, tuple[Any, Any]] = {}
+
+    def make(self, value: Any) -> Any:
+        """The value with tensors and ordered dicts in the place of their records."""
+        if not isinstance(value, dict | list | tuple | Record):
+            return value
+        if id(value) not in self.made:
+            self.made[id(value)] = (value, _UNFINISHED)
+            self.made[id(value)] = (value, self._make(value))
+        made = self.made[id(value)][1]
+        if made is _UNFINISHED:
+            raise ValueError("a container holds itself")
+        return made
+
+    def _make(self, value: Any) -> Any:
+        if isinstance(value, Record):
+            if value.name in REBUILT_TENSORS:
+                return self._tensor(*value.arguments[:4])
+            if value.name == REBUILT_PARAMETER:
+                return self.make(value.arguments[0])
+            if value.name == ORDERED_DICT:
+                return {key: self.make(entry) for key, entry in value.entries}
+            value.state = self.make(value.state)
+            return value
+        if isinstance(value, dict):
+            return {key: self.make(entry) for key, entry in value.items()}
+        return type(value)(self.make(entry) for entry in value)
+
+    def _tensor(self, storage: tuple[Any, ...], offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        dtype, key, length = _reference(storage)
+        if key not in self.storages:
+            data = self.read(key)
+            if len(data) != length * dtype.itemsize:
+                raise EOFError(f"storage {key} has {len(data)} bytes, expected {length} elements of {dtype}")
+            flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            self.storages[key] = flat
+        if math.prod(size) > length:
+            raise ValueError(f"a tensor of shape {tuple(size)} has more elements than its storage, {length}")
+        return self.storages[key].as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
