@@ -49,7 +49,7 @@ def quantize(
         if name in dataset.code_names and not overwrite:
             raise OutputError(f"{dataset.path} has codes {name!r} already; pass --overwrite, or --name another.")
     infos = [dataset.feature_info(features) for dataset in datasets]
-    _check_same_encoder(datasets, infos)
+    check_same_encoder(datasets, infos)
     vectors = [dataset.features(features) for dataset in datasets]
     fitted = [
         np.asarray(matrix[training_items(dataset, split)] if fit_on == "train" else matrix, dtype=np.float32)
@@ -86,7 +86,12 @@ def training_items(dataset: "PreparedDataset", split: str) -> Any:
     return np.unique(training_sequences(dataset.sequences, dataset.roles(split)).values)
 
 
-def _check_same_encoder(datasets: "list[PreparedDataset]", infos: "list[FeatureInfo]") -> None:
+def check_same_encoder(datasets: "list[PreparedDataset]", infos: "list[FeatureInfo]") -> None:
+    """Refuse item vectors that do not come from one encoder in one way.
+
+    Raises:
+        StaleFeaturesError: they differ; what in, is named.
+    """
     from linguarec.errors import StaleFeaturesError
 
     for dataset, info in zip(datasets, infos, strict=True):
