@@ -229,8 +229,8 @@ def rows(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
             r"train\.inter, line 2: found '\d+' among the ids of user 0-0; expected `<domain number>-<number>`",
         ),
         (
-            edit("FCK.train.inter", "0-0\t0-", "0-0\t1-"),
-            r"line 2: found '0-\d+' among the ids of user 0-0; .* all of one domain",
+            edit("FCK.train.inter", "0-1\t0-", "0-1\t1-"),
+            r"line 4: found '0-\d+' among the ids of user 0-1; .* all of one domain",
         ),
         (
             edit("FCK.pt_datasets", ",Kindle", ""),

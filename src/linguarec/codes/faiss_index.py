@@ -50,7 +50,7 @@ def write_faiss_index(path: Path, content: IndexContent) -> None:
     rotation.is_trained = rotation.is_orthonormal = True
     quantizer = faiss.IndexFlatIP(inner_width)
     quantizer.add(np.zeros((1, inner_width), np.float32) if book.mean is None else book.mean[None])
-    inner = faiss.IndexIVFPQ(quantizer, inner_width, 1, book.subvectors, 8, faiss.METRIC_INNER_PRODUCT)
+    inner: Any = faiss.IndexIVFPQ(quantizer, inner_width, 1, book.subvectors, 8, faiss.METRIC_INNER_PRODUCT)
     inner.by_residual = book.mean is not None
     faiss.copy_array_to_vector(np.ascontiguousarray(book.centroids).ravel(), inner.pq.centroids)
     inner.is_trained = True

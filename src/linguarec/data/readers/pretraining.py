@@ -233,6 +233,8 @@ def _whole_sequences(file: Path) -> Iterator[tuple[int, str, str]]:
             if joined != history:
                 item, length = joined.removesuffix(f" {history}"), history.count(" ") + 1
                 if " " in item or length != (cut or length):
+                    _check_ids(file, first, user, items)
+                    _check_ids(file, line, user, joined)
                     raise DataFormatError(
                         f"{file}, line {line}: history and target of user {user} are not the history of the line before; "
                         "expected every prefix of one sequence, longest first, each cut to the same number of items."
@@ -261,15 +263,7 @@ def _rows(file: Path) -> Iterator[Row]:
 
 def _numbers(file: Path, line: int, user: str, items: str, domains: list[Domain]) -> tuple[int, list[int]]:
     """The domain's number, and the numbers of the items, which must all be of it."""
-    if ITEMS_OF_ONE_DOMAIN.fullmatch(items) is None or ID.fullmatch(user) is None:
-        ids = [user, *items.split(" ")]
-        wrong = next((one for one in ids if ID.fullmatch(one) is None), None)
-        if wrong is None:
-            wrong = next(one for one in ids if one.partition("-")[0] != ids[1].partition("-")[0])
-        raise DataFormatError(
-            f"{file}, line {line}: found {wrong!r} among the ids of user {user}; expected `<domain number>-<number>`, such as "
-            "0-17, all of one domain."
-        )
+    _check_ids(file, line, user, items)
     number = int(items.partition("-")[0])
     if user.partition("-")[0] != str(number) or number >= len(domains):
         raise DataFormatError(
@@ -285,6 +279,18 @@ def _numbers(file: Path, line: int, user: str, items: str, domains: list[Domain]
             "another release, or its vectors have another width: give it by --vector-width."
         )
     return number, numbers
+
+
+def _check_ids(file: Path, line: int, user: str, items: str) -> None:
+    if ITEMS_OF_ONE_DOMAIN.fullmatch(items) is None or ID.fullmatch(user) is None:
+        ids = [user, *items.split(" ")]
+        wrong = next((one for one in ids if ID.fullmatch(one) is None), None)
+        if wrong is None:
+            wrong = next(one for one in ids if one.partition("-")[0] != ids[1].partition("-")[0])
+        raise DataFormatError(
+            f"{file}, line {line}: found {wrong!r} among the ids of user {user}; expected `<domain number>-<number>`, such as "
+            "0-17, all of one domain."
+        )
 
 
 class _Targets:
