@@ -272,7 +272,7 @@ def measure(
         peak = torch.cuda.max_memory_allocated(where) / 2**30
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return Speed(model, device, rows, steps, middle, rows / middle, round(peak, 2), float(loss))
+    return Speed(model, device, rows, steps, middle, rows / middle, round(peak, 2), loss.item())
 
 
 def _padded(table: npt.NDArray[Any], kind: type, device: torch.device) -> Tensor:
