@@ -305,6 +305,23 @@ def test_own_folders_as_a_pretraining_folder(make_dataset: Any, tmp_path: Path) 
     assert (out / "books.feat1CLS").read_bytes() == vectors[:4].tobytes()
 
 
+def test_a_single_domain_and_further_draws(release: Release, tmp_path: Path) -> None:
+    prepare(release, tmp_path / "out")
+    food, cds, _ = folders(tmp_path / "out")
+    np.save(food / "features/feat1CLS.drop1.npy", release.dropped[0])
+    result = export([food], tmp_path / "one", pretraining=True, name="Solo")
+    assert (result["domains"], result["word_drop_draws_left_out"]) == (1, 1)  # the released form has room for one draw
+    assert (tmp_path / "one/Solo.pt_datasets").read_text() == "Food\n"
+    assert (tmp_path / "one/Food.feat2CLS").read_bytes() == release.dropped[0].tobytes()
+    assert (
+        len(faiss.read_index(str(tmp_path / "one" / INDEX.replace("FCK", "Solo"))).sa_encode(release.vectors[0])) == 150
+    )
+    (cds / "features/feat1CLS.drop0.npy").unlink()
+    result = export([food, cds], tmp_path / "two")
+    assert (result["domains_without_word_drop"], result["word_drop_draws_left_out"]) == (1, 2)
+    assert not list((tmp_path / "two").glob("*.feat2CLS"))
+
+
 def test_folders_that_do_not_go_together(release: Release, make_dataset: Any, tmp_path: Path) -> None:
     prepare(release, tmp_path / "out")
     food, cds, _ = folders(tmp_path / "out")

@@ -234,6 +234,21 @@ class PreparedDataset:
         """File of the vectors `name`; its description stands beside it as .json, its word-drop draws as .drop<k>.npy."""
         return self.path / "features" / f"{name}.npy"
 
+    def word_drop_draws(self, name: str) -> list[npt.NDArray[Any]]:
+        """The stored vectors [N, D] of texts with words left out, one array a draw, memory-mapped.
+
+        Raises:
+            StaleFeaturesError: the vectors `name` or a draw do not belong to the catalogue.
+        """
+        shape = self.features(name).shape
+        draws: list[npt.NDArray[Any]] = []
+        while (file := self.feature_path(name).with_suffix(f".drop{len(draws)}.npy")).exists():
+            draw = self._array(f"features/{file.name}")
+            if draw.shape != shape:
+                raise StaleFeaturesError(f"{file} has shape {draw.shape}, expected {shape}; encode again.")
+            draws.append(draw)
+        return draws
+
     def write_features(self, name: str, vectors: npt.NDArray[Any], info: FeatureInfo) -> None:
         """Store item vectors under `name`, atomically: first the vectors, then their description."""
         with writing_file(self.feature_path(name)) as temporary, temporary.open("wb") as file:
@@ -269,3 +284,25 @@ def fingerprint_of_texts(texts: Sequence[str]) -> str:
         digest.update(text.encode("utf-8"))
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def check_same_encoder(datasets: Sequence[PreparedDataset], name: str) -> FeatureInfo:
+    """What the vectors `name` of all the folders are made by.
+
+    Raises:
+        StaleFeaturesError: they differ in their encoder; both folders and the difference are named.
+    """
+    infos = [dataset.feature_info(name) for dataset in datasets]
+    for dataset, info in zip(datasets, infos, strict=True):
+        same = ("encoder", "width", "pooling", "weights_sha256", "normalised")
+        differing = [
+            f"{key} ({getattr(info, key)!r} against {getattr(infos[0], key)!r})"
+            for key in same
+            if getattr(info, key) != getattr(infos[0], key)
+        ]
+        if differing:
+            raise StaleFeaturesError(
+                f"The item vectors {name} of {dataset.path} and of {datasets[0].path} differ in {', '.join(differing)}; "
+                "encode both with the same encoder."
+            )
+    return infos[0]

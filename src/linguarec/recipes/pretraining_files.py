@@ -87,11 +87,10 @@ def export_pretraining(
     from rich.console import Console
 
     from linguarec.codes.faiss_index import write_faiss_index
-    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.dataset import PreparedDataset, check_same_encoder
     from linguarec.data.export import write_pretraining, write_vectors
     from linguarec.data.readers.pretraining import VECTORS, WORD_DROP
     from linguarec.files import writing_folder
-    from linguarec.recipes.quantize import check_same_encoder
     from linguarec.recipes.tables import show_files
 
     datasets = [PreparedDataset.open(folder) for folder in data]
@@ -102,24 +101,25 @@ def export_pretraining(
             [f"{lacking[0].path} has no imported vectors {VECTORS!r}; name the item vectors to write by --features."]
         )
     features = features or VECTORS
-    check_same_encoder(datasets, [dataset.feature_info(features) for dataset in datasets])
+    encoder = check_same_encoder(datasets, features)
     if codes is None and all(CODES in dataset.code_names for dataset in datasets):
         codes = CODES
-    drops = [_first_word_drop(dataset, features) for dataset in datasets]
+    drops = [dataset.word_drop_draws(features) for dataset in datasets]
     with writing_folder(output, overwrite) as folder:
         counts = write_pretraining(datasets, folder, name, window)
         for dataset, dropped in zip(datasets, drops, strict=True):
             write_vectors(dataset.features(features), folder / f"{dataset.name}.{VECTORS}")
-            if dropped is not None and all(drop is not None for drop in drops):
-                write_vectors(dropped, folder / f"{dataset.name}.{WORD_DROP}")
+            if all(drops):
+                write_vectors(dropped[0], folder / f"{dataset.name}.{WORD_DROP}")
         if codes is not None:
             content = _joined_codes(datasets, codes)
             size = content.book.subvectors
             write_faiss_index(folder / f"{name}.OPQ{size},IVF1,PQ{size}x8.strict.index", content)
         files = sorted(file.name for file in folder.iterdir())
-    counts["domains_without_word_drop"] = sum(drop is None for drop in drops)
+    counts["domains_without_word_drop"] = sum(not dropped for dropped in drops)
+    counts["word_drop_draws_left_out"] = sum(len(dropped) - all(drops) for dropped in drops)
     show_files(Console(), output, counts, files)
-    return {"output": str(output), "files": files, **counts, "vector_width": datasets[0].feature_info(features).width}
+    return {"output": str(output), "files": files, **counts, "vector_width": encoder.width}
 
 
 def _made(content: "Content", scratch: Path) -> "AbstractContextManager[Content]":
@@ -146,14 +146,6 @@ def _read_index(source: Path, name: str, vector_width: int) -> "IndexContent | N
             f"the vectors that lie beside it."
         )
     return index
-
-
-def _first_word_drop(dataset: "PreparedDataset", features: str) -> Any:
-    """The first word-drop draw [N, D] of the vectors, memory-mapped, or None; the released form has room for one."""
-    import numpy as np
-
-    file = dataset.feature_path(features).with_suffix(".drop0.npy")
-    return np.load(file, mmap_mode="r") if file.exists() else None
 
 
 def _joined_codes(datasets: "Sequence[PreparedDataset]", name: str) -> "IndexContent":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from linguarec.codes.quantisation import CodeStatistics
-    from linguarec.data.dataset import FeatureInfo, PreparedDataset
+    from linguarec.data.dataset import PreparedDataset
 
 
 def quantize(
@@ -38,7 +38,7 @@ def quantize(
 
     from linguarec.codes.codebook import ItemCodes
     from linguarec.codes.quantisation import QuantisationSettings, code_statistics, fit_code_book
-    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.dataset import PreparedDataset, check_same_encoder
     from linguarec.errors import OutputError, SettingsError
 
     if not data:
@@ -48,18 +48,17 @@ def quantize(
     for dataset in datasets:
         if name in dataset.code_names and not overwrite:
             raise OutputError(f"{dataset.path} has codes {name!r} already; pass --overwrite, or --name another.")
-    infos = [dataset.feature_info(features) for dataset in datasets]
-    check_same_encoder(datasets, infos)
+    encoder = check_same_encoder(datasets, features)
     vectors = [dataset.features(features) for dataset in datasets]
     fitted = [
         np.asarray(matrix[training_items(dataset, split)] if fit_on == "train" else matrix, dtype=np.float32)
         for dataset, matrix in zip(datasets, vectors, strict=True)
     ]
     settings = QuantisationSettings(method, subvectors, centroids, seed)
-    book = fit_code_book(np.concatenate(fitted), settings, features, infos[0].weights_sha256)
+    book = fit_code_book(np.concatenate(fitted), settings, features, encoder.weights_sha256)
     folders = []
-    for dataset, info, matrix, points in zip(datasets, infos, vectors, fitted, strict=True):
-        codes = ItemCodes(book.encode(matrix), book, info.texts_fingerprint)
+    for dataset, matrix, points in zip(datasets, vectors, fitted, strict=True):
+        codes = ItemCodes(book.encode(matrix), book, dataset.feature_info(features).texts_fingerprint)
         codes.save(dataset.codes_path(name))
         statistics = code_statistics(codes.codes, matrix, book)
         folders.append({"data": str(dataset.path), "fitted_items": len(points), **statistics.as_dict()})
@@ -84,24 +83,6 @@ def training_items(dataset: "PreparedDataset", split: str) -> Any:
     from linguarec.data.splits import training_sequences
 
     return np.unique(training_sequences(dataset.sequences, dataset.roles(split)).values)
-
-
-def check_same_encoder(datasets: "list[PreparedDataset]", infos: "list[FeatureInfo]") -> None:
-    """Refuse item vectors that do not come from one encoder in one way.
-
-    Raises:
-        StaleFeaturesError: they differ; what in, is named.
-    """
-    from linguarec.errors import StaleFeaturesError
-
-    for dataset, info in zip(datasets, infos, strict=True):
-        same = ("encoder", "width", "pooling", "weights_sha256", "normalised")
-        differing = [key for key in same if getattr(info, key) != getattr(infos[0], key)]
-        if differing:
-            raise StaleFeaturesError(
-                f"One code book needs vectors of one encoder, but those of {dataset.path} differ from those of "
-                f"{datasets[0].path} in {', '.join(differing)}; encode both with the same encoder."
-            )
 
 
 def _show(title: str, statistics: "CodeStatistics", centroids: int) -> None:
