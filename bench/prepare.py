@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
+from generated_log import draw_items, draw_lengths, popularity
 
 ITEMS_PER_INTERACTION = 447_000 / 14_000_000
 USERS_PER_INTERACTION = 1_360_000 / 14_000_000
@@ -39,8 +40,7 @@ def generate(folder: Path, interactions: int, seed: int = 0) -> tuple[Path, Path
         return ratings, meta
     rng = np.random.default_rng(seed)
     num_users, num_items = round(interactions * USERS_PER_INTERACTION), round(interactions * ITEMS_PER_INTERACTION)
-    popularity = np.cumsum(1.0 / (np.arange(num_items) + 50.0) ** 0.8)
-    popularity /= popularity[-1]
+    cumulated = popularity(num_items)
     mean_length = interactions / num_users
     options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none")
     schema = pa.schema([("item", pa.string()), ("user", pa.string()), ("rating", pa.string()), ("time", pa.int64())])
@@ -49,12 +49,12 @@ def generate(folder: Path, interactions: int, seed: int = 0) -> tuple[Path, Path
     with pyarrow.csv.CSVWriter(partial, schema, write_options=options) as writer:
         for first in range(0, num_users, 500_000):
             last = min(first + 500_000, num_users)
-            lengths = 4 + rng.geometric(1 / (mean_length - 4), last - first)
+            lengths = draw_lengths(rng, last - first, mean_length)
             users = np.repeat(np.arange(first, last), lengths)
             rng.shuffle(users)
             if last == num_users:
                 users = users[: max(0, interactions - written)]
-            items = np.searchsorted(popularity, rng.random(len(users)))
+            items = draw_items(rng, cumulated, len(users))
             times = 1_230_768_000 + 86_400 * rng.integers(0, 3_500, len(users))
             stars = np.array(["1.0", "2.0", "3.0", "4.0", "5.0"])[rng.integers(0, 5, len(users))]
             writer.write_table(

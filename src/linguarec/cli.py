@@ -47,12 +47,14 @@ COMMANDS: dict[str, Command] = {
     "prepare online-retail": Command(PREPARE, "prepare_online_retail", "UCI Online Retail."),
     "prepare table": Command(PREPARE, "prepare_table", "Your own log and catalogue, as CSV or Parquet."),
     "prepare atomic": Command(
-        PREPARE, "prepare_atomic", "RecBole's atomic files, or UniSRec's benchmark files.", ("source",)
+        PREPARE, "prepare_atomic", "RecBole's atomic files, or UniSRec's benchmark or pre-training files.", ("source",)
     ),
     "describe": Command(
         "linguarec.recipes.describe", "describe", "Counts, lengths, texts and problems of a prepared folder.", ("data",)
     ),
-    "export": Command("linguarec.recipes.export", "export", "A prepared folder as RecBole benchmark files.", ("data",)),
+    "export": Command(
+        "linguarec.recipes.export", "export", "Prepared folders as benchmark or pre-training files.", ("data",)
+    ),
     "encode": Command("linguarec.recipes.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
     "quantize": Command("linguarec.recipes.quantize", "quantize", "Item vectors to discrete codes.", ("data",)),
     "import-codes": Command(

@@ -4,8 +4,8 @@ import faiss
 import numpy as np
 import pytest
 
-from linguarec.codes.faiss_index import read_faiss_index
-from linguarec.errors import DataFormatError
+from linguarec.codes.faiss_index import read_faiss_index, write_faiss_index
+from linguarec.errors import DataFormatError, SettingsError
 
 
 def build(
@@ -64,3 +64,17 @@ def test_official_index_codes_its_own_vectors_exactly(shared: Path) -> None:
     vectors = np.fromfile(folder / "Scientific.feat1CLS", dtype=np.float32).reshape(-1, 768)
     assert np.array_equal(content.book.encode(vectors[sorted(train)]), content.codes)
     assert np.allclose(content.book.decode(content.codes), vectors[sorted(train)], atol=1e-5)
+
+
+def test_official_index_comes_back_byte_by_byte(shared: Path, tmp_path: Path) -> None:
+    official = shared / "data/scientific/Scientific.OPQ32,IVF1,PQ32x8.strict.index"
+    write_faiss_index(tmp_path / "x.index", read_faiss_index(official, "bert-base-uncased"))
+    assert (tmp_path / "x.index").read_bytes() == official.read_bytes()
+
+
+def test_books_of_another_kind_cannot_be_written(tmp_path: Path) -> None:
+    index, _ = build("PQ4x8")
+    faiss.write_index(index, str(tmp_path / "x.index"))
+    content = read_faiss_index(tmp_path / "x.index", "enc")
+    with pytest.raises(SettingsError, match=r"CodeBook\(pq, 4 x 256, .*cannot be written.*method opq with 256"):
+        write_faiss_index(tmp_path / "y.index", content)

@@ -1,4 +1,4 @@
-"""Read a published faiss index (VQ-Rec: `OPQ32,IVF1,PQ32x8`) into codes and a code book of our own."""
+"""A published faiss index (VQ-Rec: `OPQ32,IVF1,PQ32x8`) as codes and a code book of our own, and back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linguarec.codes.codebook import CodeBook, Codes, Method
-from linguarec.errors import DataFormatError
+from linguarec.codes.codebook import CodeBook, Codes, Method, Vectors
+from linguarec.errors import DataFormatError, SettingsError
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +17,47 @@ class IndexContent:
 
     codes: Codes
     book: CodeBook
+
+    def of_catalogue(self, indexed: npt.NDArray[np.integer[Any]], vectors: Vectors) -> tuple[Codes, int]:
+        """Codes [N, M] of a whole catalogue, and how many indexed items have vectors that code differently.
+
+        Args:
+            indexed: [R] the item rows that the index holds, in its order.
+            vectors: [N, D] of all items; those that the index lacks are coded from them.
+        """
+        codes = self.book.encode(vectors)
+        different = int((codes[indexed] != self.codes).any(axis=1).sum())
+        codes[indexed] = self.codes
+        return codes, different
+
+
+def write_faiss_index(path: Path, content: IndexContent) -> None:
+    """Write an index in the form of `OPQ<M>,IVF1,PQ<M>x8`, as VQ-Rec reads it; `read_faiss_index` gives the same content.
+
+    Raises:
+        SettingsError: the code book is not of that kind.
+    """
+    import faiss
+
+    book = content.book
+    if book.method != "opq" or book.rotation is None or book.num_centroids != 256:
+        raise SettingsError(
+            [f"{book} cannot be written as a faiss index for VQ-Rec; use codes of method opq with 256 centroids."]
+        )
+    width, inner_width = book.rotation.shape
+    rotation = faiss.LinearTransform(width, inner_width, False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(book.rotation.T).ravel(), rotation.A)
+    rotation.is_trained = rotation.is_orthonormal = True
+    quantizer = faiss.IndexFlatIP(inner_width)
+    quantizer.add(np.zeros((1, inner_width), np.float32) if book.mean is None else book.mean[None])
+    inner: Any = faiss.IndexIVFPQ(quantizer, inner_width, 1, book.subvectors, 8, faiss.METRIC_INNER_PRODUCT)
+    inner.by_residual = book.mean is not None
+    faiss.copy_array_to_vector(np.ascontiguousarray(book.centroids).ravel(), inner.pq.centroids)
+    inner.is_trained = True
+    codes, ids = np.ascontiguousarray(content.codes, np.uint8), np.arange(len(content.codes), dtype=np.int64)
+    inner.invlists.add_entries(0, len(codes), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
+    inner.ntotal = len(codes)
+    faiss.write_index(faiss.IndexPreTransform(rotation, inner), str(path))
 
 
 def read_faiss_index(path: Path, encoder: str) -> IndexContent:

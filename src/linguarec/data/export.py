@@ -1,13 +1,16 @@
-"""A prepared folder as the benchmark files that the released UniSRec and VQ-Rec code reads."""
+"""Prepared folders as the files that the released UniSRec and VQ-Rec code reads: benchmark files, or a pre-training folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
-from linguarec.data.splits import TEST, TRAIN, VALID, Roles
+from linguarec.data.splits import TEST, TRAIN, VALID, Roles, items_of_training_pairs
 from linguarec.errors import DataFormatError
 
 HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
@@ -39,7 +42,7 @@ def write_benchmark(dataset: PreparedDataset, folder: Path, name: str, window: i
         counts = dict.fromkeys(files, 0)
         for file in files.values():
             file.write(HEADER)
-        for role, line in _rows(sequences, roles, window):
+        for role, line in _rows(sequences, roles, window, range(len(sequences))):
             files[role].write(line)
             counts[role] += 1
     return {
@@ -51,22 +54,73 @@ def write_benchmark(dataset: PreparedDataset, folder: Path, name: str, window: i
     }
 
 
-def write_vectors(dataset: PreparedDataset, folder: Path, name: str, feature: str, suffix: str) -> None:
-    """Write the item vectors `feature` as `<name>.<suffix>`: bare float32, row = item index."""
-    np.ascontiguousarray(dataset.features(feature), dtype=np.float32).tofile(folder / f"{name}.{suffix}")
+def write_vectors(vectors: npt.NDArray[Any], file: Path) -> None:
+    """Write item vectors [N, D] as bare float32, row = item index."""
+    np.ascontiguousarray(vectors, dtype=np.float32).tofile(file)
 
 
-def _rows(sequences: Ragged, roles: Roles, window: int) -> Iterator[tuple[int, str]]:
-    """Role and line of each (user, history, target), in the order of the release."""
+def write_pretraining(datasets: Sequence[PreparedDataset], folder: Path, name: str, window: int) -> dict[str, int]:
+    """Write `<name>.pt_datasets`, `.train.inter`, `.filtered_id` and, unless all folders hold training interactions
+    only, `.valid.inter` and `.test.inter` (see `linguarec.data.readers.pretraining`); counts what was written.
+
+    A domain is named like its folder. Its items are numbered by their rows, its users by their rows or, where the folder
+    was made from such files, as they were there.
+
+    Raises:
+        DataFormatError: two folders have one name, or a name has a comma, which separates the domains.
+    """
+    names = [dataset.name for dataset in datasets]
+    if len(set(names)) != len(names) or any("," in one for one in names):
+        raise DataFormatError(
+            f"The folders are named {', '.join(names)}; domains are named like their folders, so each name is needed once and "
+            "without a comma. Rename the folders."
+        )
+    (folder / f"{name}.pt_datasets").write_text(",".join(names) + "\n", encoding="utf-8", newline="\n")
+    suffixes = {TRAIN: "train", VALID: "valid", TEST: "test"}
+    counts = dict.fromkeys(suffixes, 0)
+    roles = [dataset.roles("leave-one-out") for dataset in datasets]
+    written = [TRAIN] if all(np.all(of_one == TRAIN) for of_one in roles) else list(suffixes)
+    with ExitStack() as stack:
+        files = {}
+        for role in written:
+            file = folder / f"{name}.{suffixes[role]}.inter"
+            files[role] = stack.enter_context(file.open("w", encoding="utf-8", newline="\n"))
+            files[role].write(HEADER)
+        filtered = stack.enter_context((folder / f"{name}.filtered_id").open("w", encoding="utf-8", newline="\n"))
+        for number, (dataset, of_one) in enumerate(zip(datasets, roles, strict=True)):
+            for role, line in _rows(dataset.sequences, of_one, window, _user_numbers(dataset), f"{number}-"):
+                files[role].write(line)
+                counts[role] += 1
+            items = items_of_training_pairs(dataset.sequences, of_one)
+            filtered.writelines(f"{number}-{item}\n" for item in items.tolist())
+    return {
+        "domains": len(datasets),
+        "train_rows": counts[TRAIN],
+        "valid_rows": counts[VALID],
+        "test_rows": counts[TEST],
+        "texts_left_out": sum(bool(text.strip()) for dataset in datasets for text in dataset.texts),
+    }
+
+
+def _user_numbers(dataset: PreparedDataset) -> Sequence[int]:
+    if "domain" in dataset.manifest.arguments:
+        return [int(raw_id.rpartition("-")[2]) for raw_id in dataset.raw_user_ids]
+    return range(dataset.num_users)
+
+
+def _rows(
+    sequences: Ragged, roles: Roles, window: int, users: Sequence[int], prefix: str = ""
+) -> Iterator[tuple[int, str]]:
+    """Role and line of each (user, history, target), in the order of the release; `prefix` stands before every id."""
     for user in range(len(sequences)):
         start, stop = sequences.offsets[user], sequences.offsets[user + 1]
-        items = [str(item) for item in np.asarray(sequences.values[start:stop]).tolist()]
+        items = [f"{prefix}{item}" for item in np.asarray(sequences.values[start:stop]).tolist()]
         of_user = np.asarray(roles[start:stop])
         train = np.flatnonzero(of_user == TRAIN)[::-1]
         for position in [*train.tolist(), *np.flatnonzero(of_user != TRAIN).tolist()]:
             if position > 0:
                 history = " ".join(items[max(0, position - window) : position])
-                yield int(of_user[position]), f"{user}\t{history}\t{items[position]}\n"
+                yield int(of_user[position]), f"{prefix}{users[user]}\t{history}\t{items[position]}\n"
 
 
 def _write_index(file: Path, raw_ids: list[str], kind: str) -> None:

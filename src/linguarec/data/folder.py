@@ -33,7 +33,7 @@ class Content:
     `text`. `users`: raw ids in the order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`:
     pieces (item rows [n], timestamps [n] in seconds or None) in the order of users, then of time. `report` counts
     what was dropped or mended; it may still grow until the last piece was read. `features`: imported item vectors by
-    name.
+    name. `word_drops`: further vectors by the name of the features, of texts with words left out, one array a draw.
     """
 
     items: Iterable[pa.Table]
@@ -42,7 +42,8 @@ class Content:
     offsets: npt.NDArray[np.int64]
     interactions: Iterable[tuple[Integers, Integers | None]]
     report: dict[str, int] = field(default_factory=dict)
-    features: dict[str, tuple[npt.NDArray[np.float32], FeatureInfo]] = field(default_factory=dict)
+    features: dict[str, tuple[npt.NDArray[Any], FeatureInfo]] = field(default_factory=dict)
+    word_drops: dict[str, list[npt.NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def write_folder(
             (folder / "features").mkdir(exist_ok=True)
             np.save(folder / "features" / f"{name}.npy", vectors)
             write_json(folder / "features" / f"{name}.json", asdict(info))
+            for draw, dropped in enumerate(content.word_drops.get(name, [])):
+                np.save(folder / "features" / f"{name}.drop{draw}.npy", dropped)
         write_splits(folder, num_items, splits)
         shutil.rmtree(scratch)
         manifest = Manifest(

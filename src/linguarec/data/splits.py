@@ -45,6 +45,11 @@ def leave_one_out(offsets: npt.NDArray[np.int64]) -> Roles:
     return roles
 
 
+def training_only(offsets: npt.NDArray[np.int64]) -> Roles:
+    """Everything trains: what leave-one-out leaves of a log whose held-out items are not there."""
+    return np.full(offsets[-1], TRAIN, dtype=np.int8)
+
+
 def global_temporal(timestamps: npt.NDArray[np.int64], valid_share: float = 0.1, test_share: float = 0.1) -> Roles:
     """Everything after one moment = test, after an earlier one = valid; equal timestamps are never cut apart."""
     cut_valid, cut_test = np.quantile(timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher")
@@ -89,6 +94,12 @@ def held_out_roles(sequences: Ragged, held: npt.NDArray[np.bool_]) -> Roles:
 def training_sequences(sequences: Ragged, roles: Roles) -> Ragged:
     """The TRAIN interactions of every user (users without any keep an empty sequence)."""
     return _keep(sequences, roles == TRAIN)
+
+
+def items_of_training_pairs(sequences: Ragged, roles: Roles) -> npt.NDArray[np.int32]:
+    """Item rows, ascending, that occur in a (history, target) pair of training: in training sequences of two or more."""
+    train = training_sequences(sequences, roles)
+    return np.unique(train.values[np.repeat(train.lengths > 1, train.lengths)]).astype(np.int32)
 
 
 def evaluation_cases(sequences: Ragged, roles: Roles, part: str, max_history: int | None = None) -> EvaluationCases:

@@ -17,6 +17,7 @@ from linguarec.data.splits import (
     choose_held_out,
     held_out_roles,
     leave_one_out,
+    training_only,
 )
 
 BLOCK = 1 << 21  # interactions handled at a time
@@ -24,12 +25,17 @@ BLOCK = 1 << 21  # interactions handled at a time
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Shares of the splits: `valid_share`, `test_share` of the interactions (temporal), `held_out_share` of the items."""
+    """Shares of the splits: `valid_share`, `test_share` of the interactions (temporal), `held_out_share` of the items.
+
+    `training_only`: the last two items of every user were held out before and are not in the log, so that
+    leave-one-out has training interactions only.
+    """
 
     valid_share: float = 0.1
     test_share: float = 0.1
     held_out_share: float = 0.1
     seed: int = 0
+    training_only: bool = False
 
 
 def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
@@ -45,7 +51,8 @@ def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
             start, stop = offsets[first], offsets[last]
             yield Ragged(np.array(values[start:stop]), offsets[first : last + 1] - start)
 
-    _write_roles(folder, "leave-one-out", total, (leave_one_out(block.offsets) for block in items_of_users()))
+    last_two = training_only if settings.training_only else leave_one_out
+    _write_roles(folder, "leave-one-out", total, (last_two(block.offsets) for block in items_of_users()))
     _write_roles(folder, "held-out-items", total, (held_out_roles(block, held) for block in items_of_users()))
     if (folder / "sequences/timestamps.npy").exists():
         times = np.load(folder / "sequences/timestamps.npy", mmap_mode="r")

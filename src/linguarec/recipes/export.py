@@ -1,4 +1,4 @@
-"""Export: a prepared folder as the files that the released code reads."""
+"""Export: prepared folders as the files that the released code reads."""
 
 from pathlib import Path
 from typing import Any
@@ -7,33 +7,48 @@ from linguarec.errors import SettingsError
 
 
 def export(
-    data: Path,
+    data: list[Path],
     output: Path,
     name: str | None = None,
     features: str | None = None,
+    codes: str | None = None,
+    pretraining: bool = False,
     window: int = 50,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a prepared folder as RecBole benchmark files, as UniSRec and VQ-Rec read them.
+    """Write a prepared folder as RecBole benchmark files, or several as one pre-training folder, for UniSRec and VQ-Rec.
 
     Args:
-        data: prepared folder
+        data: prepared folder; several are the domains of a pre-training folder, in this order
         output: folder to write the files into
-        name: first part of the file names (default: the name of the prepared folder)
-        features: item vectors to write as NAME.feat1CLS (default: imported feat... vectors, under their own names)
+        name: first part of the file names (default: the folder's name; pre-training: the first letters of the folders)
+        features: item vectors to write as .feat1CLS (default: imported feat... vectors, under their own names)
+        codes: item codes to write as a faiss index, pre-training only (default: imported ones, if all folders have them)
+        pretraining: write a pre-training folder of a single domain too
         window: longest history of a row
         overwrite: replace the output folder if it exists
     """
     from rich.console import Console
-    from rich.table import Table
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.export import write_benchmark, write_vectors
     from linguarec.files import writing_folder
+    from linguarec.recipes.pretraining_files import export_pretraining
+    from linguarec.recipes.tables import show_files
 
+    problems = []
+    if not data:
+        problems.append("data is empty; name at least one prepared folder.")
     if window < 1:
-        raise SettingsError([f"--window is {window}; a history has at least 1 item."])
-    dataset = PreparedDataset.open(data)
+        problems.append(f"--window is {window}; a history has at least 1 item.")
+    pretraining = pretraining or len(data) > 1
+    if codes is not None and not pretraining:
+        problems.append("--codes is for pre-training folders; benchmark files have no faiss index beside them.")
+    if problems:
+        raise SettingsError(problems)
+    if pretraining:
+        return export_pretraining(data, output, name, features, codes, window, overwrite)
+    dataset = PreparedDataset.open(data[0])
     name = name or dataset.name
     vectors = {feature: feature for feature in dataset.feature_names if feature.startswith("feat")}
     if features is not None:
@@ -41,12 +56,7 @@ def export(
     with writing_folder(output, overwrite) as folder:
         counts = write_benchmark(dataset, folder, name, window)
         for feature, suffix in vectors.items():
-            write_vectors(dataset, folder, name, feature, suffix)
+            write_vectors(dataset.features(feature), folder / f"{name}.{suffix}")
         files = sorted(file.name for file in folder.iterdir())
-    table = Table(title=str(output), show_header=False, title_justify="left")
-    for what, number in counts.items():
-        table.add_row(what.replace("_", " "), f"{number:,}")
-    for file in files:
-        table.add_row(file, f"{(output / file).stat().st_size:,} bytes")
-    Console().print(table)
+    show_files(Console(), output, counts, files)
     return {"output": str(output), "files": files, **counts}

@@ -54,14 +54,13 @@ def import_codes(
             "belongs to another data set, split or numbering of the items."
         )
     missing = np.setdiff1d(np.arange(dataset.num_items), indexed)
-    codes = np.empty((dataset.num_items, content.book.subvectors), dtype=content.book.code_type)
-    codes[indexed] = content.codes
     unequal = None
     if features is not None:
-        recoded = content.book.encode(dataset.features(features))
-        codes[missing] = recoded[missing]
-        unequal = int((recoded[indexed] != content.codes).any(axis=1).sum())
-    elif len(missing):
+        codes, unequal = content.of_catalogue(indexed, dataset.features(features))
+    else:
+        codes = np.empty((dataset.num_items, content.book.subvectors), dtype=content.book.code_type)
+        codes[indexed] = content.codes
+    if features is None and len(missing):
         texts = dataset.texts
         nearest = nearest_texts([texts[row] for row in missing], [texts[row] for row in indexed])
         codes[missing] = content.codes[nearest.rows]

@@ -195,31 +195,35 @@ def prepare_atomic(
     text_rules: TextRules = "default",
     duplicates: Duplicates = "identical",
     catalogue: Catalogue = "log",
+    vector_width: int = 768,
     held_out_share: float = 0.1,
     seed: int = 0,
     memory: str = "1500MB",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Prepare RecBole's atomic files, or the benchmark files that UniSRec and VQ-Rec released.
+    """Prepare RecBole's atomic files, or the benchmark files or pre-training files that UniSRec and VQ-Rec released.
 
     Benchmark files (NAME.train.inter and so on) are filtered and ordered already: they keep their item and user
-    numbers, and their item vectors (NAME.feat1CLS) become features of the folder.
+    numbers, and their item vectors (NAME.feat1CLS) become features of the folder. Pre-training files (NAME.pt_datasets
+    and so on) become one prepared folder a domain, with vectors, word-drop draw and, from a faiss index, codes.
 
     Args:
-        source: folder with NAME.inter and NAME.item, or with NAME.train.inter, NAME.item2index, NAME.text and so on
-        output: the prepared folder to write
+        source: folder with NAME.inter and NAME.item, or NAME.train.inter, NAME.item2index and so on, or NAME.pt_datasets
+        output: the prepared folder to write; of pre-training files, the folder to write those of the domains into
         name: name of the data set, the part before the first dot of its file names; found by itself when there is one
         k_core: least number of interactions of a user and of an item; 0 keeps all (atomic files only)
         ties: order of interactions at the same time, as in the file or at random (atomic files only)
         text_rules: cleaning of the item texts; "released" repeats the published code
         duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
         catalogue: "log" keeps the items that occur in the log, "all" keeps the others too (atomic files only)
+        vector_width: numbers in an item vector, which the files do not tell (pre-training files only)
         held_out_share: share of the items in the held-out-items split
         seed: seed of the random tie order and of the held-out items
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
     """
-    from linguarec.data.readers import atomic, benchmark
+    from linguarec.data.readers import atomic, benchmark, pretraining
+    from linguarec.recipes.pretraining_files import prepare_pretraining
 
     name = name or atomic.find_name(source)
     if not atomic.is_benchmark(source, name):
@@ -236,10 +240,14 @@ def prepare_atomic(
     if k_core > 1 or ties != "file" or catalogue != "log" or duplicates != "identical":
         raise SettingsError(
             [
-                f"--k-core, --ties, --catalogue and --duplicates cannot be used here: {source}/{name}.*.inter are benchmark "
-                "files, which are filtered and ordered already; leave them out."
+                f"--k-core, --ties, --catalogue and --duplicates cannot be used here: {source}/{name}.*.inter are filtered "
+                "and ordered already; leave them out."
             ]
         )
+    if vector_width < 1:
+        raise SettingsError([f"--vector-width is {vector_width}; a vector has at least 1 number."])
+    if pretraining.is_pretraining(source, name):
+        return prepare_pretraining(source, name, vector_width, output, held_out_share, seed, overwrite)
 
     @contextmanager
     def content(scratch: Path) -> "Iterator[Content]":

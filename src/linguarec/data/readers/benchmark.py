@@ -141,7 +141,7 @@ def read_vectors(folder: Path, name: str, num_items: int) -> dict[str, npt.NDArr
 def _read_index(file: Path) -> list[str]:
     """Raw ids in the order of their index, which must run from 0 without gaps."""
     by_index: dict[int, str] = {}
-    for line_number, line in _lines(file):
+    for line_number, line in numbered_lines(file):
         raw_id, tab, index = line.rpartition("\t")
         if not tab or not index.isascii() or not index.isdigit():
             raise DataFormatError(f"{file}, line {line_number}: expected a raw id, a tab and a number, found {line!r}.")
@@ -157,12 +157,8 @@ def _read_index(file: Path) -> list[str]:
 
 
 def _read_rows(file: Path, num_users: int, num_items: int) -> Iterator[tuple[int, list[int], int]]:
-    for line_number, line in _lines(file):
+    for line_number, line in numbered_rows(file):
         fields = line.split("\t")
-        if line_number == 1:
-            if fields != HEADER:
-                raise DataFormatError(f"{file}: the header is {fields}, expected {HEADER}.")
-            continue
         try:
             user, target = int(fields[0]), int(fields[2])
             history = [int(item) for item in fields[1].split(" ")]
@@ -202,7 +198,7 @@ def _join(rows: list[Row], window: int) -> list[int] | None:
 
 def _read_texts(file: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for line_number, line in _lines(file):
+    for line_number, line in numbered_lines(file):
         raw_id, tab, text = line.partition("\t")
         if not tab:
             raise DataFormatError(f"{file}, line {line_number}: expected a raw id, a tab and a text, found {line!r}.")
@@ -228,14 +224,27 @@ def _read_attributes(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]
     return [], {}
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
+def numbered_rows(file: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of an `.inter` file after its header.
+
+    Raises:
+        DataFormatError: the header is another one, or see `numbered_lines`.
+    """
+    for line_number, line in numbered_lines(file):
+        if line_number > 1:
+            yield line_number, line
+        elif line.split("\t") != HEADER:
+            raise DataFormatError(f"{file}: the header is {line.split(chr(9))}, expected {HEADER}.")
+
+
+def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines without their end, which is a line feed only: texts may hold other line separators.
 
     Raises:
         DataFormatError: the file is missing or not UTF-8.
     """
     if not file.is_file():
-        raise DataFormatError(f"{file} is missing; the benchmark files of a data set belong together in one folder.")
+        raise DataFormatError(f"{file} is missing; the files of a data set belong together in one folder.")
     with file.open("rb") as lines:
         for line_number, line in enumerate(lines, start=1):
             try:
