@@ -269,7 +269,10 @@ def _validation(
             parts.append((origin.items(dataset), cases.select(np.sort(chosen))))
     if not parts:
         where = ", ".join(str(dataset.path) for dataset in datasets)
-        raise DataFormatError(f"{where}: split {split!r} has no valid target to choose the best weights by.")
+        raise DataFormatError(
+            f"{where}: split {split!r} has no valid target to choose the best weights by; name a domain that has some with "
+            "--valid, or hold items back with --split held-out-items."
+        )
 
     def validate(model: "nn.Module") -> dict[str, float]:
         device = next(model.parameters()).device
