@@ -87,6 +87,15 @@ def train(model: str, data: Path, config: object | None = None, seed: int = 0) -
     """
 
 
+def keyword(data: Path, from_: Path | None = None) -> None:
+    """A name that Python keeps for itself.
+
+    Args:
+        data: prepared folder.
+        from_: where to start.
+    """
+
+
 def read(line: str) -> dict[str, Any]:
     call = parse(recipe, line.split(), "linguarec do", ("data", "other"))
     assert isinstance(call, Call)
@@ -216,6 +225,19 @@ def test_json_is_asked_for_with_a_flag():
     call = parse(recipe, ["D", "-o", "O", "--history", "A", "--json"], "linguarec do", ("data", "other"))
     assert call is not None
     assert call.json is True
+
+
+def test_the_underscore_behind_a_keyword_is_no_part_of_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    call = parse(keyword, ["D", "--from", "F"], "linguarec go", ("data",))
+    assert call is not None
+    assert call.arguments == {"data": Path("D"), "from_": Path("F")}
+    file = tmp_path / "run.yaml"
+    file.write_text("from: G\n")
+    call = parse(keyword, ["D", "--config", str(file)], "linguarec go", ("data",))
+    assert call is not None
+    assert call.arguments["from_"] == Path("G")
+    assert parse(keyword, ["--help"], "linguarec go", ("data",)) is None
+    assert "--from FROM" in capsys.readouterr().out
 
 
 def test_several_positional_folders():

@@ -1,6 +1,7 @@
 """From a recipe's signature and docstring to its command line, by jsonargparse.
 
-Flags are the parameters' names with dashes (`--text-rules`); `-o` is `--output`. A list takes several values, or one
+Flags are the parameters' names with dashes (`--text-rules`); `-o` is `--output`. The underscore behind a name that would be
+a Python keyword is left out (`from_` is `--from`). A list takes several values, or one
 with commas (`--history A,B`; an id that holds a comma is quoted as in CSV). A dataclass is a group of flags
 (`--training.learning_rate 0.001`). `--config run.yaml` gives any of them from a file; what is on the command line wins
 over what stands before it. All bad settings are reported at once.
@@ -140,7 +141,7 @@ def _parameters(
     hints = _hints(recipe)
     found = []
     for name, declared in inspect.signature(recipe).parameters.items():
-        key, hint = name, _without_none(hints[name])
+        key, hint = name.removesuffix("_"), _without_none(hints[name])
         if model is not None and name == model:
             key = f"{name}_name"  # `model` in YAML and in flags is the group of the model's settings
         elif model is not None and name == "config":

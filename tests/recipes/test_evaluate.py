@@ -122,7 +122,8 @@ def test_unknown_items_need_zero_shot_and_are_counted(run, make_dataset):
     with pytest.raises(DataFormatError, match=r"10 of the 40 items .* such as 'i30'\. Pass --zero-shot"):
         evaluate(run, other.path)
     found = evaluate(run, other.path, zero_shot=True, plots=False)
-    assert found["items_read_by_text"] == 10
+    assert found["items_read_by_text"] == 40
+    assert (run / "evaluation" / "test-other-leave-one-out-zero-shot.json").exists()
 
     recommender = Recommender.load(run)
     items = replace(catalogue_batch(other, "enc", None))

@@ -7,7 +7,7 @@ from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsE
 from linguarec.recipes.runs import SETTINGS_FILE
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
@@ -21,6 +21,7 @@ def evaluate(
     split: Literal["test", "valid"] = "test",
     protocol: str | None = None,
     zero_shot: bool = False,
+    features: str | None = None,
     exclude_history: bool = False,
     ks: list[int] | None = None,
     plots: bool = True,
@@ -31,12 +32,16 @@ def evaluate(
     Means are over users, with 95 % bootstrap intervals; with equal scores a metric is the mean over the tied ranks. The
     same for new and known targets, by their popularity and by history length. Results and plots go into the run folder.
 
+    With --zero-shot the model may be one that was never tuned on the data, as a pre-training leaves it, and all items are
+    read by their text: by the data's vectors of the model's encoder, or by codes of the model's own code book.
+
     Args:
-        run: run folder of a trained model
+        run: run folder of a trained model; with --zero-shot also a pre-training run or a converted checkpoint
         data: prepared dataset folder; by default the one that the run was trained on
         split: which targets are ranked
         protocol: how the folder was split (leave-one-out, temporal, held-out-items); by default as in the training
-        zero_shot: items that the run does not know are read by their text; without this they are an error
+        zero_shot: items are read by their text; without this, items that the run does not know are an error
+        features: with --zero-shot: name of the vectors to read; by default those of the model's encoder
         exclude_history: items of the history are no candidates (the published protocol keeps them)
         ks: list lengths of recall and ndcg; 10 and 50 by default
         plots: write plots by history length and popularity
@@ -54,43 +59,46 @@ def evaluate(
     from linguarec.evaluation.slices import slices, training_counts
     from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.files import write_json
+    from linguarec.hub.pretrained import read_description
     from linguarec.recipes.tables import show_table
-    from linguarec.recommender import Recommender
 
     ks = sorted(ks or [10, 50])
     if ks[0] < 1:
         raise SettingsError([f"ks holds {ks[0]}; each must be at least 1"])
     settings = read_settings(run)
-    recommender = Recommender.load(run)
+    model_name = read_description(run).name
+    if data is None and "data_fingerprint" not in settings:
+        raise SettingsError([f"{run} was trained on no folder of its own; name one: `linguarec evaluate {run} DATA`"])
     dataset = PreparedDataset.open(data or _trained_on(run, settings))
-    own_data = dataset.fingerprint == settings["data_fingerprint"]
+    own_data = dataset.fingerprint == settings.get("data_fingerprint")
     if data is None and not own_data:
         raise DataFormatError(
             f"{dataset.path} was prepared anew since {run} was trained on it: the fingerprint of its content is now "
             f"{dataset.fingerprint[:12]}, the run has {settings['data_fingerprint'][:12]}. Train again, or name the "
             "folder, to evaluate the run on it as on any other data."
         )
-    protocol = protocol or settings["split"]
+    protocol = protocol or settings.get("split", "leave-one-out")
     roles = dataset.roles(protocol)
     cases = evaluation_cases(dataset.sequences, roles, split)
     if len(cases) == 0:
         raise DataFormatError(f"{dataset.path}: split {protocol!r} has no {split} target with a history before it.")
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
-    inputs, keys, new_items = item_tensors(recommender, dataset, zero_shot)
+    model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features)
     started = time.perf_counter()
-    result = rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)
+    result = rank_cases(model, inputs, keys, cases, exclude_history=exclude_history)
     seconds = time.perf_counter() - started
     systems = {
-        settings["model"]: result,
+        model_name: result,
         "popularity": baselines.popularity(cases, counts, exclude_history),
         "chance": baselines.chance(cases, dataset.num_items, exclude_history),
     }
     summary = {
         "run": str(run),
-        "model": settings["model"],
+        "model": model_name,
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "trained_on_this_data": own_data,
+        "zero_shot": zero_shot,
         "protocol": protocol,
         "split": split,
         "exclude_history": exclude_history,
@@ -103,13 +111,13 @@ def evaluate(
         **summarise(systems, slices(cases, counts), ks, seed),
     }
     folder = run / "evaluation"
-    name = _result_name(split, settings, dataset, protocol, own_data, exclude_history)
+    name = _result_name(split, settings, dataset, protocol, own_data, zero_shot, exclude_history)
     summary["files"] = [str(path) for path in _write(folder, name, summary, result, cases, plots)]
     write_json(folder / f"{name}.json", summary)
 
     console = Console()
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
-    what = f"{settings['model']} on {dataset.name}, {protocol}, {split}: {size}"
+    what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
     show_table(console, systems_table(summary), what)
     show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
     console.print(f"written: {folder / f'{name}.json'}")
@@ -136,6 +144,31 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
+def _read_items(
+    run: Path, dataset: "PreparedDataset", zero_shot: bool, features: str | None
+) -> "tuple[nn.Module, Tensor, Tensor, int]":
+    """The model, inputs and keys of the dataset's items, and how many of them were read by their text."""
+    from linguarec.hub.pretrained import read_description
+    from linguarec.models import MODELS
+    from linguarec.recipes.starting import Start
+    from linguarec.recipes.zero_shot import read_by_text
+    from linguarec.recommender import CATALOGUE_FILE, Recommender
+
+    has_catalogue = (run / CATALOGUE_FILE).exists()
+    # A model that reads text and ID keeps the IDs that it knows: only the items that are new to it are read by text alone.
+    if zero_shot and not (has_catalogue and MODELS[read_description(run).name].reads == "ids+features"):
+        start = Start.read(run)
+        return start.network, *read_by_text(start, dataset, features), dataset.num_items
+    if features is not None:
+        raise SettingsError(["--features names the vectors that --zero-shot reads, here the run's own keys are used"])
+    if not has_catalogue and read_settings(run).get("data_fingerprint") is None:
+        raise SettingsError(
+            [f"{run} has no catalogue, so it knows no item; pass --zero-shot to read all by their text"]
+        )
+    recommender = Recommender.load(run)
+    return recommender.model, *item_tensors(recommender, dataset, zero_shot)
+
+
 def item_tensors(
     recommender: "Recommender", dataset: "PreparedDataset", zero_shot: bool
 ) -> "tuple[Tensor, Tensor, int]":
@@ -146,6 +179,7 @@ def item_tensors(
 
     Raises:
         DataFormatError: items are unknown and `zero_shot` is false.
+        SettingsError: all items are unknown.
     """
     import numpy as np
     import torch
@@ -161,6 +195,14 @@ def item_tensors(
         raise DataFormatError(
             f"{len(unknown):,} of the {dataset.num_items:,} items of {dataset.path} are unknown to the run, such as "
             f"{dataset.raw_item_ids[unknown[0]]!r}. Pass --zero-shot to read them by their text."
+        )
+    if len(unknown) == dataset.num_items:
+        name = recommender.description.name
+        raise SettingsError(
+            [
+                f"the run is a {name}, which knows items by text and ID, and none of the items of {dataset.path} is in its "
+                "catalogue; take a model that reads text alone, such as unisrec (--mode inductive) or vqrec"
+            ]
         )
     rules = recommender.catalogue.text_rules
     if dataset.manifest.text_rules != rules:
@@ -200,13 +242,16 @@ def _result_name(
     dataset: "PreparedDataset",
     protocol: str,
     own_data: bool,
+    zero_shot: bool,
     exclude_history: bool,
 ) -> str:
     parts = [split]
     if not own_data:
         parts.append(dataset.name)
-    if not own_data or protocol != settings["split"]:
+    if not own_data or protocol != settings.get("split", protocol):
         parts.append(protocol)
+    if zero_shot:
+        parts.append("zero-shot")
     if exclude_history:
         parts.append("without-history")
     return "-".join(parts)

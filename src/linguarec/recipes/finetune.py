@@ -1,16 +1,19 @@
 """Fine-tune: train one model on one prepared folder into a self-contained run folder."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import DataFormatError, SettingsError
-from linguarec.recipes.runs import choose, open_run, valid_of, versions, write_results
+from linguarec.recipes.runs import open_run, valid_of, versions, write_results
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
-    from linguarec.training.settings import TrainingSettings
+    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.training.settings import PermutationSettings, TrainingSettings
+
+log = logging.getLogger(__name__)
 
 
 def finetune(
@@ -21,8 +24,11 @@ def finetune(
     transformer: "TransformerConfig | None" = None,
     gru: "GRUConfig | None" = None,
     training: "TrainingSettings | None" = None,
-    mode: Literal["inductive", "transductive"] = "inductive",
-    sequence_encoder: Literal["transformer", "gru"] = "transformer",
+    permutation: "PermutationSettings | None" = None,
+    from_: Path | None = None,
+    mode: Literal["inductive", "transductive", "permutation", "direct", "reuse"] | None = None,
+    frozen: Literal["encoder", "none"] | None = None,
+    sequence_encoder: Literal["transformer", "gru"] | None = None,
     features: str | None = None,
     codes: str | None = None,
     split: str = "leave-one-out",
@@ -35,6 +41,9 @@ def finetune(
     The run folder holds everything that using the model needs: weights, catalogue, keys, code book, settings, metrics by
     epoch, plots. A run that was killed goes on with --resume and ends with the same weights as an unbroken one.
 
+    With --from the training starts from another model's weights, and the settings of model and sequence encoder are that
+    model's; of those that the weights do not need (dropout, temperature) others can be given.
+
     Args:
         model: name of the model
         data: prepared dataset folder
@@ -43,8 +52,13 @@ def finetune(
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
         training: settings of the training
-        mode: UniSRec only; inductive knows items by text alone, transductive by text and ID
-        sequence_encoder: what reads the histories
+        permutation: settings of the stage that learns the permutation (--mode permutation)
+        from_: start from the model in this folder: a pre-training run, a converted checkpoint or another run
+        mode: UniSRec: inductive (default) knows items by text alone, transductive by text and ID. VQ-Rec with --from:
+            permutation (default) learns which pre-trained embedding each code of the data's own code book takes; direct
+            takes them as they are numbered; reuse codes the items with the code book of the pre-training
+        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+        sequence_encoder: what reads the histories; transformer by default
         features: name of the item text vectors, for models that read them; not needed if the folder has one kind
         codes: name of the item codes, for models that read them; not needed if the folder has one kind
         split: which interactions train, validate and test (leave-one-out, temporal or held-out-items)
@@ -58,7 +72,7 @@ def finetune(
     import numpy as np
     import torch
 
-    from linguarec.batching.catalogue import catalogue_batch
+    from linguarec.batching.catalogue import catalogue_batch, load_codes
     from linguarec.batching.loader import TrainingLoader
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases, training_sequences
@@ -66,32 +80,45 @@ def finetune(
     from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
     from linguarec.models import MODELS
     from linguarec.models.shape import CatalogueShape
+    from linguarec.models.vqrec import VQRec
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.nn.permutation import reorder
+    from linguarec.recipes.matching import training_inputs
+    from linguarec.recipes.starting import Start, take_over
     from linguarec.training.fit import fit
     from linguarec.training.module import FineTuning
-    from linguarec.training.settings import TrainingSettings
+    from linguarec.training.permutation import learn_permutation
+    from linguarec.training.settings import PermutationSettings, TrainingSettings
 
-    name = _model_name(model, mode)
+    name, chosen = _model_and_mode(model, mode, from_)
     training = training or TrainingSettings()
     training.check()
-    encoder: EncoderConfig = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
+    _check_stages(chosen, from_, output, frozen, permutation)
+    permutation = permutation or PermutationSettings()
     dataset = PreparedDataset.open(data)
-    reads = MODELS[name].reads
-    features = choose("vectors", features, dataset.feature_names, dataset, "encode") if "features" in reads else None
-    codes = choose("codes", codes, dataset.code_names, dataset, "quantize") if "codes" in reads else None
+    start = None if from_ is None else Start.read(from_)
+    if start is not None:
+        config, encoder = start.settings(name, config, sequence_encoder, transformer, gru)
+    else:
+        config = config or MODELS[name].config()
+        encoder = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
+    features, codes = training_inputs(name, chosen, dataset, start, features, codes)
     roles = dataset.roles(split)
     items = catalogue_batch(dataset, features, codes)
     description = ModelDescription(
         name,
-        config or MODELS[name].config(),
+        config,
         encoder,
         CatalogueShape(
             dataset.num_items,
             None if items.features is None else items.features.shape[1],
             None if items.codes is None else items.codes.shape[1],
-            None if codes is None else _centroids(dataset, codes),
+            None if codes is None else load_codes(dataset, codes).book.num_centroids,
         ),
     )
+    torch.manual_seed(seed)
+    network = description.build()
+    taken = None if start is None else take_over(start, network, chosen, frozen or "encoder", permutation)
     settings = {
         **description.to_dict(),
         "data": str(data),
@@ -102,6 +129,7 @@ def finetune(
         "codes": codes,
         "seed": seed,
         "training": asdict(training),
+        "from": taken,
         "versions": versions(),
     }
     # The processes that Lightning starts beside the first one run this recipe too, and find the folder made.
@@ -109,6 +137,16 @@ def finetune(
         done = open_run(output, settings, resume, overwrite)
         if done is not None:
             return done
+        if taken is not None:
+            log.info(
+                "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
+                from_,
+                taken["model"],
+                len(taken["loaded"]),
+                ", ".join(taken["new"]) or "none",
+                ", ".join(taken["left_out"]) or "none",
+                "the sequence encoder" if taken["frozen"] == "encoder" else "none",
+            )
 
     sequences = training_sequences(dataset.sequences, roles)
     if not (sequences.lengths >= 2).any():
@@ -120,26 +158,32 @@ def finetune(
         raise DataFormatError(
             f"{data}: split {split!r} has no valid target to stop the training by; prepare more data."
         )
-    torch.manual_seed(seed)
-    network = description.build()
     # The softmax is over the items that occur in training. The others could only ever be negatives: a model would learn
     # to rank them last whatever their text says.
     known = np.unique(sequences.values)
-    loader = TrainingLoader(
-        np.searchsorted(known, sequences.values).astype(np.int32),
-        sequences.offsets,
-        encoder.max_length,
-        training.targets_per_step // training.accumulate,
-        training.window_stride or None,
-        seed,
-    )
+    targets = np.searchsorted(known, sequences.values).astype(np.int32)
+
+    def loader() -> TrainingLoader:
+        per_step, stride = training.targets_per_step // training.accumulate, training.window_stride or None
+        return TrainingLoader(targets, sequences.offsets, encoder.max_length, per_step, stride, seed)
+
+    def validate(current: torch.nn.Module) -> dict[str, float]:
+        return evaluate_model(current, items, valid, device=next(current.parameters()).device).means()
+
+    candidates = items.select(torch.from_numpy(known).long())
     started = time.perf_counter()
+    stage = None
+    if chosen == "permutation":
+        assert isinstance(network, VQRec)
+        order, stage = learn_permutation(
+            network, candidates, loader(), training, permutation, seed, output, validate, resume
+        )
+        with torch.no_grad():
+            network.codes.weight.copy_(reorder(network.codes.weight, order))
     result = fit(
-        FineTuning(network, items.select(torch.from_numpy(known).long()), loader, training, seed),
+        FineTuning(network, candidates, loader(), training, seed),
         output,
-        validate=lambda current: evaluate_model(
-            current, items, valid, device=next(current.parameters()).device
-        ).means(),
+        validate,
         save_best=lambda current: save_pretrained(current, description, output),
         resume=resume,
     )
@@ -157,6 +201,7 @@ def finetune(
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "seconds": round(seconds, 1),
+        **({} if stage is None else {"permutation": stage}),
         "valid": valid_of(result.history, result.best_epoch),
         "test": evaluate_model(network, items, cases).means(),
     }
@@ -164,20 +209,47 @@ def finetune(
     return metrics
 
 
-def _model_name(model: str, mode: str) -> str:
+def _model_and_mode(model: str, mode: str | None, from_: Path | None) -> tuple[str, str | None]:
+    """The name in `MODELS` and the mode, which has a default where the model has several."""
     from linguarec.models import MODELS
+    from linguarec.recipes.starting import PERMUTED
 
     if model not in MODELS:
         raise SettingsError([f"unknown model {model!r}; there are: {', '.join(MODELS)}"])
+    if mode in PERMUTED:
+        if model != "vqrec":
+            raise SettingsError([f"--mode {mode} is for vqrec; {model} has no code books"])
+        if from_ is None:
+            raise SettingsError([f"--mode {mode} is about pre-trained code embeddings; name their folder with --from"])
     if mode == "transductive" and model not in ("unisrec", "unisrec-transductive"):
         raise SettingsError([f"--mode transductive is for unisrec; {model} has one form only"])
-    return "unisrec-transductive" if mode == "transductive" else model
+    if mode == "inductive" and (model == "unisrec-transductive" or (model == "vqrec" and from_ is not None)):
+        raise SettingsError([f"--mode inductive is for unisrec, not for {model}"])
+    if model == "vqrec":
+        return model, None if from_ is None else mode or "permutation"
+    if model in ("unisrec", "unisrec-transductive"):
+        name = "unisrec-transductive" if mode == "transductive" else model
+        return name, "transductive" if name == "unisrec-transductive" else "inductive"
+    return model, None
 
 
-def _centroids(dataset: "PreparedDataset", codes: str) -> int:
-    from linguarec.batching.catalogue import load_codes
+def _check_stages(
+    mode: str | None,
+    from_: Path | None,
+    output: Path,
+    frozen: str | None,
+    permutation: "PermutationSettings | None",
+) -> None:
+    from linguarec.training.settings import PermutationSettings
 
-    return load_codes(dataset, codes).book.num_centroids
+    if from_ is not None and from_.resolve() == output.resolve():
+        raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
+    if frozen == "encoder" and from_ is None:
+        raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
+    if permutation is not None and permutation != PermutationSettings() and mode != "permutation":
+        raise SettingsError(["--permutation.*: these settings are for vqrec --from FOLDER --mode permutation"])
+    if permutation is not None:
+        permutation.check()
 
 
 def _finish_run(

@@ -47,11 +47,11 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
 
     file = output / SETTINGS_FILE
     if resume and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before, now = (_compared(each) for each in (json.loads(file.read_text(encoding="utf-8")), settings))
         differing = [
-            f"{key}: the run has {before.get(key)!r}, now {settings[key]!r}"
-            for key in settings
-            if key not in ("versions", "data") and before.get(key) != json.loads(json.dumps(settings[key]))
+            f"{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
+            for key in {**now, **{key: 0 for key in before if key.startswith("from.")}}
+            if before.get(key) != now.get(key)
         ]
         if differing:
             raise SettingsError([f"{output} cannot be resumed with other settings:", *differing])
@@ -68,6 +68,16 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
         shutil.rmtree(output) if output.is_dir() else output.unlink()
     write_json(file, settings)
     return None
+
+
+def _compared(settings: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for a run to go on, as JSON gives it back: not where folders lie, but what is in them."""
+    import json
+
+    flat = {key: value for key, value in settings.items() if key not in ("versions", "data", "from")}
+    flat |= {f"from.{key}": value for key, value in (settings.get("from") or {}).items() if key != "folder"}
+    same: dict[str, Any] = json.loads(json.dumps(flat))
+    return same
 
 
 def valid_of(history: list[dict[str, Any]], epoch: int) -> dict[str, float]:

@@ -1,0 +1,108 @@
+"""Does learning the permutation of VQ-Rec's code books pay? Four ways from one pre-trained model to one folder, several seeds.
+
+python bench/permutation.py FOLDER DATA --codes NAME --seeds 3 -o bench/results/permutation.json
+
+learned    --mode permutation: straight-through, a true permutation
+none       --mode direct: pre-trained embeddings as they are numbered
+random     a random permutation of each book, then --mode direct
+released   what the released code freezes after a first stage without gradient: each code takes the embedding that random
+           logits and Gumbel noise favour, so that about a third of the embeddings are lost and others stand for several codes
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linguarec.hub.pretrained import from_pretrained, save_pretrained
+from linguarec.nn.permutation import reorder
+from linguarec.recipes.finetune import finetune
+from linguarec.recipes.starting import Start
+from linguarec.training.settings import PermutationSettings, TrainingSettings
+
+WAYS = ("learned", "none", "random", "released")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("start", type=Path, help="pre-trained VQ-Rec")
+    parser.add_argument("data", type=Path, help="prepared folder with codes of its own")
+    parser.add_argument("--codes")
+    parser.add_argument("--frozen", choices=["encoder", "none"], default="encoder")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--max-epochs", type=int, default=300)
+    parser.add_argument("--permutation-epochs", type=int, default=5)
+    parser.add_argument("--permutation-learning-rate", type=float, default=PermutationSettings.learning_rate)
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    rows: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in range(arguments.seeds):
+            for way in WAYS:
+                rows[way].append(train(way, seed, arguments, Path(scratch) / f"{way}-{seed}"))
+    print(f"{'way':10} valid ndcg@10 (before stage 2)   valid ndcg@10   test recall@10   test ndcg@10   epochs")
+    for way, found in rows.items():
+        middle = {key: statistics.median(row[key] for row in found) for key in found[0]}
+        print(
+            f"{way:10} {middle['valid ndcg@10 before']:30.4f} {middle['valid ndcg@10']:15.4f} "
+            f"{middle['test recall@10']:16.4f} {middle['test ndcg@10']:14.4f} {middle['epochs']:8.0f}"
+        )
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def train(way: str, seed: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One run; its result as one row."""
+    start = arguments.start
+    if way in ("random", "released"):
+        start = folder / "start"
+        remap(arguments.start, start, way, seed)
+    training = TrainingSettings(learning_rate=arguments.learning_rate, max_epochs=arguments.max_epochs)
+    stage = PermutationSettings(epochs=arguments.permutation_epochs, learning_rate=arguments.permutation_learning_rate)
+    result = finetune(
+        "vqrec",
+        arguments.data,
+        folder / "run",
+        from_=start,
+        mode="permutation" if way == "learned" else "direct",
+        permutation=stage if way == "learned" else None,
+        frozen=arguments.frozen,
+        training=training,
+        codes=arguments.codes,
+        seed=seed,
+    )
+    before = result["permutation"]["valid ndcg@10"] if way == "learned" else float("nan")
+    return {
+        "valid ndcg@10 before": before,
+        "valid ndcg@10": result["valid"]["ndcg@10"],
+        "test recall@10": result["test"]["recall@10"],
+        "test ndcg@10": result["test"]["ndcg@10"],
+        "epochs": result["epochs"],
+        "seconds": result["seconds"],
+    }
+
+
+def remap(source: Path, target: Path, way: str, seed: int) -> None:
+    """Write the model of `source` with its code embeddings re-ordered at random into `target`."""
+    network, description = from_pretrained(source)
+    books, centroids = description.shape.needs_codes()
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(books, centroids, centroids, generator=generator)
+    noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=generator)))
+    order = logits[:, 0].argsort(dim=1) if way == "random" else (logits + noise).argmax(dim=2)
+    weight = network.get_parameter("codes.weight")
+    with torch.no_grad():
+        weight.copy_(reorder(weight, order))
+    save_pretrained(network, description, target)
+    start = Start.read(source)
+    if start.book is not None:
+        start.book.save(target / "code_book.npz")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""A model that another training starts from: what `finetune --from FOLDER` takes over, and what it refuses.
+
+FOLDER is a pre-training run, a converted checkpoint or a fine-tuning run: `config.json` and `model.safetensors`, and, where
+they are known, `encoder.json` (whose vectors it read) and its code book.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from linguarec.codes.codebook import CodeBook
+from linguarec.data.dataset import FeatureInfo
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ENCODERS, WEIGHTS_FILE, ModelDescription, from_pretrained
+from linguarec.models import MODELS
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.recommender import CODES_FILE
+from linguarec.training.settings import PermutationSettings
+
+PERMUTED = ("permutation", "direct", "reuse")
+# One row an item: never carried to another catalogue.
+CATALOGUE_TENSORS = ("item.weight",)
+# What the weights were made for; every other setting (dropout, temperature, ...) may be chosen anew.
+WEIGHTS_NEED = ("hidden_size", "layers", "heads", "inner_size", "max_length", "layer_norm_eps", "experts")
+
+
+@dataclass(frozen=True)
+class Start:
+    """An opened FOLDER. `encoder`: of the vectors that it read; `book`: of the codes. Both are None where not known."""
+
+    folder: Path
+    network: nn.Module
+    description: ModelDescription
+    encoder: FeatureInfo | None
+    book: CodeBook | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Start":
+        """Open `folder`.
+
+        Raises:
+            CheckpointMismatchError: it holds no model, or its parts do not fit together.
+        """
+        network, description = from_pretrained(folder)
+        file = folder / ENCODER_FILE
+        try:
+            encoder = FeatureInfo(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        except (ValueError, TypeError) as error:
+            raise CheckpointMismatchError(f"{file} does not describe a text encoder: {error}.") from error
+        files = [folder / name for name in (BOOK_FILE, CODES_FILE) if (folder / name).exists()]
+        book = CodeBook.load(files[0]) if files else None
+        shape = description.shape
+        if book is not None and (book.subvectors, book.num_centroids) != (shape.code_books, shape.centroids):
+            raise CheckpointMismatchError(
+                f"{files[0]} has {book.subvectors} books of {book.num_centroids} codes, but the model beside it "
+                f"{shape.code_books} of {shape.centroids}; they do not belong together."
+            )
+        return cls(folder, network, description, encoder, book)
+
+    @property
+    def name(self) -> str:
+        """The model's name in `MODELS`."""
+        return self.description.name
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file, hexadecimal."""
+        with (self.folder / WEIGHTS_FILE).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def settings(
+        self,
+        model: str,
+        config: Any,
+        kind: Literal["transformer", "gru"] | None,
+        transformer: TransformerConfig | None,
+        gru: GRUConfig | None,
+    ) -> tuple[Any, EncoderConfig]:
+        """The model's and the sequence encoder's settings: those of the folder, changed where that was asked for.
+
+        What differs from the defaults counts as asked for.
+
+        Raises:
+            SettingsError: other settings than the weights need; each is named with both values.
+            CheckpointMismatchError: the folder holds another model.
+        """
+        ours = MODELS[model]
+        if MODELS[self.name].config is not ours.config:
+            raise CheckpointMismatchError(
+                f"{self.folder} holds a {self.name}, and {model} cannot start from it; fine-tune {self.name}, or name "
+                f"a folder that holds a {model}."
+            )
+        if ours.reads == "ids":
+            raise SettingsError(
+                [f"{model} knows items by ID only: nothing that it learned carries over to other items"]
+            )
+        own = self.description.encoder
+        own_kind = next(name for name, of_kind in ENCODERS.items() if isinstance(own, of_kind))
+        problems = []
+        if kind is not None and kind != own_kind:
+            problems.append(f"--sequence-encoder {kind}: the one of {self.folder} is a {own_kind}; leave the flag out")
+        other_kind, other = ("gru", gru) if own_kind == "transformer" else ("transformer", transformer)
+        if other is not None and other != type(other)():
+            problems.append(f"--{other_kind}.*: the sequence encoder of {self.folder} is a {own_kind}")
+        encoder, differing = self._merged(own, transformer if own_kind == "transformer" else gru, own_kind)
+        merged, also_differing = self._merged(self.description.config, config, "model")
+        problems += differing + also_differing
+        if problems:
+            raise SettingsError(problems)
+        return merged, encoder
+
+    def _merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
+        """The settings `own` with those of `asked` that differ from the defaults, and what cannot be changed."""
+        changes: dict[str, Any] = {}
+        problems = []
+        for field in fields(asked) if asked is not None else ():
+            value, theirs = getattr(asked, field.name), getattr(own, field.name)
+            if value in (field.default, theirs):
+                continue
+            if field.name in WEIGHTS_NEED:
+                problems.append(
+                    f"--{group}.{field.name} {value}: the weights of {self.folder} are for {theirs}; leave the flag out"
+                )
+            changes[field.name] = value
+        return replace(own, **changes), problems
+
+
+def take_over(
+    start: Start, network: nn.Module, mode: str | None, frozen: str, permutation: PermutationSettings
+) -> dict[str, Any]:
+    """Load the start's weights into `network` and fix what is to be fixed; what was done, as settings.json records it.
+
+    Args:
+        start: whose weights are loaded, except those that belong to a catalogue.
+        network: a new model.
+        mode: of the fine-tuning; recorded, with the settings of the permutation where one is to be learned.
+        frozen: "encoder" fixes the sequence encoder.
+        permutation: see `mode`.
+
+    Raises:
+        CheckpointMismatchError: a tensor is missing or of another shape.
+    """
+    theirs, ours = start.network.state_dict(), network.state_dict()
+    loaded = [name for name in ours if name not in CATALOGUE_TENSORS]
+    problems = [
+        f"{name}: {'missing' if name not in theirs else tuple(theirs[name].shape)}, needed {tuple(ours[name].shape)}"
+        for name in loaded
+        if name not in theirs or theirs[name].shape != ours[name].shape
+    ]
+    if problems:
+        raise CheckpointMismatchError(f"The model in {start.folder} does not fit:\n" + "\n".join(problems))
+    network.load_state_dict({**ours, **{name: theirs[name] for name in loaded}})
+    if frozen == "encoder":
+        freeze_encoder(network)
+    return {
+        "folder": str(start.folder),
+        "model": start.name,
+        "weights_sha256": start.weights_sha256,
+        "mode": mode,
+        "frozen": frozen,
+        "permutation": asdict(permutation) if mode == "permutation" else None,
+        "loaded": loaded,
+        "new": [name for name in ours if name in CATALOGUE_TENSORS],
+        "left_out": [name for name in theirs if name not in loaded],
+    }
+
+
+def freeze_encoder(network: nn.Module) -> None:
+    """Fix the sequence encoder except the LayerNorm of its inputs, as the released code does."""
+    for name, parameter in network.get_submodule("encoder").named_parameters():
+        if not name.startswith("input_norm."):
+            parameter.requires_grad_(False)

@@ -1,0 +1,65 @@
+"""Two shops of the tiny world, and models that were trained on the first of them."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.synthetic import TINY, generate_world, word_vectors
+from linguarec.files import write_json
+from linguarec.hub.pretrained import from_pretrained, save_pretrained
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.recipes.finetune import finetune
+from linguarec.training.settings import TrainingSettings
+
+SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
+QUICK = TrainingSettings(learning_rate=5e-3, targets_per_step=200, max_epochs=2, accelerator="cpu")
+BOOKS, CENTROIDS, WIDTH = 4, 8, 16
+
+
+def book_of(vectors: np.ndarray, first: int = 0) -> CodeBook:
+    """A book whose centroids are sub-vectors of the items from row `first` on."""
+    rows = vectors[first : first + CENTROIDS]
+    centroids = rows.reshape(CENTROIDS, BOOKS, WIDTH // BOOKS).transpose(1, 0, 2).copy()
+    return CodeBook("pq", centroids, None, None, "words", "0" * 64)
+
+
+@pytest.fixture
+def shops(make_dataset: Any) -> list[PreparedDataset]:
+    """Two domains of the tiny world, with vectors of one encoder and a code book each."""
+    made = []
+    for number, domain in enumerate(generate_world(seed=0, domains=2, size=TINY)):
+        texts = [item.text for item in domain.items]
+        vectors = word_vectors(texts, WIDTH)
+        sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+        raw_ids = [item.raw_id for item in domain.items]
+        shop = make_dataset(sequences, texts, features={"words": vectors}, name=domain.name, raw_ids=raw_ids)
+        book = book_of(vectors, first=number)
+        ItemCodes(book.encode(vectors), book, shop.texts_fingerprint).save(shop.codes_path("own"))
+        made.append(shop)
+    return made
+
+
+@pytest.fixture
+def pretrained(shops: list[PreparedDataset], tmp_path: Path) -> Callable[..., Path]:
+    """A model folder without a catalogue, as a pre-training leaves it: a model trained on the first shop."""
+
+    def make(model: str, **arguments: Any) -> Path:
+        run, folder = tmp_path / f"{model}-run", tmp_path / f"{model}-start"
+        finetune(model, shops[0].path, run, **{"transformer": SMALL, "training": QUICK, "seed": 7, **arguments})
+        network, description = from_pretrained(run)
+        shape = replace(description.shape, num_items=0)
+        save_pretrained(network, replace(description, shape=shape), folder)
+        shutil.copy(run / "encoder.json", folder)
+        write_json(folder / "settings.json", {"seed": 7})
+        if model == "vqrec":
+            CodeBook.load(run / "codes.npz").save(folder / "code_book.npz")
+        return folder
+
+    return make
