@@ -83,6 +83,12 @@ COMMANDS: dict[str, Command] = {
         "A checkpoint of the released code as a model folder, and back.",
         ("source",),
     ),
+    "transfer": Command(
+        "linguarec.recipes.transfer",
+        "transfer",
+        "What a pre-trained model is worth on a folder: against scratch, by share of its users.",
+        ("data",),
+    ),
     "compare": Command("linguarec.recipes.compare", "compare", "Several models, several seeds, one table.", ("data",)),
 }
 

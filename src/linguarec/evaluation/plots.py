@@ -29,9 +29,28 @@ def plot_by_slice(path: Path, title: str, group: str, metric: str, systems: Mapp
         metric: name of the metric; the label of the vertical axis.
         systems: name of each system -> (name of a part, its interval), the same parts in the same order for all.
     """
-    figure, axes = _canvas(title, group, metric)
-    names = [name for name, _ in next(iter(systems.values()))]
-    counts = [interval.count for _, interval in next(iter(systems.values()))]
+    parts = next(iter(systems.values()))
+    labels = [f"{name}\n{interval.count:,} users" for name, interval in parts]
+    _plot_intervals(path, title, group, metric, labels, systems)
+
+
+def plot_by_share(path: Path, title: str, metric: str, systems: Mapping[str, Parts]) -> None:
+    """A metric over the share of the users that train, a line a way of training, with 95 % intervals.
+
+    Args:
+        path: PNG file to write.
+        title: what the plot shows.
+        metric: name of the metric; the label of the vertical axis.
+        systems: name of each way -> (share as text, its interval), the same shares in the same order for all.
+    """
+    labels = [name for name, _ in next(iter(systems.values()))]
+    _plot_intervals(path, title, "share of the users who train", metric, labels, systems)
+
+
+def _plot_intervals(
+    path: Path, title: str, horizontal: str, metric: str, labels: Sequence[str], systems: Mapping[str, Parts]
+) -> None:
+    figure, axes = _canvas(title, horizontal, metric)
     width = 0.12
     for number, (system, parts) in enumerate(systems.items()):
         shift = (number - (len(systems) - 1) / 2) * width  # side by side, so that the intervals do not cover each other
@@ -50,8 +69,8 @@ def plot_by_slice(path: Path, title: str, group: str, metric: str, systems: Mapp
             capsize=2.5,
             elinewidth=1,
         )
-    axes.set_xticks(range(len(names)), [f"{name}\n{count:,} users" for name, count in zip(names, counts, strict=True)])
-    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_ylim(bottom=0)
     _legend(axes, len(systems))
     _save(figure, path)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 from linguarec.errors import SettingsError
 
 if TYPE_CHECKING:
-    from linguarec.data.dataset import PreparedDataset
-    from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.evaluation.report import Figure, Section
     from linguarec.nn.encoders import TransformerConfig
@@ -63,6 +61,7 @@ def compare(
     from linguarec.evaluation.slices import Slice, slices, training_counts
     from linguarec.evaluation.summary import summarise
     from linguarec.files import write_json
+    from linguarec.recipes.evaluate import ranked
     from linguarec.recipes.finetune import finetune
     from linguarec.recipes.tables import show_table
 
@@ -95,7 +94,7 @@ def compare(
             )
             for seed in range(first_seed, first_seed + seeds)
         ]
-        results[model] = [_ranked(Path(run["run"]), dataset, cases, exclude_history) for run in runs[model]]
+        results[model] = [ranked(Path(run["run"]), dataset, cases, exclude_history) for run in runs[model]]
 
     reference = baseline or _best_baseline(runs)
     systems = {name: compared(found, KS) for name, found in results.items()}
@@ -158,18 +157,6 @@ def _check(models: Sequence[str], seeds: int, baseline: str | None, training: "T
         )
     if problems:
         raise SettingsError(problems)
-
-
-def _ranked(
-    run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", exclude_history: bool
-) -> "EvaluationResult":
-    from linguarec.evaluation.evaluate import rank_cases
-    from linguarec.recipes.evaluate import item_tensors
-    from linguarec.recommender import Recommender
-
-    recommender = Recommender.load(run)
-    inputs, keys, _ = item_tensors(recommender, dataset, zero_shot=False)
-    return rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)
 
 
 def _best_baseline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -169,6 +169,18 @@ def _read_items(
     return recommender.model, *item_tensors(recommender, dataset, zero_shot)
 
 
+def ranked(
+    run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", exclude_history: bool = False
+) -> "EvaluationResult":
+    """The targets of `cases` of the folder that the run was trained on, ranked by the run."""
+    from linguarec.evaluation.evaluate import rank_cases
+    from linguarec.recommender import Recommender
+
+    recommender = Recommender.load(run)
+    inputs, keys, _ = item_tensors(recommender, dataset, zero_shot=False)
+    return rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)
+
+
 def item_tensors(
     recommender: "Recommender", dataset: "PreparedDataset", zero_shot: bool
 ) -> "tuple[Tensor, Tensor, int]":

@@ -32,6 +32,7 @@ def finetune(
     features: str | None = None,
     codes: str | None = None,
     split: str = "leave-one-out",
+    users: float = 1.0,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -62,6 +63,7 @@ def finetune(
         features: name of the item text vectors, for models that read them; not needed if the folder has one kind
         codes: name of the item codes, for models that read them; not needed if the folder has one kind
         split: which interactions train, validate and test (leave-one-out, temporal or held-out-items)
+        users: share of the users who train and validate, drawn by the seed; all users are tested
         seed: of initial weights, shuffling and dropout
         resume: go on with a run that was interrupted
         overwrite: replace the run folder if it exists
@@ -93,6 +95,8 @@ def finetune(
     name, chosen = _model_and_mode(model, mode, from_)
     training = training or TrainingSettings()
     training.check()
+    if not 0 < users <= 1:
+        raise SettingsError([f"users is {users}; it is a share of the users, above 0 and at most 1"])
     _check_stages(chosen, from_, output, frozen, permutation)
     permutation = permutation or PermutationSettings()
     dataset = PreparedDataset.open(data)
@@ -125,6 +129,7 @@ def finetune(
         "data_name": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "split": split,
+        "users": users,
         "features": features,
         "codes": codes,
         "seed": seed,
@@ -149,11 +154,17 @@ def finetune(
             )
 
     sequences = training_sequences(dataset.sequences, roles)
+    valid = evaluation_cases(dataset.sequences, roles, "valid", encoder.max_length)
+    if users < 1:
+        # The first of one order, so that a larger share holds a smaller one.
+        shuffled = np.random.default_rng(seed).permutation(dataset.num_users)
+        some = np.sort(shuffled[: max(1, round(users * dataset.num_users))])
+        sequences = sequences.select(some)
+        valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
     if not (sequences.lengths >= 2).any():
         raise DataFormatError(
             f"{data}: split {split!r} leaves no user with two training items; there is nothing to learn from."
         )
-    valid = evaluation_cases(dataset.sequences, roles, "valid", encoder.max_length)
     if len(valid) == 0:
         raise DataFormatError(
             f"{data}: split {split!r} has no valid target to stop the training by; prepare more data."

@@ -1,0 +1,208 @@
+"""Transfer: what a pre-trained model is worth on a folder, against training from scratch, by how many users train."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.evaluation.comparison import ComparedSystem
+    from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.evaluation.report import Table
+    from linguarec.training.settings import TrainingSettings
+
+Way = Literal["scratch", "frozen", "full", "zero-shot"]
+WAYS: tuple[Way, ...] = ("scratch", "frozen", "full", "zero-shot")
+KS = (10, 50)
+TESTED = ("recall@10", "ndcg@10")
+Results = dict[int, dict[str, "list[EvaluationResult]"]]
+
+
+def transfer(
+    data: Path,
+    from_: Path,
+    output: Path,
+    ways: list[Way] | None = None,
+    shares: list[int] | None = None,
+    seeds: int = 3,
+    first_seed: int = 0,
+    mode: Literal["inductive", "transductive", "permutation", "direct", "reuse"] | None = None,
+    training: "TrainingSettings | None" = None,
+    features: str | None = None,
+    codes: str | None = None,
+    split: str = "leave-one-out",
+) -> dict[str, Any]:
+    """Train from scratch and from a pre-trained model with growing shares of the users, and say whether pre-training helps.
+
+    Every way is tested on all users, with several seeds; each is compared with scratch user by user. Finished runs are
+    taken as they are and interrupted ones go on, so the command can be repeated, also with more ways, shares or seeds.
+
+    Args:
+        data: prepared folder of the target domain
+        from_: pre-training run or converted checkpoint
+        output: folder for the runs, transfer.json, the plot and report.html
+        ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is tuned), zero-shot; all by default
+        shares: percentages of the users who train; 5, 20, 50 and 100 by default
+        seeds: how many runs of each
+        first_seed: the first of them
+        mode: as of `linguarec finetune --from`
+        training: settings of all trainings. With a share of the users a step takes that share of targets_per_step, so that an
+            epoch has as many steps as with all of them
+        features: name of the item text vectors, for models that read them
+        codes: name of the item codes, for models that read them
+        split: which interactions train, validate and test
+    """
+    import numpy as np
+    from rich.console import Console
+
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import evaluation_cases
+    from linguarec.evaluation.comparison import compared, differences
+    from linguarec.evaluation.evaluate import rank_cases
+    from linguarec.evaluation.intervals import Interval
+    from linguarec.evaluation.plots import plot_by_share
+    from linguarec.evaluation.report import Figure, Section, write_report
+    from linguarec.files import write_json
+    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.recipes.evaluate import ranked
+    from linguarec.recipes.finetune import finetune
+    from linguarec.recipes.starting import Start
+    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.zero_shot import read_by_text
+    from linguarec.training.settings import TrainingSettings
+
+    ways = [way for way in WAYS if way in (ways or WAYS)]
+    shares = sorted(set(shares or [5, 20, 50, 100]))
+    _check(shares, seeds)
+    training = training or TrainingSettings()
+    training.check()
+    start = Start.read(from_)
+    dataset = PreparedDataset.open(data)
+    cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test")
+    encoder = start.description.encoder
+    # Scratch is the same model as the pre-trained one, with weights drawn anew.
+    from_scratch: dict[str, Any] = {
+        "config": start.description.config,
+        "transformer": encoder if isinstance(encoder, TransformerConfig) else None,
+        "gru": encoder if isinstance(encoder, GRUConfig) else None,
+        "sequence_encoder": "gru" if isinstance(encoder, GRUConfig) else "transformer",
+        "mode": mode if mode in ("inductive", "transductive") else None,
+    }
+    pretrained = {"from_": from_, "mode": mode}
+    starts: dict[Way, dict[str, Any]] = {
+        "scratch": from_scratch,
+        "frozen": {**pretrained, "frozen": "encoder"},
+        "full": {**pretrained, "frozen": "none"},
+    }
+
+    def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
+        per_step = max(2 * encoder.max_length, round(training.targets_per_step * share / 100))
+        run = finetune(
+            model=start.name,
+            data=data,
+            output=output / "runs" / way / f"{share}" / f"seed{seed}",
+            training=replace(training, targets_per_step=per_step),
+            features=features,
+            codes=None if mode == "reuse" and way != "scratch" else codes,
+            split=split,
+            users=share / 100,
+            seed=seed,
+            resume=True,
+            **starts[way],
+        )
+        return ranked(Path(run["run"]), dataset, cases)
+
+    results: Results = {share: {} for share in shares}
+    for way in ways:
+        if way == "zero-shot":
+            inputs, keys = read_by_text(start, dataset, features)
+            untrained = rank_cases(start.network, inputs, keys, cases)
+            for share in shares:
+                results[share][way] = [untrained] * seeds
+            continue
+        for share in shares:
+            results[share][way] = [trained(way, share, seed) for seed in range(first_seed, first_seed + seeds)]
+
+    systems = {share: {way: compared(found, KS) for way, found in of.items()} for share, of in results.items()}
+    tests = {
+        share: differences(of, "scratch", TESTED) if "scratch" in of and len(of) > 1 else {}
+        for share, of in results.items()
+    }
+    table = _table(systems, tests)
+    summary: dict[str, Any] = {
+        "data": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "from": str(from_),
+        "weights_sha256": start.weights_sha256,
+        "model": start.name,
+        "mode": mode,
+        "split": split,
+        "seeds": list(range(first_seed, first_seed + seeds)),
+        "users": len(np.unique(cases.users)),
+        "systems": {share: {way: found.to_dict() for way, found in of.items()} for share, of in systems.items()},
+        "differences": tests,
+        "verdicts": {share: {way: verdict(test["ndcg@10"]) for way, test in of.items()} for share, of in tests.items()},
+        "report": str(output / "report.html"),
+    }
+    plot = output / "plots" / "shares.png"
+    lines: dict[str, list[tuple[str, Interval]]] = {
+        way: [(f"{share} %", of[way].intervals["ndcg@10"]) for share, of in systems.items()] for way in ways
+    }
+    plot_by_share(plot, f"{dataset.name}: {start.name} from {from_.name}", "test ndcg@10", lines)
+    caption = "Test ndcg@10 by the share of the users who train: mean of the seeds with its 95 % interval over users."
+    note = (
+        f"Test targets of {summary['users']:,} users, each ranked among all {dataset.num_items:,} items; median of {seeds} "
+        "seeds ± half the 95 % interval over users. The difference to scratch is user by user; pre-training helps or hurts "
+        "where the interval leaves 0 out."
+    )
+    write_report(
+        output / "report.html",
+        f"{dataset.name}: {start.name} pre-trained and from scratch",
+        [Section("Results", table=table, note=note, figures=[Figure(plot, caption)])],
+    )
+    write_json(output / "transfer.json", summary)
+    console = Console()
+    show_table(console, table, f"{dataset.name}, {start.name} from {from_}: median of {seeds} seeds")
+    console.print(f"report: {output / 'report.html'}")
+    return summary
+
+
+def verdict(difference: Mapping[str, float]) -> str:
+    """What a paired difference to scratch says, by its 95 % interval."""
+    if difference["low"] > 0:
+        return "helps"
+    return "hurts" if difference["high"] < 0 else "no difference"
+
+
+def _check(shares: Sequence[int], seeds: int) -> None:
+    problems = [f"shares holds {share}; each is a percentage, 1 to 100" for share in shares if not 1 <= share <= 100]
+    if seeds < 1:
+        problems.append(f"seeds is {seeds}; it must be at least 1")
+    if problems:
+        raise SettingsError(problems)
+
+
+def _table(
+    systems: "Mapping[int, Mapping[str, ComparedSystem]]",
+    tests: Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]],
+) -> "Table":
+    """A row a share and way; the best ndcg@10 of a share strong."""
+    from linguarec.evaluation.report import Table
+
+    rows: list[list[str]] = []
+    strong = set()
+    for share, of in systems.items():
+        best = max(of, key=lambda way: of[way].median("ndcg@10"))
+        for way, found in of.items():
+            if way == best:
+                strong.add(len(rows))
+            cells = [str(replace(found.intervals[metric], mean=found.median(metric))) for metric in TESTED]
+            difference, says = "", ""
+            if way in tests[share]:
+                test = tests[share][way]["ndcg@10"]
+                difference = f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})"
+                says = verdict(test)
+            rows.append([f"{share} %, {way}", *cells, difference, says])
+    return Table(["users, way", *TESTED, "ndcg@10 minus scratch", "pre-training"], rows, frozenset(strong))
