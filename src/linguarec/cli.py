@@ -49,6 +49,9 @@ COMMANDS: dict[str, Command] = {
     "prepare atomic": Command(
         PREPARE, "prepare_atomic", "RecBole's atomic files, or UniSRec's benchmark or pre-training files.", ("source",)
     ),
+    "prepare recformer": Command(
+        PREPARE, "prepare_recformer", "The JSON files that Recformer fine-tunes on.", ("source",)
+    ),
     "describe": Command(
         "linguarec.recipes.describe", "describe", "Counts, lengths, texts and problems of a prepared folder.", ("data",)
     ),
@@ -56,6 +59,9 @@ COMMANDS: dict[str, Command] = {
         "linguarec.recipes.export", "export", "Prepared folders as benchmark or pre-training files.", ("data",)
     ),
     "encode": Command("linguarec.recipes.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
+    "tokenize": Command(
+        "linguarec.recipes.tokenize", "tokenize", "Item attributes to key-value tokens, for Recformer.", ("data",)
+    ),
     "quantize": Command("linguarec.recipes.quantize", "quantize", "Item vectors to discrete codes.", ("data",)),
     "import-codes": Command(
         "linguarec.recipes.import_codes",

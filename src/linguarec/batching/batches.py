@@ -1,24 +1,71 @@
 """The two batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M code books."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Batch = TypeVar("Batch", "TokenBatch", "ItemBatch", "SequenceBatch")
+Batch = TypeVar("Batch", "TokenBatch", "TokenPairs", "ItemBatch", "SequenceBatch")
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Item texts as tokens (Recformer): flat `ids` and `types` [S], `offsets` [N+1]."""
+    """B token sequences as Recformer reads them, items or histories: `<s>` first, then the items, the most recent one first.
+
+    Flat `ids`, `types` (0 = `<s>`, 1 = key, 2 = value) and `item_positions` (0 = `<s>`, 1 = most recent item) [T] int64,
+    `offsets` [B+1] int64. No sequence is empty: an item without text and a history without items are `<s>` alone.
+    """
 
     ids: Tensor
     types: Tensor
+    item_positions: Tensor
     offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence [B]."""
+        return self.offsets[1:] - self.offsets[:-1]
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch on another device."""
+        return _to(self, device)
+
+    @staticmethod
+    def join(batches: "Sequence[TokenBatch]") -> "TokenBatch":
+        """The sequences of several batches as one batch."""
+        lengths = torch.cat([batch.lengths for batch in batches])
+        return TokenBatch(
+            torch.cat([batch.ids for batch in batches]),
+            torch.cat([batch.types for batch in batches]),
+            torch.cat([batch.item_positions for batch in batches]),
+            torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
+        )
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """P (history, next item) pairs for Recformer's pre-training, each side as it is and with words masked.
+
+    `items` [P] int64: which item the next one is, equal for equal items. `masked_histories`, `masked_targets`: as
+    `histories` and `targets`, with other ids where a word is masked. `history_labels`, `target_labels`: [T] int64 flat, the
+    token to be guessed in each place of the masked sides, -1 = none.
+    """
+
+    histories: TokenBatch
+    targets: TokenBatch
+    items: Tensor
+    masked_histories: TokenBatch
+    masked_targets: TokenBatch
+    history_labels: Tensor
+    target_labels: Tensor
+
+    def to(self, device: torch.device | str) -> "TokenPairs":
+        """The same pairs on another device."""
         return _to(self, device)
 
 
@@ -66,8 +113,8 @@ class SequenceBatch:
     """B histories, ragged: sequence b is the slice `offsets[b]:offsets[b + 1]` of the flat tensors.
 
     `items` [T] int64: index into the batch's distinct items. `offsets` [B+1] int64. `positions` [T] int64, 0 = first of the
-    window. `targets` [T] int64: index into the keys of the item that follows, -1 = no loss here. `users` [B] int64, `domain`
-    [B] int64.
+    window. `targets` int64, one for each query of the model ([T], Recformer: [B]): index into the keys of the item that
+    follows, -1 = no loss here. `users` [B] int64, `domain` [B] int64. `tokens`: the histories as Recformer reads them, or None.
     """
 
     items: Tensor

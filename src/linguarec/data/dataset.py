@@ -1,7 +1,7 @@
 """The prepared dataset folder: one catalogue, one log, everything opened as a memory map.
 
-Layout (DESIGN section 3): `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `features/`, `codes/`, `splits/`.
-Item and user ids are rows of *this* folder, dense from 0. Padding ids never reach the disk.
+Layout (DESIGN section 3): `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `features/`, `codes/`, `tokens/`,
+`splits/`. Item and user ids are rows of *this* folder, dense from 0. Padding ids never reach the disk.
 """
 
 import hashlib
@@ -265,6 +265,17 @@ class PreparedDataset:
     def codes_path(self, name: str) -> Path:
         """File of the codes `name` (read and written by `linguarec.codes`)."""
         return self.path / "codes" / f"{name}.npz"
+
+    # -- tokens ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def token_names(self) -> list[str]:
+        """Names of the stored item tokens."""
+        return sorted(file.parent.name for file in (self.path / "tokens").glob("*/tokens.json"))
+
+    def tokens_path(self, name: str) -> Path:
+        """Folder of the tokens `name` (read and written by `linguarec.text.token_store`)."""
+        return self.path / "tokens" / name
 
     def _array(self, relative: str) -> npt.NDArray[Any]:
         file = self.path / relative

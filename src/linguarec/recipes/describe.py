@@ -42,6 +42,7 @@ def describe(data: Path) -> dict[str, Any]:
         "text rules": manifest.text_rules,
         "item vectors": ", ".join(dataset.feature_names) or "-",
         "item codes": ", ".join(dataset.code_names) or "-",
+        "item tokens": ", ".join(dataset.token_names) or "-",
     }
     console = Console()
     console.print(_pairs(str(data), facts))

@@ -1,7 +1,7 @@
 """Export: prepared folders as the files that the released code reads."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from linguarec.errors import SettingsError
 
@@ -14,6 +14,7 @@ def export(
     codes: str | None = None,
     pretraining: bool = False,
     window: int = 50,
+    form: Literal["benchmark", "recformer"] = "benchmark",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a prepared folder as RecBole benchmark files, or several as one pre-training folder, for UniSRec and VQ-Rec.
@@ -26,6 +27,7 @@ def export(
         codes: item codes to write as a faiss index, pre-training only (default: imported ones, if all folders have them)
         pretraining: write a pre-training folder of a single domain too
         window: longest history of a row
+        form: benchmark files, or the JSON files that the released Recformer reads (train.json, meta_data.json and so on)
         overwrite: replace the output folder if it exists
     """
     from rich.console import Console
@@ -34,6 +36,7 @@ def export(
     from linguarec.data.export import write_benchmark, write_vectors
     from linguarec.files import writing_folder
     from linguarec.recipes.pretraining_files import export_pretraining
+    from linguarec.recipes.recformer_files import export_recformer
     from linguarec.recipes.tables import show_files
 
     problems = []
@@ -44,8 +47,14 @@ def export(
     pretraining = pretraining or len(data) > 1
     if codes is not None and not pretraining:
         problems.append("--codes is for pre-training folders; benchmark files have no faiss index beside them.")
+    if form == "recformer" and (pretraining or name is not None or features is not None or window != 50):
+        problems.append(
+            "--form recformer takes one folder and gives fixed names: leave out --name, --features and --window."
+        )
     if problems:
         raise SettingsError(problems)
+    if form == "recformer":
+        return export_recformer(data[0], output, overwrite)
     if pretraining:
         return export_pretraining(data, output, name, features, codes, window, overwrite)
     dataset = PreparedDataset.open(data[0])

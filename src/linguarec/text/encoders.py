@@ -24,6 +24,7 @@ from linguarec.text.references import (
     EncoderDescription,
     EncoderReference,
     Pooling,
+    fast_tokenizer,
     find_encoder,
     folder_settings,
     weights_fingerprint,
@@ -209,14 +210,12 @@ def _load_model(
     folder: Path, pooling: Pooling, normalised: bool, device: torch.device, precision: Literal["bf16", "fp32"]
 ) -> tuple[Any, Callable[[Tensor, Tensor], Tensor], int, int]:
     """Tokenizer, the function from ids and mask [n, L] to vectors [n, D], the width D, the longest input."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
     from transformers.utils import logging as their_logging
 
     their_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not tokenizer.is_fast:
-        raise SettingsError([f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first."])
+    tokenizer = fast_tokenizer(folder)
     if pooling == "pipeline":
         from sentence_transformers import SentenceTransformer
 

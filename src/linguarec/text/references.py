@@ -122,6 +122,23 @@ def folder_settings(folder: Path) -> FolderSettings:
     return FolderSettings(pooling, "Normalize" in kinds, limit)
 
 
+def fast_tokenizer(folder: Path) -> Any:
+    """The tokenizer of an encoder's folder, as transformers loads it.
+
+    Raises:
+        SettingsError: there is none, or it is not a fast one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"The tokenizer in {folder} cannot be loaded: {error}"]) from error
+    if not tokenizer.is_fast:
+        raise SettingsError([f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first."])
+    return tokenizer
+
+
 def _plain_pooling(declared: dict[str, Any]) -> Pooling | None:
     modes = [key for key, value in declared.items() if key.startswith("pooling_mode_") and value is True]
     mode = declared.get("pooling_mode", modes[0].removeprefix("pooling_mode_") if len(modes) == 1 else None)

@@ -1,0 +1,58 @@
+"""Histories and items as token batches for Recformer, gathered from the tokens of the catalogue without a loop over tokens."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from linguarec.batching.batches import TokenBatch
+from linguarec.data.ragged import Ragged
+from linguarec.text.attributes import ItemTokens
+
+Integers = npt.NDArray[np.int64]
+
+
+def history_tokens(tokens: ItemTokens, histories: Ragged, max_items: int, max_tokens: int) -> TokenBatch:
+    """Each history as one sequence: `<s>`, then its items, the most recent one first and at item position 1.
+
+    Of a history the last `max_items` items are read, of those what fits into `max_tokens` tokens, `<s>` included: the oldest
+    item that is read may be cut. An empty history is `<s>` alone. An item without tokens takes an item position all the same.
+
+    Args:
+        tokens: of the catalogue.
+        histories: sequences of item rows, oldest first.
+        max_items: most items of a history.
+        max_tokens: most tokens of a sequence.
+    """
+    counts = np.minimum(histories.lengths, max_items)
+    item_position = _running(counts) + 1
+    rows = np.asarray(histories.values)[np.repeat(histories.offsets[1:], counts) - item_position].astype(np.int64)
+    needed = tokens.offsets[rows + 1] - tokens.offsets[rows]
+    before = np.cumsum(needed) - needed  # tokens of the items before, over all histories
+    first_item = np.cumsum(counts) - counts
+    # An empty history at the end begins behind the last item.
+    base = np.append(before, before[-1] + needed[-1] if len(before) else 0)[first_item]
+    room = max_tokens - 1 - (before - np.repeat(base, counts))
+    taken = np.clip(np.minimum(needed, room), 0, None)
+
+    source = _running(taken) + np.repeat(tokens.offsets[rows], taken)
+    history = np.repeat(np.arange(len(histories)), counts)
+    lengths = 1 + np.bincount(history, weights=taken, minlength=len(histories)).astype(np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    of_item = np.ones(offsets[-1], dtype=bool)
+    of_item[offsets[:-1]] = False
+    ids = np.full(len(of_item), tokens.start, np.int64)
+    types, positions = np.zeros_like(ids), np.zeros_like(ids)
+    ids[of_item], types[of_item] = tokens.ids[source], tokens.types[source]
+    positions[of_item] = np.repeat(item_position, taken)
+    return TokenBatch(*(torch.from_numpy(values) for values in (ids, types, positions, offsets)))
+
+
+def item_tokens(tokens: ItemTokens, rows: Integers, max_tokens: int) -> TokenBatch:
+    """Each item as one sequence: a history of that item alone."""
+    return history_tokens(tokens, Ragged(rows, np.arange(len(rows) + 1)), 1, max_tokens)
+
+
+def _running(lengths: Integers) -> Integers:
+    """0, 1, 2 ... within each run of the given lengths, flat."""
+    running: Integers = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return running

@@ -1,0 +1,125 @@
+"""A Recformer that starts from a language model: any BERT-, RoBERTa- or Longformer-like checkpoint folder."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from linguarec.errors import CheckpointMismatchError
+from linguarec.hub.released_recformer import WITH_PADDING_POSITIONS, from_released_recformer, recformer_config
+from linguarec.models.recformer import TOKEN_TYPES, Recformer, RecformerConfig
+from linguarec.text.attributes import SentenceForm
+from linguarec.text.references import WEIGHT_FILES, find_encoder
+
+MODEL_TYPES = ("bert", *WITH_PADDING_POSITIONS)
+
+
+def recformer_from_backbone(
+    backbone: str,
+    window: int | None = None,
+    max_tokens: int = 1024,
+    max_items: int = 50,
+    language_head: bool = False,
+) -> Recformer:
+    """A Recformer with the weights of a language model, in training mode.
+
+    Before any training its states are those of the language model (exactly so while the window spans the whole input).
+    Copied: word embeddings, layers, LayerNorms, token positions, which are repeated where `max_tokens` asks for more;
+    the global projections, where the checkpoint has none, from the local ones; token types, all from the one that the
+    language model used; the LM head, whose words are the word embeddings where there is none. New, and zero: item
+    positions. New, and drawn from torch's default generator: the rest of a missing LM head.
+
+    Args:
+        backbone: a name or folder, as in `find_encoder`.
+        window: tokens that a token sees; None = as the checkpoint says, else 64.
+        max_tokens: longest input.
+        max_items: longest history.
+        language_head: whether the model gets the head that pre-training needs.
+
+    Raises:
+        SettingsError: there is no such backbone here.
+        CheckpointMismatchError: it is of another family, or its files do not fit together.
+    """
+    folder = find_encoder(backbone)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if settings.get("model_type") not in MODEL_TYPES:
+        raise CheckpointMismatchError(
+            f"{folder} holds a {settings.get('model_type')!r} model; a Recformer starts from one of: {', '.join(MODEL_TYPES)}."
+        )
+    tensors = from_released_recformer(_read_weights(folder)).tensors
+    if language_head:
+        tensors.setdefault("language_head.words.weight", tensors["word.weight"])
+    else:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("language_head.")}
+    config = recformer_config(settings, tensors, str(folder), window, max_tokens, max_items)
+    config = replace(config, language_head=language_head)
+    for layer in range(config.layers):
+        attention = f"layers.{layer}.attention"
+        for kind in ("weight", "bias"):
+            local = tensors[f"{attention}.query_key_value.{kind}"].chunk(3)
+            for projection, part in zip(("query", "key", "value"), local, strict=True):
+                tensors.setdefault(f"{attention}.global_{projection}.{kind}", part)
+    types = tensors["token_type.weight"]
+    if len(types) != TOKEN_TYPES:  # of a language model, which read everything as type 0
+        tensors["token_type.weight"] = types[:1].expand(TOKEN_TYPES, -1)
+    tensors["position.weight"] = _extended(tensors["position.weight"], config.first_position, config.positions)
+    items = torch.zeros(max_items + 1, config.hidden_size)
+    known = tensors.get("item_position.weight", items)[: max_items + 1]
+    items[: len(known)] = known
+    tensors["item_position.weight"] = items
+
+    model = Recformer(config)
+    state = model.state_dict()
+    problems = [
+        f"{name}: shape {tuple(tensor.shape)}, expected {tuple(state[name].shape) if name in state else 'no such tensor'}"
+        for name, tensor in tensors.items()
+        if name not in state or tensor.shape != state[name].shape
+    ]
+    problems += [f"{name}: missing" for name in state if name not in tensors and not name.startswith("language_head.")]
+    if problems:
+        raise CheckpointMismatchError(f"The weights in {folder} do not fit its config.json:\n" + "\n".join(problems))
+    model.load_state_dict(state | {name: tensor.float() for name, tensor in tensors.items()})
+    return model
+
+
+def check_vocabulary(form: SentenceForm, config: RecformerConfig) -> None:
+    """Refuse item tokens that the model has no word embeddings for.
+
+    Raises:
+        CheckpointMismatchError: the tokenizer has more tokens than the model has words.
+    """
+    if form.vocabulary > config.vocabulary:
+        raise CheckpointMismatchError(
+            f"The items were tokenized by {form.backbone}, which knows {form.vocabulary:,} tokens, the model has "
+            f"{config.vocabulary:,} word embeddings; tokenize with the backbone that the model was made from."
+        )
+
+
+def _extended(table: Tensor, first: int, rows: int) -> Tensor:
+    """The position table with its rows from `first` on repeated until there are `rows`, as Longformer was made of
+    RoBERTa."""
+    if len(table) >= rows:
+        return table
+    body = table[first:]
+    repeats = -(-(rows - first) // len(body))
+    return torch.cat([table[:first], body.repeat(repeats, 1)])[:rows]
+
+
+def _read_weights(folder: Path) -> dict[str, Any]:
+    """All tensors of a folder in the safetensors or PyTorch form."""
+    tensors: dict[str, Any] = {}
+    files = sorted(folder.glob(WEIGHT_FILES[0])) or sorted(folder.glob(WEIGHT_FILES[1]))
+    if not files:
+        raise CheckpointMismatchError(f"The folder {folder} holds no weights ({' or '.join(WEIGHT_FILES)}).")
+    for file in files:
+        try:
+            safe = file.suffix == ".safetensors"
+            tensors |= load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+        except (SafetensorError, OSError, RuntimeError, EOFError) as error:
+            raise CheckpointMismatchError(f"{file} cannot be read: {error}") from error
+    return tensors

@@ -1,0 +1,235 @@
+"""Items as key-value sentences: attribute names and values as tokens (Recformer, arXiv 2305.13731, section 2.1).
+
+    {"title": "eSUN filament", "brand": "eSUN"}   ->   ids    title es ##un fil ##ament brand es ##un
+                                                       types    1   2   2    2    2       1   2   2
+
+An attribute gets a budget of tokens, key and value together. One that an item lacks gives no tokens, neither key nor
+value; under the released text rules an empty value gives its key, as the released code does.
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
+from linguarec.text.cleaning import LIST_SEPARATOR, clean_text
+from linguarec.text.references import DEFAULT_ENCODER, fast_tokenizer, find_encoder
+
+KEY, VALUE = 1, 2  # token types; 0 is <s>
+
+Ids = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class SentenceForm:
+    """How the attributes of an item become tokens; all of it is JSON, and enough to do the same to a new item.
+
+    `backbone`: name or folder of the language model whose tokenizer it is; `tokenizer_sha256` tells whether another
+    machine has the same one. `vocabulary`: number of its tokens. `start`, `mask`: ids of `<s>` and of the mask, which a
+    tokenizer may lack. `attributes`: which, in order. `attribute_tokens`: budget of each. `text_rules`: cleaning of the
+    values.
+    """
+
+    backbone: str
+    tokenizer_sha256: str
+    vocabulary: int
+    start: int
+    mask: int | None
+    attributes: list[str]
+    attribute_tokens: int
+    text_rules: str
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTokens:
+    """Tokens of N items without `<s>`: flat `ids` and `types` [T] (1 = key, 2 = value), `offsets` [N+1]; `start`: id
+    of `<s>`."""
+
+    ids: Ids
+    types: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        return f"ItemTokens({len(self):,} items, {len(self.ids):,} tokens)"
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each item [N]."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What happened to N items: values cut at the budget, values that were no text, items without any token."""
+
+    cut_values: int = 0
+    converted_values: int = 0
+    items_without_tokens: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.cut_values + other.cut_values,
+            self.converted_values + other.converted_values,
+            self.items_without_tokens + other.items_without_tokens,
+        )
+
+
+class AttributeTokenizer:
+    """Turns attributes into tokens, on all cores, each distinct value once."""
+
+    def __init__(self, form: SentenceForm, tokenizer: Any) -> None:
+        self.form = form
+        self._tokenizer = tokenizer
+        self._keys = {name: self._encode([name])[0] for name in form.attributes}
+
+    @classmethod
+    def load(
+        cls,
+        backbone: str = DEFAULT_ENCODER,
+        attributes: Sequence[str] = ("title", "brand", "categories"),
+        attribute_tokens: int = 32,
+        text_rules: str = "default",
+    ) -> Self:
+        """The fast tokenizer of a language model by name or folder.
+
+        Args:
+            backbone: as in `find_encoder`.
+            attributes: which attributes an item's sentence is made of, in order.
+            attribute_tokens: budget of an attribute, its key included.
+            text_rules: cleaning of the values.
+
+        Raises:
+            SettingsError: there is no such backbone here, it has no fast tokenizer, or the tokenizer has no first token.
+        """
+        loaded = fast_tokenizer(find_encoder(backbone))
+        start = loaded.cls_token_id if loaded.cls_token_id is not None else loaded.bos_token_id
+        if start is None:
+            raise SettingsError([f"The tokenizer of {backbone} has no [CLS] or <s> token, which opens every input."])
+        tokenizer = loaded.backend_tokenizer
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        form = SentenceForm(
+            backbone=backbone,
+            tokenizer_sha256=hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+            vocabulary=tokenizer.get_vocab_size(with_added_tokens=True),
+            start=start,
+            mask=loaded.mask_token_id,
+            attributes=list(attributes),
+            attribute_tokens=attribute_tokens,
+            text_rules=text_rules,
+        )
+        return cls(form, tokenizer)
+
+    @classmethod
+    def of(cls, form: SentenceForm) -> Self:
+        """The tokenizer that made stored tokens, for new items.
+
+        Raises:
+            SettingsError: the backbone is not on this machine.
+            StaleFeaturesError: it has another tokenizer here.
+        """
+        made = cls.load(form.backbone, form.attributes, form.attribute_tokens, form.text_rules)
+        if made.form.tokenizer_sha256 != form.tokenizer_sha256:
+            raise StaleFeaturesError(
+                f"The tokenizer of {form.backbone} here (SHA-256 {made.form.tokenizer_sha256[:12]}) is not the one that made "
+                f"the stored tokens ({form.tokenizer_sha256[:12]}): its ids mean other words. Bring the same folder along, or "
+                "tokenize the catalogue again and train on it."
+            )
+        return made
+
+    def tokenize(self, columns: Mapping[str, Sequence[Any]]) -> tuple[ItemTokens, Counts]:
+        """Tokens of N items from the values of their attributes.
+
+        Args:
+            columns: attribute -> N values: texts, numbers, lists of them, or None. Attributes that the form does not
+                name are not read; of those that `columns` lacks no item has a value.
+
+        Raises:
+            DataFormatError: a value is none of these.
+        """
+        number = len(next(iter(columns.values()))) if columns else 0
+        form, budget = self.form, self.form.attribute_tokens
+        starts = np.zeros((number, 2 * len(form.attributes)), np.int64)
+        lengths = np.zeros_like(starts)
+        pool: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        filled = cut = converted = 0
+        for column, name in enumerate(form.attributes):
+            if name not in columns:
+                continue
+            texts = [value_text(value, name, form.text_rules) for value in columns[name]]
+            converted += sum(not isinstance(value, str | None) for value in columns[name])
+            place: dict[str, int] = {}
+            row = np.fromiter((-1 if text is None else place.setdefault(text, len(place)) for text in texts), np.int64)
+            values, offsets = self._encode(list(place))
+            key = self._keys[name]
+            present = row >= 0
+            room = max(budget - len(key), 0)
+            needed = np.append(np.diff(offsets), 0)[row]
+            cut += int((needed > room).sum())
+            starts[:, 2 * column], lengths[:, 2 * column] = filled, present * min(len(key), budget)
+            starts[:, 2 * column + 1] = filled + len(key) + offsets[row]
+            lengths[:, 2 * column + 1] = np.minimum(needed, room)
+            pool += [key, values]
+            filled += len(key) + len(values)
+        offsets = _offsets(lengths.sum(axis=1))
+        parts = lengths.ravel()
+        source = np.arange(offsets[-1]) + np.repeat(starts.ravel() - (np.cumsum(parts) - parts), parts)
+        types = np.repeat(np.tile(np.array([KEY, VALUE], np.uint8), starts.size // 2), parts)
+        tokens = ItemTokens(np.concatenate(pool)[source].astype(self.dtype), types, offsets, form.start)
+        return tokens, Counts(cut, converted, int((tokens.lengths == 0).sum()))
+
+    @property
+    def dtype(self) -> npt.DTypeLike:
+        """The smallest type that holds every id."""
+        return np.uint16 if self.form.vocabulary <= 1 << 16 else np.int32
+
+    def _encode(self, texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Flat ids of the texts, offsets."""
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        rows = [encoding.ids for encoding in encodings]
+        return np.fromiter(itertools.chain.from_iterable(rows), np.int64), _offsets([len(row) for row in rows])
+
+
+def value_text(value: Any, name: str, rules: str) -> str | None:
+    """The text of an attribute value, cleaned; None = the item has none.
+
+    >>> value_text("Drill &amp; bits.", "title", "default")
+    'Drill & bits'
+    >>> value_text(["Tools", 3], "categories", "default")
+    'Tools 3'
+    >>> value_text("", "brand", "default") is None, value_text("", "brand", "released")
+    (True, '')
+
+    Raises:
+        DataFormatError: it is neither text nor a number nor a list of them.
+    """
+    if isinstance(value, list | tuple | np.ndarray):
+        parts = [value_text(part, name, "released") for part in value]
+        value = LIST_SEPARATOR.join(part for part in parts if part is not None) if len(parts) else None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, Number):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataFormatError(
+            f"The attribute {name!r} of an item is a {type(value).__name__} ({str(value)[:60]!r}); expected text, a number, "
+            "or a list of them. Write it as text."
+        )
+    if rules == "released":
+        return value.replace(LIST_SEPARATOR, " ")
+    return clean_text(value).removesuffix(".") or None
+
+
+def _offsets(lengths: "npt.ArrayLike") -> npt.NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

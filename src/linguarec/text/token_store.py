@@ -1,0 +1,122 @@
+"""Item tokens on disk: `ids.npy`, `types.npy`, `offsets.npy`, and `tokens.json` with their form and origin."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linguarec.errors import DataFormatError, StaleFeaturesError
+from linguarec.files import write_json
+from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, SentenceForm
+
+INFO_FILE = "tokens.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredTokens:
+    """Tokens of a whole catalogue, memory-mapped, the form they have, and what happened when they were made."""
+
+    tokens: ItemTokens
+    form: SentenceForm
+    counts: Counts
+
+
+def write_tokens(
+    folder: Path,
+    tokenizer: AttributeTokenizer,
+    pieces: Iterable[Mapping[str, Sequence[Any]]],
+    fingerprint: str,
+    advance: Callable[[int], None] = lambda amount: None,
+) -> Counts:
+    """Tokenize a catalogue piece by piece into `folder`; one piece is in memory at a time.
+
+    Args:
+        folder: where the files go; it must exist.
+        tokenizer: of the form that is stored.
+        pieces: attribute -> values of some items, in row order.
+        fingerprint: of the catalogue that they come from.
+        advance: told the number of items done after each piece.
+    """
+    counts = Counts()
+    lengths = [np.zeros(1, np.int64)]
+    with (
+        _growing_npy(folder / "ids.npy", tokenizer.dtype) as append_ids,
+        _growing_npy(folder / "types.npy", np.uint8) as append_types,
+    ):
+        for piece in pieces:
+            tokens, of_piece = tokenizer.tokenize(piece)
+            counts += of_piece
+            append_ids(tokens.ids)
+            append_types(tokens.types)
+            lengths.append(tokens.lengths)
+            advance(len(tokens))
+    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+    origin = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint}
+    write_json(folder / INFO_FILE, {**origin, **asdict(tokenizer.form), "counts": asdict(counts)})
+    return counts
+
+
+def open_tokens(folder: Path, fingerprint: str) -> StoredTokens:
+    """The tokens in `folder`, for the catalogue with this fingerprint.
+
+    Raises:
+        DataFormatError: there are none, or a file is damaged.
+        StaleFeaturesError: they were made from another catalogue.
+    """
+    file = folder / INFO_FILE
+    if not file.is_file():
+        known = ", ".join(sorted(entry.parent.name for entry in folder.parent.glob(f"*/{INFO_FILE}"))) or "none"
+        raise DataFormatError(
+            f"There are no item tokens {folder}; tokens there: {known}. Make them with `linguarec tokenize`."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version, found = content.pop("format_version"), content.pop("fingerprint")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format_version is {version!r}, this linguarec reads {FORMAT_VERSION}")
+        counts = Counts(**content.pop("counts"))
+        form = SentenceForm(**content)
+        ids, types = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "types"))
+        offsets = np.load(folder / "offsets.npy")
+        if not len(ids) == len(types) == offsets[-1]:
+            raise ValueError(f"{len(ids)} ids, {len(types)} types, offsets up to {offsets[-1]}")
+    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+        raise DataFormatError(f"{folder} does not hold item tokens ({error}); tokenize again.") from error
+    if found != fingerprint:
+        raise StaleFeaturesError(
+            f"{folder} was made from another catalogue than the folder has now; tokenize again with "
+            f"`linguarec tokenize ... --backbone {form.backbone} --overwrite`."
+        )
+    return StoredTokens(ItemTokens(ids, types, offsets, form.start), form, counts)
+
+
+@contextmanager
+def _growing_npy(path: Path, dtype: npt.DTypeLike) -> Iterator[Callable[[npt.NDArray[Any]], None]]:
+    """Write a one-dimensional array whose length is known only at the end; yields the function that appends to it.
+
+    NumPy pads a header so that the first axis can grow without moving the data.
+    """
+    kind = np.dtype(dtype)
+    written = 0
+
+    def header(length: int) -> dict[str, Any]:
+        return {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (length,)}
+
+    def append(piece: npt.NDArray[Any]) -> None:
+        nonlocal written
+        file.write(np.ascontiguousarray(piece, kind).data)
+        written += len(piece)
+
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header(0))
+        begin = file.tell()
+        yield append
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header(written))
+        assert file.tell() == begin

@@ -1,0 +1,128 @@
+"""The released Recformer, converted, gives the released vectors, scores and losses, and goes back as it came."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch, TokenBatch, TokenPairs
+from linguarec.errors import CheckpointMismatchError
+from linguarec.hub.released_recformer import from_released_recformer, recformer_config, to_released_recformer
+from linguarec.models.recformer import Recformer
+
+FILES = {"recformer_seqrec": "recformer_seqrec_ckpt.bin", "recformer_pretrain": "pytorch_model.bin"}
+
+
+def released_state(shared: Path, name: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(shared / "fixtures" / name / FILES[name], weights_only=True)
+    return state
+
+
+def converted(shared: Path, name: str) -> tuple[Recformer, dict[str, Tensor]]:
+    folder = shared / "fixtures" / name
+    tensors = from_released_recformer(released_state(shared, name)).tensors
+    settings = json.loads((folder / "config.json").read_text())
+    model = Recformer(recformer_config(settings, tensors, str(folder)))
+    model.load_state_dict(tensors)
+    return model.eval(), load_file(folder / "io.safetensors")
+
+
+def ragged(io: dict[str, Tensor], name: str) -> TokenBatch:
+    """The recorded padded inputs without their padding; `name` holds a place for the kind, as in "seq.{}"."""
+    real = io[name.format("attention_mask")].bool()
+    offsets = torch.cat([torch.zeros(1).long(), real.sum(1).cumsum(0)])
+    kinds = ("input_ids", "token_type_ids", "item_position_ids")
+    return TokenBatch(*(io[name.format(kind)][real] for kind in kinds), offsets)
+
+
+@torch.no_grad()
+def test_vectors_scores_and_loss_of_the_fine_tuned_model(shared: Path) -> None:
+    model, io = converted(shared, "recformer_seqrec")
+    assert model.config.window == 8
+    histories, items = ragged(io, "seq.{}"), ragged(io, "item.{}")
+    assert histories.lengths.max() > 60  # many windows
+    torch.testing.assert_close(model.encode(histories), io["pooled"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.encode(items), io["item_embeddings"], atol=1e-5, rtol=1e-5)
+    rows, nobody = torch.arange(len(items)), torch.zeros(len(items)).long()
+    keys = model.item_keys(ItemBatch(rows, nobody, tokens=items))
+    none = torch.empty(0).long()
+    people = torch.zeros(len(histories)).long()
+    batch = SequenceBatch(none, people, none, io["labels"], people, people, histories)
+    torch.testing.assert_close(model.queries(batch) @ keys.T, io["scores"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.finetune_loss(batch, keys), io["loss"][0], atol=1e-4, rtol=0)
+
+
+def masked(io: dict[str, Tensor], side: str) -> tuple[TokenBatch, Tensor]:
+    real = io[f"attention_mask_{side}"].bool()
+    plain = ragged(io, "{}_" + side)
+    labels = io[f"mlm_labels_{side}"][real]
+    return (
+        TokenBatch(io[f"mlm_input_ids_{side}"][real], plain.types, plain.item_positions, plain.offsets),
+        labels.masked_fill(labels == -100, -1),
+    )
+
+
+@torch.no_grad()
+def test_losses_of_pre_training(shared: Path) -> None:
+    model, io = converted(shared, "recformer_pretrain")
+    histories, targets = ragged(io, "{}_a"), ragged(io, "{}_b")
+    (masked_histories, history_labels), (masked_targets, target_labels) = masked(io, "a"), masked(io, "b")
+    pairs = TokenPairs(
+        histories,
+        targets,
+        torch.arange(len(histories)),
+        masked_histories,
+        masked_targets,
+        history_labels,
+        target_labels,
+    )
+    contrast, masked_words = model.pretrain_losses(pairs)
+    torch.testing.assert_close(contrast, io["loss_item_item"][0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(contrast + 0.1 * masked_words, io["loss"][0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.pretrain_loss(pairs), io["loss"][0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_weights_go_back_as_they_came(shared: Path, name: str) -> None:
+    state = released_state(shared, name)
+    back = to_released_recformer(from_released_recformer(state).tensors)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("prefix", ["_forward_module.model.", "model.", "module."])
+def test_other_prefixes_and_word_embeddings_from_elsewhere(shared: Path, prefix: str) -> None:
+    state = released_state(shared, "recformer_pretrain")
+    expected = from_released_recformer(state).tensors
+    words = state.pop("longformer.embeddings.word_embeddings.weight")
+    renamed = {prefix + key: tensor for key, tensor in state.items()}
+    with pytest.raises(CheckpointMismatchError, match="--word-embeddings FILE"):
+        from_released_recformer(renamed)
+    found = from_released_recformer(renamed, words).tensors
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_bare_names_item_vectors_and_foreign_keys(shared: Path) -> None:
+    state = released_state(shared, "recformer_seqrec")
+    bare = {key.removeprefix("longformer."): tensor for key, tensor in state.items()}
+    found = from_released_recformer(bare | {"item_embedding.weight": torch.zeros(2, 32)})
+    assert found.left_out == ["embeddings.position_ids", "item_embedding.weight"]
+    assert torch.equal(found.tensors["position.weight"], state["longformer.embeddings.position_embeddings.weight"])
+    with pytest.raises(CheckpointMismatchError, match=r"keys that no Recformer.*\ndecoder\.wte"):
+        from_released_recformer(bare | {"decoder.wte": torch.zeros(1)})
+    with pytest.raises(CheckpointMismatchError, match="has no layers"):
+        from_released_recformer({"weight": torch.zeros(1)})
+
+
+def test_what_tensors_cannot_tell_is_asked_for(shared: Path) -> None:
+    tensors = from_released_recformer(released_state(shared, "recformer_seqrec")).tensors
+    with pytest.raises(
+        CheckpointMismatchError, match=r"num_attention_heads is missing.*differs between layers: \[8, 4\]"
+    ):
+        recformer_config({"attention_window": [8, 4]}, tensors, "X")
+    config = recformer_config({"num_attention_heads": 4, "attention_window": [8, 4]}, tensors, "X", window=16)
+    assert (config.window, config.layers, config.vocabulary, config.max_items) == (16, 2, 120, 10)

@@ -1,0 +1,137 @@
+"""Attribute sentences: what a plain loop over tokens gives, for every kind of value; and their store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
+from linguarec.text.attributes import AttributeTokenizer
+from linguarec.text.references import fast_tokenizer, find_encoder
+from linguarec.text.token_store import open_tokens, write_tokens
+
+MINILM = "all-MiniLM-L6-v2"
+COLUMNS: dict[str, list[Any]] = {
+    "title": ["eSUN &amp; filament 1.75mm.", "Tea towel " * 30, None, "", "Mug", "Mug"],
+    "brand": ["eSUN", None, None, "", 7, ["Acme", None, 3.5]],
+    "categories": ["Tools > 3D Printing", "Kitchen", None, "", "Kitchen", float("nan")],
+}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> AttributeTokenizer:
+    return AttributeTokenizer.load(MINILM, attribute_tokens=12)
+
+
+def by_a_loop(item: dict[str, str], budget: int) -> tuple[list[int], list[int]]:
+    """One item, token by token."""
+    tokenizer = fast_tokenizer(find_encoder(MINILM))
+    ids, types = [], []
+    for name, value in item.items():
+        key = tokenizer(name, add_special_tokens=False)["input_ids"]
+        words = tokenizer(value, add_special_tokens=False)["input_ids"]
+        ids += (key + words)[:budget]
+        types += ([1] * len(key) + [2] * len(words))[:budget]
+    return ids, types
+
+
+def test_sentences_are_those_of_a_loop_over_tokens(minilm: AttributeTokenizer) -> None:
+    tokens, counts = minilm.tokenize(COLUMNS)
+    items = [
+        {"title": "eSUN & filament 1.75mm", "brand": "eSUN", "categories": "Tools 3D Printing"},
+        {"title": "Tea towel " * 30, "categories": "Kitchen"},
+        {},
+        {},
+        {"title": "Mug", "brand": "7", "categories": "Kitchen"},
+        {"title": "Mug", "brand": "Acme 3.5"},
+    ]
+    for row, item in enumerate(items):
+        part = slice(tokens.offsets[row], tokens.offsets[row + 1])
+        assert (tokens.ids[part].tolist(), tokens.types[part].tolist()) == by_a_loop(item, 12), row
+    assert tokens.ids.dtype == np.uint16
+    assert (counts.cut_values, counts.converted_values, counts.items_without_tokens) == (1, 3, 2)
+
+
+def test_released_rules_keep_values_and_empty_keys() -> None:
+    tokenizer = AttributeTokenizer.load(MINILM, ["title", "brand"], 12, "released")
+    tokens, counts = tokenizer.tokenize({"title": ["A &amp; B > C.", ""], "brand": ["", None]})
+    expected = [by_a_loop({"title": "A &amp; B C.", "brand": ""}, 12), by_a_loop({"title": ""}, 12)]
+    assert tokens.ids.tolist() == expected[0][0] + expected[1][0]
+    assert tokens.types.tolist() == expected[0][1] + expected[1][1]
+    assert counts.items_without_tokens == 0
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_a_small_budget_cuts_keys_too(budget: int) -> None:
+    tokens, counts = AttributeTokenizer.load(MINILM, ["item_dimensions"], budget).tokenize(
+        {"item_dimensions": ["27 x 20"]}
+    )
+    ids, types = by_a_loop({"item_dimensions": "27 x 20"}, budget)
+    assert (tokens.ids.tolist(), tokens.types.tolist(), counts.cut_values) == (ids, types, 1)
+
+
+def test_attributes_that_are_missing_or_not_asked_for(minilm: AttributeTokenizer) -> None:
+    tokens, _ = minilm.tokenize({"colour": ["red", "blue"], "title": ["Mug", "Cup"]})
+    alone, _ = AttributeTokenizer.load(MINILM, ["title"], 12).tokenize({"title": ["Mug", "Cup"]})
+    assert tokens.ids.tolist() == alone.ids.tolist()
+    none, _ = minilm.tokenize({"title": []})
+    assert (len(none), len(none.ids)) == (0, 0)
+
+
+def test_values_that_are_no_text_are_refused(minilm: AttributeTokenizer) -> None:
+    with pytest.raises(DataFormatError, match=r"'brand' of an item is a dict \(.*Acme.*expected text, a number"):
+        minilm.tokenize({"title": ["Mug"], "brand": [{"name": "Acme"}]})
+
+
+def test_unknown_backbones_and_other_tokenizers_are_refused(minilm: AttributeTokenizer, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no encoder 'no-such-model'"):
+        AttributeTokenizer.load("no-such-model")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match="tokenizer"):
+        AttributeTokenizer.load(str(tmp_path))
+    assert AttributeTokenizer.of(minilm.form).form == minilm.form
+    other = type(minilm.form)(**{**vars(minilm.form), "tokenizer_sha256": "0" * 64})
+    with pytest.raises(StaleFeaturesError, match="its ids mean other words"):
+        AttributeTokenizer.of(other)
+
+
+def pieces(size: int) -> list[dict[str, list[Any]]]:
+    return [{name: values[at : at + size] for name, values in COLUMNS.items()} for at in range(0, 6, size)]
+
+
+@pytest.mark.parametrize("size", [1, 4, 6])
+def test_the_store_is_the_same_however_the_catalogue_is_cut(
+    minilm: AttributeTokenizer, tmp_path: Path, size: int
+) -> None:
+    done: list[int] = []
+    counts = write_tokens(tmp_path, minilm, pieces(size), "f", done.append)
+    expected, expected_counts = minilm.tokenize(COLUMNS)
+    stored = open_tokens(tmp_path, "f")
+    assert isinstance(stored.tokens.ids, np.memmap)
+    for name in ("ids", "types", "offsets"):
+        found, exact = getattr(stored.tokens, name), getattr(expected, name)
+        assert found.dtype == exact.dtype
+        np.testing.assert_array_equal(found, exact)
+    assert stored.form == minilm.form
+    assert stored.counts == counts == expected_counts
+    assert sum(done) == 6
+
+
+def test_tokens_of_another_catalogue_or_damaged_ones_are_refused(minilm: AttributeTokenizer, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_tokens(folder, minilm, pieces(6), "f")
+    with pytest.raises(StaleFeaturesError, match="made from another catalogue"):
+        open_tokens(folder, "g")
+    with pytest.raises(DataFormatError, match="tokens there: mine"):
+        open_tokens(tmp_path / "other", "f")
+    info = json.loads((folder / "tokens.json").read_text())
+    (folder / "tokens.json").write_text(json.dumps(info | {"format_version": 9}))
+    with pytest.raises(DataFormatError, match="format_version is 9"):
+        open_tokens(folder, "f")
+    (folder / "tokens.json").write_text(json.dumps(info))
+    np.save(folder / "types.npy", np.zeros(3, np.uint8))
+    with pytest.raises(DataFormatError, match=r"ids, 3 types.*tokenize again"):
+        open_tokens(folder, "f")
