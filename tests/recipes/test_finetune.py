@@ -206,10 +206,16 @@ def test_finished_runs_are_not_trained_again(dataset: PreparedDataset, tmp_path:
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_settings_that_cannot_work_are_refused(dataset: PreparedDataset, tmp_path: Path) -> None:
+def test_settings_that_cannot_work_are_refused(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     with pytest.raises(SettingsError, match=r"learning_rate is -1.*\n.*patience is 0"):
         finetune("sasrec", dataset.path, run, training=settings(learning_rate=-1, patience=0))
+    with monkeypatch.context() as torchrun:
+        torchrun.setenv("LOCAL_WORLD_SIZE", "4")
+        with pytest.raises(SettingsError, match=r"training.devices is 1, and torchrun started 4 processes on this machine"):
+            finetune("sasrec", dataset.path, run, training=settings())
     with pytest.raises(SettingsError, match=r"--features bert.*it has: words"):
         finetune("unisrec", dataset.path, run, features="bert")
     with pytest.raises(SettingsError, match="transductive is for unisrec"):

@@ -75,6 +75,7 @@ def fit(
         trainer = Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),  # torchrun says so
             strategy=settings.strategy,
             precision="bf16-mixed" if uses_bf16(settings) else "32-true",
             max_epochs=settings.max_epochs,
