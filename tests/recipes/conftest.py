@@ -83,7 +83,9 @@ def in_two_processes() -> Callable[..., dict[str, Any]]:
         command += ["linguarec.cli", *map(str, words)]
         for group, settings in groups.items():
             given, default = settings, type(settings)()
-            changed = [field.name for field in fields(given) if getattr(given, field.name) != getattr(default, field.name)]
+            changed = [
+                field.name for field in fields(given) if getattr(given, field.name) != getattr(default, field.name)
+            ]
             command += [f"--{group}.{name}={getattr(given, name)}" for name in changed]
         command += ["--training.devices=2", "--training.strategy=ddp", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)

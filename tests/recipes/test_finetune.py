@@ -135,7 +135,10 @@ def test_two_processes_take_the_steps_of_one(
     dataset: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    groups = {"transformer": replace(SMALL, dropout=0.0), "training": settings(max_epochs=2, precision="fp32", averaging=3)}
+    groups = {
+        "transformer": replace(SMALL, dropout=0.0),
+        "training": settings(max_epochs=2, precision="fp32", averaging=3),
+    }
     finetune("sasrec", dataset.path, alone, **groups)
     assert in_two_processes("finetune", "sasrec", dataset.path, "-o", together, **groups)["epochs"] == 2
     expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
@@ -214,7 +217,9 @@ def test_settings_that_cannot_work_are_refused(
         finetune("sasrec", dataset.path, run, training=settings(learning_rate=-1, patience=0))
     with monkeypatch.context() as torchrun:
         torchrun.setenv("LOCAL_WORLD_SIZE", "4")
-        with pytest.raises(SettingsError, match=r"training.devices is 1, and torchrun started 4 processes on this machine"):
+        with pytest.raises(
+            SettingsError, match=r"training.devices is 1, and torchrun started 4 processes on this machine"
+        ):
             finetune("sasrec", dataset.path, run, training=settings())
     with pytest.raises(SettingsError, match=r"--features bert.*it has: words"):
         finetune("unisrec", dataset.path, run, features="bert")
