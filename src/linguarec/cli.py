@@ -158,7 +158,7 @@ def _run(words: list[str]) -> int:
     for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     result = recipe(**call.arguments)
-    if call.json:
+    if call.json and result:  # the processes beside the first one of a training have none
         print(json.dumps(result, ensure_ascii=False), flush=True)  # noqa: T201
     return 0
 

@@ -1,8 +1,11 @@
 """Two shops of the tiny world, and models that were trained on the first of them."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +66,31 @@ def pretrained(shops: list[PreparedDataset], tmp_path: Path) -> Callable[..., Pa
         return folder
 
     return make
+
+
+@pytest.fixture
+def in_two_processes() -> Callable[..., dict[str, Any]]:
+    """Run a command in two processes that Lightning or torchrun starts; what it prints with --json.
+
+    `in_two_processes("finetune", "sasrec", data, "-o", run, training=settings, by_torchrun=False)`: each group of settings
+    becomes flags.
+    """
+
+    def run(*words: object, by_torchrun: bool = False, **groups: Any) -> dict[str, Any]:
+        command = [sys.executable, "-m"]
+        if by_torchrun:
+            command += ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+        command += ["linguarec.cli", *map(str, words)]
+        for group, settings in groups.items():
+            given, default = settings, type(settings)()
+            changed = [
+                field.name for field in fields(given) if getattr(given, field.name) != getattr(default, field.name)
+            ]
+            command += [f"--{group}.{name}={getattr(given, name)}" for name in changed]
+        command += ["--training.devices=2", "--training.strategy=ddp", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stderr
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    return run

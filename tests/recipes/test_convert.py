@@ -18,6 +18,8 @@ from linguarec.models import MODELS
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recipes.convert import convert
+from linguarec.recipes.finetune import finetune
+from linguarec.training.settings import TrainingSettings
 
 FIXTURES = (
     *("sasrec", "unisrec_inductive_ft", "unisrec_transductive_ft", "unisrec_pretrain", "vqrec_inductive_ft"),
@@ -314,3 +316,30 @@ def test_on_the_command_line(released, tmp_path, capsys):
     assert stop.value.code == 2
     assert "sasrec.pth begins like a file of torch.save and has no end: it is cut short" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+# -- a start for fine-tuning
+
+
+@pytest.mark.parametrize(
+    ("fixture", "model", "mode"),
+    [
+        ("unisrec_pretrain/official_recbole_config.pth", "unisrec", "inductive"),
+        ("unisrec_pretrain/official.pth", "unisrec", "transductive"),
+        ("vqrec_pretrain/official.pth", "vqrec", "permutation"),
+    ],
+)
+def test_a_converted_checkpoint_fine_tunes(fixture, model, mode, shared, tmp_path, make_dataset):
+    sequences = [[(start + step) % 30 for step in range(8)] for start in range(60)]
+    dataset = make_dataset(sequences, num_items=30, features={"enc": vectors_of(30, 48)})
+    book = CodeBook("pq", vectors_of(4 * 16, 12).reshape(4, 16, 12), None, None, "enc")
+    ItemCodes(book.encode(dataset.features("enc")), book, dataset.texts_fingerprint).save(dataset.codes_path("pq"))
+    convert(shared / "fixtures" / fixture, tmp_path / "model")
+    settings = TrainingSettings(max_epochs=2, accelerator="cpu")
+    finetune(model, dataset.path, tmp_path / "run", from_=tmp_path / "model", mode=mode, training=settings)
+    before, after = (from_pretrained(tmp_path / name)[0].state_dict() for name in ("model", "run"))
+    frozen, tuned = "encoder.layers.0.inner.weight", "codes.weight" if model == "vqrec" else "adaptor.weight"
+    assert torch.equal(after[frozen], before[frozen])
+    assert after[tuned].shape == before[tuned].shape
+    assert not torch.equal(after[tuned], before[tuned])
+    assert len(linguarec.load_model(tmp_path / "run").catalogue) == 30

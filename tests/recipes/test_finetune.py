@@ -5,6 +5,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,23 +131,16 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(step: int, dataset: P
     assert curves[0] == curves[1]
 
 
-def test_two_processes_take_the_steps_of_one(dataset: PreparedDataset, tmp_path: Path) -> None:
-    still = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.0, max_length=20)
-    alone = tmp_path / "alone"
-    finetune(
-        "sasrec", dataset.path, alone, transformer=still, training=settings(max_epochs=2, precision="fp32", averaging=3)
-    )
-    together = tmp_path / "together"
-    command = [str(Path(sys.executable).parent / "linguarec"), "finetune", "sasrec", str(dataset.path)]
-    command += ["-o", str(together), "--json"]
-    for field in ("hidden_size=16", "inner_size=16", "layers=1", "dropout=0", "max_length=20"):
-        command.append(f"--transformer.{field}")
-    for field in ("learning_rate=5e-3", "targets_per_step=200", "max_epochs=2", "precision=fp32", "averaging=3"):
-        command.append(f"--training.{field}")
-    command.append("--training.accelerator=cpu")
-    done = subprocess.run([*command, "--training.devices=2", "--training.strategy=ddp"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["epochs"] == 2
+def test_two_processes_take_the_steps_of_one(
+    dataset: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    groups = {
+        "transformer": replace(SMALL, dropout=0.0),
+        "training": settings(max_epochs=2, precision="fp32", averaging=3),
+    }
+    finetune("sasrec", dataset.path, alone, **groups)
+    assert in_two_processes("finetune", "sasrec", dataset.path, "-o", together, **groups)["epochs"] == 2
     expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
     for name in expected:
         torch.testing.assert_close(
@@ -214,10 +209,18 @@ def test_finished_runs_are_not_trained_again(dataset: PreparedDataset, tmp_path:
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_settings_that_cannot_work_are_refused(dataset: PreparedDataset, tmp_path: Path) -> None:
+def test_settings_that_cannot_work_are_refused(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     with pytest.raises(SettingsError, match=r"learning_rate is -1.*\n.*patience is 0"):
         finetune("sasrec", dataset.path, run, training=settings(learning_rate=-1, patience=0))
+    with monkeypatch.context() as torchrun:
+        torchrun.setenv("LOCAL_WORLD_SIZE", "4")
+        with pytest.raises(
+            SettingsError, match=r"training.devices is 1, and torchrun started 4 processes on this machine"
+        ):
+            finetune("sasrec", dataset.path, run, training=settings())
     with pytest.raises(SettingsError, match=r"--features bert.*it has: words"):
         finetune("unisrec", dataset.path, run, features="bert")
     with pytest.raises(SettingsError, match="transductive is for unisrec"):

@@ -258,6 +258,26 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
         assert curves[0] == curves[1]
 
 
+def test_two_processes_learn_the_permutation_and_the_embeddings_of_one(
+    shops: list[PreparedDataset],
+    pretrained: Callable[..., Path],
+    tmp_path: Path,
+    in_two_processes: Callable[..., dict[str, Any]],
+) -> None:
+    """Two trainings, one after the other, in the same two processes."""
+    still = replace(SMALL, dropout=0.0)
+    start, alone, together = pretrained("vqrec", transformer=still), tmp_path / "alone", tmp_path / "together"
+    groups = {"training": settings(precision="fp32"), "permutation": PermutationSettings(epochs=2)}
+    expected = finetune("vqrec", shops[1].path, alone, from_=start, **groups)
+    found = in_two_processes("finetune", "vqrec", shops[1].path, "-o", together, "--from", start, **groups)
+    assert np.array_equal(*(np.load(run / "permutation" / "order.npy") for run in (alone, together)))
+    assert found["permutation"] == pytest.approx(expected["permutation"], abs=1e-6)
+    for name, tensor in weights(alone).items():
+        torch.testing.assert_close(
+            weights(together)[name], tensor, atol=2e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
 def test_a_run_goes_on_from_its_own_start_only(
     shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -181,25 +181,24 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     assert curves[0] == curves[1]
 
 
-def test_two_processes_take_the_steps_of_one(folders: list[PreparedDataset], tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_torchrun", [False, True])
+def test_two_processes_take_the_steps_of_one(
+    by_torchrun: bool, folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+) -> None:
     """VQ-Rec without dropout has no draws of its own; views and negatives are the same however many processes there are."""
-    still = replace(SMALL, dropout=0.0)
     alone, together = tmp_path / "alone", tmp_path / "together"
-    pretrain("vqrec", paths(folders), alone, transformer=still, training=settings(max_epochs=2, precision="fp32"))
-    command = [str(Path(sys.executable).parent / "linguarec"), "pretrain", "vqrec", *map(str, paths(folders))]
-    command += ["-o", str(together), "--json"]
-    for field in ("hidden_size=16", "inner_size=16", "layers=1", "dropout=0", "max_length=20"):
-        command.append(f"--transformer.{field}")
-    for field in ("learning_rate=5e-3", "targets_per_step=400", "max_epochs=2", "precision=fp32", "accelerator=cpu"):
-        command.append(f"--training.{field}")
-    done = subprocess.run([*command, "--training.devices=2", "--training.strategy=ddp"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["epochs"] == 2
-    expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
+    groups = {"transformer": replace(SMALL, dropout=0.0), "training": settings(max_epochs=2, precision="fp32")}
+    pretrain("vqrec", paths(folders), alone, **groups)
+    words = ("pretrain", "vqrec", *paths(folders), "-o", together)
+    found = in_two_processes(*words, by_torchrun=by_torchrun, **groups)
+    assert found["epochs"] == 2
+    expected, weights = (load_file(run / "model.safetensors") for run in (alone, together))
     for name in expected:
         torch.testing.assert_close(
-            found[name], expected[name], atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+            weights[name], expected[name], atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+    # A finished run is shown again; no process waits for one that has nothing to do.
+    assert in_two_processes(*words, "--resume", by_torchrun=by_torchrun, **groups) == found
 
 
 def test_settings_and_folders_that_cannot_work_are_refused(folders: list[PreparedDataset], tmp_path: Path) -> None:

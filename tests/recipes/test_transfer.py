@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def test_verdicts() -> None:
     assert verdict({"low": -0.001, "high": 0.003}) == "no difference"
 
 
-def test_shares_that_are_none_are_refused(
-    shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_shares_and_processes_that_cannot_be_are_refused(shops: list[PreparedDataset], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"shares holds 0; each is a percentage"):
         transfer(shops[1].path, tmp_path, tmp_path / "report", shares=[0, 100])
+    with pytest.raises(SettingsError, match=r"training.devices is 2; transfer trains in one process"):
+        transfer(shops[1].path, tmp_path, tmp_path / "report", training=replace(QUICK, devices=2))

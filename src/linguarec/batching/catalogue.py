@@ -1,5 +1,7 @@
 """The whole catalogue of a prepared folder as one `ItemBatch`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from linguarec.batching.batches import ItemBatch
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import StaleFeaturesError
+from linguarec.errors import DataFormatError, StaleFeaturesError
 
 
 def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None, domain: int = 0) -> ItemBatch:
@@ -31,7 +33,8 @@ def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:
     """The codes `name` of a folder with their code book, checked against its catalogue."""
     path: Path = dataset.codes_path(name)
     codes = ItemCodes.load(path)
-    codes.check(dataset.num_items, dataset.texts_fingerprint)
+    with _naming(path):
+        codes.check(dataset.num_items, dataset.texts_fingerprint)
     return codes
 
 
@@ -39,8 +42,8 @@ def coded_catalogue(dataset: PreparedDataset, book: CodeBook) -> ItemBatch:
     """All items of `dataset` with the codes of `book`, made from the vectors of the book's encoder.
 
     Raises:
-        DataFormatError: the folder has no vectors of that encoder.
-        StaleFeaturesError: its vectors are of other weights than those that the book was fitted on.
+        DataFormatError: the folder has no vectors of that encoder, or one holds NaN.
+        StaleFeaturesError: its vectors are of other weights or another width than those that the book was fitted on.
     """
     vectors = dataset.features(book.encoder)
     found = dataset.feature_info(book.encoder).weights_sha256
@@ -49,5 +52,15 @@ def coded_catalogue(dataset: PreparedDataset, book: CodeBook) -> ItemBatch:
             f"The vectors {book.encoder} of {dataset.path} are of weights {str(found)[:12]}, the code book was fitted on those "
             f"of {str(book.encoder_fingerprint)[:12]}; encode the texts with the encoder of the code book."
         )
-    items = catalogue_batch(dataset, None, None)
-    return replace(items, codes=torch.from_numpy(book.encode(vectors).astype(np.int64)))
+    with _naming(dataset.feature_path(book.encoder)):
+        codes = book.encode(vectors)
+    return replace(catalogue_batch(dataset, None, None), codes=torch.from_numpy(codes.astype(np.int64)))
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Begin the errors of what was read from `file` with its name."""
+    try:
+        yield
+    except (DataFormatError, StaleFeaturesError) as error:
+        raise type(error)(f"{file}: {error}") from error

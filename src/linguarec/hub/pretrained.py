@@ -82,6 +82,11 @@ def read_description(folder: Path) -> ModelDescription:
         CheckpointMismatchError: there is no such file or it is not one of ours.
     """
     file = folder / CONFIG_FILE
+    if folder.is_file():
+        raise CheckpointMismatchError(
+            f"{folder} is a file, expected a model folder of linguarec; `linguarec convert {folder} -o FOLDER` makes one of "
+            "a released checkpoint."
+        )
     if not file.is_file():
         raise CheckpointMismatchError(
             f"{folder} holds no model: {CONFIG_FILE} is missing. Expected a run folder of linguarec."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import DataFormatError, SettingsError
-from linguarec.recipes.runs import open_run, valid_of, versions, write_results
+from linguarec.recipes.runs import is_main_process, open_run, valid_of, versions, write_results
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
@@ -68,7 +68,6 @@ def finetune(
         resume: go on with a run that was interrupted
         overwrite: replace the run folder if it exists
     """
-    import os
     import time
 
     import numpy as np
@@ -137,21 +136,19 @@ def finetune(
         "from": taken,
         "versions": versions(),
     }
-    # The processes that Lightning starts beside the first one run this recipe too, and find the folder made.
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        done = open_run(output, settings, resume, overwrite)
-        if done is not None:
-            return done
-        if taken is not None:
-            log.info(
-                "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
-                from_,
-                taken["model"],
-                len(taken["loaded"]),
-                ", ".join(taken["new"]) or "none",
-                ", ".join(taken["left_out"]) or "none",
-                "the sequence encoder" if taken["frozen"] == "encoder" else "none",
-            )
+    done = open_run(output, settings, resume, overwrite)
+    if done is not None:
+        return done
+    if taken is not None and is_main_process():
+        log.info(
+            "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
+            from_,
+            taken["model"],
+            len(taken["loaded"]),
+            ", ".join(taken["new"]) or "none",
+            ", ".join(taken["left_out"]) or "none",
+            "the sequence encoder" if taken["frozen"] == "encoder" else "none",
+        )
 
     sequences = training_sequences(dataset.sequences, roles)
     valid = evaluation_cases(dataset.sequences, roles, "valid", encoder.max_length)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.recipes.runs import choose, open_run, valid_of, versions, write_results
+from linguarec.recipes.runs import choose, is_main_process, open_run, valid_of, versions, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,6 @@ def pretrain(
         resume: go on with a run that was interrupted
         overwrite: replace the run folder if it exists
     """
-    import os
     import time
 
     import torch
@@ -125,11 +124,10 @@ def pretrain(
         augmentation,
         seed,
     )
-    # The processes that Lightning starts beside the first one run this recipe too, and find the folder made.
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        done = open_run(output, settings, resume, overwrite)
-        if done is not None:
-            return done
+    done = open_run(output, settings, resume, overwrite)
+    if done is not None:
+        return done
+    if is_main_process():
         origin.save(output)
     started = time.perf_counter()
     result = fit(

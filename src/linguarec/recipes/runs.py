@@ -38,14 +38,30 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
+def is_main_process() -> bool:
+    """Whether this process writes the run folder: it is alone, or the first of those that Lightning or torchrun started."""
+    import os
+
+    from torch.distributed import is_torchelastic_launched
+
+    # torchrun counts ranks over all machines; beside the processes that Lightning starts there is no other machine.
+    return int(os.environ.get("RANK" if is_torchelastic_launched() else "LOCAL_RANK", 0)) == 0
+
+
 def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Make the run folder with its settings, or check that it can be resumed; the results if it is finished already."""
+    """Make the run folder with its settings, or check that it can be resumed; the results if it is finished already.
+
+    Every process of a training runs its recipe and calls this; only the main one writes and says something.
+    """
     import json
     import shutil
 
     from linguarec.files import write_json
 
     file = output / SETTINGS_FILE
+    if not is_main_process():
+        # torchrun starts all processes at once: where the main one finds nothing left to do, none may wait for it.
+        return {} if resume and (output / METRICS_FILE).exists() else None
     if resume and file.exists():
         before, now = (_compared(each) for each in (json.loads(file.read_text(encoding="utf-8")), settings))
         differing = [

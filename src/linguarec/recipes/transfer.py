@@ -75,8 +75,8 @@ def transfer(
 
     ways = [way for way in WAYS if way in (ways or WAYS)]
     shares = sorted(set(shares or [5, 20, 50, 100]))
-    _check(shares, seeds)
     training = training or TrainingSettings()
+    _check(shares, seeds, training.devices)
     training.check()
     start = Start.read(from_)
     dataset = PreparedDataset.open(data)
@@ -176,10 +176,12 @@ def verdict(difference: Mapping[str, float]) -> str:
     return "hurts" if difference["high"] < 0 else "no difference"
 
 
-def _check(shares: Sequence[int], seeds: int) -> None:
+def _check(shares: Sequence[int], seeds: int, devices: int) -> None:
     problems = [f"shares holds {share}; each is a percentage, 1 to 100" for share in shares if not 1 <= share <= 100]
     if seeds < 1:
         problems.append(f"seeds is {seeds}; it must be at least 1")
+    if devices > 1:
+        problems.append(f"training.devices is {devices}; transfer trains in one process, one run after the other")
     if problems:
         raise SettingsError(problems)
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
-from linguarec.errors import SettingsError
+from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, StepProgress
 from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
@@ -51,11 +52,18 @@ def fit(
         validate: metrics by name; must hold "ndcg@10".
         save_best: called with the model whenever the metric is better than before.
         resume: go on from `run/checkpoints/last.ckpt` if it is there.
+
+    Raises:
+        CheckpointMismatchError: that file is no checkpoint.
     """
     settings = stage.settings
     record = EpochRecord(validate, run / "metrics.csv")
     best = BestWeights(f"valid/{MONITOR}", save_best)
     checkpoint = run / "checkpoints" / "last.ckpt"
+    if resume and checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
+        raise CheckpointMismatchError(
+            f"{checkpoint} is cut short, or not a checkpoint of a training; put it back, or delete it to train from the start."
+        )
     every_n_steps = settings.checkpoint_every_n_steps
     callbacks = [
         StepProgress(),
@@ -75,6 +83,7 @@ def fit(
         trainer = Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),  # torchrun says so
             strategy=settings.strategy,
             precision="bf16-mixed" if uses_bf16(settings) else "32-true",
             max_epochs=settings.max_epochs,

@@ -1,5 +1,6 @@
 """Settings of a training, all checked at once."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,7 +27,7 @@ class TrainingSettings:
         gradient_clip: largest norm of the gradient; 0 = not clipped.
         precision: bf16 = bfloat16 matrix products with float32 weights; auto = bf16 where the device computes it natively.
         accelerator: auto takes a GPU if there is one.
-        devices: number of processes, one a device.
+        devices: number of processes on this machine, one a device; with torchrun its --nproc-per-node.
         strategy: how several processes work together.
         checkpoint_every_n_steps: besides the checkpoint after each epoch; 0 = none.
         loggers: besides metrics.csv; each needs its extra, for instance linguarec[tensorboard].
@@ -64,6 +65,13 @@ class TrainingSettings:
         for name in ("window_stride", "checkpoint_every_n_steps"):
             if getattr(self, name) < 0:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
+        started = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun says so
+        if started is not None and int(started) != self.devices:
+            # Each would train alone, all of them into one run folder.
+            problems.append(
+                f"training.devices is {self.devices}, and torchrun started {started} processes on this machine; give "
+                f"--training.devices {started}"
+            )
         if problems:
             raise SettingsError(problems)
 

@@ -1,0 +1,152 @@
+"""Folders and files that do not go together or are damaged: refused, and both sides are named."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linguarec.batching.pretraining import AugmentationSettings
+from linguarec.codes.codebook import ItemCodes
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, StaleFeaturesError
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.recipes.finetune import finetune
+from linguarec.recipes.pretrain import pretrain
+from linguarec.training.settings import TrainingSettings
+
+SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
+ONE = TrainingSettings(targets_per_step=200, max_epochs=1, accelerator="cpu")
+
+
+def damage(file: Path, content: bytes | None = None) -> None:
+    """Cut the file short, or put something else in its place."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
+
+
+def test_a_domain_whose_items_lack_vectors(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    whole, lacking = shops
+    run, still = tmp_path / "run", AugmentationSettings(word_drop=0)
+    vectors = np.array(lacking.features("words"))
+    count, file = len(vectors), lacking.feature_path("words")
+
+    def refused(match: str, error: type[LinguarecError] = StaleFeaturesError, **arguments: Any) -> None:
+        with pytest.raises(error, match=match):
+            pretrain("unisrec", [whole.path, lacking.path], run, augmentation=still, transformer=SMALL, **arguments)
+
+    np.save(file, vectors[:-3])
+    refused(rf"{file} has shape \({count - 3}, 16\), expected \({count}, 16\)")
+    damage(file)
+    refused(rf"{file} is not a NumPy array", DataFormatError)
+    file.unlink()
+    refused(rf"{file} is missing", DataFormatError)
+    np.save(file, vectors)
+    np.save(file.with_suffix(".drop0.npy"), vectors[1:])
+    refused(rf"{file.stem}.drop0.npy has shape \({count - 1}, 16\), expected \({count}, 16\)")
+
+
+def test_a_domain_whose_items_lack_codes(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    whole, lacking = shops
+    book = ItemCodes.load(whole.codes_path("own")).book
+    codes, file = book.encode(np.array(lacking.features("words"))), lacking.codes_path("own")
+    ItemCodes(codes[:-3], book).save(file)
+    match = rf"{file}: The codes are of {len(codes) - 3} items, the catalogue has {len(codes)}"
+    with pytest.raises(StaleFeaturesError, match=match):
+        pretrain("vqrec", [whole.path, lacking.path], tmp_path / "run", transformer=SMALL)
+    damage(file)
+    with pytest.raises(DataFormatError, match=rf"{file} does not hold"):
+        pretrain("vqrec", [whole.path, lacking.path], tmp_path / "run", transformer=SMALL)
+
+
+def test_a_held_out_domain_that_the_code_book_does_not_fit(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    trained, held_out = shops
+    vectors, info = np.array(held_out.features("words")), held_out.feature_info("words")
+
+    def refused(match: str, error: type[LinguarecError]) -> None:
+        with pytest.raises(error, match=match):
+            pretrain("vqrec", [trained.path], tmp_path / "run", valid=held_out.path, transformer=SMALL)
+
+    held_out.write_features("words", np.tile(vectors, 2), replace(info, width=32))
+    found = rf"{held_out.feature_path('words')}: This code book codes vectors of width 16 .* found the shape"
+    refused(rf"{found} \({len(vectors)}, 32\)", StaleFeaturesError)
+    held_out.write_features("words", vectors, replace(info, weights_sha256="1" * 64))
+    refused(
+        rf"words of {held_out.path} are of weights 111111111111, the code book .* of 000000000000", StaleFeaturesError
+    )
+    vectors[5, 2] = np.nan
+    held_out.write_features("words", vectors, info)
+    refused(rf"{held_out.feature_path('words')}: Vector 5 holds NaN", DataFormatError)
+    held_out.feature_path("words").with_suffix(".json").unlink()
+    refused(rf"{held_out.path} has no item vectors 'words'; it has: none", DataFormatError)
+
+
+def test_a_model_folder_whose_files_are_damaged(
+    shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    start = pretrained("vqrec")
+
+    def refused(
+        name: str, content: bytes | None, match: str, error: type[LinguarecError] = CheckpointMismatchError
+    ) -> None:
+        file = start / name
+        before = file.read_bytes()
+        damage(file, content)
+        with pytest.raises(error, match=f"{file}{match}"):
+            finetune("vqrec", shops[1].path, tmp_path / "run", from_=start, training=ONE)
+        file.write_bytes(before)
+
+    refused("model.safetensors", None, " cannot be read as safetensors")
+    refused("model.safetensors", b"PK of another program", " cannot be read as safetensors")
+    refused("config.json", None, " is not JSON")
+    refused(
+        "config.json",
+        b'{"model": "gru4rec", "encoder": {"kind": "gru"}}',
+        ": unknown model 'gru4rec'; this linguarec has: sasrec",
+    )
+    refused("config.json", b'{"architectures": ["BertModel"]}', " does not describe a model of this linguarec: 'model'")
+    refused("encoder.json", b'{"name": "bert"}', " does not describe a text encoder")
+    refused("code_book.npz", None, " does not hold a code book", DataFormatError)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_width_than_their_settings(
+    shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    start = pretrained("vqrec")
+    described = json.loads((start / "config.json").read_text())
+    described["encoder"]["inner_size"] = 24
+    (start / "config.json").write_text(json.dumps(described))
+    match = rf"{start}/model.safetensors does not fit the model:\n(.*\n)*.*shape \(16, 16\), expected \(24, 16\)"
+    with pytest.raises(CheckpointMismatchError, match=match):
+        finetune("vqrec", shops[1].path, tmp_path / "run", from_=start, training=ONE)
+
+
+def test_a_released_checkpoint_must_be_converted_first(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    file = tmp_path / "official.pth"
+    file.touch()
+    with pytest.raises(CheckpointMismatchError, match=rf"{file} is a file, .* `linguarec convert {file} -o FOLDER`"):
+        finetune("unisrec", shops[1].path, tmp_path / "run", from_=file)
+
+
+def test_a_checkpoint_to_resume_from_that_is_damaged(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE)
+    (run / "metrics.json").unlink()  # as if it had been killed
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(CheckpointMismatchError, match=rf"{run}/checkpoints/last.ckpt is cut short"):
+        finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE, resume=True)
+
+
+def test_fewer_users_than_a_step_takes(make_dataset: Any, tmp_path: Path) -> None:
+    """Fine-tuning takes them all in one step; pre-training, whose negatives come from the step, asks for a smaller one."""
+    vectors = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
+    few = make_dataset([[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]], features={"words": vectors}, name="few")
+    two = TrainingSettings(max_epochs=2, accelerator="cpu")
+    assert finetune("sasrec", few.path, tmp_path / "run", transformer=SMALL, training=two)["epochs"] == 2
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("1,2,")  # epoch, steps so far
+    with pytest.raises(SettingsError, match="targets_per_step is 2048, and all folders together have 6 targets"):
+        pretrain("unisrec", [few.path], tmp_path / "pre", transformer=SMALL, training=two)
