@@ -185,3 +185,11 @@ def test_an_interrupt_exits_with_130(
     code, out, err = run(capsys, "fake", "P")
     assert (code, out) == (130, "")
     assert err.strip().startswith("interrupted")
+
+
+def test_settings_that_do_not_go_together_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    words = ["finetune", "sasrec", str(tmp_path), "-o", str(tmp_path / "run"), "--transformer.heads", "7"]
+    code, _, errors = run(capsys, *words)
+    assert code == 2
+    assert "hidden_size 300 is not divisible by heads 7" in errors
+    assert not (tmp_path / "run").exists()

@@ -101,7 +101,10 @@ def parse(
     if missing:
         problems = [f"{p.flag} is missing: {p.help}" for p in missing]
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
-    values = parser.instantiate(namespace)
+    try:
+        values = parser.instantiate(namespace)
+    except ValueError as error:  # settings that each can be but do not go together
+        raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
     arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
     return Call({**given, **arguments}, json=bool(values.get("json")))
 

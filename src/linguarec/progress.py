@@ -1,10 +1,8 @@
 """Progress bars with a rate, on standard error, for anything that can take more than two seconds."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
-
-Element = TypeVar("Element")
+from typing import Protocol
 
 
 class Advance(Protocol):
@@ -45,11 +43,3 @@ def progress_bar(description: str, total: int | None, unit: str) -> Iterator[Adv
             bar.advance(task, amount)
 
         yield advance
-
-
-def track(elements: Iterable[Element], description: str, total: int | None, unit: str) -> Iterator[Element]:
-    """Yield the elements and advance a progress bar by one for each."""
-    with progress_bar(description, total, unit) as advance:
-        for element in elements:
-            yield element
-            advance()

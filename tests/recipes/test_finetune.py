@@ -20,6 +20,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import OutputError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
+from linguarec.models.unisrec import UniSRecConfig
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.recipes.finetune import finetune
 from linguarec.training.module import FineTuning
@@ -69,6 +70,27 @@ def test_leaves_a_run_folder_that_can_be_used(model: str, dataset: PreparedDatas
     picked = recommender.recommend([dataset.raw_item_ids[:3]], k=5)
     assert len(picked[0]) == 5
     assert not {one.raw_id for one in picked[0]} & set(dataset.raw_item_ids[:3])
+
+
+def test_the_file_of_a_run_repeats_it(dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Every setting stands in `run.yaml`, those of the model too."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    config = UniSRecConfig(temperature=0.1, experts=2)
+    finetune("unisrec", dataset.path, first, config, SMALL, training=settings(averaging=2), mode="transductive", seed=3)
+    command = [str(Path(sys.executable).parent / "linguarec"), "finetune", "unisrec", str(dataset.path)]
+    done = subprocess.run(
+        [*command, "-o", str(again), "--config", str(first / "run.yaml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((first / "settings.json").read_text()) == json.loads((again / "settings.json").read_text())
+    expected, found = (load_file(run / "model.safetensors") for run in (first, again))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_what_cannot_be_trained_leaves_no_folder(dataset: PreparedDataset, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="targets_per_step is 10"):
+        finetune("sasrec", dataset.path, tmp_path / "run", transformer=SMALL, training=settings(targets_per_step=10))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(dataset: PreparedDataset, tmp_path: Path) -> None:

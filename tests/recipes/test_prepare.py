@@ -1,4 +1,4 @@
-"""The prepare recipes: small worlds with known answers, every bad input of the issue, and the counts of the real data."""
+"""The prepare recipes: small worlds with known answers, every kind of bad input, and the counts of the real data."""
 
 import errno
 import gzip

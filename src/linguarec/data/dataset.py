@@ -1,6 +1,6 @@
 """The prepared dataset folder: one catalogue, one log, everything opened as a memory map.
 
-Layout (DESIGN section 3): `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `features/`, `codes/`, `tokens/`,
+Layout: `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `features/`, `codes/`, `tokens/`,
 `splits/`. Item and user ids are rows of *this* folder, dense from 0. Padding ids never reach the disk.
 """
 

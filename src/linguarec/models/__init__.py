@@ -7,7 +7,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
-from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.models.sasrec import SASRec, SASRecConfig
 from linguarec.models.sasrec_text import SASRecText, SASRecTextConfig
 from linguarec.models.shape import CatalogueShape
@@ -18,7 +17,7 @@ from linguarec.nn.encoders import EncoderConfig, SequenceEncoder, build_encoder
 
 @runtime_checkable
 class Recommending(Protocol):
-    """What the rest of the library asks of a model (DESIGN section 4)."""
+    """What the rest of the library asks of a model: score = query . key, for any item that has a key."""
 
     shape: CatalogueShape
     encoder: SequenceEncoder
@@ -34,14 +33,6 @@ class Recommending(Protocol):
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
         """Scalar loss of the next items."""
-
-
-@runtime_checkable
-class Pretrainable(Protocol):
-    """A model that can be trained over several domains at once."""
-
-    def pretrain_loss(self, batch: PretrainingBatch) -> Tensor:
-        """This process's share of the loss of a step."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Compare: train several models with several seeds on one folder, and put them into one table."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
+from linguarec.recipes.runs import CONFIG_FILE, learning_curve
 
 if TYPE_CHECKING:
     from linguarec.evaluation.evaluate import EvaluationResult
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from linguarec.nn.encoders import TransformerConfig
     from linguarec.training.settings import TrainingSettings
 
+log = logging.getLogger(__name__)
 KS = (10, 50)
 TESTED = ("recall@10", "ndcg@10")
 
@@ -79,8 +82,10 @@ def compare(
     }
     runs: dict[str, list[dict[str, Any]]] = {}
     for model in models:
-        runs[model] = [
-            finetune(
+        runs[model] = []
+        for seed in range(first_seed, first_seed + seeds):
+            log.info("%s, seed %d", model, seed)
+            run = finetune(
                 model=model,
                 data=data,
                 output=output / "runs" / model / f"seed{seed}",
@@ -92,8 +97,7 @@ def compare(
                 seed=seed,
                 resume=True,
             )
-            for seed in range(first_seed, first_seed + seeds)
-        ]
+            runs[model].append(run)
         results[model] = [ranked(Path(run["run"]), dataset, cases, exclude_history) for run in runs[model]]
 
     reference = baseline or _best_baseline(runs)
@@ -198,7 +202,7 @@ def _plots(
         curves,
         f"{summary['data']}: valid {metric}, first seed",
         f"valid {metric}",
-        {model: _learning_curve(Path(runs[0])) for model, runs in summary["runs"].items()},
+        {model: learning_curve(Path(runs[0])) for model, runs in summary["runs"].items()},
     )
     figures = [
         Figure(overall, f"{metric} of each system: mean of the seeds with its 95 % interval over users."),
@@ -215,14 +219,6 @@ def _plots(
     return figures
 
 
-def _learning_curve(run: Path) -> tuple[list[float], list[float]]:
-    import csv
-
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [float(row["epoch"]) for row in rows], [float(row["valid ndcg@10"]) for row in rows]
-
-
 def _sections(
     summary: Mapping[str, Any], by_slice: Mapping[str, Any], table: Any, tests_table: Any, figures: "Sequence[Figure]"
 ) -> "list[Section]":
@@ -233,7 +229,7 @@ def _sections(
     settings = [read_settings(Path(runs[0])) for runs in summary["runs"].values()]
     versions = ", ".join(f"{name} {version}" for name, version in settings[0].get("versions", {}).items())
     commands = [
-        f"linguarec finetune {found['model']} {found['data']} --seed {found['seed']} -o {summary['runs'][model][0]}"
+        f"linguarec finetune {found['model']} {found['data']} --config {Path(summary['runs'][model][0]) / CONFIG_FILE} -o RUN"
         for model, found in zip(summary["runs"], settings, strict=True)
     ]
     seeds = len(summary["seeds"])

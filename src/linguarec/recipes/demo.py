@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import OutputError
+from linguarec.recipes.runs import learning_curve
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -208,7 +209,9 @@ def _recommend_new_item(console: "Console", domain: "Domain", output: Path) -> d
         recommender.add_items([item])
         best = recommender.recommend([history], k=len(domain.items) + 1)[0]
         ranks[name] = 1 + [found.raw_id for found in best].index(item["raw_id"])
-        console.print(f"{MODELS[name]}: the new item comes {ranks[name]}. of {len(best)} (by chance {len(best) // 2}.)")
+        console.print(
+            f"{MODELS[name]}: the new item has rank {ranks[name]} of {len(best)} (by chance {len(best) // 2})"
+        )
     return {"item": item, "history": history, "rank": ranks, "candidates": len(domain.items) + 1 - len(history)}
 
 
@@ -280,11 +283,11 @@ def _sections(
         curves,
         f"{world[0].name}: learning",
         "valid ndcg@10",
-        {title: _learning_curve(output / "runs" / name) for name, title in MODELS.items()},
+        {title: learning_curve(output / "runs" / name) for name, title in MODELS.items()},
     )
     titles = list(tables)
     item = newcomer["item"]
-    ranks = ", ".join(f"{rank}. by {MODELS[name]}" for name, rank in newcomer["rank"].items())
+    ranks = ", ".join(f"rank {rank} by {MODELS[name]}" for name, rank in newcomer["rank"].items())
     by_length = [file for file in home["unisrec"]["files"] if file.endswith("history-length.png")]
     figures = [
         Figure(picture, "Test ndcg@10 with 95 % intervals; on average nothing can be better than the last row."),
@@ -309,14 +312,6 @@ def _sections(
         ),
         Section("What to try next", commands=commands),
     ]
-
-
-def _learning_curve(run: Path) -> tuple[list[float], list[float]]:
-    import csv
-
-    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [float(row["epoch"]) for row in rows], [float(row["valid ndcg@10"]) for row in rows]
 
 
 def _next_commands(output: Path) -> list[str]:

@@ -196,6 +196,8 @@ def item_tensors(
     import numpy as np
     import torch
 
+    from linguarec.models import MODELS
+
     position = recommender.catalogue.position
     entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
     unknown = np.flatnonzero(entries < 0)
@@ -204,9 +206,13 @@ def item_tensors(
     if len(unknown) == 0:
         return inputs, keys, 0
     if not zero_shot:
+        name = recommender.description.name
+        mend = f"A {name} knows items by ID only; take a model that reads text"
+        if MODELS[name].reads != "ids":
+            mend = "Pass --zero-shot to read them by their text"
         raise DataFormatError(
             f"{len(unknown):,} of the {dataset.num_items:,} items of {dataset.path} are unknown to the run, such as "
-            f"{dataset.raw_item_ids[unknown[0]]!r}. Pass --zero-shot to read them by their text."
+            f"{dataset.raw_item_ids[unknown[0]]!r}. {mend}."
         )
     if len(unknown) == dataset.num_items:
         name = recommender.description.name

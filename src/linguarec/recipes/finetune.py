@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import DataFormatError, SettingsError
-from linguarec.recipes.runs import is_main_process, open_run, valid_of, versions, write_results
+from linguarec.recipes.runs import is_main_process, open_run, valid_of, versions, write_config, write_results
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
@@ -136,20 +136,6 @@ def finetune(
         "from": taken,
         "versions": versions(),
     }
-    done = open_run(output, settings, resume, overwrite)
-    if done is not None:
-        return done
-    if taken is not None and is_main_process():
-        log.info(
-            "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
-            from_,
-            taken["model"],
-            len(taken["loaded"]),
-            ", ".join(taken["new"]) or "none",
-            ", ".join(taken["left_out"]) or "none",
-            "the sequence encoder" if taken["frozen"] == "encoder" else "none",
-        )
-
     sequences = training_sequences(dataset.sequences, roles)
     valid = evaluation_cases(dataset.sequences, roles, "valid", encoder.max_length)
     if users < 1:
@@ -179,6 +165,37 @@ def finetune(
         return evaluate_model(current, items, valid, device=next(current.parameters()).device).means()
 
     candidates = items.select(torch.from_numpy(known).long())
+    steps = loader()  # refuses what cannot work; only now is the folder made
+    done = open_run(output, settings, resume, overwrite)
+    if done is not None:
+        return done
+    kind = "gru" if isinstance(encoder, GRUConfig) else "transformer"
+    flags = {
+        "from": from_,
+        "mode": mode,
+        "frozen": frozen,
+        "sequence_encoder": kind,
+        "features": features,
+        "codes": codes,
+        "split": split,
+        "users": users,
+        "seed": seed,
+        "model": asdict(config),
+        kind: asdict(encoder),
+        "training": asdict(training),
+        "permutation": asdict(permutation) if chosen == "permutation" else None,
+    }
+    write_config(output, flags)
+    if taken is not None and is_main_process():
+        log.info(
+            "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
+            from_,
+            taken["model"],
+            len(taken["loaded"]),
+            ", ".join(taken["new"]) or "none",
+            ", ".join(taken["left_out"]) or "none",
+            "the sequence encoder" if taken["frozen"] == "encoder" else "none",
+        )
     started = time.perf_counter()
     stage = None
     if chosen == "permutation":
@@ -189,7 +206,7 @@ def finetune(
         with torch.no_grad():
             network.codes.weight.copy_(reorder(network.codes.weight, order))
     result = fit(
-        FineTuning(network, candidates, loader(), training, seed),
+        FineTuning(network, candidates, steps, training, seed),
         output,
         validate,
         save_best=lambda current: save_pretrained(current, description, output),

@@ -103,6 +103,7 @@ def pretrain(
         "data": [str(folder) for folder in data],
         "data_fingerprints": [dataset.fingerprint for dataset in datasets],
         "valid": None if valid is None else str(valid),
+        "valid_fingerprint": None if held_out is None else held_out.fingerprint,
         "split": split,
         "features": features,
         "codes": codes,

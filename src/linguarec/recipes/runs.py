@@ -8,7 +8,7 @@ from linguarec.errors import OutputError, SettingsError
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
 
-SETTINGS_FILE, METRICS_FILE = "settings.json", "metrics.json"
+SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run.yaml"
 
 
 def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDataset", command: str) -> str:
@@ -23,11 +23,19 @@ def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDa
         return stored[0]
     if not stored:
         raise SettingsError(
-            [
-                f"this model reads item {kind} and {dataset.path} has none; make them with `linguarec {command} {dataset.path}`"
-            ]
+            [f"this model reads item {kind} and {dataset.path} has none; make them with {_command(command, dataset)}"]
         )
     raise SettingsError([f"{dataset.path} has several item {kind}: {', '.join(stored)}; choose one with {flag}"])
+
+
+def _command(name: str, dataset: "PreparedDataset") -> str:
+    """The whole command that makes what is missing."""
+    encode = f"`linguarec encode {dataset.path}`"
+    if name == "encode":
+        return encode
+    vectors = dataset.feature_names
+    first = "" if vectors else f"{encode}, then "
+    return f"{first}`linguarec quantize {dataset.path} --features {vectors[0] if vectors else 'all-MiniLM-L6-v2'}`"
 
 
 def versions() -> dict[str, str]:
@@ -86,11 +94,24 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
     return None
 
 
+def write_config(output: Path, flags: dict[str, Any]) -> None:
+    """Write `run.yaml`: the flags of a run (None = not given), as `--config` takes them to repeat it."""
+    import yaml
+
+    from linguarec.files import writing_file
+
+    if not is_main_process():
+        return
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in flags.items() if value is not None}
+    with writing_file(output / CONFIG_FILE) as temporary:
+        temporary.write_text(yaml.safe_dump(given, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to go on, as JSON gives it back: not where folders lie, but what is in them."""
     import json
 
-    flat = {key: value for key, value in settings.items() if key not in ("versions", "data", "from")}
+    flat = {key: value for key, value in settings.items() if key not in ("versions", "data", "valid", "from")}
     flat |= {f"from.{key}": value for key, value in (settings.get("from") or {}).items() if key != "folder"}
     same: dict[str, Any] = json.loads(json.dumps(flat))
     return same
@@ -133,3 +154,12 @@ def _show(metrics: dict[str, Any], note: str = "") -> None:
     console = Console()
     console.print(table)
     console.print(f"run folder: {metrics['run']}")
+
+
+def learning_curve(run: Path) -> tuple[list[float], list[float]]:
+    """Epochs of a run and its valid ndcg@10 after each."""
+    import csv
+
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [float(row["epoch"]) for row in rows], [float(row["valid ndcg@10"]) for row in rows]

@@ -1,5 +1,6 @@
 """Transfer: what a pre-trained model is worth on a folder, against training from scratch, by how many users train."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 Way = Literal["scratch", "frozen", "full", "zero-shot"]
 WAYS: tuple[Way, ...] = ("scratch", "frozen", "full", "zero-shot")
+log = logging.getLogger(__name__)
 KS = (10, 50)
 TESTED = ("recall@10", "ndcg@10")
 Results = dict[int, dict[str, "list[EvaluationResult]"]]
@@ -98,6 +100,7 @@ def transfer(
     }
 
     def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
+        log.info("%s, %d %% of the users, seed %d", way, share, seed)
         per_step = max(2 * encoder.max_length, round(training.targets_per_step * share / 100))
         run = finetune(
             model=start.name,
