@@ -32,5 +32,5 @@ def test_errors_of_writing(tmp_path: Path, writing: Any, number: int) -> None:
 @pytest.mark.parametrize("writing", [writing_file, writing_folder])
 def test_a_folder_that_is_a_file(tmp_path: Path, writing: Any) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="Cannot write .*out"), writing(tmp_path / "file" / "out"):
+    with pytest.raises(OutputError, match=r"Cannot write .*out"), writing(tmp_path / "file" / "out"):
         pass
