@@ -26,7 +26,9 @@ def writing_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise _as_output_error(error, path) from error
+        if _is_of_output(error, path, temporary):
+            raise _as_output_error(error, path) from error
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -57,7 +59,9 @@ def writing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         else:
             temporary.replace(path)
     except OSError as error:
-        raise _as_output_error(error, path) from error
+        if _is_of_output(error, path, temporary):
+            raise _as_output_error(error, path) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -66,6 +70,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with writing_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_of_output(error: OSError, path: Path, temporary: Path) -> bool:
+    """Whether the error is one of writing `path` by way of `temporary`, and not one of reading something else."""
+    if not isinstance(error.filename, str | os.PathLike) or error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        return True
+    place, target = Path(error.filename).absolute(), path.absolute()
+    return place.is_relative_to(temporary.absolute()) or place == target or place in target.parents
 
 
 def _as_output_error(error: OSError, path: Path) -> OutputError:

@@ -318,6 +318,101 @@ def test_existing_output_stays_unless_overwritten(tmp_path: Path) -> None:
     assert PreparedDataset.open(tmp_path / "out").fingerprint == before
 
 
+@pytest.mark.parametrize("first_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+def test_mixed_line_ends(tmp_path: Path, first_end: str, suffix: str) -> None:
+    lines = [",".join(map(str, row)) for row in rectangle()]
+    text = "user_id,item_id,timestamp" + first_end
+    text += "".join(line + ("\r\n" if k % 3 else "\n") for k, line in enumerate(lines))
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
+    file = tmp_path / f"log.csv{suffix}"
+    file.write_bytes(pack(text.encode()))
+    prepare_table(file, tmp_path / "out")
+    prepare_table(write_log(tmp_path / "plain.csv", rectangle()), tmp_path / "plain")
+    mixed, plain = (PreparedDataset.open(tmp_path / name) for name in ("out", "plain"))
+    assert mixed.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize("where", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_gzip_damaged_in_the_middle(tmp_path: Path, where: float, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 10**6, (20_000, 3)).tolist()
+    meta = amazon_meta(tmp_path / "meta.json.gz", "asin", "brand", "category")
+    file = tmp_path / f"log.{kind}.gz"
+    if kind == "csv":
+        packed = gzip.compress(write_log(tmp_path / "log.csv", numbers).read_bytes())
+    else:
+        keys = ("reviewerID", "asin", "unixReviewTime")
+        records = [{**dict(zip(keys, row, strict=True)), "overall": 5} for row in numbers]
+        packed = gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode())
+    at = 12 + int(where * (len(packed) - 60))
+    file.write_bytes(packed[:at] + bytes(byte ^ 0xA5 for byte in packed[at : at + 20]) + packed[at + 20 :])
+    with pytest.raises(DataFormatError, match=rf"log\.{kind}\.gz is .*damaged.*fetch it again"):
+        if kind == "csv":
+            prepare_table(file, tmp_path / "out")
+        else:
+            prepare_amazon("2018", file, meta, tmp_path / "out")
+    assert nothing_written(tmp_path)
+
+
+def test_zip_damaged_in_the_middle(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(write_log(tmp_path / "log.csv", rectangle(50, 50)), "log.csv")
+    packed = file.read_bytes()
+    file.write_bytes(packed[:37] + b"\xff" * 8 + packed[45:])
+    with pytest.raises(DataFormatError, match=r"log\.csv\.zip is cut short or damaged.*fetch it again"):
+        prepare_table(file, tmp_path / "out")
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["log", "items"])
+@pytest.mark.parametrize("content", [b"", b"PAR1 no parquet PAR", b"PAR1" + b"\xff" * 40 + b"\x20\0\0\0PAR1"])
+def test_damaged_parquet(tmp_path: Path, damaged: str, content: bytes) -> None:
+    log = write_log(tmp_path / "log.csv", rectangle())
+    file = tmp_path / f"{damaged}.parquet"
+    file.write_bytes(content)
+    with pytest.raises(DataFormatError, match=rf"{damaged}\.parquet is damaged or not a Parquet file.*write it again"):
+        prepare_table(*((file, tmp_path / "out") if damaged == "log" else (log, tmp_path / "out", file)))
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize("memory", ["lots", "", "5", "-5GB"])
+def test_memory_that_is_no_amount(tmp_path: Path, memory: str) -> None:
+    with pytest.raises(SettingsError, match=rf"--memory is '{memory}'.*1500MB"):
+        prepare_table(write_log(tmp_path / "log.csv", rectangle()), tmp_path / "out", memory=memory)
+    assert nothing_written(tmp_path)
+
+
+def test_settings_that_cannot_work_are_named_together(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", rectangle())
+    for share in (1.5, 1.0, -1.0):
+        with pytest.raises(SettingsError) as caught:
+            prepare_table(log, tmp_path / "out", held_out_share=share, seed=-1, k_core=-3)
+        starts = [problem.split(";")[0] for problem in caught.value.problems]
+        assert starts == [f"--held-out-share is {share}", "--seed is -1", "--k-core is -3"]
+    assert nothing_written(tmp_path)
+
+
+def test_held_out_share_of_zero_holds_nothing_out(tmp_path: Path) -> None:
+    prepare_table(write_log(tmp_path / "log.csv", rectangle()), tmp_path / "out", held_out_share=0)
+    roles = PreparedDataset.open(tmp_path / "out").roles("held-out-items")
+    assert roles.reshape(5, 5).tolist() == [[0, 0, 0, 0, 1]] * 5
+
+
+def test_the_manifest_records_every_argument(tmp_path: Path, items: Path) -> None:
+    log = write_log(tmp_path / "log.csv", rectangle())
+    prepare_table(log, tmp_path / "out", items, attributes=["brand"])
+    arguments = PreparedDataset.open(tmp_path / "out").manifest.arguments
+    assert (arguments["items_item_column"], arguments["attributes"]) == ("item_id", ["brand"])
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text("".join(f"{item},{user},5,{time}\n" for user, item, time in rectangle()))
+    meta = amazon_meta(tmp_path / "meta.json.gz", "asin", "brand", "category")
+    prepare_amazon("2018", ratings, meta, tmp_path / "amazon", items_without_metadata="keep")
+    assert PreparedDataset.open(tmp_path / "amazon").manifest.arguments["items_without_metadata"] == "keep"
+
+
 # -- Amazon ---------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +504,28 @@ def test_atomic_files(tmp_path: Path) -> None:
     dataset = PreparedDataset.open(tmp_path / "out")
     assert [dataset.raw_item_ids[row] for row in dataset.sequences[0]] == ["a", "b"]
     assert dataset.texts[dataset.item_row["a"]] == "A x."
+
+
+@pytest.mark.parametrize(("duplicates", "kept"), [("identical", "abab"), ("keep", "abab"), ("first", "ab")])
+def test_atomic_files_without_times_keep_repeat_visits(
+    tmp_path: Path, duplicates: Any, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/toy.inter").write_text("user_id:token\titem_id:token\n" + "u\ta\nu\tb\nu\ta\nu\tb\n")
+    report = prepare_atomic(tmp_path / "src", tmp_path / "out", duplicates=duplicates)["report"]
+    dataset = PreparedDataset.open(tmp_path / "out")
+    assert "".join(dataset.raw_item_ids[row] for row in dataset.sequences[0]) == kept
+    assert dataset.manifest.arguments["duplicates"] == ("first" if duplicates == "first" else "keep")
+    assert report.get("repeated_rows_kept") == (None if duplicates == "first" else 2)
+    assert ("toy.inter is read without times" in caplog.text) == (duplicates == "identical")
+
+
+@pytest.mark.parametrize("k_core", [-3, 0])
+def test_benchmark_files_check_their_settings_too(tmp_path: Path, k_core: int) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/toy.train.inter").touch()
+    with pytest.raises(SettingsError, match=r"--held-out-share is 1\.5"):
+        prepare_atomic(tmp_path / "src", tmp_path / "out", k_core=k_core, held_out_share=1.5)
 
 
 # -- real data ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The database in which preparation runs: DuckDB behind Ibis, with a memory limit beyond which it spills to disk."""
 
 import contextlib
+import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from linguarec.errors import DataFormatError, OutputError
+from linguarec.errors import DataFormatError, OutputError, SettingsError
 
 BATCH_ROWS = 1 << 18
 
@@ -63,17 +65,23 @@ def open_engine(scratch: Path, memory: str) -> Iterator[Engine]:
     Raises:
         DataFormatError: a source file is malformed.
         OutputError: the disk is full.
+        SettingsError: `memory` is not an amount of memory.
     """
+    if not re.fullmatch(r"\d+(\.\d+)?\s*([KMGT]i?B|%)", memory, re.IGNORECASE):
+        raise SettingsError([f'--memory is {memory!r}; give a number and a unit, such as "1500MB" or "4GB".'])
     (scratch / "spill").mkdir(exist_ok=True)
-    connection = ibis.duckdb.connect(
-        # Tables of a database file would be compressed at every step, three times the processor time of uncompressed ones
-        # that spill only when they must.
-        ":memory:",
-        memory_limit=memory,
-        temp_directory=str(scratch / "spill"),
-    )
     try:
-        yield Engine(connection)
+        connection = ibis.duckdb.connect(
+            # Tables of a database file would be compressed at every step, three times the processor time of uncompressed
+            # ones that spill only when they must.
+            ":memory:",
+            memory_limit=memory,
+            temp_directory=str(scratch / "spill"),
+        )
+        try:
+            yield Engine(connection)
+        finally:
+            connection.disconnect()
     except duckdb.OutOfMemoryException as error:
         raise OutputError(
             f"The preparation does not fit into {memory} of memory and the free disk space beside the output folder; "
@@ -84,9 +92,7 @@ def open_engine(scratch: Path, memory: str) -> Iterator[Engine]:
             raise OutputError(
                 f"The disk that holds {scratch.parent.parent} is full; free some space or write elsewhere."
             ) from error
-        raise DataFormatError(_explain(str(error))) from error
-    finally:
-        connection.disconnect()
+        raise DataFormatError(_explain(str(error).replace(f"{scratch}/", ""))) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -94,9 +100,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _explain(message: str) -> str:
-    """DuckDB's message about a source file, without the advice that is for SQL users."""
+    """DuckDB's message about a source file, without its class and the advice that is for SQL users."""
+    message = re.sub(r"^(IO|Invalid Input|Conversion) Error: ", "", message)
     file = re.search(r"(?:file\s*=\s*|file \")([^\"\n]+)", message)
     where = file.group(1).strip() if file else ""
+    if where.endswith(".gz") and _is_damaged(Path(where)):
+        return f"{where} is damaged; fetch it again."
     if found := re.search(r"CSV Error on Line: (\d+)\s*Original Line:(.*?)\n(.*)", message, re.DOTALL):
         line, original, rest = found.groups()
         reason = rest.strip().splitlines()[0]
@@ -108,4 +117,17 @@ def _explain(message: str) -> str:
         return f"{where}, line {line}: {reason}: {original.strip()[:200]!r}. Mend the line, or check the delimiter."
     if "GZIP" in message or "gzip" in message:
         return f"{_first_line(Exception(message))}. The file is cut short or damaged; fetch it again."
+    if where.endswith((".parquet", ".pq")):
+        return f"{_first_line(Exception(message))}. The file is damaged; fetch it or write it again."
     return _first_line(Exception(message))
+
+
+def _is_damaged(file: Path) -> bool:
+    """Whether a gzip file does not unpack to its end; DuckDB takes what comes out of it for malformed lines."""
+    try:
+        with gzip.open(file) as content:
+            while content.read(1 << 20):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return True
+    return False

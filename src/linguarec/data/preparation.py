@@ -124,6 +124,8 @@ def _code(
 
 def _filter(engine: Engine, log: ir.Table, settings: FilterSettings, report: dict[str, int]) -> ir.Table:
     before = engine.value(log.count())
+    if settings.duplicates == "keep":
+        report["repeated_rows_kept"] = before - engine.value(filtering.without_duplicates(log, "identical").count())
     log = engine.store(filtering.without_duplicates(log, settings.duplicates), log)
     distinct = engine.value(log.count())
     report["duplicate_rows"] = before - distinct

@@ -69,9 +69,10 @@ def held_out_items(sequences: Ragged, num_items: int, share: float, seed: int) -
 
 
 def choose_held_out(num_items: int, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which items are held out, [N] bool."""
+    """Which items are held out, [N] bool: at least one, unless the share is 0."""
     held = np.zeros(num_items, dtype=bool)
-    held[np.random.default_rng(seed).choice(num_items, size=max(1, round(share * num_items)), replace=False)] = True
+    size = max(1, round(share * num_items)) if share else 0
+    held[np.random.default_rng(seed).choice(num_items, size=size, replace=False)] = True
     return held
 
 

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from linguarec.errors import SettingsError
+
 if TYPE_CHECKING:
     from linguarec.data.dataset import Manifest
     from linguarec.data.folder import Content
@@ -15,6 +17,19 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 Catalogue = Literal["log", "all"]
 Encoding = Literal["utf-8", "latin-1"]
+
+
+def check_settings(held_out_share: float, seed: int, k_core: int = 0) -> None:
+    """Raise one error that names every setting that cannot work."""
+    problems = []
+    if not 0 <= held_out_share < 1:
+        problems.append(f"--held-out-share is {held_out_share}; it must be at least 0 (no item held out) and below 1.")
+    if seed < 0:
+        problems.append(f"--seed is {seed}; it must be at least 0.")
+    if k_core < 0:
+        problems.append(f"--k-core is {k_core}; it must be at least 0, which keeps all.")
+    if problems:
+        raise SettingsError(problems)
 
 
 def prepare_folder(
@@ -30,6 +45,7 @@ def prepare_folder(
     from linguarec.data.preparation import prepare_content
     from linguarec.text.cleaning import item_text
 
+    check_settings(held_out_share, filters.seed, filters.k_core)
     arguments = {
         **arguments,
         "k_core": filters.k_core,

@@ -1,16 +1,28 @@
 """Prepare: a log and a catalogue, from their source files to a prepared dataset folder."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
-from linguarec.recipes.folders import Catalogue, Duplicates, Encoding, TextRules, Ties, prepare_folder, write_content
+from linguarec.recipes.folders import (
+    Catalogue,
+    Duplicates,
+    Encoding,
+    TextRules,
+    Ties,
+    check_settings,
+    prepare_folder,
+    write_content,
+)
 
 if TYPE_CHECKING:
     from linguarec.data.folder import Content
     from linguarec.data.preparation import FilterSettings
+
+log = logging.getLogger(__name__)
 
 
 def prepare_amazon(
@@ -54,7 +66,12 @@ def prepare_amazon(
     columns = {"2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[edition]
     return prepare_folder(
         f"amazon-{edition}",
-        {"ratings": ratings.name, "meta": meta.name, "attributes": attributes},
+        {
+            "ratings": ratings.name,
+            "meta": meta.name,
+            "attributes": attributes,
+            "items_without_metadata": items_without_metadata,
+        },
         lambda engine, scratch: amazon.read_amazon(engine, scratch, columns, ratings, meta, attributes),
         _filters(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
         text_rules,
@@ -162,8 +179,8 @@ def prepare_table(
     columns = TableColumns(
         user_column, item_column, time_column, items_item_column or item_column, attributes, order, time_unit
     )
-    if order == "file" and duplicates == "identical":
-        duplicates = "keep"  # without a time nothing tells a repeated row from a repeated visit
+    if order == "file":
+        duplicates = _duplicates_without_times(duplicates, interactions)
     return prepare_folder(
         "table",
         {
@@ -172,6 +189,8 @@ def prepare_table(
             "user_column": user_column,
             "item_column": item_column,
             "time_column": time_column,
+            "items_item_column": columns.catalogue_item,
+            "attributes": attributes,
             "order": order,
             "time_unit": time_unit,
             "items_without_metadata": items_without_metadata,
@@ -225,8 +244,11 @@ def prepare_atomic(
     from linguarec.data.readers import atomic, benchmark, pretraining
     from linguarec.recipes.pretraining_files import prepare_pretraining
 
+    check_settings(held_out_share, seed, k_core)
     name = name or atomic.find_name(source)
     if not atomic.is_benchmark(source, name):
+        if not atomic.has_times(source, name):
+            duplicates = _duplicates_without_times(duplicates, source / f"{name}.inter")
         return prepare_folder(
             "atomic",
             {"source": source.name, "name": name},
@@ -279,12 +301,26 @@ def prepare_recformer(
     from linguarec.data.readers import recformer
     from linguarec.text.cleaning import item_text
 
+    check_settings(held_out_share, seed)
+
     @contextmanager
     def content(scratch: Path) -> "Iterator[Content]":
         yield recformer.content(source, lambda values: item_text(values, text_rules).text)
 
     arguments = {"source": source.name}
     return write_content("recformer", arguments, content, text_rules, output, held_out_share, seed, overwrite)
+
+
+def _duplicates_without_times(duplicates: Duplicates, interactions: Path) -> Duplicates:
+    """What becomes of `duplicates` where rows have no time: nothing tells a repeated row from a repeated visit."""
+    if duplicates != "identical":
+        return duplicates
+    log.warning(
+        "%s is read without times, so that a repeated row may be a repeated visit: all rows stay, as with --duplicates keep "
+        "and not identical; --duplicates first leaves one row for each user and item.",
+        interactions,
+    )
+    return "keep"
 
 
 def _filters(

@@ -31,6 +31,11 @@ def is_benchmark(folder: Path, name: str) -> bool:
     return (folder / f"{name}.train.inter").exists()
 
 
+def has_times(folder: Path, name: str) -> bool:
+    """Whether NAME.inter has a column `timestamp`; without it the order is that of the file."""
+    return TIME in _typed_names(folder / f"{name}.inter")
+
+
 def read_atomic(engine: Engine, scratch: Path, folder: Path, name: str) -> Source:
     """Read NAME.inter and, where it exists, NAME.item; without a column `timestamp` the order is that of the file.
 
@@ -38,18 +43,18 @@ def read_atomic(engine: Engine, scratch: Path, folder: Path, name: str) -> Sourc
         DataFormatError: a column is missing, a timestamp does not parse, or an item has no row in NAME.item.
     """
     log, items = folder / f"{name}.inter", folder / f"{name}.item"
-    typed = _typed_names(log, scratch)
+    typed = _typed_names(log)
     columns = TableColumns(
         user=typed.get(USER, USER),
         item=typed.get(ITEM, ITEM),
         time=typed.get(TIME, TIME),
-        catalogue_item=_typed_names(items, scratch).get(ITEM, ITEM) if items.exists() else ITEM,
+        catalogue_item=_typed_names(items).get(ITEM, ITEM) if items.exists() else ITEM,
         order="time" if TIME in typed else "file",
     )
     return read_table(engine, scratch, log, items if items.exists() else None, columns, delimiter="\t", quoted=False)
 
 
-def _typed_names(file: Path, scratch: Path) -> dict[str, str]:
-    """`name` to `name:type` for each column."""
-    names = text_columns(file, scratch, None, "utf-8", "\t", quoted=False)
+def _typed_names(file: Path) -> dict[str, str]:
+    """`name` to `name:type` for each column; the files are never packed."""
+    names = text_columns(file, file.parent, None, "utf-8", "\t", quoted=False)
     return {name.split(":")[0]: name for name in names}

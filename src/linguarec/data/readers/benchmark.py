@@ -7,7 +7,6 @@ together again to one full sequence a user, and every row is checked against it.
 """
 
 import csv
-import gzip
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pyarrow as pa
 from linguarec.data.dataset import FeatureInfo
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
+from linguarec.data.readers.files import opened
 from linguarec.errors import DataFormatError
 
 HEADER = ["user_id:token", "item_id_list:token_seq", "item_id:token"]
@@ -213,14 +213,13 @@ def _read_attributes(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]
     """Attributes from `items.csv.gz` or `items.csv` (first column = raw id) beside the benchmark files, if there is one."""
     for file in (folder / "items.csv.gz", folder / "items.csv"):
         if file.exists():
-            raw = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")  # noqa: SIM115
             try:
-                with raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as lines:
+                with opened(file, file) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as lines:
                     reader = csv.DictReader(lines)
                     key, *names = reader.fieldnames or [""]
                     return names, {row[key]: {name: row[name] for name in names} for row in reader}
-            except (EOFError, UnicodeDecodeError) as error:
-                raise DataFormatError(f"{file} is cut short or not UTF-8 ({error}); fetch it again.") from error
+            except UnicodeDecodeError as error:
+                raise DataFormatError(f"{file} is not UTF-8 ({error}); convert the file.") from error
     return [], {}
 
 

@@ -7,13 +7,15 @@ import json
 import lzma
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linguarec.data.engine import Engine
@@ -39,12 +41,13 @@ def csv_table(
     """The CSV file as a view; `columns` maps the wanted names to the names in the file; every value is a string.
 
     Empty values are NULL. `names`: the columns of a file without header line. Without `delimiter` the first of , tab
-    ; | is taken whose header holds all the columns. Packed files (.gz, .xz, .zip) are read as they are.
+    ; | is taken whose header holds all the columns. Packed files (.gz, .xz, .zip) are read as they are; in a file that
+    mixes line ends, CR LF becomes LF, also inside of quotes.
 
     Raises:
         DataFormatError: the file is missing or cut short, or a column is missing.
     """
-    plain = unpacked(file, scratch)
+    plain = _with_one_line_end(unpacked(file, scratch), scratch, file)
     header = list(names) if names is not None else None
     if header is None:
         first_line = _first_line(plain, encoding, file)
@@ -97,9 +100,8 @@ def parquet_table(engine: Engine, file: Path, columns: Mapping[str, str]) -> ir.
     Raises:
         DataFormatError: the file is missing, or a column is missing.
     """
-    _check_exists(file)
+    _check_columns(parquet_columns(file), list(columns.values()), file)
     table = engine.connection.read_parquet(str(file))
-    _check_columns(table.columns, list(columns.values()), file)
     return table.select(**columns)
 
 
@@ -152,9 +154,48 @@ def unpacked(file: Path, scratch: Path) -> Path:
     try:
         with _open_packed(file) as packed, target.open("wb") as plain:
             shutil.copyfileobj(packed, plain, 1 << 20)
-    except (EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except (EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise DataFormatError(f"{file} is cut short or damaged ({error}); fetch it again.") from error
     return target
+
+
+@contextmanager
+def opened(file: Path, shown: Path) -> Iterator[IO[bytes]]:
+    """The plain or .gz file, open for reading; messages name it as `shown`.
+
+    Raises:
+        DataFormatError: what is read in the block is cut short or damaged.
+    """
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as content:
+            yield cast(IO[bytes], content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataFormatError(f"{shown} is cut short, damaged or not a gzip file ({error}); fetch it again.") from error
+
+
+def _with_one_line_end(plain: Path, scratch: Path, shown: Path) -> Path:
+    """The file itself where all its lines end alike, which DuckDB demands; else a copy in `scratch` with LF alone."""
+    lines = windows_lines = 0
+    with opened(plain, shown) as content:
+        for piece in _pieces(content):
+            lines += piece.count(b"\n")
+            windows_lines += piece.count(b"\r\n")
+            if 0 < windows_lines < lines:
+                break
+        else:
+            return plain
+    copy = scratch / "line_ends"
+    with opened(plain, shown) as content, copy.open("wb") as target:
+        target.writelines(piece.replace(b"\r\n", b"\n") for piece in _pieces(content))
+    return copy.replace(scratch / plain.name.removesuffix(".gz"))
+
+
+def _pieces(content: IO[bytes]) -> Iterator[bytes]:
+    """The content in pieces that never cut a CR LF apart."""
+    while piece := content.read(1 << 20):
+        while piece.endswith(b"\r") and (more := content.read(1)):
+            piece += more
+        yield piece
 
 
 @contextmanager
@@ -175,10 +216,8 @@ def _open_packed(file: Path) -> Iterator[IO[bytes]]:
 
 def _first_line(plain: Path, encoding: str, shown: Path) -> str:
     try:
-        with gzip.open(plain, "rb") if plain.suffix == ".gz" else plain.open("rb") as file:
+        with opened(plain, shown) as file:
             line: str = io.TextIOWrapper(file, encoding="utf-8-sig" if encoding == "utf-8" else encoding).readline()
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataFormatError(f"{shown} is cut short or not a gzip file ({error}); fetch it again.") from error
     except UnicodeDecodeError as error:
         raise DataFormatError(f"{shown} is not UTF-8 ({error}); pass --encoding latin-1 or convert it.") from error
     if not line.strip():
@@ -214,9 +253,22 @@ def _check_exists(file: Path) -> None:
 
 
 def parquet_columns(file: Path) -> list[str]:
-    """Names of the columns of a Parquet file."""
+    """Names of the columns of a Parquet file.
+
+    Raises:
+        DataFormatError: the file is missing, damaged, or not a Parquet file.
+    """
     _check_exists(file)
-    names: list[str] = pq.read_schema(file).names
+    try:
+        with file.open("rb") as content:
+            names: list[str] = pq.read_schema(content).names
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file cannot be read at all
+        reason = str(error).strip().splitlines()[0]
+        raise DataFormatError(
+            f"{file} is damaged or not a Parquet file ({reason}); fetch it or write it again, or give a CSV file."
+        ) from error
     return names
 
 
