@@ -142,6 +142,7 @@ def describe(checkpoint: ReleasedCheckpoint, given: Mapping[str, Any]) -> tuple[
 
 def released_settings(description: ModelDescription) -> dict[str, Any]:
     """The settings of a model under their released names."""
+    assert description.encoder is not None
     ours = asdict(description.shape) | asdict(description.config) | asdict(description.encoder)
     names = {**ENCODER_FIELDS, **MODEL_FIELDS, **SHAPE_FIELDS}
     settings = {theirs: ours[name] for theirs, name in names.items() if ours.get(name) is not None}

@@ -1,5 +1,6 @@
 """What trainings share: the run folder with its settings, what is read of the data, the results."""
 
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ SETTINGS_FILE, METRICS_FILE = "settings.json", "metrics.json"
 
 
 def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDataset", command: str) -> str:
-    """The name of the vectors or codes to read: the one asked for, or the only one there is."""
-    flag = "--features" if kind == "vectors" else "--codes"
+    """The name of the vectors, codes or tokens to read: the one asked for, or the only one there is."""
+    flag = {"vectors": "--features", "codes": "--codes", "tokens": "--tokens"}[kind]
     if asked is not None:
         if asked not in stored:
             known = ", ".join(stored) or "none"
@@ -28,6 +29,17 @@ def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDa
             ]
         )
     raise SettingsError([f"{dataset.path} has several item {kind}: {', '.join(stored)}; choose one with {flag}"])
+
+
+def refuse(model: str, given: dict[str, Any]) -> None:
+    """Refuse flags that say nothing to the model; a group of settings at its defaults was not given."""
+    named = [flag for flag, value in given.items() if value is not None and value != _default(value)]
+    if named:
+        raise SettingsError([f"--{flag}: this is not for {model}; leave it out" for flag in named])
+
+
+def _default(value: Any) -> Any:
+    return type(value)() if is_dataclass(value) and not isinstance(value, type) else None
 
 
 def versions() -> dict[str, str]:
