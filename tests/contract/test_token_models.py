@@ -1,5 +1,7 @@
 """What every model of tokens must do, unasked: the contract of test_models.py, one query a history."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from linguarec.batching.batches import SequenceBatch
+from linguarec.batching.batches import SequenceBatch, TokenPairs
 from linguarec.batching.domains import Domain, Domains
-from linguarec.batching.token_steps import HistoryLoader
+from linguarec.batching.masking import WordMasking
+from linguarec.batching.token_steps import HistoryLoader, TokenPairsLoader
 from linguarec.batching.tokens import token_batches
 from linguarec.data.ragged import Ragged
 from linguarec.evaluation.evaluate import encode_tokens, history_queries
@@ -172,3 +176,58 @@ def test_processes_share_the_steps_of_one(tokens: ItemTokens) -> None:
         for number, batch in enumerate(part):
             shared[number] += zip(batch.sequences.users.tolist(), batch.sequences.targets.tolist(), strict=True)
     assert [sorted(step) for step in shared] == alone
+
+
+class PretrainingLoss(nn.Module):
+    """DDP wraps what `forward` computes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pairs: TokenPairs) -> Tensor:
+        loss: Tensor = self.model.pretrain_loss(pairs)  # type: ignore[operator]
+        return loss
+
+
+def step_gradients(rank: int, processes: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients of the first step of pre-training, without dropout, of one process or of several under DDP."""
+    generator = np.random.default_rng(0)
+    offsets = np.cumsum([0, *range(1, 13)])
+    catalogue = ItemTokens(
+        generator.integers(5, 90, offsets[-1]), generator.integers(1, 3, offsets[-1]).astype(np.uint8), offsets, 2
+    )
+    torch.manual_seed(0)
+    model = MODELS["recformer"].build(replace(CONFIGS["recformer"], language_head=True)).eval()
+    pairs = TokenPairsLoader(loader(catalogue, per_step=9), WordMasking(np.arange(90) % 3 == 0, 3, seed=0, share=0.4))
+    pairs.shard(rank, processes)
+    trained: nn.Module = PretrainingLoss(model)
+    if processes > 1:
+        trained = DistributedDataParallel(trained)
+    loss = trained(next(iter(pairs)).pairs)
+    loss.backward()
+    return loss.detach(), {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+
+
+def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
+    loss, gradients = step_gradients(0, 1)
+    command = [sys.executable, __file__, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()
+    losses, of_each = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    torch.testing.assert_close(torch.stack(losses).mean(), loss, atol=1e-4, rtol=1e-5)
+    for found in of_each:
+        assert found.keys() == gradients.keys()
+        for key, gradient in gradients.items():
+            torch.testing.assert_close(
+                found[key], gradient, atol=1e-4, rtol=1e-3, msg=lambda text, k=key: f"{k}: {text}"
+            )
+
+
+if __name__ == "__main__":
+    folder, process_rank = sys.argv[1:]
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(process_rank), world_size=2)
+    torch.save(step_gradients(int(process_rank), 2), Path(folder) / f"{process_rank}.pt")
+    torch.distributed.destroy_process_group()

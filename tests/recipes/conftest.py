@@ -68,7 +68,7 @@ def pretrained(shops: list[PreparedDataset], tmp_path: Path) -> Callable[..., Pa
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a small random BERT whose tokenizer knows the words of the world, long ones in two pieces."""
+    """A folder with a small random BERT, large weights so that texts differ, whose tokenizer knows the words of the world, long ones in two pieces."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
@@ -86,7 +86,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(names), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=64, initializer_range=0.2,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("backbone")
     BertForMaskedLM(config).save_pretrained(folder)
