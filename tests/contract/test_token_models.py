@@ -135,22 +135,23 @@ def test_recomputing_the_layers_changes_no_gradient(
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
-def loader(tokens: ItemTokens, per_step: int = 3) -> HistoryLoader:
+def loader(tokens: ItemTokens, per_step: int = 3, second_half: bool = True) -> HistoryLoader:
     generator = np.random.default_rng(1)
     rows = [generator.integers(0, 12, length).tolist() for length in (2, 7, 3, 1, 9, 4, 2)]
     both = [
         Domain("a", Ragged.from_lists(rows), 12, tokens=tokens),
         Domain("b", Ragged.from_lists(rows[:3]), 12, tokens=tokens),
     ]
-    return HistoryLoader(Domains(both), 5, 40, per_step, 1.0, seed=0)
+    return HistoryLoader(Domains(both), 5, 40, per_step, 1.0, second_half, seed=0)
 
 
 def history_of(batch: SequenceBatch, row: int) -> list[int]:
     return batch.items[batch.offsets[row] : batch.offsets[row + 1]].tolist()
 
 
-def test_each_user_has_one_target_an_epoch_from_the_second_half(tokens: ItemTokens) -> None:
-    steps = loader(tokens)
+@pytest.mark.parametrize("second_half", [True, False])
+def test_each_user_has_one_target_an_epoch(second_half: bool, tokens: ItemTokens) -> None:
+    steps, seen = loader(tokens, second_half=second_half), set()
     sequences = steps.domains.sequences
     for _ in range(20):
         users = []
@@ -162,9 +163,11 @@ def test_each_user_has_one_target_an_epoch_from_the_second_half(tokens: ItemToke
                 whole, history = sequences[user].tolist(), history_of(found, row)
                 target = int(found.targets[row])
                 ends = [n for n in range(1, len(whole)) if whole[n] == target and whole[max(0, n - 5) : n] == history]
-                assert any(n >= max(1, (len(whole) - 1) // 2) for n in ends)
+                assert any(n >= max(1, (len(whole) - 1) // 2) for n in ends) or not second_half
+                seen |= {(user, ends[0])} if len(ends) == 1 else set()
                 users.append(user)
         assert sorted(users) == [user for user in range(10) if len(sequences[user]) > 1]
+    assert ((4, 1) in seen) != second_half  # user 4 has nine items
 
 
 def test_processes_share_the_steps_of_one(tokens: ItemTokens) -> None:

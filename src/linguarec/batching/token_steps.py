@@ -1,7 +1,7 @@
 """Training steps of a model that reads histories as text: one history and its next item from every user and epoch.
 
-An encoder that is not causal reads one prefix of a sequence a pass. As published, an epoch has one for every user, whose
-target is drawn from the second half of the user's sequence.
+An encoder that is not causal reads one prefix of a sequence a pass. As published, an epoch has one for every user, with a
+target that is drawn anew: in fine-tuning any item but the first, in pre-training one of the second half.
 """
 
 from collections.abc import Iterator
@@ -32,12 +32,21 @@ class HistoryLoader(MixedLoader):
         max_tokens: most tokens of a history.
         targets_per_step: histories of one step over all processes.
         mixing: see `PretrainingLoader`.
+        second_half: see `training_pairs`.
         seed: of all draws.
     """
 
     def __init__(
-        self, domains: Domains, max_items: int, max_tokens: int, targets_per_step: int, mixing: float, seed: int
+        self,
+        domains: Domains,
+        max_items: int,
+        max_tokens: int,
+        targets_per_step: int,
+        mixing: float,
+        second_half: bool,
+        seed: int,
     ) -> None:
+        self.second_half = second_half
         super().__init__(domains, max_items, targets_per_step, None, mixing, seed)
         self.domains = domains
         self.max_tokens = max_tokens
@@ -61,7 +70,7 @@ class HistoryLoader(MixedLoader):
         """Steps may be of any size: each window has one target."""
 
     def _draw(self, generator: np.random.Generator) -> Windows:
-        return training_pairs(self.offsets, self.max_length, generator)
+        return training_pairs(self.offsets, self.max_length, self.second_half, generator)
 
     def _batch(self, index: int) -> TrainingBatch:
         batch = super()._batch(index)

@@ -75,18 +75,20 @@ def training_windows(offsets: IntArray, max_length: int, stride: int | None, gen
     return Windows(*(np.concatenate(pair) for pair in zip(head_windows, tail_windows, strict=True)))
 
 
-def training_pairs(offsets: IntArray, max_length: int, generator: np.random.Generator) -> Windows:
-    """One window for every sequence of two or more items: a target drawn from its second half, and what comes before it.
+def training_pairs(offsets: IntArray, max_length: int, second_half: bool, generator: np.random.Generator) -> Windows:
+    """One window for every sequence of two or more items: a target and what comes before it.
 
     Args:
         offsets: [B+1] bounds of the sequences in the flat array.
         max_length: longest window.
+        second_half: whether targets are drawn from the second half of the sequence, or from all of it; never the first item.
         generator: draws the targets.
     """
     lengths = np.diff(offsets)
     users = np.flatnonzero(lengths >= 2).astype(np.int64)
     first, lengths = offsets[users], lengths[users]
-    target = first + generator.integers(np.maximum((lengths - 1) // 2, 1), lengths)
+    earliest = np.maximum((lengths - 1) // 2, 1) if second_half else np.ones_like(lengths)
+    target = first + generator.integers(earliest, lengths)
     return Windows(users, np.maximum(first, target - max_length), target, target)
 
 

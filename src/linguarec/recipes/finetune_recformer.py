@@ -94,7 +94,7 @@ def finetune_recformer(
 
     def loader() -> HistoryLoader:
         per_step = training.targets_per_step // training.accumulate
-        return HistoryLoader(domains, config.max_items, config.max_tokens, per_step, 1.0, seed)
+        return HistoryLoader(domains, config.max_items, config.max_tokens, per_step, 1.0, False, seed)
 
     started = time.perf_counter()
     result = tune_in_two_stages(

@@ -83,7 +83,7 @@ def pretrain_recformer(
     }
     masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
     per_step = training.targets_per_step // training.accumulate
-    steps = HistoryLoader(domains, config.max_items, config.max_tokens, per_step, mixing, seed)
+    steps = HistoryLoader(domains, config.max_items, config.max_tokens, per_step, mixing, True, seed)
     # The processes that Lightning starts beside the first one run this recipe too, and find the folder made.
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         done = open_run(output, settings, resume, overwrite)

@@ -10,6 +10,7 @@ value; under the released text rules an empty value gives its key, as the releas
 import hashlib
 import itertools
 import math
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -23,6 +24,7 @@ from linguarec.text.cleaning import LIST_SEPARATOR, clean_text
 from linguarec.text.references import DEFAULT_ENCODER, fast_tokenizer, find_encoder
 
 KEY, VALUE = 1, 2  # token types; 0 is <s>
+BEGINS_A_WORD = ("\u0120", "\u2581", *string.punctuation)  # the first two stand for a space
 
 Ids = npt.NDArray[np.integer[Any]]
 
@@ -215,13 +217,13 @@ class AttributeTokenizer:
         """[vocabulary] whether a token continues the word of the token before it, if both are of one value.
 
         WordPiece marks the tokens that continue a word ("##ing"), the byte-level and sentence-piece tokenizers those that
-        begin one with the space before it.
+        begin one with the space before it; there punctuation begins a word of its own.
         """
         continues = np.zeros(self.form.vocabulary, bool)
         words = self._tokenizer.get_vocab(with_added_tokens=False)
         prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
         for word, number in words.items():
-            continues[number] = word.startswith(prefix) if prefix else not word.startswith(("\u0120", "\u2581"))
+            continues[number] = word.startswith(prefix) if prefix else not word.startswith(BEGINS_A_WORD)
         for number in self._tokenizer.get_added_tokens_decoder():
             continues[number] = False
         return continues
