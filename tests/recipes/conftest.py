@@ -68,7 +68,10 @@ def pretrained(shops: list[PreparedDataset], tmp_path: Path) -> Callable[..., Pa
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a small random BERT, large weights so that texts differ, whose tokenizer knows the words of the world, long ones in two pieces."""
+    """A folder with a small random BERT, of large weights so that texts differ.
+
+    Its tokenizer knows the words of the world, long ones in two pieces.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 

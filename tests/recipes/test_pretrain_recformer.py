@@ -117,7 +117,7 @@ def test_what_cannot_work_is_refused(tokenized: list[PreparedDataset], tmp_path:
     with pytest.raises(SettingsError, match="--backbone: this is not for unisrec"):
         pretrain("unisrec", folders, run, backbone="all-MiniLM-L6-v2")
     tokenize(folders[1], "all-MiniLM-L6-v2", name="other")
-    with pytest.raises(LinguarecError, match="--tokens other: .* it has: tiny"):
+    with pytest.raises(LinguarecError, match=r"--tokens other: .* it has: tiny"):
         pretrain("recformer", folders, run, CONFIG, tokens="other")
     (folders[1] / "tokens" / "tiny").rename(folders[1] / "tokens" / "hidden")
     (folders[1] / "tokens" / "other").rename(folders[1] / "tokens" / "tiny")

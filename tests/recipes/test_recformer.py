@@ -41,13 +41,13 @@ def shop(shops: list[PreparedDataset], tiny_backbone: str) -> PreparedDataset:
 
 
 def test_it_learns_and_leaves_a_run_that_can_be_used(shop: PreparedDataset, tiny_backbone: str, tmp_path: Path) -> None:
+    """The backbone is random, so stage 1, whose item vectors move, learns little here; stage 2 comes near the best."""
     run = tmp_path / "run"
-    result = finetune(
-        "recformer", shop.path, run, CONFIG, backbone=tiny_backbone, training=settings(max_epochs=14, patience=14)
-    )
+    training = settings(learning_rate=2e-3, targets_per_step=50, max_epochs=35, patience=7)
+    result = finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, training=training)
     assert json.loads((run / "metrics.json").read_text()) == result
     assert result["valid"]["ndcg@10"] >= result["stage1"]["valid"]["ndcg@10"]
-    assert result["epochs"] == 28
+    assert result["best_stage"] == 2
     assert not list(run.glob("**/checkpoints"))
 
     summary = evaluate(run, plots=False)

@@ -78,7 +78,6 @@ MODELS: dict[str, ModelEntry] = {
             "targets_per_step": 128,
             "accumulate": 8,
             "max_epochs": 128,
-            "patience": 5,
             "warmup_steps": 100,
             "schedule": "linear",
         },
