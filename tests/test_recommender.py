@@ -17,11 +17,12 @@ from linguarec.errors import (
     StaleFeaturesError,
     UnknownItemError,
 )
+from linguarec.evaluation.ranks import best_columns
 from linguarec.hub.pretrained import ModelDescription
 from linguarec.models import MODELS
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
-from linguarec.recommender import Recommender, _top
+from linguarec.recommender import Recommender
 
 NUM_ITEMS, WIDTH = 40, 12
 TEXTS = [f"Thing number {row}." for row in range(NUM_ITEMS)]
@@ -127,8 +128,8 @@ def test_a_recommendation_says_what_it_is(recommender):
 
 def test_items_with_equal_scores_come_in_the_order_of_the_catalogue():
     scores = torch.tensor([[1.0, 2.0, 1.0, 1.0, 0.0, 1.0, -torch.inf]] * 2)
-    assert _top(scores, 3) == [[(1, 2.0), (0, 1.0), (2, 1.0)]] * 2
-    assert [column for column, _ in _top(scores, 7)[0]] == [1, 0, 2, 3, 5, 4]
+    assert best_columns(scores, 3) == [[(1, 2.0), (0, 1.0), (2, 1.0)]] * 2
+    assert [column for column, _ in best_columns(scores, 7)[0]] == [1, 0, 2, 3, 5, 4]
 
 
 # -- unknown ids and bad requests

@@ -28,7 +28,7 @@ from linguarec.data.dataset import FeatureInfo, PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import encode_items, evaluating, history_queries
-from linguarec.evaluation.ranks import chunk_rows, full_precision
+from linguarec.evaluation.ranks import best_columns, chunk_rows, full_precision
 from linguarec.files import write_json, writing_file
 from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ModelDescription, from_pretrained, save_pretrained
 from linguarec.models import MODELS
@@ -284,7 +284,7 @@ class Recommender:
                         columns = column_of[seen.values]
                         cases = np.repeat(np.arange(len(part)), seen.lengths)[columns >= 0]
                         scores[torch.from_numpy(cases), torch.from_numpy(columns[columns >= 0])] = -torch.inf
-                    for number, row in zip(part.tolist(), _top(scores, k), strict=True):
+                    for number, row in zip(part.tolist(), best_columns(scores, k), strict=True):
                         best[number] = [(int(allowed[column]), score) for column, score in row]
         return best
 
@@ -393,19 +393,3 @@ def _encode(model: nn.Module, items: ItemBatch, device: torch.device) -> tuple[T
     with evaluating(model), torch.inference_mode(), full_precision(device):
         inputs, keys = encode_items(model, items, device)
     return inputs.float(), keys.float()
-
-
-def _top(scores: Tensor, k: int) -> list[list[tuple[int, float]]]:
-    """(column, score) of the best `k` of each row, best first, equal ones by column; excluded ones (-inf) left out."""
-    k = min(k, scores.shape[1])
-    if k == 0:
-        return [[] for _ in range(len(scores))]
-    values, columns = scores.topk(k, dim=1)
-    columns, by_column = columns.sort(dim=1)
-    values, by_value = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
-    columns = columns.gather(1, by_value)
-    # Which of several items with the last score are among the best k, topk does not say: items with the same text tie.
-    cut = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
-    columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    found = zip(columns.tolist(), values.tolist(), strict=True)
-    return [[(c, v) for c, v in zip(row, best, strict=True) if v != float("-inf")] for row, best in found]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
-from linguarec.recipes.runs import open_run, refuse, valid_of, versions, write_results
+from linguarec.recipes.runs import open_run, read_of, refuse, valid_of, versions, write_results
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
@@ -139,11 +139,7 @@ def finetune(
     taken = None if start is None else take_over(start, network, chosen, frozen or "encoder", permutation)
     settings = {
         **description.to_dict(),
-        "data": str(data),
-        "data_name": dataset.name,
-        "data_fingerprint": dataset.fingerprint,
-        "split": split,
-        "users": users,
+        **read_of(data, dataset, split, users),
         "features": features,
         "codes": codes,
         "seed": seed,

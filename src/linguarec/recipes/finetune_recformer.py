@@ -20,7 +20,7 @@ from linguarec.evaluation.evaluate import encode_tokens, rank_cases
 from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
-from linguarec.recipes.runs import open_run, valid_of, versions, write_results
+from linguarec.recipes.runs import open_run, read_of, valid_of, versions, write_results
 from linguarec.recipes.sentence_inputs import fitting_tokens, form_of, starting_model, stored_tokens
 from linguarec.recipes.starting import Start
 from linguarec.recipes.training_data import TrainingData
@@ -64,11 +64,7 @@ def finetune_recformer(
     description = ModelDescription(NAME, config, None, CatalogueShape(dataset.num_items))
     settings = {
         **description.to_dict(),
-        "data": str(data),
-        "data_name": dataset.name,
-        "data_fingerprint": dataset.fingerprint,
-        "split": split,
-        "users": users,
+        **read_of(data, dataset, split, users),
         "sentences": asdict(stored.form),
         "seed": seed,
         "training": asdict(training),

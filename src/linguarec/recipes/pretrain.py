@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError, StaleFeaturesError
-from linguarec.recipes.runs import choose, open_run, refuse, valid_of, versions, write_results
+from linguarec.recipes.runs import choose, open_run, read_of_domains, refuse, valid_of, versions, write_results
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,11 +127,7 @@ def pretrain(
     description = ModelDescription(model, config or MODELS[model].config(), encoder, origin.shape)
     settings = {
         **description.to_dict(),
-        "stage": "pretrain",
-        "data": [str(folder) for folder in data],
-        "data_fingerprints": [dataset.fingerprint for dataset in datasets],
-        "valid": None if valid is None else str(valid),
-        "split": split,
+        **read_of_domains(datasets, valid, split),
         "features": features,
         "codes": codes,
         "mixing": mixing,

@@ -18,7 +18,7 @@ from linguarec.files import write_json
 from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, save_pretrained
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
-from linguarec.recipes.runs import open_run, valid_of, versions, write_results
+from linguarec.recipes.runs import open_run, read_of_domains, valid_of, versions, write_results
 from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, stored_tokens
 from linguarec.recipes.validation import ranked_means, valid_cases
 from linguarec.text.attributes import AttributeTokenizer
@@ -69,11 +69,7 @@ def pretrain_recformer(
     description = ModelDescription(NAME, config, None, CatalogueShape(0))
     settings = {
         **description.to_dict(),
-        "stage": "pretrain",
-        "data": [str(folder) for folder in data],
-        "data_fingerprints": [dataset.fingerprint for dataset in datasets],
-        "valid": None if valid is None else str(valid),
-        "split": split,
+        **read_of_domains(datasets, valid, split),
         "sentences": asdict(form),
         "mixing": mixing,
         "seed": seed,

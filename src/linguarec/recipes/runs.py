@@ -42,6 +42,28 @@ def _default(value: Any) -> Any:
     return type(value)() if is_dataclass(value) and not isinstance(value, type) else None
 
 
+def read_of(data: Path, dataset: "PreparedDataset", split: str, users: float) -> dict[str, Any]:
+    """What settings.json records of the folder that a fine-tuning reads."""
+    return {
+        "data": str(data),
+        "data_name": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "split": split,
+        "users": users,
+    }
+
+
+def read_of_domains(datasets: "list[PreparedDataset]", valid: Path | None, split: str) -> dict[str, Any]:
+    """What settings.json records of the folders that a pre-training reads."""
+    return {
+        "stage": "pretrain",
+        "data": [str(dataset.path) for dataset in datasets],
+        "data_fingerprints": [dataset.fingerprint for dataset in datasets],
+        "valid": None if valid is None else str(valid),
+        "split": split,
+    }
+
+
 def versions() -> dict[str, str]:
     import platform
     from importlib.metadata import version
