@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 import linguarec
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, UnknownItemError
+from linguarec.models import MODELS
 from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
@@ -104,6 +106,8 @@ def test_another_shop_is_ranked_by_text_alone(
     with pytest.raises(LinguarecError, match="linguarec tokenize"):
         evaluate(run, shops[1].path, zero_shot=True, plots=False)
     tokenize(shops[1].path, tiny_backbone, name="tiny")
+    with pytest.raises(SettingsError, match="--features: this is not for recformer"):
+        evaluate(run, shops[1].path, zero_shot=True, features="words", plots=False)
     summary = evaluate(run, shops[1].path, zero_shot=True, plots=False)
     assert summary["items_read_by_text"] == shops[1].num_items
     own = evaluate(run, zero_shot=True, plots=False)
@@ -153,6 +157,33 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDat
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
     again = finetune("recformer", shop.path, broken, SCRATCH, training=training, resume=True)
     assert again["test"] == json.loads((unbroken / "metrics.json").read_text())["test"]
+
+
+def test_two_processes_take_the_steps_of_one(shop: PreparedDataset, tmp_path: Path) -> None:
+    still, alone, together = replace(SCRATCH, dropout=0.0, attention_dropout=0.0), tmp_path / "alone", tmp_path / "two"
+    training = settings(precision="fp32", max_epochs=1)
+    finetune("recformer", shop.path, alone, still, training=training)
+    command = [
+        str(Path(sys.executable).parent / "linguarec"),
+        "finetune",
+        "recformer",
+        str(shop.path),
+        "-o",
+        str(together),
+    ]
+    given = {"model": still, "training": replace(training, devices=2, strategy="ddp")}
+    for group, values in given.items():
+        for name, value in vars(values).items():
+            if value != getattr(type(values)(), name) or name in MODELS["recformer"].training:
+                command.append(f"--{group}.{name}={value}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("model.safetensors", "item_model.safetensors"):
+        expected, found = (load_file(run / name) for run in (alone, together))
+        for key in expected:
+            torch.testing.assert_close(
+                found[key], expected[key], atol=1e-4, rtol=1e-3, msg=lambda text, k=key: f"{k}: {text}"
+            )
 
 
 def test_another_run_can_be_the_start(shop: PreparedDataset, tmp_path: Path) -> None:

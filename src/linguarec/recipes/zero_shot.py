@@ -12,6 +12,7 @@ from linguarec.evaluation.evaluate import encode_items, evaluating
 from linguarec.evaluation.ranks import full_precision
 from linguarec.models import MODELS
 from linguarec.recipes.matching import book_of, fitting_vectors, stored_codes
+from linguarec.recipes.runs import refuse
 from linguarec.recipes.sentence_inputs import fitting_tokens
 from linguarec.recipes.starting import Start
 from linguarec.sentences import SentenceReader
@@ -37,6 +38,7 @@ def read_by_text(start: Start, dataset: PreparedDataset, features: str | None) -
             ]
         )
     if reads == "tokens":
+        refuse(start.name, {"features": features})
         reader = SentenceReader.load(start.folder, start.network, start.description)
         tokens = fitting_tokens(reader.form, dataset).tokens
         return tokens, reader.keys(tokens, torch.device("cpu"))
