@@ -278,3 +278,21 @@ def test_help_without_a_model_lists_the_models(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     assert "Models: sasrec, " in shown
     assert "`linguarec finetune sasrec --help` adds" in shown
+
+
+def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys: pytest.CaptureFixture[str]):
+    from linguarec.recipes.finetune import finetune
+    from linguarec.training.settings import TrainingSettings
+
+    def training(*words: str) -> TrainingSettings:
+        call = parse(finetune, [*words, "-o", "R"], "linguarec finetune", ("model", "data"), "model")
+        assert call is not None
+        found: TrainingSettings = call.arguments["training"]
+        return found
+
+    assert training("unisrec", "D") == TrainingSettings()
+    assert training("recformer", "D") == TrainingSettings(**MODELS["recformer"].training)
+    assert training("recformer", "D", "--training.learning_rate", "0.001").learning_rate == 0.001
+    assert training("recformer", "D", "--training.learning_rate", "0.001").warmup_steps == 100
+    assert parse(finetune, ["recformer", "--help"], "linguarec finetune", ("model", "data"), "model") is None
+    assert "5e-05" in capsys.readouterr().out

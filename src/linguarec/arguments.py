@@ -29,8 +29,10 @@ from linguarec.errors import SettingsError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from linguarec.models import ModelEntry
+
 SHORT = {"output": "-o"}
-MODEL_GROUP = "model"
+MODEL_GROUP, TRAINING_GROUP = "model", "training"
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,13 @@ def parse(
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
     """
     words = [_spelling(word) for word in words]
-    config = _model_config(words, positional, model)
+    entry = _named_model(words, positional, model)
+    config = None if entry is None else entry.config
     parameters = [p for p in _parameters(recipe, positional, model, config) if p.name not in given]
     parser = _build(recipe, program, parameters, model, config)
-    if config is not None:
+    if entry is not None:
+        own = {f"{TRAINING_GROUP}.{name}": value for name, value in entry.training.items()}
+        parser.set_defaults(own if TRAINING_GROUP in (p.key for p in parameters) else {})
         program = f"{program} {words[0]}"
     if "-h" in words or "--help" in words:
         parser.print_help(sys.stdout)
@@ -121,8 +126,8 @@ def _spelling(word: str) -> str:
     return f"--{flag}{equals}{value}"
 
 
-def _model_config(words: Sequence[str], positional: Sequence[str], model: str | None) -> type | None:
-    """The config class of the model that is named on the command line (before the parser, which needs it, exists)."""
+def _named_model(words: Sequence[str], positional: Sequence[str], model: str | None) -> "ModelEntry | None":
+    """The model that is named on the command line (before the parser, which needs its config class, exists)."""
     if model is None or positional[0] != model or not words or words[0].startswith("-"):
         return None
     from linguarec.models import MODELS
@@ -131,7 +136,7 @@ def _model_config(words: Sequence[str], positional: Sequence[str], model: str | 
         near = difflib.get_close_matches(words[0], list(MODELS), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise SettingsError([f"unknown model {words[0]!r}; {hint}There are {', '.join(MODELS)}."])
-    return MODELS[words[0]].config
+    return MODELS[words[0]]
 
 
 def _parameters(

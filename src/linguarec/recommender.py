@@ -22,17 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.batching.histories import history_batches
 from linguarec.catalogue import Catalogue, Items
 from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
-from linguarec.evaluation.evaluate import encode_items, evaluating, max_length
-from linguarec.evaluation.ranks import chunk_rows, full_precision
+from linguarec.evaluation.evaluate import encode_items, evaluating, history_queries
+from linguarec.evaluation.ranks import best_columns, chunk_rows, full_precision
 from linguarec.files import write_json, writing_file
 from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ModelDescription, from_pretrained, save_pretrained
-from linguarec.models import MODELS, Recommending
+from linguarec.models import MODELS
+from linguarec.sentences import TOKENS_FOLDER, SentenceReader, no_tokens
+from linguarec.text.attributes import ItemTokens
 from linguarec.text.cleaning import TextRules
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ class Recommendation:
 class Recommender:
     """Recommends items for histories of raw ids. Made by `from_training` or `load`.
 
-    `inputs` [N, D] and `keys` [N, Dk] are those of the catalogue's entries. `encoder`: whose text vectors the model or
-    its code book reads, None if it reads no text. `codes`: the items' codes and the book that codes new ones, or None.
+    `inputs` (vectors [N, D], or tokens) and `keys` [N, Dk] are those of the catalogue's entries. `encoder`: whose text
+    vectors the model or its code book reads, None if it reads no text. `codes`: the items' codes and the book that codes
+    new ones, or None. `reader`: reads new items for a model of tokens, else None.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class Recommender:
         model: nn.Module,
         description: ModelDescription,
         catalogue: Catalogue,
-        inputs: Tensor,
+        inputs: Tensor | ItemTokens,
         keys: Tensor,
         encoder: FeatureInfo | None = None,
         codes: ItemCodes | None = None,
+        reader: SentenceReader | None = None,
     ) -> None:
         if not len(catalogue) == len(inputs) == len(keys):
             raise CheckpointMismatchError(
@@ -83,6 +86,7 @@ class Recommender:
         self.keys = keys
         self.encoder = encoder
         self.codes = codes
+        self.reader = reader
         self._text_encoder: TextEncoder | None = None
 
     def __repr__(self) -> str:
@@ -142,7 +146,12 @@ class Recommender:
         table = self.catalogue.table.replace_schema_metadata({"text_rules": self.catalogue.text_rules})
         with writing_file(folder / CATALOGUE_FILE) as temporary:
             pq.write_table(table, temporary, compression="zstd")
-        for name, tensor in ((INPUTS_FILE, self.inputs), (KEYS_FILE, self.keys)):
+        tensors = {KEYS_FILE: self.keys}
+        if isinstance(self.inputs, Tensor):
+            tensors[INPUTS_FILE] = self.inputs
+        elif self.reader is not None:
+            self.reader.save(folder, self.inputs, self.catalogue.raw_ids)
+        for name, tensor in tensors.items():
             with writing_file(folder / name) as temporary, temporary.open("wb") as file:
                 np.save(file, tensor.float().cpu().numpy())
         if self.encoder is not None:
@@ -163,8 +172,12 @@ class Recommender:
         encoder = FeatureInfo(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
         if description.shape.num_items == 0 and not (folder / CATALOGUE_FILE).exists():
             book = CodeBook.load(folder / BOOK_FILE) if (folder / BOOK_FILE).exists() else None
-            return cls._without_items(model, description, encoder, book)
-        for name in (CATALOGUE_FILE, INPUTS_FILE, KEYS_FILE):
+            reader = None
+            if MODELS[description.name].reads == "tokens":
+                reader = SentenceReader.load(folder, model, description)
+            return cls._without_items(model, description, encoder, book, reader)
+        tokens = MODELS[description.name].reads == "tokens"
+        for name in (CATALOGUE_FILE, TOKENS_FOLDER if tokens else INPUTS_FILE, KEYS_FILE):
             if not (folder / name).exists():
                 raise CheckpointMismatchError(
                     f"{folder} has no {name}: its training is not finished; go on with it by "
@@ -172,21 +185,40 @@ class Recommender:
                 )
         table = pq.read_table(folder / CATALOGUE_FILE)
         rules = (table.schema.metadata or {}).get(b"text_rules", b"default").decode()
+        catalogue = Catalogue(table.replace_schema_metadata(None), cast(TextRules, rules))
+        keys = torch.from_numpy(np.load(folder / KEYS_FILE))
+        if tokens:
+            inputs = SentenceReader.stored_tokens(folder, catalogue.raw_ids)
+            reader = SentenceReader.load(folder, model, description)
+            return cls(model, description, catalogue, inputs, keys, reader=reader)
         codes = folder / CODES_FILE
         return cls(
             model,
             description,
-            Catalogue(table.replace_schema_metadata(None), rules),
+            catalogue,
             torch.from_numpy(np.load(folder / INPUTS_FILE)),
-            torch.from_numpy(np.load(folder / KEYS_FILE)),
+            keys,
             encoder,
             ItemCodes.load(codes) if codes.exists() else None,
         )
 
     @classmethod
     def _without_items(
-        cls, model: nn.Module, description: ModelDescription, encoder: FeatureInfo | None, book: CodeBook | None
+        cls,
+        model: nn.Module,
+        description: ModelDescription,
+        encoder: FeatureInfo | None,
+        book: CodeBook | None,
+        reader: SentenceReader | None,
     ) -> "Recommender":
+        if reader is not None:
+            form = reader.form
+            attributes = [name for name in form.attributes if name != "text"]
+            columns = pa.table({name: pa.array([], pa.string()) for name in ("raw_id", *attributes, "text")})
+            catalogue = Catalogue.of(columns, attributes, cast(TextRules, form.text_rules))
+            keys = torch.zeros(0, description.config.hidden_size)
+            return cls(model, description, catalogue, no_tokens(form), keys, reader=reader)
+        assert description.encoder is not None
         nothing = pa.table({name: pa.array([], pa.string()) for name in ("raw_id", "text")})
         rules = cast(TextRules, "default" if encoder is None else encoder.text_rules)
         none = torch.zeros(0, description.encoder.hidden_size)
@@ -235,16 +267,15 @@ class Recommender:
         self, histories: Ragged, k: int, exclude_seen: bool, allowed: npt.NDArray[np.int64]
     ) -> list[list[tuple[int, float]]]:
         """(entry, score) of the best `k` of the `allowed` entries for each history."""
-        model, device = cast(Recommending, self.model), self.keys.device
+        device = self.keys.device
         keys = self.keys[torch.from_numpy(allowed).to(device)]
         column_of = np.full(len(self.catalogue), -1, dtype=np.int64)
         column_of[allowed] = np.arange(len(allowed))
         best: list[list[tuple[int, float]]] = [[] for _ in range(len(histories))]
         chunk = chunk_rows(len(keys), device)
         with torch.inference_mode(), full_precision(device):
-            for index, whole in history_batches(histories, max_length(self.model)):
-                batch = whole.to(device)
-                queries = model.queries(batch, self.inputs)[batch.last].float()
+            for index, found in history_queries(self.model, self.inputs, histories, device):
+                queries = found.float()
                 for start in range(0, len(index), chunk):
                     part = index[start : start + chunk]
                     scores = queries[start : start + chunk] @ keys.T
@@ -253,7 +284,7 @@ class Recommender:
                         columns = column_of[seen.values]
                         cases = np.repeat(np.arange(len(part)), seen.lengths)[columns >= 0]
                         scores[torch.from_numpy(cases), torch.from_numpy(columns[columns >= 0])] = -torch.inf
-                    for number, row in zip(part.tolist(), _top(scores, k), strict=True):
+                    for number, row in zip(part.tolist(), best_columns(scores, k), strict=True):
                         best[number] = [(int(allowed[column]), score) for column, score in row]
         return best
 
@@ -280,10 +311,21 @@ class Recommender:
         entries = self.catalogue.new_entries(items)
         if not len(entries):
             return 0
-        inputs, keys, codes = self.encode(entries["text"].to_pylist(), vectors)
-        if self.codes is not None and codes is not None:
-            self.codes = ItemCodes(np.concatenate([self.codes.codes, codes]), self.codes.book)
-        self.inputs, self.keys = torch.cat([self.inputs, inputs]), torch.cat([self.keys, keys])
+        if isinstance(self.inputs, Tensor):
+            inputs, keys, codes = self.encode(entries["text"].to_pylist(), vectors)
+            if self.codes is not None and codes is not None:
+                self.codes = ItemCodes(np.concatenate([self.codes.codes, codes]), self.codes.book)
+            self.inputs = torch.cat([self.inputs, inputs])
+        else:
+            assert self.reader is not None
+            if vectors is not None:
+                raise SettingsError(
+                    [f"{self.description.name} reads the attributes of items and takes no vectors of them"]
+                )
+            tokens = self.reader.tokens(entries)
+            keys = self.reader.keys(tokens, self.keys.device)
+            self.inputs = ItemTokens.join([self.inputs, tokens])
+        self.keys = torch.cat([self.keys, keys])
         self.catalogue = self.catalogue.with_added(entries)
         return len(entries)
 
@@ -351,19 +393,3 @@ def _encode(model: nn.Module, items: ItemBatch, device: torch.device) -> tuple[T
     with evaluating(model), torch.inference_mode(), full_precision(device):
         inputs, keys = encode_items(model, items, device)
     return inputs.float(), keys.float()
-
-
-def _top(scores: Tensor, k: int) -> list[list[tuple[int, float]]]:
-    """(column, score) of the best `k` of each row, best first, equal ones by column; excluded ones (-inf) left out."""
-    k = min(k, scores.shape[1])
-    if k == 0:
-        return [[] for _ in range(len(scores))]
-    values, columns = scores.topk(k, dim=1)
-    columns, by_column = columns.sort(dim=1)
-    values, by_value = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
-    columns = columns.gather(1, by_value)
-    # Which of several items with the last score are among the best k, topk does not say: items with the same text tie.
-    cut = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
-    columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    found = zip(columns.tolist(), values.tolist(), strict=True)
-    return [[(c, v) for c, v in zip(row, best, strict=True) if v != float("-inf")] for row, best in found]

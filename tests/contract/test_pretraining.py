@@ -21,7 +21,9 @@ from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
 
 WIDTH, CODE_BOOKS, CENTROIDS = 8, 4, 16
 PRETRAINABLE = [
-    name for name, entry in MODELS.items() if hasattr(entry.build, "pretrain_loss") and "ids" not in entry.reads
+    name
+    for name, entry in MODELS.items()
+    if hasattr(entry.build, "pretrain_loss") and "ids" not in entry.reads and entry.reads != "tokens"
 ]
 ENCODERS: dict[str, EncoderConfig] = {
     "transformer": TransformerConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),

@@ -95,7 +95,8 @@ def pairs(model: Recformer) -> TokenPairs:
         ids = batch.ids.where(labels < 0, 2)
         sides.append((TokenBatch(ids, batch.types, batch.item_positions, batch.offsets), labels))
     (masked_left, left_labels), (masked_right, right_labels) = sides
-    return TokenPairs(left, right, torch.tensor([0, 1, 0]), masked_left, masked_right, left_labels, right_labels)
+    same, users = torch.tensor([0, 1, 0]), torch.arange(3)
+    return TokenPairs(left, right, same, users, masked_left, masked_right, left_labels, right_labels)
 
 
 @torch.no_grad()
@@ -118,7 +119,9 @@ def test_the_losses_of_pre_training_are_those_of_separate_passes(model: Recforme
 def test_pre_training_without_masked_words_or_without_a_head(model: Recformer) -> None:
     given = pairs(model)
     none = torch.full_like(given.history_labels, -1), torch.full_like(given.target_labels, -1)
-    unmasked = TokenPairs(given.histories, given.targets, given.items, given.histories, given.targets, *none)
+    unmasked = TokenPairs(
+        given.histories, given.targets, given.items, given.users, given.histories, given.targets, *none
+    )
     contrast, words = model.pretrain_losses(unmasked)
     assert words.item() == 0
     assert torch.isfinite(contrast)

@@ -74,6 +74,7 @@ def test_losses_of_pre_training(shared: Path) -> None:
         histories,
         targets,
         torch.arange(len(histories)),
+        torch.arange(len(histories)),
         masked_histories,
         masked_targets,
         history_labels,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.data.dataset import PreparedDataset
@@ -94,3 +95,34 @@ def in_two_processes() -> Callable[..., dict[str, Any]]:
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a small random BERT, of large weights so that texts differ.
+
+    Its tokenizer knows the words of the world, long ones in two pieces.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    texts = [item.text for domain in generate_world(seed=0, domains=2, size=TINY) for item in domain.items]
+    normalise, split = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = {word for text in texts for word, _ in split.pre_tokenize_str(normalise.normalize_str(text))} | {"title"}
+    pieces = {piece for word in words for piece in ([word] if len(word) < 8 else [word[:5], f"##{word[5:]}"])}
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(pieces)]
+    tokenizer = Tokenizer(models.WordPiece({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalise, split
+    special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{f"{kind}_token": name for kind, name in special.items()}
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(names), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("backbone")
+    BertForMaskedLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return str(folder)

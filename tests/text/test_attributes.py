@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.text.attributes import AttributeTokenizer
+from linguarec.text.attributes import AttributeTokenizer, ItemTokens, SentenceForm
 from linguarec.text.references import fast_tokenizer, find_encoder
 from linguarec.text.token_store import open_tokens, write_tokens
 
@@ -135,3 +135,40 @@ def test_tokens_of_another_catalogue_or_damaged_ones_are_refused(minilm: Attribu
     np.save(folder / "types.npy", np.zeros(3, np.uint8))
     with pytest.raises(DataFormatError, match=r"ids, 3 types.*tokenize again"):
         open_tokens(folder, "f")
+
+
+def test_items_are_selected_and_joined(minilm: AttributeTokenizer) -> None:
+    tokens, _ = minilm.tokenize(COLUMNS)
+    order = np.array([4, 0, 2, 5])
+    chosen = tokens.select(order)
+    joined = ItemTokens.join([chosen, tokens])
+    assert (len(chosen), len(joined), joined.start) == (4, 10, tokens.start)
+    for place, row in enumerate([*order, *range(6)]):
+        left, right = (slice(*of.offsets[at : at + 2]) for of, at in ((joined, place), (tokens, row)))
+        assert joined.ids[left].tolist() == tokens.ids[right].tolist()
+        assert joined.types[left].tolist() == tokens.types[right].tolist()
+
+
+def test_which_tokens_continue_a_word(minilm: AttributeTokenizer) -> None:
+    tokenizer = fast_tokenizer(find_encoder(MINILM))
+    ids = tokenizer("3D filament, unbelievable!", add_special_tokens=False)["input_ids"]
+    names = tokenizer.convert_ids_to_tokens(ids)
+    continues = minilm.continues_a_word()
+    assert continues.shape == (minilm.form.vocabulary,)
+    assert [name.startswith("##") for name in names] == continues[ids].tolist()
+    assert continues[ids].sum() >= 2
+    assert not continues[[101, 102, 103, 0]].any()
+
+
+def test_byte_level_tokens_continue_a_word_where_no_space_is_before_them() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    space = "\u0120"
+    words = ["<s>", "steel", f"{space}ruler", "er", f"{space}(", ")", ","]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>"])
+    form = SentenceForm("x", "0", len(words), 0, None, ["title"], 8, "default")
+    continues = AttributeTokenizer(form, tokenizer).continues_a_word()
+    # The first word of a value has no space before it either, and begins one all the same: the masking sees to that.
+    assert continues.tolist() == [False, True, False, True, False, False, False]

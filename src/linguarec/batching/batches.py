@@ -51,14 +51,15 @@ class TokenBatch:
 class TokenPairs:
     """P (history, next item) pairs for Recformer's pre-training, each side as it is and with words masked.
 
-    `items` [P] int64: which item the next one is, equal for equal items. `masked_histories`, `masked_targets`: as
-    `histories` and `targets`, with other ids where a word is masked. `history_labels`, `target_labels`: [T] int64 flat, the
-    token to be guessed in each place of the masked sides, -1 = none.
+    `items` [P] int64: which item the next one is, equal for equal items. `users` [P] int64: whose pair it is.
+    `masked_histories`, `masked_targets`: as `histories` and `targets`, with other ids where a word is masked.
+    `history_labels`, `target_labels`: [T] int64 flat, the token to be guessed in each place of the masked sides, -1 = none.
     """
 
     histories: TokenBatch
     targets: TokenBatch
     items: Tensor
+    users: Tensor
     masked_histories: TokenBatch
     masked_targets: TokenBatch
     history_labels: Tensor

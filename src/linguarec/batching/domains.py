@@ -19,6 +19,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import training_sequences
 from linguarec.errors import DataFormatError
+from linguarec.text.attributes import ItemTokens
 
 IntArray = npt.NDArray[np.int64]
 
@@ -28,7 +29,7 @@ class Domain:
     """What training over several domains reads of one of them.
 
     `sequences`: the training sequences, item rows. `features` [N, F] and `codes` [N, M]: of all items, or None.
-    `word_drops`: further draws of the features, of texts with words left out.
+    `word_drops`: further draws of the features, of texts with words left out. `tokens`: of all items, or None.
     """
 
     name: str
@@ -37,10 +38,18 @@ class Domain:
     features: npt.NDArray[Any] | None = None
     codes: npt.NDArray[Any] | None = None
     word_drops: Sequence[npt.NDArray[Any]] = field(default_factory=tuple)
+    tokens: ItemTokens | None = None
 
     @classmethod
-    def of(cls, dataset: PreparedDataset, split: str, features: str | None, codes: str | None) -> "Domain":
-        """The training part of `split` of a folder, with the named vectors and codes.
+    def of(
+        cls,
+        dataset: PreparedDataset,
+        split: str,
+        features: str | None = None,
+        codes: str | None = None,
+        tokens: ItemTokens | None = None,
+    ) -> "Domain":
+        """The training part of `split` of a folder, with the named vectors and codes, or with tokens.
 
         Raises:
             DataFormatError: the folder has no such split, vectors or codes, or no user with two training items.
@@ -53,6 +62,7 @@ class Domain:
             None if features is None else dataset.features(features),
             None if codes is None else load_codes(dataset, codes).codes,
             () if features is None else dataset.word_drop_draws(features),
+            tokens,
         )
         if domain.num_targets == 0:
             raise DataFormatError(
@@ -110,6 +120,15 @@ class Domains:
             features=self._gather([[d.features, *d.word_drops] for d in self.domains], owner, rows, draws, np.float32),
             codes=self._gather([[d.codes] for d in self.domains], owner, rows, np.zeros_like(draws), np.int64),
         )
+
+    def tokens(self, numbers: IntArray) -> ItemTokens:
+        """Tokens of the items `numbers` [N], which ascend."""
+        parts = []
+        for domain, first, end in zip(self.domains, self.first_item[:-1], self.first_item[1:], strict=True):
+            assert domain.tokens is not None
+            within = slice(*np.searchsorted(numbers, [first, end]))
+            parts.append(domain.tokens.select(numbers[within] - first))
+        return ItemTokens.join(parts)
 
     def _gather(
         self, sources: list[list[npt.NDArray[Any] | None]], owner: IntArray, rows: IntArray, draws: IntArray, dtype: Any

@@ -40,14 +40,19 @@ def history_batches(
     lengths = np.minimum(histories.lengths, max_length)
     if len(lengths) and lengths.min() == 0:
         raise ValueError(f"history {int(np.argmin(lengths))} is empty; there is nothing to continue")
+    for index in by_length(lengths, tokens_per_batch):
+        yield index, _batch(histories, index, lengths[index], users, domain)
+
+
+def by_length(lengths: npt.NDArray[np.int64], tokens_per_batch: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Sequences of the given lengths, shortest first, in parts of at most so many tokens (at least one sequence each)."""
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[order])
     start = 0
     while start < len(order):
         budget = tokens_per_batch + (ends[start - 1] if start else 0)
         stop = max(start + 1, int(np.searchsorted(ends, budget, side="right")))
-        index = order[start:stop]
-        yield index, _batch(histories, index, lengths[index], users, domain)
+        yield order[start:stop]
         start = stop
 
 

@@ -59,10 +59,6 @@ class TrainingLoader:
         seed: int,
         domain: int = 0,
     ) -> None:
-        if targets_per_step < 2 * max_length:
-            raise SettingsError(
-                [f"targets_per_step is {targets_per_step}; it must be at least 2 * max_length = {2 * max_length}"]
-            )
         self.items = items
         self.offsets = np.asarray(offsets)
         self.max_length = max_length
@@ -74,6 +70,7 @@ class TrainingLoader:
         self.epoch = 0
         self.next_step = 0
         self._num_steps = 0
+        self._check()
         self._windows, self._steps = self._plan(0)
         self._num_steps = len(self._steps)
 
@@ -101,10 +98,18 @@ class TrainingLoader:
         self.epoch, self.next_step = state["epoch"], state["next_step"]
         self._windows, self._steps = self._plan(self.epoch)
 
+    def _check(self) -> None:
+        if self.targets_per_step < 2 * self.max_length:
+            raise SettingsError(
+                [
+                    f"targets_per_step is {self.targets_per_step}; it must be at least 2 * max_length = {2 * self.max_length}"
+                ]
+            )
+
     def _plan(self, epoch: int) -> tuple[Windows, list[npt.NDArray[np.int64]]]:
         """The windows of an epoch and, for each step, the ones it takes (ordered by length)."""
         generator = np.random.default_rng([self.seed, epoch])
-        windows = training_windows(self.offsets, self.max_length, self.stride, generator)
+        windows = self._draw(generator)
         order = self._order(windows, generator)
         targets = np.cumsum(windows.num_targets[order])
         total = int(targets[-1]) if len(targets) else 0
@@ -113,6 +118,10 @@ class TrainingLoader:
         lengths = windows.stop - windows.start
         parts = [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, cuts)]
         return windows, parts
+
+    def _draw(self, generator: np.random.Generator) -> Windows:
+        """The windows of an epoch."""
+        return training_windows(self.offsets, self.max_length, self.stride, generator)
 
     def _order(self, windows: Windows, generator: np.random.Generator) -> npt.NDArray[np.int64]:
         """The windows of an epoch, in the order in which they are used."""

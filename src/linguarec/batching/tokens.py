@@ -1,10 +1,13 @@
 """Histories and items as token batches for Recformer, gathered from the tokens of the catalogue without a loop over tokens."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from linguarec.batching.batches import TokenBatch
+from linguarec.batching.batches import SequenceBatch, TokenBatch
+from linguarec.batching.histories import TOKENS_PER_BATCH, by_length
 from linguarec.data.ragged import Ragged
 from linguarec.text.attributes import ItemTokens
 
@@ -50,6 +53,40 @@ def history_tokens(tokens: ItemTokens, histories: Ragged, max_items: int, max_to
 def item_tokens(tokens: ItemTokens, rows: Integers, max_tokens: int) -> TokenBatch:
     """Each item as one sequence: a history of that item alone."""
     return history_tokens(tokens, Ragged(rows, np.arange(len(rows) + 1)), 1, max_tokens)
+
+
+def token_batches(
+    tokens: ItemTokens,
+    histories: Ragged,
+    max_items: int,
+    max_tokens: int,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> Iterator[tuple[Integers, SequenceBatch]]:
+    """Cut the histories, shortest in tokens first, into batches of at most `tokens_per_batch` tokens, without targets.
+
+    Args:
+        tokens: of the catalogue.
+        histories: sequences of item rows, oldest first; an empty one is `<s>` alone.
+        max_items: most items of a history.
+        max_tokens: most tokens of a sequence.
+        tokens_per_batch: bound of the tokens of a batch.
+
+    Yields:
+        The indices [B] of the batch's histories, and the batch.
+    """
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(tokens.lengths[histories.values])])
+    first = np.maximum(histories.offsets[:-1], histories.offsets[1:] - max_items)
+    lengths = np.minimum(1 + ends[histories.offsets[1:]] - ends[first], max_tokens)
+    for index in by_length(lengths, tokens_per_batch):
+        part = histories.select(index)
+        none = torch.full((len(index),), -1)
+        items = torch.from_numpy(part.values.astype(np.int64))
+        positions = torch.from_numpy(_running(part.lengths))
+        read = history_tokens(tokens, part, max_items, max_tokens)
+        yield (
+            index,
+            SequenceBatch(items, torch.from_numpy(part.offsets), positions, none, none, torch.zeros_like(none), read),
+        )
 
 
 def _running(lengths: Integers) -> Integers:

@@ -8,6 +8,8 @@ A causal encoder with positions from the left answers all prefixes of a sequence
 - strided: windows end every `stride` items, and a window trains the targets that the one before did not reach. Their histories
   are `max_length - stride + 1` to `max_length` items long. The phase is drawn anew each epoch, so that every target is
   sometimes trained with its full history.
+
+An encoder that is not causal answers one prefix a pass: `training_pairs` draws one for every sequence.
 """
 
 from dataclasses import dataclass
@@ -71,6 +73,23 @@ def training_windows(offsets: IntArray, max_length: int, stride: int | None, gen
         stop = first[owner] + head[owner] + reached
         tail_windows = (users[owner], stop - max_length, stop, first[owner] + head[owner] + before + 1)
     return Windows(*(np.concatenate(pair) for pair in zip(head_windows, tail_windows, strict=True)))
+
+
+def training_pairs(offsets: IntArray, max_length: int, second_half: bool, generator: np.random.Generator) -> Windows:
+    """One window for every sequence of two or more items: a target and what comes before it.
+
+    Args:
+        offsets: [B+1] bounds of the sequences in the flat array.
+        max_length: longest window.
+        second_half: whether targets are drawn from the second half of the sequence, or from all of it; never the first item.
+        generator: draws the targets.
+    """
+    lengths = np.diff(offsets)
+    users = np.flatnonzero(lengths >= 2).astype(np.int64)
+    first, lengths = offsets[users], lengths[users]
+    earliest = np.maximum((lengths - 1) // 2, 1) if second_half else np.ones_like(lengths)
+    target = first + generator.integers(earliest, lengths)
+    return Windows(users, np.maximum(first, target - max_length), target, target)
 
 
 def _within(counts: IntArray) -> IntArray:

@@ -1,6 +1,7 @@
 """Evaluate a model: encode the catalogue once, continue each history, rank its target."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH, history_batches
+from linguarec.batching.tokens import token_batches
+from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
 from linguarec.evaluation.ranks import TargetRanks, target_ranks
 from linguarec.models import Recommending
+from linguarec.models.recformer import Recformer
+from linguarec.text.attributes import ItemTokens
 
 ITEMS_PER_CHUNK = 8_192
 
@@ -107,7 +112,7 @@ def evaluate_model(
 
 def rank_cases(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | ItemTokens,
     keys: Tensor,
     cases: EvaluationCases,
     *,
@@ -116,21 +121,47 @@ def rank_cases(
     tokens_per_batch: int = TOKENS_PER_BATCH,
     shard: tuple[int, int] = (0, 1),
 ) -> EvaluationResult:
-    """`evaluate_model` for a catalogue that is encoded already: `inputs` [N, D], `keys` [N, Dk] where the model is."""
-    rank, processes = shard
+    """`evaluate_model` for a catalogue that is encoded already.
+
+    `inputs`: what the model reads in histories, vectors [N, D] or tokens. Vectors and `keys` [N, Dk] are where the model is.
+    """
     candidates = None if within is None else torch.from_numpy(np.asarray(within, dtype=np.int64))
     found: list[tuple[npt.NDArray[np.int64], TargetRanks]] = []
     with evaluating(model), torch.inference_mode():
-        batches = history_batches(cases.histories, max_length(model), tokens_per_batch, cases.users)
-        for number, (index, whole) in enumerate(batches):
-            if number % processes != rank:
-                continue
-            batch = whole.to(keys.device)
-            queries = _recommending(model).queries(batch, inputs)[batch.last]
+        for index, queries in history_queries(
+            model, inputs, cases.histories, keys.device, tokens_per_batch, cases.users, shard
+        ):
             targets = torch.from_numpy(cases.targets[index].astype(np.int64))
             exclude = cases.histories.select(index) if exclude_history else None
             found.append((index, target_ranks(queries, keys, targets, exclude, candidates)))
     return _result(found, cases.users)
+
+
+def history_queries(
+    model: nn.Module,
+    inputs: Tensor | ItemTokens,
+    histories: Ragged,
+    device: torch.device,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    users: npt.NDArray[np.int64] | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
+    """The query of each history, batch by batch: indices [B] of its histories, queries [B, Dk].
+
+    Arguments as in `evaluate_model` and `rank_cases`; histories hold rows of `inputs`, and are not empty.
+    """
+    rank, processes = shard
+    if isinstance(inputs, ItemTokens):
+        reader = _reading_tokens(model)
+        config = reader.config
+        batches = token_batches(inputs, histories, config.max_items, config.max_tokens, tokens_per_batch)
+        for index, whole in itertools.islice(batches, rank, None, processes):
+            yield index, reader.queries(whole.to(device))
+    else:
+        parts = history_batches(histories, max_length(model), tokens_per_batch, users)
+        for index, whole in itertools.islice(parts, rank, None, processes):
+            batch = whole.to(device)
+            yield index, _recommending(model).queries(batch, inputs)[batch.last]
 
 
 @contextlib.contextmanager
@@ -159,6 +190,21 @@ def encode_items(model: nn.Module, items: ItemBatch, device: torch.device | str)
         inputs.append(reader.item_inputs(chunk))
         keys.append(reader.item_keys(chunk))
     return torch.cat(inputs), torch.cat(keys)
+
+
+def encode_tokens(model: nn.Module, tokens: ItemTokens, device: torch.device | str) -> Tensor:
+    """Keys [N, Dk] of all items of a catalogue of tokens, by length and within a budget of tokens a batch.
+
+    The model runs in evaluation mode (and is put back) under the autocast in force.
+    """
+    reader = _reading_tokens(model)
+    alone = Ragged(np.arange(len(tokens)), np.arange(len(tokens) + 1))
+    keys = torch.empty(len(tokens), reader.config.hidden_size, device=device)
+    with evaluating(model), torch.inference_mode():
+        for index, batch in token_batches(tokens, alone, 1, reader.config.max_tokens):
+            found = reader.item_keys(ItemBatch(batch.items, batch.domain, tokens=batch.tokens).to(device))
+            keys[torch.from_numpy(index).to(device)] = found
+    return keys
 
 
 def max_length(model: nn.Module) -> int:
@@ -191,3 +237,9 @@ def _result(found: list[tuple[npt.NDArray[np.int64], TargetRanks]], users: npt.N
 def _recommending(model: nn.Module) -> Recommending:
     """A module by the contract of the models, which the type of a module cannot say."""
     return cast(Recommending, model)
+
+
+def _reading_tokens(model: nn.Module) -> Recformer:
+    if not isinstance(model, Recformer):
+        raise ValueError(f"a {type(model).__name__} reads no tokens; give it the inputs that it made of the items")
+    return model

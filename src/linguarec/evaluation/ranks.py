@@ -114,6 +114,22 @@ def chunk_rows(num_keys: int, device: torch.device) -> int:
     return max(64, min(most, 1 << (fitting.bit_length() - 1)))
 
 
+def best_columns(scores: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """(column, score) of the best `k` of each row, best first, equal ones by column; excluded ones (-inf) left out."""
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return [[] for _ in range(len(scores))]
+    values, columns = scores.topk(k, dim=1)
+    columns, by_column = columns.sort(dim=1)
+    values, by_value = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, by_value)
+    # Which of several items with the last score are among the best k, topk does not say: items with the same text tie.
+    cut = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
+    columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    found = zip(columns.tolist(), values.tolist(), strict=True)
+    return [[(c, v) for c, v in zip(row, best, strict=True) if v != float("-inf")] for row, best in found]
+
+
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No gradient, no autocast, and float32 products without TF32 or bf16 inside (which training may have allowed)."""

@@ -1,8 +1,10 @@
 """A Recformer that starts from a language model: any BERT-, RoBERTa- or Longformer-like checkpoint folder."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ def recformer_from_backbone(
     max_tokens: int = 1024,
     max_items: int = 50,
     language_head: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Recformer:
     """A Recformer with the weights of a language model, in training mode.
 
@@ -40,6 +43,7 @@ def recformer_from_backbone(
         max_tokens: longest input.
         max_items: longest history.
         language_head: whether the model gets the head that pre-training needs.
+        changes: other settings of the model than those of the checkpoint; none that its tensors were made for.
 
     Raises:
         SettingsError: there is no such backbone here.
@@ -57,7 +61,7 @@ def recformer_from_backbone(
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("language_head.")}
     config = recformer_config(settings, tensors, str(folder), window, max_tokens, max_items)
-    config = replace(config, language_head=language_head)
+    config = replace(config, language_head=language_head, **changes)
     for layer in range(config.layers):
         attention = f"layers.{layer}.attention"
         for kind in ("weight", "bias"):

@@ -57,11 +57,21 @@ class ReleasedCheckpoint:
     epoch: int | None
 
 
-def read_checkpoint(file: Path) -> ReleasedCheckpoint:
-    """Read a checkpoint of RecBole's SASRec, UniSRec or VQ-Rec; nothing in it is run.
+@dataclass(frozen=True)
+class ReleasedFile:
+    """A file of the released code, of whatever model: its `state` dict and what else it holds; `not_made` as above."""
+
+    file: Path
+    state: dict[str, Any]
+    content: dict[str, Any]
+    not_made: list[str]
+
+
+def read_released(file: Path) -> ReleasedFile:
+    """Read a file with a state dict, alone or under `state_dict`; nothing in it is run.
 
     Raises:
-        CheckpointMismatchError: it cannot be read, or is no such checkpoint.
+        CheckpointMismatchError: it cannot be read, or holds none.
     """
     unpickled = unpickle(file)
     content = unpickled.content
@@ -70,13 +80,33 @@ def read_checkpoint(file: Path) -> ReleasedCheckpoint:
     state = content.get("state_dict", content)
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise CheckpointMismatchError(f"{file}: its `state_dict` is {state!r:.80}, expected names and tensors.")
-    settings = _plain_settings(content.get("config"))
+    return ReleasedFile(file, state, content, unpickled.not_made)
+
+
+def read_checkpoint(file: Path) -> ReleasedCheckpoint:
+    """Read a checkpoint of RecBole's SASRec, UniSRec or VQ-Rec; nothing in it is run.
+
+    Raises:
+        CheckpointMismatchError: it cannot be read, or is no such checkpoint.
+    """
+    return recbole_checkpoint(read_released(file))
+
+
+def recbole_checkpoint(released: ReleasedFile) -> ReleasedCheckpoint:
+    """`read_checkpoint` for a file that is read already.
+
+    Raises:
+        CheckpointMismatchError: it is no such checkpoint.
+    """
+    settings = _plain_settings(released.content.get("config"))
     try:
-        weights = from_released(state)
+        weights = from_released(released.state)
     except CheckpointMismatchError as error:
-        raise CheckpointMismatchError(f"{file}: {error}") from error
-    epoch = content.get("epoch")
-    return ReleasedCheckpoint(file, weights, settings, unpickled.not_made, epoch if isinstance(epoch, int) else None)
+        raise CheckpointMismatchError(f"{released.file}: {error}") from error
+    epoch = released.content.get("epoch")
+    return ReleasedCheckpoint(
+        released.file, weights, settings, released.not_made, epoch if isinstance(epoch, int) else None
+    )
 
 
 def describe(checkpoint: ReleasedCheckpoint, given: Mapping[str, Any]) -> tuple[ModelDescription, dict[str, Any]]:
@@ -142,6 +172,7 @@ def describe(checkpoint: ReleasedCheckpoint, given: Mapping[str, Any]) -> tuple[
 
 def released_settings(description: ModelDescription) -> dict[str, Any]:
     """The settings of a model under their released names."""
+    assert description.encoder is not None
     ours = asdict(description.shape) | asdict(description.config) | asdict(description.encoder)
     names = {**ENCODER_FIELDS, **MODEL_FIELDS, **SHAPE_FIELDS}
     settings = {theirs: ours[name] for theirs, name in names.items() if ours.get(name) is not None}

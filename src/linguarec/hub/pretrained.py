@@ -22,15 +22,20 @@ ENCODERS: dict[str, type[Any]] = {"transformer": TransformerConfig, "gru": GRUCo
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 # Beside them in the folder of a model that has no catalogue yet: what its text vectors and codes are made by.
 ENCODER_FILE, BOOK_FILE = "encoder.json", "code_book.npz"
+# Beside a model that reads tokens: how items become tokens.
+SENTENCES_FILE = "sentences.json"
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What `config.json` says: a name of `MODELS`, its config, its sequence encoder's config, and the sizes of its data."""
+    """What `config.json` says: a name of `MODELS`, its config, its sequence encoder's config, and the sizes of its data.
+
+    `encoder` is None for models that read tokens, which have none beside themselves.
+    """
 
     name: str
     config: Any
-    encoder: EncoderConfig
+    encoder: EncoderConfig | None
     shape: CatalogueShape
 
     def build(self) -> nn.Module:
@@ -39,12 +44,15 @@ class ModelDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        kind = next(name for name, config in ENCODERS.items() if isinstance(self.encoder, config))
+        encoder: dict[str, Any] | None = None
+        if self.encoder is not None:
+            kind = next(name for name, config in ENCODERS.items() if isinstance(self.encoder, config))
+            encoder = {"kind": kind, **asdict(self.encoder)}
         return {
             "format_version": 1,
             "model": self.name,
             "config": asdict(self.config),
-            "encoder": {"kind": kind, **asdict(self.encoder)},
+            "encoder": encoder,
             "shape": asdict(self.shape),
         }
 
@@ -52,26 +60,35 @@ class ModelDescription:
     def from_dict(cls, content: dict[str, Any], file: Path) -> "ModelDescription":
         """Inverse of `to_dict`; `file` is named in errors."""
         try:
-            name, encoder = content["model"], dict(content["encoder"])
-            kind = encoder.pop("kind")
+            name = content["model"]
             if name not in MODELS:
                 raise CheckpointMismatchError(
                     f"{file}: unknown model {name!r}; this linguarec has: {', '.join(MODELS)}."
                 )
+            shape = CatalogueShape(**content["shape"])
+            config = MODELS[name].config(**content["config"])
+            if MODELS[name].reads == "tokens":
+                return cls(name, config, None, shape)
+            encoder = dict(content["encoder"])
+            kind = encoder.pop("kind")
             if kind not in ENCODERS:
                 raise CheckpointMismatchError(
                     f"{file}: unknown sequence encoder {kind!r}; known: {', '.join(ENCODERS)}."
                 )
-            config = MODELS[name].config(**content["config"])
-            return cls(name, config, ENCODERS[kind](**encoder), CatalogueShape(**content["shape"]))
-        except (KeyError, TypeError) as error:
+            return cls(name, config, ENCODERS[kind](**encoder), shape)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointMismatchError(f"{file} does not describe a model of this linguarec: {error}.") from error
 
 
 def save_pretrained(model: nn.Module, description: ModelDescription, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, each atomically."""
     write_json(folder / CONFIG_FILE, description.to_dict())
-    with writing_file(folder / WEIGHTS_FILE) as temporary:
+    save_weights(model, folder / WEIGHTS_FILE)
+
+
+def save_weights(model: nn.Module, file: Path) -> None:
+    """Write the state dict as safetensors, atomically."""
+    with writing_file(file) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
 
 

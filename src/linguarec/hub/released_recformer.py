@@ -114,6 +114,11 @@ def from_released_recformer(state: Mapping[str, Tensor], word_embeddings: Tensor
     return ReleasedRecformer(joined, left_out)
 
 
+def is_recformer(keys: Iterable[str]) -> bool:
+    """Whether these are the names of a Recformer, Longformer, RoBERTa or BERT."""
+    return any("encoder.layer.0.attention.self.query." in key for key in keys)
+
+
 def to_released_recformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under the names of `recformer_seqrec_ckpt.bin`, with the LM head of `pytorch_model.bin` if there is one.
 

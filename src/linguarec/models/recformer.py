@@ -8,8 +8,8 @@
     pre-train   contrast of a history with its next item among those of the step + mlm_weight * masked-language modelling
     fine-tune   softmax over the catalogue, item vectors encoded beforehand
 
-An empty history is `<s>` alone: one and the same query for every unknown user, which training on first items shapes. An
-item without text is the same input and would always match it, so its key is zero.
+An empty history is `<s>` alone: one and the same query for every unknown user. An item without text is the same input
+and would always match it, so its key is zero.
 
 Differences from the released code: no padding (sequences are ragged), no transformers. The last layer is computed only
 where its output is read: for the `<s>` of histories and items, and for masked tokens. The LM head runs on masked tokens
@@ -23,10 +23,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch, TokenBatch, TokenPairs
 from linguarec.nn.dropout import Dropout
-from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.gathering import Gathering
+from linguarec.nn.losses import Pairs, catalogue_cross_entropy, contrastive_cross_entropy
 from linguarec.nn.window_attention import WindowAttention, WindowLayout
 
 TOKEN_TYPES = 4  # <s>, key, value, padding; the last one is a row of the released table that nothing reads here
@@ -53,6 +55,8 @@ class RecformerConfig:
         temperature: cosines are divided by it.
         mlm_weight: weight of the masked-language loss in pre-training.
         language_head: whether the model has the head that pre-training needs to guess words.
+        recompute: training: compute the layers again in the backward pass instead of keeping what is in them; a third more
+            time, memory of one layer instead of all.
         initializer_range: standard deviation of the initial weights.
     """
 
@@ -72,6 +76,7 @@ class RecformerConfig:
     temperature: float = 0.05
     mlm_weight: float = 0.1
     language_head: bool = False
+    recompute: bool = False
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -132,8 +137,20 @@ class LanguageHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """States [M, D] -> logits [M, V]."""
-        logits: Tensor = self.words(self.norm(F.gelu(self.dense(states))))
+        logits: Tensor = self.words(self._read(states))
         return logits
+
+    def loss(self, states: Tensor, words: Tensor) -> Tensor:
+        """Mean cross-entropy of the `words` [M]; the logits never stand all at once. 0 if there are none."""
+        read = self._read(states).float()
+        # A bias is one more coordinate.
+        queries = torch.cat([read, read.new_ones(len(read), 1)], dim=1)
+        keys = torch.cat([self.words.weight, self.words.bias[:, None]], dim=1)
+        return catalogue_cross_entropy(queries, keys, words)
+
+    def _read(self, states: Tensor) -> Tensor:
+        normed: Tensor = self.norm(F.gelu(self.dense(states)))
+        return normed
 
 
 class Recformer(nn.Module):
@@ -207,7 +224,7 @@ class Recformer(nn.Module):
         return (parameter for parameter in self.parameters() if id(parameter) not in left_out)
 
     def pretrain_loss(self, pairs: TokenPairs) -> Tensor:
-        """Item-item contrast + mlm_weight * (masked words of the histories + masked words of the items)."""
+        """This process's share of: item-item contrast + mlm_weight * (masked words of the histories + of the items)."""
         contrast, masked_words = self.pretrain_losses(pairs)
         return contrast + self.config.mlm_weight * masked_words
 
@@ -225,16 +242,21 @@ class Recformer(nn.Module):
         layout = self._layout(whole)
         pooled = self._top.pool(layout.ragged.to_blocks(of_whole), layout).index_select(0, layout.place)
         histories, items = F.normalize(pooled.float(), dim=-1).split(len(pairs.items))
-        contrast = _in_batch_contrast(histories, items / self.config.temperature, pairs.items)
+        contrast = contrastive_cross_entropy(
+            Pairs(histories, items / self.config.temperature, pairs.items, pairs.users)
+        )
 
         layout = self._layout(masked)
         labels = layout.ragged.to_blocks(torch.cat([pairs.history_labels, pairs.target_labels]))
         of_history = torch.arange(len(masked.ids), device=labels.device) < len(pairs.history_labels)
         rows = (labels >= 0).nonzero().squeeze(1)
-        logits = self.language_head(self._top.at(rows, layout.ragged.to_blocks(of_masked), layout)).float()
-        losses = F.cross_entropy(logits, labels[rows], reduction="none")
+        guessed, words = self._top.at(rows, layout.ragged.to_blocks(of_masked), layout), labels[rows]
         in_history = layout.ragged.to_blocks(of_history)[rows]
-        return contrast, _mean(losses[in_history]) + _mean(losses[~in_history])
+        of_words = contrast.new_zeros(())
+        for side in (in_history, ~in_history):
+            share = Gathering.of(words[side]).share  # of the masked words of all processes
+            of_words = of_words + share * self.language_head.loss(guessed[side], words[side])
+        return contrast, of_words
 
     @property
     def _top(self) -> RecformerLayer:
@@ -264,18 +286,8 @@ class Recformer(nn.Module):
     def _lower_layers(self, states: Tensor, layout: WindowLayout) -> Tensor:
         """All layers but the last: [T, D] -> [T, D], in the order of the layout."""
         for layer in self.layers[:-1]:
-            states = layer(states, layout)
+            if self.config.recompute and self.training:
+                states = checkpoint(layer, states, layout, use_reentrant=False)
+            else:
+                states = layer(states, layout)
         return states
-
-
-def _in_batch_contrast(queries: Tensor, keys: Tensor, items: Tensor) -> Tensor:
-    """Mean cross-entropy of each query's own key among all keys; another pair with the same item is no negative."""
-    logits = queries @ keys.T
-    same = items[:, None] == items
-    same.fill_diagonal_(False)
-    return F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(items), device=items.device))
-
-
-def _mean(losses: Tensor) -> Tensor:
-    """Mean of the losses [M]; 0 if there are none."""
-    return losses.sum() / max(len(losses), 1)

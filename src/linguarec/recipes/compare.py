@@ -30,6 +30,8 @@ def compare(
     training: "TrainingSettings | None" = None,
     features: str | None = None,
     codes: str | None = None,
+    backbone: str | None = None,
+    tokens: str | None = None,
     split: str = "leave-one-out",
     exclude_history: bool = False,
 ) -> dict[str, Any]:
@@ -46,9 +48,11 @@ def compare(
         first_seed: the first of them
         baseline: what the others are tested against; by default the ID model best on valid, or popularity
         transformer: settings of the sequence encoder of all models
-        training: settings of the training of all models
+        training: settings of the training of all models; if none is given, each model's own
         features: name of the item text vectors, for models that read them
         codes: name of the item codes, for models that read them
+        backbone: language model that Recformer starts from
+        tokens: name of the item tokens, for models that read them
         split: which interactions train, validate and test
         exclude_history: items of the history are no candidates
     """
@@ -64,9 +68,11 @@ def compare(
     from linguarec.evaluation.slices import Slice, slices, training_counts
     from linguarec.evaluation.summary import summarise
     from linguarec.files import write_json
+    from linguarec.models import MODELS
     from linguarec.recipes.evaluate import ranked
     from linguarec.recipes.finetune import finetune
     from linguarec.recipes.tables import show_table
+    from linguarec.training.settings import TrainingSettings
 
     models = list(dict.fromkeys(models))
     _check(models, seeds, baseline, training)
@@ -81,6 +87,15 @@ def compare(
         "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
     }
     runs: dict[str, list[dict[str, Any]]] = {}
+    # Settings by whether a model reads tokens; its training has defaults of its own.
+    own: dict[bool, dict[str, Any]] = {
+        False: {"transformer": transformer, "training": training, "features": features, "codes": codes},
+        True: {
+            "training": None if training == TrainingSettings() else training,
+            "backbone": backbone,
+            "tokens": tokens,
+        },
+    }
     for model in models:
         runs[model] = []
         for seed in range(first_seed, first_seed + seeds):
@@ -89,13 +104,10 @@ def compare(
                 model=model,
                 data=data,
                 output=output / "runs" / model / f"seed{seed}",
-                transformer=transformer,
-                training=training,
-                features=features,
-                codes=codes,
                 split=split,
                 seed=seed,
                 resume=True,
+                **own[MODELS[model].reads == "tokens"],
             )
             runs[model].append(run)
         results[model] = [ranked(Path(run["run"]), dataset, cases, exclude_history) for run in runs[model]]

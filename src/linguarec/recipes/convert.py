@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from linguarec.errors import CheckpointMismatchError, DataFormatError, OutputError, SettingsError
+from linguarec.recipes.runs import refuse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,9 +27,12 @@ def convert(
     item_ids: Path | None = None,
     features: str | None = None,
     codes: str | None = None,
+    tokens: str | None = None,
+    word_embeddings: Path | None = None,
+    window: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Turn a checkpoint of RecBole's SASRec, UniSRec or VQ-Rec (.pth) into a model folder, or a folder into a checkpoint.
+    """Turn a checkpoint of RecBole's SASRec, UniSRec, VQ-Rec or Recformer into a model folder, or a folder into a checkpoint.
 
     Nothing in the file is run, and RecBole is not needed. The folder is opened by `load_model`, and fine-tuned with
     `finetune --from`. It has a catalogue if the checkpoint has items (ID embeddings or text vectors) or --items gives
@@ -44,17 +48,24 @@ def convert(
             their numbers are their ids
         features: name of the vectors of the prepared folder that the model reads
         codes: name of the codes of the prepared folder that the model reads
+        tokens: name of the tokens of the prepared folder that the model reads
+        word_embeddings: Recformer: file with the word embeddings, which its released pre-training does not save: the
+            checkpoint of the language model that it started from
+        window: Recformer: tokens that a token sees, where no settings tell it
         overwrite: replace the output if it exists
     """
     from safetensors.torch import save_file
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.files import write_json, writing_file, writing_folder
-    from linguarec.hub.conversion import describe, read_checkpoint
+    from linguarec.hub.conversion import describe, read_released, recbole_checkpoint
     from linguarec.hub.pretrained import save_pretrained
+    from linguarec.hub.released_recformer import is_recformer
+    from linguarec.recipes.convert_recformer import convert_recformer
 
     given = {"--released-config": released_config, "--heads": heads, "--items": items, "--item-ids": item_ids}
-    in_folder = {"--features": features, "--codes": codes}
+    given |= {"--word-embeddings": word_embeddings, "--window": window}
+    in_folder = {"--features": features, "--codes": codes, "--tokens": tokens}
     if source.is_dir():
         unused = [flag for flag, value in (given | in_folder).items() if value is not None]
         if unused:
@@ -64,9 +75,17 @@ def convert(
     if homeless:
         raise SettingsError([f"{flag} names something in a prepared folder; give it by --items" for flag in homeless])
 
-    checkpoint = read_checkpoint(source)
-    weights = checkpoint.weights
+    released = read_released(source)
     told = {} if released_config is None else _read_config(released_config)
+    if is_recformer(released.state):
+        refuse("recformer", {"item-ids": item_ids, "features": features, "codes": codes})
+        of_heads = {} if heads is None else {"num_attention_heads": heads}
+        result = convert_recformer(released, output, told | of_heads, word_embeddings, window, items, tokens, overwrite)
+        _show(f"{source.name}: a Recformer", result)
+        return result
+    refuse("a checkpoint of RecBole", {"tokens": tokens, "word-embeddings": word_embeddings, "window": window})
+    checkpoint = recbole_checkpoint(released)
+    weights = checkpoint.weights
     description, assumed = describe(checkpoint, told if heads is None else {**told, "n_heads": heads})
     dataset = None if items is None else PreparedDataset.open(items)
     recommender = _recommender(checkpoint, description, dataset, item_ids, features, codes)
@@ -264,11 +283,17 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     from safetensors.torch import load_file
 
     from linguarec.hub.conversion import write_checkpoint
-    from linguarec.hub.pretrained import from_pretrained
+    from linguarec.hub.pretrained import from_pretrained, read_description
+    from linguarec.recipes.convert_recformer import write_recformer
 
     if output.exists() and (output.is_dir() or not overwrite):
         advice = "it is a folder; name a file" if output.is_dir() else "choose another file, or pass --overwrite"
         raise OutputError(f"{output} exists already; {advice}.")
+    title = f"{source.name}, as a checkpoint of the released code"
+    if read_description(source).encoder is None:
+        result = write_recformer(source, output)
+        _show(title, result)
+        return result
     model, description = from_pretrained(source)
     carried = load_file(source / CARRIED_FILE) if (source / CARRIED_FILE).exists() else {}
     file = source / SETTINGS_FILE
@@ -282,7 +307,7 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "carried_along": sorted(carried),
     }
-    _show(f"{source.name}, as a checkpoint of the released code", result)
+    _show(title, result)
     return result
 
 

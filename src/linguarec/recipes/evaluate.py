@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.recommender import Recommender
+    from linguarec.text.attributes import ItemTokens
 
 
 def evaluate(
@@ -146,7 +147,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 def _read_items(
     run: Path, dataset: "PreparedDataset", zero_shot: bool, features: str | None
-) -> "tuple[nn.Module, Tensor, Tensor, int]":
+) -> "tuple[nn.Module, Tensor | ItemTokens, Tensor, int]":
     """The model, inputs and keys of the dataset's items, and how many of them were read by their text."""
     from linguarec.hub.pretrained import read_description
     from linguarec.models import MODELS
@@ -183,7 +184,7 @@ def ranked(
 
 def item_tensors(
     recommender: "Recommender", dataset: "PreparedDataset", zero_shot: bool
-) -> "tuple[Tensor, Tensor, int]":
+) -> "tuple[Tensor | ItemTokens, Tensor, int]":
     """Inputs and keys of the dataset's items in its row order, and how many of them the run did not know.
 
     Known items are found by raw id. Unknown ones are read by their text: by the dataset's vectors of the run's encoder,
@@ -201,8 +202,10 @@ def item_tensors(
     position = recommender.catalogue.position
     entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
     unknown = np.flatnonzero(entries < 0)
-    known = torch.from_numpy(np.where(entries < 0, 0, entries))
-    inputs, keys = recommender.inputs[known], recommender.keys[known]
+    known = np.where(entries < 0, 0, entries)
+    keys = recommender.keys[torch.from_numpy(known)]
+    held = recommender.inputs
+    inputs = held[torch.from_numpy(known)] if isinstance(held, torch.Tensor) else held.select(known)
     if len(unknown) == 0:
         return inputs, keys, 0
     if not zero_shot:
@@ -236,6 +239,7 @@ def item_tensors(
             break
     new_inputs, new_keys, _ = recommender.encode([dataset.texts[row] for row in unknown], vectors)
     place = torch.from_numpy(unknown)
+    assert isinstance(inputs, torch.Tensor)  # models of tokens read all items anew
     inputs[place], keys[place] = new_inputs, new_keys
     return inputs, keys, len(unknown)
 

@@ -5,8 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from linguarec.errors import DataFormatError, SettingsError
-from linguarec.recipes.runs import is_main_process, open_run, valid_of, versions, write_config, write_results
+from linguarec.errors import SettingsError
+from linguarec.recipes.runs import (
+    is_main_process,
+    open_run,
+    read_of,
+    refuse,
+    valid_of,
+    versions,
+    write_config,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
@@ -31,6 +40,8 @@ def finetune(
     sequence_encoder: Literal["transformer", "gru"] | None = None,
     features: str | None = None,
     codes: str | None = None,
+    backbone: str | None = None,
+    tokens: str | None = None,
     split: str = "leave-one-out",
     users: float = 1.0,
     seed: int = 0,
@@ -62,6 +73,9 @@ def finetune(
         sequence_encoder: what reads the histories; transformer by default
         features: name of the item text vectors, for models that read them; not needed if the folder has one kind
         codes: name of the item codes, for models that read them; not needed if the folder has one kind
+        backbone: Recformer: start from this language model, a name (built in or in the hub cache) or a folder; without it
+            and without --from the weights are random
+        tokens: name of the item tokens, for models that read them; not needed if the folder has one kind
         split: which interactions train, validate and test (leave-one-out, temporal or held-out-items)
         users: share of the users who train and validate, drawn by the seed; all users are tested
         seed: of initial weights, shuffling and dropout
@@ -76,7 +90,7 @@ def finetune(
     from linguarec.batching.catalogue import catalogue_batch, load_codes
     from linguarec.batching.loader import TrainingLoader
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.data.splits import evaluation_cases, training_sequences
+    from linguarec.data.splits import evaluation_cases
     from linguarec.evaluation.evaluate import evaluate_model
     from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
     from linguarec.models import MODELS
@@ -84,18 +98,27 @@ def finetune(
     from linguarec.models.vqrec import VQRec
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.nn.permutation import reorder
+    from linguarec.recipes.finetune_recformer import finetune_recformer
     from linguarec.recipes.matching import training_inputs
     from linguarec.recipes.starting import Start, take_over
+    from linguarec.recipes.training_data import TrainingData, check_share
     from linguarec.training.fit import fit
     from linguarec.training.module import FineTuning
     from linguarec.training.permutation import learn_permutation
     from linguarec.training.settings import PermutationSettings, TrainingSettings
 
     name, chosen = _model_and_mode(model, mode, from_)
-    training = training or TrainingSettings()
+    training = training or TrainingSettings(**MODELS[name].training)
     training.check()
-    if not 0 < users <= 1:
-        raise SettingsError([f"users is {users}; it is a share of the users, above 0 and at most 1"])
+    check_share(users)
+    if MODELS[name].reads == "tokens":
+        given: dict[str, Any] = {"transformer": transformer, "gru": gru, "permutation": permutation, "frozen": frozen}
+        given |= {"sequence-encoder": sequence_encoder, "features": features, "codes": codes, "mode": mode}
+        refuse(name, given)
+        return finetune_recformer(
+            data, output, config, training, from_, backbone, tokens, split, users, seed, resume, overwrite
+        )
+    refuse(name, {"backbone": backbone, "tokens": tokens})
     _check_stages(chosen, from_, output, frozen, permutation)
     permutation = permutation or PermutationSettings()
     dataset = PreparedDataset.open(data)
@@ -124,11 +147,7 @@ def finetune(
     taken = None if start is None else take_over(start, network, chosen, frozen or "encoder", permutation)
     settings = {
         **description.to_dict(),
-        "data": str(data),
-        "data_name": dataset.name,
-        "data_fingerprint": dataset.fingerprint,
-        "split": split,
-        "users": users,
+        **read_of(data, dataset, split, users),
         "features": features,
         "codes": codes,
         "seed": seed,
@@ -136,22 +155,8 @@ def finetune(
         "from": taken,
         "versions": versions(),
     }
-    sequences = training_sequences(dataset.sequences, roles)
-    valid = evaluation_cases(dataset.sequences, roles, "valid", encoder.max_length)
-    if users < 1:
-        # The first of one order, so that a larger share holds a smaller one.
-        shuffled = np.random.default_rng(seed).permutation(dataset.num_users)
-        some = np.sort(shuffled[: max(1, round(users * dataset.num_users))])
-        sequences = sequences.select(some)
-        valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
-    if not (sequences.lengths >= 2).any():
-        raise DataFormatError(
-            f"{data}: split {split!r} leaves no user with two training items; there is nothing to learn from."
-        )
-    if len(valid) == 0:
-        raise DataFormatError(
-            f"{data}: split {split!r} has no valid target to stop the training by; prepare more data."
-        )
+    read = TrainingData.of(dataset, split, users, seed, encoder.max_length)
+    sequences, valid = read.sequences, read.valid
     # The softmax is over the items that occur in training. The others could only ever be negatives: a model would learn
     # to rank them last whatever their text says.
     known = np.unique(sequences.values)

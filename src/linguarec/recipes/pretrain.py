@@ -4,12 +4,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.recipes.runs import choose, is_main_process, open_run, valid_of, versions, write_results
+from linguarec.errors import SettingsError, StaleFeaturesError
+from linguarec.recipes.runs import (
+    choose,
+    is_main_process,
+    open_run,
+    read_of_domains,
+    refuse,
+    valid_of,
+    versions,
+    write_results,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
     from linguarec.batching.batches import ItemBatch
@@ -20,11 +27,9 @@ if TYPE_CHECKING:
     from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
     from linguarec.training.settings import TrainingSettings
 
-VALID_CASES = 2048  # targets that validation ranks in each folder
-
 
 def pretrain(
-    model: Literal["unisrec", "vqrec"],
+    model: Literal["unisrec", "vqrec", "recformer"],
     data: list[Path],
     output: Path,
     config: Any = None,
@@ -37,6 +42,8 @@ def pretrain(
     sequence_encoder: Literal["transformer", "gru"] = "transformer",
     features: str | None = None,
     codes: str | None = None,
+    backbone: str | None = None,
+    tokens: str | None = None,
     split: str = "leave-one-out",
     seed: int = 0,
     resume: bool = False,
@@ -49,8 +56,9 @@ def pretrain(
     tests it there as it is.
 
     Args:
-        model: unisrec or vqrec
-        data: prepared folders, one a domain, with vectors of one encoder (unisrec) or codes of one code book (vqrec)
+        model: unisrec, vqrec or recformer
+        data: prepared folders, one a domain, with vectors of one encoder (unisrec), codes of one code book (vqrec) or
+            tokens of one tokenizer (recformer)
         output: run folder to write
         config: settings of the model
         transformer: settings of the sequence encoder, if it is a Transformer
@@ -63,6 +71,9 @@ def pretrain(
         sequence_encoder: what reads the histories
         features: name of the item text vectors, for models that read them; not needed if the folders have one kind
         codes: name of the item codes, for models that read them; not needed if the folders have one kind
+        backbone: Recformer: start from this language model, a name (built in or in the hub cache) or a folder; without it the
+            weights are random
+        tokens: name of the item tokens, for models that read them; not needed if the folders have one kind
         split: which interactions train; what it holds back for valid and test is not seen
         seed: of initial weights, shuffling, augmentation and dropout
         resume: go on with a run that was interrupted
@@ -75,16 +86,33 @@ def pretrain(
     from linguarec.batching.domains import Domain, Domains
     from linguarec.batching.pretraining import AugmentationSettings, PretrainingLoader
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.evaluation.evaluate import encode_items
     from linguarec.hub.pretrained import ModelDescription, save_pretrained
     from linguarec.models import MODELS
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.recipes.pretrain_recformer import pretrain_recformer
+    from linguarec.recipes.validation import ranked_means, valid_cases
     from linguarec.training.fit import fit
     from linguarec.training.module import PreTraining
     from linguarec.training.settings import TrainingSettings
 
-    training, augmentation = training or TrainingSettings(), augmentation or AugmentationSettings()
+    training = training or TrainingSettings(**MODELS[model].training)
+    augmentation = augmentation or AugmentationSettings()
     training.check()
     _check(data, mixing, augmentation)
+    if MODELS[model].reads == "tokens":
+        given: dict[str, Any] = {
+            "transformer": transformer,
+            "gru": gru,
+            "augmentation": augmentation,
+            "features": features,
+            "codes": codes,
+        }
+        refuse(model, given)
+        return pretrain_recformer(
+            data, output, config, training, valid, mixing, backbone, tokens, split, seed, resume, overwrite
+        )
+    refuse(model, {"backbone": backbone, "tokens": tokens})
     encoder: EncoderConfig = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
     datasets = [PreparedDataset.open(folder) for folder in data]
     reads_codes = MODELS[model].reads == "codes"
@@ -95,16 +123,19 @@ def pretrain(
     held_out = PreparedDataset.open(valid) if valid else None
     origin = ItemOrigin.of(datasets, held_out, features, codes)
     domains = Domains([Domain.of(dataset, split, features, codes) for dataset in datasets])
-    validate = _validation([held_out] if held_out else datasets, split, origin, encoder.max_length)
+    parts = [
+        (origin.items(dataset), cases)
+        for dataset, cases in valid_cases([held_out] if held_out else datasets, split, encoder.max_length)
+    ]
+
+    def validate(model: "nn.Module") -> dict[str, float]:
+        device = next(model.parameters()).device
+        return ranked_means(model, ((*encode_items(model, items, device), cases) for items, cases in parts))
+
     description = ModelDescription(model, config or MODELS[model].config(), encoder, origin.shape)
     settings = {
         **description.to_dict(),
-        "stage": "pretrain",
-        "data": [str(folder) for folder in data],
-        "data_fingerprints": [dataset.fingerprint for dataset in datasets],
-        "valid": None if valid is None else str(valid),
-        "valid_fingerprint": None if held_out is None else held_out.fingerprint,
-        "split": split,
+        **read_of_domains(datasets, held_out, split),
         "features": features,
         "codes": codes,
         "mixing": mixing,
@@ -245,43 +276,3 @@ def _choose_for_all(kind: str, asked: str | None, datasets: "list[PreparedDatase
         )
         raise SettingsError([f"no item {kind} are of one name in all folders: {listed}"])
     return choose(kind, asked, common, datasets[0], command)
-
-
-def _validation(
-    datasets: "list[PreparedDataset]", split: str, origin: ItemOrigin, max_length: int
-) -> "Callable[[nn.Module], dict[str, float]]":
-    """Ranks valid targets of each folder; the mean of each metric over the folders.
-
-    `contrast accuracy` is the share of targets that come first among the targets of all cases ranked.
-    """
-    import numpy as np
-    import torch
-
-    from linguarec.data.splits import evaluation_cases
-    from linguarec.evaluation.evaluate import encode_items, evaluating, rank_cases
-
-    parts = []
-    for dataset in datasets:
-        cases = evaluation_cases(dataset.sequences, dataset.roles(split), "valid", max_length)
-        if len(cases):
-            chosen = np.random.default_rng(0).permutation(len(cases))[:VALID_CASES]
-            parts.append((origin.items(dataset), cases.select(np.sort(chosen))))
-    if not parts:
-        where = ", ".join(str(dataset.path) for dataset in datasets)
-        raise DataFormatError(
-            f"{where}: split {split!r} has no valid target to choose the best weights by; name a domain that has some with "
-            "--valid, or hold items back with --split held-out-items."
-        )
-
-    def validate(model: "nn.Module") -> dict[str, float]:
-        device = next(model.parameters()).device
-        found = []
-        for items, cases in parts:
-            with evaluating(model), torch.inference_mode():
-                inputs, keys = encode_items(model, items, device)
-                means = rank_cases(model, inputs, keys, cases).means()
-                among = rank_cases(model, inputs, keys, cases, within=np.unique(cases.targets))
-            found.append({**means, "contrast accuracy": among.mean("recall@1")})
-        return {name: float(np.mean([means[name] for means in found])) for name in found[0]}
-
-    return validate

@@ -1,5 +1,6 @@
 """What trainings share: the run folder with its settings, what is read of the data, the results."""
 
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run
 
 
 def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDataset", command: str) -> str:
-    """The name of the vectors or codes to read: the one asked for, or the only one there is."""
-    flag = "--features" if kind == "vectors" else "--codes"
+    """The name of the vectors, codes or tokens to read: the one asked for, or the only one there is."""
+    flag = {"vectors": "--features", "codes": "--codes", "tokens": "--tokens"}[kind]
     if asked is not None:
         if asked not in stored:
             known = ", ".join(stored) or "none"
@@ -36,6 +37,40 @@ def _command(name: str, dataset: "PreparedDataset") -> str:
     vectors = dataset.feature_names
     first = "" if vectors else f"{encode}, then "
     return f"{first}`linguarec quantize {dataset.path} --features {vectors[0] if vectors else 'all-MiniLM-L6-v2'}`"
+
+
+def refuse(model: str, given: dict[str, Any]) -> None:
+    """Refuse flags that say nothing to the model; a group of settings at its defaults was not given."""
+    named = [flag for flag, value in given.items() if value is not None and value != _default(value)]
+    if named:
+        raise SettingsError([f"--{flag}: this is not for {model}; leave it out" for flag in named])
+
+
+def _default(value: Any) -> Any:
+    return type(value)() if is_dataclass(value) and not isinstance(value, type) else None
+
+
+def read_of(data: Path, dataset: "PreparedDataset", split: str, users: float) -> dict[str, Any]:
+    """What settings.json records of the folder that a fine-tuning reads."""
+    return {
+        "data": str(data),
+        "data_name": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "split": split,
+        "users": users,
+    }
+
+
+def read_of_domains(datasets: "list[PreparedDataset]", valid: "PreparedDataset | None", split: str) -> dict[str, Any]:
+    """What settings.json records of the folders that a pre-training reads."""
+    return {
+        "stage": "pretrain",
+        "data": [str(dataset.path) for dataset in datasets],
+        "data_fingerprints": [dataset.fingerprint for dataset in datasets],
+        "valid": None if valid is None else str(valid.path),
+        "valid_fingerprint": None if valid is None else valid.fingerprint,
+        "split": split,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -26,7 +26,19 @@ PERMUTED = ("permutation", "direct", "reuse")
 # One row an item: never carried to another catalogue.
 CATALOGUE_TENSORS = ("item.weight",)
 # What the weights were made for; every other setting (dropout, temperature, ...) may be chosen anew.
-WEIGHTS_NEED = ("hidden_size", "layers", "heads", "inner_size", "max_length", "layer_norm_eps", "experts")
+WEIGHTS_NEED = (
+    "hidden_size",
+    "layers",
+    "heads",
+    "inner_size",
+    "max_length",
+    "layer_norm_eps",
+    "experts",
+    "vocabulary",
+    "max_items",
+    "positions",
+    "first_position",
+)
 
 
 @dataclass(frozen=True)
@@ -89,17 +101,13 @@ class Start:
             SettingsError: other settings than the weights need; each is named with both values.
             CheckpointMismatchError: the folder holds another model.
         """
-        ours = MODELS[model]
-        if MODELS[self.name].config is not ours.config:
-            raise CheckpointMismatchError(
-                f"{self.folder} holds a {self.name}, and {model} cannot start from it; fine-tune {self.name}, or name "
-                f"a folder that holds a {model}."
-            )
-        if ours.reads == "ids":
+        self.check_model(model)
+        if MODELS[model].reads == "ids":
             raise SettingsError(
                 [f"{model} knows items by ID only: nothing that it learned carries over to other items"]
             )
         own = self.description.encoder
+        assert own is not None
         own_kind = next(name for name, of_kind in ENCODERS.items() if isinstance(own, of_kind))
         problems = []
         if kind is not None and kind != own_kind:
@@ -113,6 +121,29 @@ class Start:
         if problems:
             raise SettingsError(problems)
         return merged, encoder
+
+    def check_model(self, model: str) -> None:
+        """Refuse a folder that `model` cannot start from.
+
+        Raises:
+            CheckpointMismatchError: the folder holds another model.
+        """
+        if MODELS[self.name].config is not MODELS[model].config:
+            raise CheckpointMismatchError(
+                f"{self.folder} holds a {self.name}, and {model} cannot start from it; fine-tune {self.name}, or name "
+                f"a folder that holds a {model}."
+            )
+
+    def config(self, asked: Any) -> Any:
+        """The model's settings: those of the folder, changed where that was asked for, as in `settings`.
+
+        Raises:
+            SettingsError: other settings than the weights need.
+        """
+        merged, problems = self._merged(self.description.config, asked, "model")
+        if problems:
+            raise SettingsError(problems)
+        return merged
 
     def _merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
         """The settings `own` with those of `asked` that differ from the defaults, and what cannot be changed."""

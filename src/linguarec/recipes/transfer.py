@@ -84,6 +84,10 @@ def transfer(
     dataset = PreparedDataset.open(data)
     cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test")
     encoder = start.description.encoder
+    if encoder is None:
+        raise SettingsError(
+            [f"{from_} holds a {start.name}, which has no encoder to freeze beside itself; use `linguarec finetune`"]
+        )
     # Scratch is the same model as the pre-trained one, with weights drawn anew.
     from_scratch: dict[str, Any] = {
         "config": start.description.config,

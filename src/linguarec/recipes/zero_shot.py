@@ -12,13 +12,17 @@ from linguarec.evaluation.evaluate import encode_items, evaluating
 from linguarec.evaluation.ranks import full_precision
 from linguarec.models import MODELS
 from linguarec.recipes.matching import book_of, fitting_vectors, stored_codes
+from linguarec.recipes.runs import refuse
+from linguarec.recipes.sentence_inputs import fitting_tokens
 from linguarec.recipes.starting import Start
+from linguarec.sentences import SentenceReader
+from linguarec.text.attributes import ItemTokens
 
 
-def read_by_text(start: Start, dataset: PreparedDataset, features: str | None) -> tuple[Tensor, Tensor]:
+def read_by_text(start: Start, dataset: PreparedDataset, features: str | None) -> tuple[Tensor | ItemTokens, Tensor]:
     """Inputs [N, D] and keys [N, Dk] of the dataset's items: by its vectors of the model's encoder, or encoded now.
 
-    Models of codes take the codes of their own book, stored ones or coded now.
+    Models of codes take the codes of their own book, stored ones or coded now; models of tokens those of the dataset.
 
     Raises:
         SettingsError: the model knows items by ID.
@@ -33,6 +37,11 @@ def read_by_text(start: Start, dataset: PreparedDataset, features: str | None) -
                 "there. Take a model that reads text alone, such as unisrec (--mode inductive) or vqrec"
             ]
         )
+    if reads == "tokens":
+        refuse(start.name, {"features": features})
+        reader = SentenceReader.load(start.folder, start.network, start.description)
+        tokens = fitting_tokens(reader.form, dataset).tokens
+        return tokens, reader.keys(tokens, torch.device("cpu"))
     vectors = codes = None
     if reads == "codes":
         stored = stored_codes(start, dataset, None)

@@ -10,6 +10,7 @@ value; under the released text rules an empty value gives its key, as the releas
 import hashlib
 import itertools
 import math
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -23,6 +24,7 @@ from linguarec.text.cleaning import LIST_SEPARATOR, clean_text
 from linguarec.text.references import DEFAULT_ENCODER, fast_tokenizer, find_encoder
 
 KEY, VALUE = 1, 2  # token types; 0 is <s>
+BEGINS_A_WORD = ("\u0120", "\u2581", *string.punctuation)  # the first two stand for a space
 
 Ids = npt.NDArray[np.integer[Any]]
 
@@ -67,6 +69,23 @@ class ItemTokens:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each item [N]."""
         return np.diff(self.offsets)
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "ItemTokens":
+        """The items at `rows`, in that order."""
+        lengths = self.lengths[rows]
+        offsets = _offsets(lengths)
+        source = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[rows], lengths)
+        return ItemTokens(self.ids[source], self.types[source], offsets, self.start)
+
+    @staticmethod
+    def join(parts: "Sequence[ItemTokens]") -> "ItemTokens":
+        """The items of several catalogues, all of one tokenizer, one after the other."""
+        return ItemTokens(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.types for part in parts]),
+            _offsets(np.concatenate([part.lengths for part in parts])),
+            parts[0].start,
+        )
 
 
 @dataclass(frozen=True)
@@ -193,6 +212,21 @@ class AttributeTokenizer:
     def dtype(self) -> npt.DTypeLike:
         """The smallest type that holds every id."""
         return np.uint16 if self.form.vocabulary <= 1 << 16 else np.int32
+
+    def continues_a_word(self) -> npt.NDArray[np.bool_]:
+        """[vocabulary] whether a token continues the word of the token before it, if both are of one value.
+
+        WordPiece marks the tokens that continue a word ("##ing"), the byte-level and sentence-piece tokenizers those that
+        begin one with the space before it; there punctuation begins a word of its own.
+        """
+        continues = np.zeros(self.form.vocabulary, bool)
+        words = self._tokenizer.get_vocab(with_added_tokens=False)
+        prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+        for word, number in words.items():
+            continues[number] = word.startswith(prefix) if prefix else not word.startswith(BEGINS_A_WORD)
+        for number in self._tokenizer.get_added_tokens_decoder():
+            continues[number] = False
+        return continues
 
     def _encode(self, texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Flat ids of the texts, offsets."""

@@ -57,9 +57,28 @@ def write_tokens(
             lengths.append(tokens.lengths)
             advance(len(tokens))
     np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
-    origin = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint}
-    write_json(folder / INFO_FILE, {**origin, **asdict(tokenizer.form), "counts": asdict(counts)})
+    _write_info(folder, tokenizer.form, counts, fingerprint)
     return counts
+
+
+def save_tokens(folder: Path, tokens: ItemTokens, form: SentenceForm, fingerprint: str) -> None:
+    """Write tokens that stand in memory, as `write_tokens` does."""
+    for name in ("ids", "types", "offsets"):
+        np.save(folder / f"{name}.npy", getattr(tokens, name))
+    counts = Counts(items_without_tokens=int((tokens.lengths == 0).sum()))
+    _write_info(folder, form, counts, fingerprint)
+
+
+def read_form(file: Path) -> SentenceForm:
+    """The form in a JSON file of its own.
+
+    Raises:
+        DataFormatError: it holds none.
+    """
+    try:
+        return SentenceForm(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataFormatError(f"{file} does not tell how items become tokens: {error}.") from error
 
 
 def open_tokens(folder: Path, fingerprint: str) -> StoredTokens:
@@ -94,6 +113,11 @@ def open_tokens(folder: Path, fingerprint: str) -> StoredTokens:
             f"`linguarec tokenize ... --backbone {form.backbone} --overwrite`."
         )
     return StoredTokens(ItemTokens(ids, types, offsets, form.start), form, counts)
+
+
+def _write_info(folder: Path, form: SentenceForm, counts: Counts, fingerprint: str) -> None:
+    origin = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint}
+    write_json(folder / INFO_FILE, {**origin, **asdict(form), "counts": asdict(counts)})
 
 
 @contextmanager

@@ -125,12 +125,13 @@ class BestWeights(Callback):
     Args:
         monitor: name of a logged metric; higher is better.
         save: writes the model into the run folder.
+        best: what must be surpassed.
     """
 
-    def __init__(self, monitor: str, save: Callable[[nn.Module], None]) -> None:
+    def __init__(self, monitor: str, save: Callable[[nn.Module], None], best: float = -1.0) -> None:
         self.monitor = monitor
         self.save = save
-        self.best = -1.0
+        self.best = best
         self.best_epoch = -1
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -42,6 +42,7 @@ def fit(
     validate: Callable[[nn.Module], Metrics],
     save_best: Callable[[nn.Module], None],
     resume: bool = False,
+    best_before: float = -1.0,
 ) -> FitResult:
     """Train until the valid ndcg@10 has not risen for `patience` epochs.
 
@@ -52,13 +53,15 @@ def fit(
         validate: metrics by name; must hold "ndcg@10".
         save_best: called with the model whenever the metric is better than before.
         resume: go on from `run/checkpoints/last.ckpt` if it is there.
+        best_before: the best metric of an earlier stage, whose weights stand until they are surpassed; `best_epoch` is -1 if
+            they never were.
 
     Raises:
         CheckpointMismatchError: that file is no checkpoint.
     """
     settings = stage.settings
     record = EpochRecord(validate, run / "metrics.csv")
-    best = BestWeights(f"valid/{MONITOR}", save_best)
+    best = BestWeights(f"valid/{MONITOR}", save_best, best_before)
     checkpoint = run / "checkpoints" / "last.ckpt"
     if resume and checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
         raise CheckpointMismatchError(

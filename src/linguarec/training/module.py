@@ -1,5 +1,6 @@
 """A training stage as a Lightning module: a model, its loss at this stage, an optimiser, nothing else."""
 
+import math
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.pretraining import PretrainingBatch
+from linguarec.batching.token_steps import TokenPairsBatch
 from linguarec.training.averaging import averaged
 from linguarec.training.settings import TrainingSettings
 
@@ -76,7 +78,7 @@ class Stage(LightningModule):
         """Start the means of the epoch."""
         self.loss_sum, self.targets = 0.0, 0
 
-    def training_step(self, batch: TrainingBatch | PretrainingBatch, batch_index: int) -> Tensor:
+    def training_step(self, batch: TrainingBatch | PretrainingBatch | TokenPairsBatch, batch_index: int) -> Tensor:
         """The loss of this process's share of the step."""
         torch.manual_seed(hash((self.seed, batch.step, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
         step = self.step_loss(batch)
@@ -110,7 +112,26 @@ class Stage(LightningModule):
         self.loader.load_state_dict(state["loader"])
         self.loss_sum, self.targets = state["loss_sum"], state["targets"]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    @property
+    def steps_planned(self) -> int:
+        """Optimiser steps from the first one of the schedule to its last."""
+        return math.ceil(len(self.loader) / self.settings.accumulate) * self.settings.max_epochs
+
+    @property
+    def steps_before(self) -> int:
+        """Optimiser steps of the schedule that were taken before this stage."""
+        return 0
+
+    def learning_rate_share(self, step: int) -> float:
+        """Of the learning rate, that of the `step`-th step of this stage, from 0."""
+        settings, now = self.settings, self.steps_before + step
+        if now < settings.warmup_steps:
+            return (now + 1) / settings.warmup_steps
+        if settings.schedule == "constant":
+            return 1.0
+        return max(0.0, (self.steps_planned - now) / max(1, self.steps_planned - settings.warmup_steps))
+
+    def configure_optimizers(self) -> Any:
         """Adam as published; AdamW where weight decay is asked for."""
         kind: Any = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
         optimizer: torch.optim.Optimizer = kind(
@@ -119,7 +140,10 @@ class Stage(LightningModule):
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        return optimizer
+        if not self.settings.warmup_steps and self.settings.schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class FineTuning(Stage):

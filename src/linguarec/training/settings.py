@@ -24,6 +24,8 @@ class TrainingSettings:
             n = windows end every n items (faster).
         averaging: 0 = validate and keep the weights of the last step; above 0 = the mean of the weights over all steps, in
             which step t counts as t^averaging.
+        warmup_steps: the learning rate rises linearly over the first so many steps.
+        schedule: linear = the learning rate falls to 0 at the end of max_epochs.
         gradient_clip: largest norm of the gradient; 0 = not clipped.
         precision: bf16 = bfloat16 matrix products with float32 weights; auto = bf16 where the device computes it natively.
         accelerator: auto takes a GPU if there is one.
@@ -41,6 +43,8 @@ class TrainingSettings:
     patience: int = 10
     window_stride: int = 0
     averaging: float = 0.0
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear"] = "constant"
     gradient_clip: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -62,7 +66,7 @@ class TrainingSettings:
         for name in ("targets_per_step", "accumulate", "max_epochs", "patience", "devices"):
             if getattr(self, name) < 1:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("window_stride", "checkpoint_every_n_steps"):
+        for name in ("window_stride", "warmup_steps", "checkpoint_every_n_steps"):
             if getattr(self, name) < 0:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
         started = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun says so

@@ -1,0 +1,62 @@
+"""Whole-word masking (BERT, arXiv 1810.04805): all tokens of a chosen word are to be guessed.
+
+    a word is chosen with probability 15 %;  each of its tokens becomes the mask (80 %), a random token (10 %), or stays
+
+A word ends with the value or key that it stands in. Draws are named by step, window and place (see `draws`), so that they
+do not depend on how many processes share a step.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linguarec.batching.batches import TokenBatch
+from linguarec.batching.draws import uniform
+
+# What a random number is for: the first part of its name.
+_CHOSEN, _BECOMES, _RANDOM_TOKEN = range(100, 103)
+_AS_MASK, _AS_RANDOM = 0.8, 0.9  # of a draw in [0, 1): below the first the mask, below the second a random token
+
+
+@dataclass(frozen=True, eq=False)
+class WordMasking:
+    """Masks the words of token sequences.
+
+    `continues` [V]: whether a token continues the word before it. `mask`: id of the mask. `share`: probability of a word.
+    """
+
+    continues: npt.NDArray[np.bool_]
+    mask_token: int
+    seed: int
+    share: float = 0.15
+
+    def mask(
+        self, tokens: TokenBatch, step: int, windows: npt.NDArray[np.int64], side: int
+    ) -> tuple[TokenBatch, Tensor]:
+        """The sequences with masked words, and the token to be guessed in each place [T] (-1 = none).
+
+        Args:
+            tokens: B sequences; their `<s>` is never masked.
+            step: of the training.
+            windows: [B] number of each sequence in its epoch.
+            side: 0 = histories, 1 = items, so that both sides of a pair have draws of their own.
+        """
+        ids, types, positions = (part.numpy() for part in (tokens.ids, tokens.types, tokens.item_positions))
+        offsets = tokens.offsets.numpy()
+        first = np.repeat(offsets[:-1], np.diff(offsets))
+        place = np.arange(len(ids)) - first
+        same = np.zeros(len(ids), bool)  # of the same key or value as the token before
+        same[1:] = (types[1:] == types[:-1]) & (positions[1:] == positions[:-1])
+        begins = ~(self.continues[ids] & same) | (place == 0)
+        # A word is named by the place of its first token.
+        word = np.maximum.accumulate(np.where(begins, np.arange(len(ids)), 0)) - first
+        name = (self.seed, step, np.repeat(windows, np.diff(offsets)), side)
+        chosen = (uniform(_CHOSEN, *name, word) < self.share) & (place > 0)
+        becomes = uniform(_BECOMES, *name, place)
+        random = (uniform(_RANDOM_TOKEN, *name, place) * len(self.continues)).astype(np.int64)
+        changed = np.where(becomes < _AS_MASK, self.mask_token, np.where(becomes < _AS_RANDOM, random, ids))
+        labels = np.where(chosen, ids, -1)
+        return replace(tokens, ids=torch.from_numpy(np.where(chosen, changed, ids))), torch.from_numpy(labels)

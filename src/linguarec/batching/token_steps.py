@@ -1,0 +1,145 @@
+"""Training steps of a model that reads histories as text: one history and its next item from every user and epoch.
+
+An encoder that is not causal reads one prefix of a sequence a pass. As published, an epoch has one for every user, with a
+target that is drawn anew: in fine-tuning any item but the first, in pre-training one of the second half.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from linguarec.batching.batches import TokenPairs
+from linguarec.batching.domains import Domains
+from linguarec.batching.loader import TrainingBatch
+from linguarec.batching.masking import WordMasking
+from linguarec.batching.pretraining import MixedLoader
+from linguarec.batching.tokens import history_tokens, item_tokens
+from linguarec.batching.windows import Windows, training_pairs
+from linguarec.data.ragged import Ragged
+from linguarec.errors import SettingsError
+
+
+class HistoryLoader(MixedLoader):
+    """Iterates over one epoch of `TrainingBatch` whose histories are tokens, with one target each.
+
+    `targets` [B] of its batches are item numbers of `domains`, the row of the item where there is one domain only.
+
+    Args:
+        domains: what is read; all with tokens of one tokenizer.
+        max_items: longest history.
+        max_tokens: most tokens of a history.
+        targets_per_step: histories of one step over all processes.
+        mixing: see `PretrainingLoader`.
+        second_half: see `training_pairs`.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        domains: Domains,
+        max_items: int,
+        max_tokens: int,
+        targets_per_step: int,
+        mixing: float,
+        second_half: bool,
+        seed: int,
+    ) -> None:
+        self.second_half = second_half
+        super().__init__(domains, max_items, targets_per_step, None, mixing, seed)
+        self.domains = domains
+        self.max_tokens = max_tokens
+
+    def shard(self, rank: int, processes: int) -> None:
+        """Take every `processes`-th history of each step, from `rank` on.
+
+        Raises:
+            SettingsError: a step has fewer histories than there are processes.
+        """
+        fewest = min(len(step) for step in self._steps)
+        if fewest < processes:
+            raise SettingsError(
+                [
+                    f"a step (an accumulated part) has {fewest} histories, fewer than the {processes} processes that share it"
+                ]
+            )
+        super().shard(rank, processes)
+
+    def _check(self) -> None:
+        """Steps may be of any size: each window has one target."""
+
+    def _draw(self, generator: np.random.Generator) -> Windows:
+        return training_pairs(self.offsets, self.max_length, self.second_half, generator)
+
+    def _batch(self, index: int) -> TrainingBatch:
+        batch = super()._batch(index)
+        sequences = batch.sequences
+        numbers, place = np.unique(sequences.items.numpy(), return_inverse=True)
+        histories = Ragged(place, sequences.offsets.numpy())
+        tokens = history_tokens(self.domains.tokens(numbers), histories, self.max_length, self.max_tokens)
+        domain = torch.from_numpy(self.domains.of_sequence[sequences.users.numpy()])
+        targets = sequences.targets[sequences.last]
+        return replace(batch, sequences=replace(sequences, targets=targets, tokens=tokens, domain=domain))
+
+
+@dataclass(frozen=True)
+class TokenPairsBatch:
+    """One process's part of a pre-training step; `step` as in `TrainingBatch`."""
+
+    pairs: TokenPairs
+    step: int
+
+    def to(self, device: torch.device | str) -> "TokenPairsBatch":
+        """The same batch on another device."""
+        return replace(self, pairs=self.pairs.to(device))
+
+
+class TokenPairsLoader:
+    """Iterates over one epoch of `TokenPairsBatch`; the position survives in `state_dict`.
+
+    Args:
+        steps: histories and targets.
+        masking: which words are masked.
+    """
+
+    def __init__(self, steps: HistoryLoader, masking: WordMasking) -> None:
+        self.steps = steps
+        self.masking = masking
+
+    def shard(self, rank: int, processes: int) -> None:
+        """Take every `processes`-th pair of each step, from `rank` on."""
+        self.steps.shard(rank, processes)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[TokenPairsBatch]:
+        for batch in self.steps:
+            yield TokenPairsBatch(self._pairs(batch), batch.step)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch comes from."""
+        return self.steps.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.steps.load_state_dict(state)
+
+    def _pairs(self, batch: TrainingBatch) -> TokenPairs:
+        sequences = batch.sequences
+        assert sequences.tokens is not None
+        numbers, place = np.unique(sequences.targets.numpy(), return_inverse=True)
+        targets = item_tokens(self.steps.domains.tokens(numbers), place, self.steps.max_tokens)
+        masked_histories, history_labels = self.masking.mask(sequences.tokens, batch.step, batch.windows, side=0)
+        masked_targets, target_labels = self.masking.mask(targets, batch.step, batch.windows, side=1)
+        return TokenPairs(
+            histories=sequences.tokens,
+            targets=targets,
+            items=sequences.targets,
+            users=sequences.users,
+            masked_histories=masked_histories,
+            masked_targets=masked_targets,
+            history_labels=history_labels,
+            target_labels=target_labels,
+        )

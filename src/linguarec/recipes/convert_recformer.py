@@ -1,0 +1,137 @@
+"""A checkpoint of the released Recformer, or of Longformer, as a model folder, and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from linguarec.catalogue import Catalogue
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.files import write_json, writing_file, writing_folder
+from linguarec.hub.backbone import check_vocabulary
+from linguarec.hub.conversion import ReleasedFile, read_released
+from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.hub.released_recformer import from_released_recformer, recformer_config, to_released_recformer
+from linguarec.models.shape import CatalogueShape
+from linguarec.recipes.runs import SETTINGS_FILE
+from linguarec.recipes.sentence_inputs import stored_tokens
+from linguarec.recommender import Recommender
+from linguarec.sentences import SentenceReader
+from linguarec.text.cleaning import TextRules
+
+NAME = "recformer"
+WORDS = "embeddings.word_embeddings.weight"
+
+
+def convert_recformer(
+    released: ReleasedFile,
+    output: Path,
+    told: Mapping[str, Any],
+    word_embeddings: Path | None,
+    window: int | None,
+    items: Path | None,
+    tokens: str | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write a model folder; with `items` it has that prepared folder's catalogue, read by its tokens.
+
+    Args:
+        released: the checkpoint as read.
+        output: folder to write.
+        told: settings of the released code, which a checkpoint of Recformer never carries.
+        word_embeddings: file that holds the word embeddings, which released pre-training does not save.
+        window: of the attention, where the settings do not tell it.
+        items: prepared folder, or None.
+        tokens: name of its tokens.
+        overwrite: replace the output.
+    """
+    words = None if word_embeddings is None else _read_words(word_embeddings)
+    try:
+        found = from_released_recformer(released.state, words)
+    except CheckpointMismatchError as error:
+        raise CheckpointMismatchError(f"{released.file}: {error}") from error
+    if "num_attention_heads" not in told:
+        raise CheckpointMismatchError(
+            f"{released.file}: no tensor tells the number of attention heads; give it by --heads or --released-config"
+        )
+    config = recformer_config(told, found.tensors, str(released.file), window)
+    dataset = None if items is None else PreparedDataset.open(items)
+    description = ModelDescription(NAME, config, None, CatalogueShape(0 if dataset is None else dataset.num_items))
+    model = description.build()
+    if "item_position.weight" not in found.tensors:
+        raise CheckpointMismatchError(
+            f"{released.file} has no item positions: it is a language model, which a Recformer starts from by --backbone."
+        )
+    expected = model.state_dict()
+    problems = [
+        f"{name}: {tuple(found.tensors[name].shape) if name in found.tensors else 'missing'}, needed {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name not in found.tensors or found.tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointMismatchError(f"{released.file} does not fit its settings:\n" + "\n".join(problems))
+    model.load_state_dict(found.tensors)
+    model.eval()
+    recommender = None if dataset is None else _with_catalogue(model, description, dataset, tokens)
+    with writing_folder(output, overwrite) as folder:
+        if recommender is None:
+            save_pretrained(model, description, folder)
+        else:
+            recommender.save(folder)
+        settings = {
+            **description.to_dict(),
+            "source": released.file.name,
+            "released_settings": dict(told),
+            "not_made": released.not_made,
+            "split": "leave-one-out",
+        }
+        if dataset is not None:
+            settings |= {"data": str(items), "data_name": dataset.name, "data_fingerprint": dataset.fingerprint}
+        write_json(folder / SETTINGS_FILE, settings)
+    return {
+        "output": str(output),
+        "model": NAME,
+        "parameters": sum(tensor.numel() for tensor in found.tensors.values()),
+        "items": 0 if recommender is None else len(recommender.catalogue),
+        "layers": config.layers,
+        "heads": config.heads,
+        "window": config.window,
+        "left_out": found.left_out,
+        "not_made": released.not_made,
+    }
+
+
+def write_recformer(source: Path, output: Path) -> dict[str, Any]:
+    """Write a model folder as the released code saves a model: a state dict, which `torch.load(weights_only=True)` reads."""
+    model, description = from_pretrained(source)
+    state = to_released_recformer(model.state_dict())
+    with writing_file(output) as temporary:
+        torch.save(state, temporary)
+    parameters = sum(tensor.numel() for tensor in state.values())
+    return {"output": str(output), "model": description.name, "tensors": len(state), "parameters": parameters}
+
+
+def _with_catalogue(
+    model: torch.nn.Module, description: ModelDescription, dataset: PreparedDataset, tokens: str | None
+) -> Recommender:
+    stored = stored_tokens(dataset, tokens)
+    check_vocabulary(stored.form, description.config)
+    reader = SentenceReader(stored.form, model)
+    rules = cast(TextRules, dataset.manifest.text_rules)
+    catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
+    keys = reader.keys(stored.tokens, torch.device("cpu"))
+    return Recommender(model, description, catalogue, stored.tokens, keys, reader=reader)
+
+
+def _read_words(file: Path) -> Tensor:
+    """The word embeddings in a checkpoint of a language model, or alone in a file."""
+    state = load_file(file) if file.suffix == ".safetensors" else read_released(file).state
+    found = [tensor for name, tensor in state.items() if name.endswith(WORDS)]
+    found = found or (list(state.values()) if len(state) == 1 else [])
+    if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].dim() != 2:
+        raise SettingsError([f"--word-embeddings {file}: expected one tensor named ...{WORDS}, found {len(found)}"])
+    return found[0]

@@ -1,0 +1,161 @@
+"""Fine-tuning of a Recformer: what `linguarec finetune` does where the model reads tokens."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from linguarec.batching.domains import Domain, Domains
+from linguarec.batching.token_steps import HistoryLoader
+from linguarec.catalogue import Catalogue
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import evaluation_cases
+from linguarec.errors import SettingsError
+from linguarec.evaluation.evaluate import encode_tokens, rank_cases
+from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
+from linguarec.models.recformer import RecformerConfig
+from linguarec.models.shape import CatalogueShape
+from linguarec.recipes.runs import open_run, read_of, valid_of, versions, write_config, write_results
+from linguarec.recipes.sentence_inputs import fitting_tokens, form_of, starting_model, stored_tokens
+from linguarec.recipes.starting import Start
+from linguarec.recipes.training_data import TrainingData
+from linguarec.recommender import Recommender
+from linguarec.sentences import ITEM_WEIGHTS_FILE, SentenceReader
+from linguarec.text.attributes import SentenceForm
+from linguarec.text.cleaning import TextRules
+from linguarec.training.recformer import tune_in_two_stages
+from linguarec.training.settings import TrainingSettings
+
+NAME = "recformer"
+
+
+def finetune_recformer(
+    data: Path,
+    output: Path,
+    config: RecformerConfig | None,
+    training: TrainingSettings,
+    from_: Path | None,
+    backbone: str | None,
+    tokens: str | None,
+    split: str,
+    users: float,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Train in two stages, keep what is best on valid, and test it; arguments as in `finetune`."""
+    if from_ is not None and from_.resolve() == output.resolve():
+        raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
+    if training.window_stride:
+        raise SettingsError(
+            ["--training.window_stride: every epoch asks for one item of each user; leave the flag out"]
+        )
+    dataset = PreparedDataset.open(data)
+    start = None if from_ is None else Start.read(from_)
+    own = None if start is None else form_of(start.folder)
+    stored = stored_tokens(dataset, tokens) if own is None else fitting_tokens(own, dataset, tokens)
+    network, taken = starting_model(config or RecformerConfig(), stored.form, backbone, start, False, seed)
+    config = network.config
+    description = ModelDescription(NAME, config, None, CatalogueShape(dataset.num_items))
+    settings = {
+        **description.to_dict(),
+        **read_of(data, dataset, split, users),
+        "sentences": asdict(stored.form),
+        "seed": seed,
+        "training": asdict(training),
+        "backbone": backbone,
+        "from": taken,
+        "versions": versions(),
+    }
+    read = TrainingData.of(dataset, split, users, seed, config.max_items)
+    domains = Domains([Domain(dataset.name, read.sequences, dataset.num_items, tokens=stored.tokens)])
+    # The softmax is over the items that occur in training, as in `finetune`.
+    classes = torch.from_numpy(np.unique(read.sequences.values).astype(np.int64))
+
+    def rank(current: nn.Module, keys: Tensor) -> dict[str, float]:
+        return rank_cases(current, stored.tokens, keys, read.valid).means()
+
+    def encode(current: nn.Module) -> Tensor:
+        return encode_tokens(current, stored.tokens, next(current.parameters()).device)
+
+    def loader() -> HistoryLoader:
+        per_step = training.targets_per_step // training.accumulate
+        return HistoryLoader(domains, config.max_items, config.max_tokens, per_step, 1.0, False, seed)
+
+    loader()  # refuses what cannot work; only now is the folder made
+    done = open_run(output, settings, resume, overwrite)
+    if done is not None:
+        return done
+    flags = {
+        "from": from_,
+        "backbone": backbone,
+        "tokens": tokens,
+        "split": split,
+        "users": users,
+        "seed": seed,
+        "model": asdict(config),
+        "training": asdict(training),
+    }
+    write_config(output, flags)
+    started = time.perf_counter()
+    result = tune_in_two_stages(
+        network,
+        encode,
+        classes,
+        loader,
+        training,
+        seed,
+        output,
+        output / ITEM_WEIGHTS_FILE,
+        rank,
+        save_best=lambda current: save_pretrained(current, description, output),
+        resume=resume,
+    )
+    if not result.second.main_process:
+        return {}
+    seconds = time.perf_counter() - started
+    load_weights(network, output / WEIGHTS_FILE)
+    recommender = _finish_run(output, network, description, dataset, stored.form, stored.tokens)
+    cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test", config.max_items)
+    second = result.second
+    in_second = result.best_stage == 2
+    metrics = {
+        "run": str(output),
+        "model": NAME,
+        "seed": seed,
+        "best_stage": result.best_stage,
+        "best_epoch": second.best_epoch if in_second else result.first["best_epoch"],
+        "epochs": result.first["epochs"] + second.epochs,
+        "seconds": round(seconds, 1),
+        "stage1": result.first,
+        "valid": valid_of(second.history, second.best_epoch) if in_second else result.first["valid"],
+        "test": rank_cases(network, recommender.inputs, recommender.keys, cases).means(),
+    }
+    write_results(output, NAME, dataset.name, metrics, second.history)
+    return metrics
+
+
+def _finish_run(
+    output: Path,
+    network: nn.Module,
+    description: ModelDescription,
+    dataset: PreparedDataset,
+    form: SentenceForm,
+    tokens: Any,
+) -> Recommender:
+    """Make the run folder usable on its own: catalogue, tokens, keys, how new items are read."""
+    item_model = description.build()
+    load_weights(item_model, output / ITEM_WEIGHTS_FILE)
+    device = next(network.parameters()).device
+    reader = SentenceReader(form, item_model.to(device))
+    keys = reader.keys(tokens, device).cpu()
+    reader.model.cpu()
+    rules = cast(TextRules, dataset.manifest.text_rules)
+    catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
+    recommender = Recommender(network.cpu(), description, catalogue, tokens, keys, reader=reader)
+    recommender.save(output)
+    return recommender

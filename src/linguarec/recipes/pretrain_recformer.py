@@ -1,0 +1,116 @@
+"""Pre-training of a Recformer: what `linguarec pretrain` does where the model reads tokens."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from linguarec.batching.domains import Domain, Domains
+from linguarec.batching.masking import WordMasking
+from linguarec.batching.token_steps import HistoryLoader, TokenPairsLoader
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import SettingsError
+from linguarec.evaluation.evaluate import encode_tokens
+from linguarec.files import write_json
+from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, save_pretrained
+from linguarec.models.recformer import RecformerConfig
+from linguarec.models.shape import CatalogueShape
+from linguarec.recipes.runs import is_main_process, open_run, read_of_domains, valid_of, versions, write_results
+from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, stored_tokens
+from linguarec.recipes.validation import ranked_means, valid_cases
+from linguarec.text.attributes import AttributeTokenizer
+from linguarec.training.fit import fit
+from linguarec.training.recformer import TokenPreTraining
+from linguarec.training.settings import TrainingSettings
+
+NAME = "recformer"
+
+
+def pretrain_recformer(
+    data: list[Path],
+    output: Path,
+    config: RecformerConfig | None,
+    training: TrainingSettings,
+    valid: Path | None,
+    mixing: float,
+    backbone: str | None,
+    tokens: str | None,
+    split: str,
+    seed: int,
+    resume: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Train by contrast and masked words, keep what is best on valid; arguments as in `pretrain`.
+
+    The word embeddings stay as they are, as published.
+    """
+    if training.window_stride:
+        raise SettingsError(
+            ["--training.window_stride: every epoch asks for one item of each user; leave the flag out"]
+        )
+    datasets = [PreparedDataset.open(folder) for folder in data]
+    form = stored_tokens(datasets[0], tokens).form
+    if form.mask is None:
+        raise SettingsError([f"the tokenizer of {form.backbone} has no mask token, which pre-training needs"])
+    domains = Domains(
+        [Domain.of(dataset, split, tokens=fitting_tokens(form, dataset, tokens).tokens) for dataset in datasets]
+    )
+    network, _ = starting_model(config or RecformerConfig(), form, backbone, None, True, seed)
+    network.word.requires_grad_(False)
+    config = network.config
+    held_out = None if valid is None else PreparedDataset.open(valid)
+    parts = [
+        (fitting_tokens(form, dataset, tokens if valid is None else None).tokens, cases)
+        for dataset, cases in valid_cases([held_out] if held_out else datasets, split, config.max_items)
+    ]
+    description = ModelDescription(NAME, config, None, CatalogueShape(0))
+    settings = {
+        **description.to_dict(),
+        **read_of_domains(datasets, held_out, split),
+        "sentences": asdict(form),
+        "mixing": mixing,
+        "seed": seed,
+        "training": asdict(training),
+        "backbone": backbone,
+        "versions": versions(),
+    }
+    masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
+    per_step = training.targets_per_step // training.accumulate
+    steps = HistoryLoader(domains, config.max_items, config.max_tokens, per_step, mixing, True, seed)
+    done = open_run(output, settings, resume, overwrite)
+    if done is not None:
+        return done
+    if is_main_process():
+        write_json(output / SENTENCES_FILE, asdict(form))
+
+    def validate(current: nn.Module) -> dict[str, float]:
+        device = next(current.parameters()).device
+        return ranked_means(current, ((read, encode_tokens(current, read, device), cases) for read, cases in parts))
+
+    started = time.perf_counter()
+    result = fit(
+        TokenPreTraining(network, TokenPairsLoader(steps, masking), training, seed),
+        output,
+        validate,
+        save_best=lambda current: save_pretrained(current, description, output),
+        resume=resume,
+    )
+    if not result.main_process:
+        return {}
+    metrics = {
+        "run": str(output),
+        "model": NAME,
+        "domains": {
+            dataset.name: int((domain.sequences.lengths >= 2).sum())
+            for dataset, domain in zip(datasets, domains.domains, strict=True)
+        },
+        "seed": seed,
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "seconds": round(time.perf_counter() - started, 1),
+        "valid": valid_of(result.history, result.best_epoch),
+    }
+    write_results(output, NAME, " + ".join(dataset.name for dataset in datasets), metrics, result.history)
+    return metrics

@@ -1,0 +1,136 @@
+"""Item tokens of prepared folders, and the Recformer that reads them: from a backbone, from another folder, or new."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
+from linguarec.hub.backbone import check_vocabulary, recformer_from_backbone
+from linguarec.hub.pretrained import SENTENCES_FILE
+from linguarec.models.recformer import Recformer, RecformerConfig
+from linguarec.recipes.runs import choose
+from linguarec.recipes.starting import WEIGHTS_NEED, Start, take_over
+from linguarec.text.attributes import AttributeTokenizer, SentenceForm
+from linguarec.text.token_store import StoredTokens, open_tokens, read_form
+from linguarec.training.settings import PermutationSettings
+
+# Of a model that starts from a backbone these can be chosen: the tables are extended.
+_CHOSEN = ("window", "max_tokens", "max_items")
+
+
+def stored_tokens(dataset: PreparedDataset, asked: str | None) -> StoredTokens:
+    """The tokens of a folder: those asked for, or the only ones.
+
+    Raises:
+        SettingsError: there are none, or several.
+        StaleFeaturesError: they were made from another catalogue.
+    """
+    name = choose("tokens", asked, dataset.token_names, dataset, "tokenize")
+    return open_tokens(dataset.tokens_path(name), dataset.fingerprint)
+
+
+def fitting_tokens(form: SentenceForm, dataset: PreparedDataset, asked: str | None = None) -> StoredTokens:
+    """The tokens of a folder that were made by the tokenizer of `form`.
+
+    Raises:
+        StaleFeaturesError: there are none, or those asked for are of another tokenizer.
+        SettingsError: several fit.
+    """
+    if asked is not None:
+        stored = {asked: stored_tokens(dataset, asked)}
+    else:
+        stored = {name: open_tokens(dataset.tokens_path(name), dataset.fingerprint) for name in dataset.token_names}
+    fitting = [name for name, tokens in stored.items() if tokens.form.tokenizer_sha256 == form.tokenizer_sha256]
+    if len(fitting) > 1:
+        raise SettingsError(
+            [f"{dataset.path} has several item tokens that fit: {', '.join(fitting)}; choose one with --tokens"]
+        )
+    if not fitting:
+        found = ", ".join(f"{name} by that of {tokens.form.backbone}" for name, tokens in stored.items()) or "no tokens"
+        raise StaleFeaturesError(
+            f"The model reads tokens by the tokenizer of {form.backbone}, and {dataset.path} has {found}. Make them: "
+            f"`linguarec tokenize {dataset.path} --backbone {form.backbone}`."
+        )
+    return stored[fitting[0]]
+
+
+def form_of(folder: Path) -> SentenceForm | None:
+    """How the model in `folder` was given items; None where the folder does not tell, as after a conversion."""
+    file = folder / SENTENCES_FILE
+    return read_form(file) if file.exists() else None
+
+
+def starting_model(
+    config: RecformerConfig,
+    form: SentenceForm,
+    backbone: str | None,
+    start: Start | None,
+    language_head: bool,
+    seed: int,
+) -> tuple[Recformer, dict[str, Any] | None]:
+    """The network that a training begins with, and what was taken over from `start`, as settings.json records it.
+
+    Args:
+        config: what was asked for; what differs from the defaults counts as asked for.
+        form: of the items' tokens.
+        backbone: the language model to start from, or None.
+        start: the folder to start from, or None. Neither: random weights.
+        language_head: whether the network has the head that pre-training needs.
+        seed: of what is drawn.
+
+    Raises:
+        SettingsError: both are given, or settings that the weights do not allow.
+        CheckpointMismatchError: the weights are of another model, or were made for another tokenizer.
+    """
+    if backbone is not None and start is not None:
+        raise SettingsError(["--backbone and --from both name weights to start from; give one of them"])
+    torch.manual_seed(seed)
+    asked = {field.name: getattr(config, field.name) for field in fields(config)}
+    asked = {name: value for name, value in asked.items() if value != getattr(RecformerConfig(), name)}
+    asked.pop("language_head", None)
+    if start is not None:
+        start.check_model("recformer")
+        own = form_of(start.folder)
+        if own is not None:
+            _check_tokenizer(own, form, str(start.folder))
+        merged = start.config(config)
+        check_vocabulary(form, merged)
+        network = Recformer(_with(merged, {"language_head": language_head}))
+        return network, take_over(start, network, None, "none", PermutationSettings())
+    if backbone is not None:
+        fixed = [name for name in asked if name in (*WEIGHTS_NEED, "initializer_range") and name not in _CHOSEN]
+        if fixed:
+            raise SettingsError(
+                [
+                    f"--model.{name} {asked[name]}: it comes with the backbone {backbone}; leave the flag out"
+                    for name in fixed
+                ]
+            )
+        _check_tokenizer(AttributeTokenizer.load(backbone).form, form, backbone)
+        network = recformer_from_backbone(
+            backbone,
+            asked.get("window"),
+            config.max_tokens,
+            config.max_items,
+            language_head,
+            {name: value for name, value in asked.items() if name not in _CHOSEN},
+        )
+        check_vocabulary(form, network.config)
+        return network, None
+    return Recformer(_with(config, {"language_head": language_head, "vocabulary": form.vocabulary})), None
+
+
+def _with(config: RecformerConfig, changes: dict[str, Any]) -> RecformerConfig:
+    return RecformerConfig(**{**vars(config), **changes})
+
+
+def _check_tokenizer(own: SentenceForm, form: SentenceForm, source: str) -> None:
+    if own.tokenizer_sha256 != form.tokenizer_sha256:
+        raise CheckpointMismatchError(
+            f"{source} was trained on tokens of its own tokenizer (SHA-256 {own.tokenizer_sha256[:12]}), the items were "
+            f"tokenized by that of {form.backbone} ({form.tokenizer_sha256[:12]}): its ids mean other words. Tokenize with "
+            f"`linguarec tokenize DATA --backbone {own.backbone}`."
+        )

@@ -1,0 +1,54 @@
+"""What a fine-tuning reads of a prepared folder: training sequences and valid cases, of all users or a share of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases, evaluation_cases, training_sequences
+from linguarec.errors import DataFormatError, SettingsError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """`sequences`: item rows of each user's training part. `valid`: what picks the best weights."""
+
+    sequences: Ragged
+    valid: EvaluationCases
+
+    @classmethod
+    def of(cls, dataset: PreparedDataset, split: str, users: float, seed: int, max_length: int) -> "TrainingData":
+        """The parts of `split`; with `users` below 1 those of a share of the users, drawn by the seed.
+
+        Raises:
+            DataFormatError: there is nothing to learn from, or nothing to stop by.
+        """
+        roles = dataset.roles(split)
+        sequences = training_sequences(dataset.sequences, roles)
+        valid = evaluation_cases(dataset.sequences, roles, "valid", max_length)
+        if users < 1:
+            # The first of one order, so that a larger share holds a smaller one.
+            shuffled = np.random.default_rng(seed).permutation(dataset.num_users)
+            some = np.sort(shuffled[: max(1, round(users * dataset.num_users))])
+            sequences = sequences.select(some)
+            valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
+        if not (sequences.lengths >= 2).any():
+            raise DataFormatError(
+                f"{dataset.path}: split {split!r} leaves no user with two training items; there is nothing to learn from."
+            )
+        if len(valid) == 0:
+            raise DataFormatError(
+                f"{dataset.path}: split {split!r} has no valid target to stop the training by; prepare more data."
+            )
+        return cls(sequences, valid)
+
+
+def check_share(users: float) -> None:
+    """Refuse a share of the users that is none.
+
+    Raises:
+        SettingsError: it is not above 0 and at most 1.
+    """
+    if not 0 < users <= 1:
+        raise SettingsError([f"users is {users}; it is a share of the users, above 0 and at most 1"])

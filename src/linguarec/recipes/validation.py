@@ -1,0 +1,54 @@
+"""How pre-training is validated: valid targets of each folder, ranked by a model that was not tuned on them."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import EvaluationCases, evaluation_cases
+from linguarec.errors import DataFormatError
+from linguarec.evaluation.evaluate import evaluating, rank_cases
+from linguarec.text.attributes import ItemTokens
+
+VALID_CASES = 2048  # targets that validation ranks in each folder
+
+
+def valid_cases(
+    datasets: Sequence[PreparedDataset], split: str, max_length: int
+) -> list[tuple[PreparedDataset, EvaluationCases]]:
+    """The folders that have valid targets, each with some of them.
+
+    Raises:
+        DataFormatError: none has any.
+    """
+    parts = []
+    for dataset in datasets:
+        cases = evaluation_cases(dataset.sequences, dataset.roles(split), "valid", max_length)
+        if len(cases):
+            chosen = np.random.default_rng(0).permutation(len(cases))[:VALID_CASES]
+            parts.append((dataset, cases.select(np.sort(chosen))))
+    if not parts:
+        where = ", ".join(str(dataset.path) for dataset in datasets)
+        raise DataFormatError(
+            f"{where}: split {split!r} has no valid target to choose the best weights by; name a domain that has some with "
+            "--valid, or hold items back with --split held-out-items."
+        )
+    return parts
+
+
+def ranked_means(
+    model: nn.Module, parts: Iterable[tuple[Tensor | ItemTokens, Tensor, EvaluationCases]]
+) -> dict[str, float]:
+    """The mean of each metric over the folders, each given as inputs and keys of its items and its cases.
+
+    `contrast accuracy` is the share of targets that come first among the targets of all cases ranked.
+    """
+    found = []
+    with evaluating(model), torch.inference_mode():
+        for inputs, keys, cases in parts:
+            means = rank_cases(model, inputs, keys, cases).means()
+            among = rank_cases(model, inputs, keys, cases, within=np.unique(cases.targets))
+            found.append({**means, "contrast accuracy": among.mean("recall@1")})
+    return {name: float(np.mean([means[name] for means in found])) for name in found[0]}

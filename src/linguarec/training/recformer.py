@@ -1,0 +1,197 @@
+"""Recformer's stages: pre-training on pairs of token sequences, and fine-tuning in two stages (arXiv 2305.13731, section 2.5).
+
+    stage 1   item vectors encoded anew after every epoch, fixed within it; the best weights and their vectors are kept
+    stage 2   from the best weights on, item vectors fixed at those of stage 1; kept where they are better still
+
+One schedule of the learning rate runs over both stages.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from linguarec.batching.loader import TrainingBatch
+from linguarec.batching.token_steps import HistoryLoader, TokenPairsBatch
+from linguarec.files import write_json, writing_file
+from linguarec.hub.pretrained import load_weights, save_weights
+from linguarec.models.recformer import Recformer
+from linguarec.training.callbacks import Metrics
+from linguarec.training.fit import MONITOR, FitResult, fit
+from linguarec.training.module import Stage, StepLoss
+from linguarec.training.settings import TrainingSettings
+
+STAGE_FOLDER, STAGE_FILE, ITEM_KEYS_FILE = "stage1", "metrics.json", "keys.npy"
+log = logging.getLogger(__name__)
+
+
+class TokenPreTraining(Stage):
+    """`Recformer.pretrain_loss`: contrast within the step, across processes, and masked words."""
+
+    def step_loss(self, batch: TokenPairsBatch) -> StepLoss:
+        """The model's loss, which knows its share of the step."""
+        loss: Tensor = self.model.pretrain_loss(batch.pairs)  # type: ignore[operator]
+        return StepLoss(loss, float(loss.detach()), len(batch.pairs.items))
+
+
+class HistoryTuning(Stage):
+    """`Recformer.finetune_loss`: the next item of each history among the vectors of the trained items.
+
+    What the loss does not reach is not trained.
+
+    Args:
+        encode: keys [N, D] of all items by a model, where the model is.
+        classes: [C] rows of the items that the softmax is over.
+        keys: [N, D] of all items; None = to be encoded before the first step.
+        steps_before: optimiser steps that the stage before took.
+    """
+
+    def __init__(
+        self,
+        model: Recformer,
+        encode: Callable[[nn.Module], Tensor],
+        classes: Tensor,
+        loader: HistoryLoader,
+        settings: TrainingSettings,
+        seed: int,
+        keys: Tensor | None = None,
+        steps_before: int = 0,
+    ) -> None:
+        reached = {id(parameter) for parameter in model.finetuned_parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in reached)
+        super().__init__(model, loader, settings, seed)
+        self.encode_items = encode
+        self.classes = classes
+        self.class_of = torch.full((int(classes.max()) + 1,), -1).index_put((classes,), torch.arange(len(classes)))
+        self.keys = keys
+        self.earlier_steps = steps_before
+
+    def encode(self, model: nn.Module) -> Tensor:
+        """Take the item vectors of `model` as keys [N, D], from now on."""
+        self.keys = self.encode_items(model)
+        return self.keys
+
+    def on_fit_start(self) -> None:
+        """Bring what stands here to the device, and encode the items if nobody did."""
+        self.classes, self.class_of = self.classes.to(self.device), self.class_of.to(self.device)
+        if self.keys is None:
+            with self.trainer.precision_plugin.forward_context():
+                self.encode(self.result)
+        else:
+            self.keys = self.keys.to(self.device)
+
+    def step_loss(self, batch: TrainingBatch) -> StepLoss:
+        """Mean over the histories of this process, times its share of the step."""
+        assert self.keys is not None
+        sequences = batch.sequences
+        of_classes = replace(sequences, targets=self.class_of[sequences.targets])
+        mean: Tensor = self.model.finetune_loss(of_classes, self.keys[self.classes])  # type: ignore[operator]
+        return StepLoss(mean * batch.loss_scale, float(mean.detach()), len(sequences))
+
+    @property
+    def steps_planned(self) -> int:
+        """Of both stages."""
+        return 2 * super().steps_planned
+
+    @property
+    def steps_before(self) -> int:
+        """Of the stage before."""
+        return self.earlier_steps
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the keys: the weights that made them are past."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["stage"]["keys"] = self.keys
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with them."""
+        super().on_load_checkpoint(checkpoint)
+        self.keys = checkpoint["stage"]["keys"]
+
+
+@dataclass(frozen=True)
+class TwoStages:
+    """What both stages came to. `first`: best valid metrics of stage 1, their epoch, its epochs and steps."""
+
+    first: dict[str, Any]
+    second: FitResult
+
+    @property
+    def best_stage(self) -> int:
+        """The stage whose weights were kept: 1 if no epoch of stage 2 was better."""
+        return 1 if self.second.best_epoch < 0 else 2
+
+
+def tune_in_two_stages(
+    model: Recformer,
+    encode: Callable[[nn.Module], Tensor],
+    classes: Tensor,
+    loader: Callable[[], HistoryLoader],
+    settings: TrainingSettings,
+    seed: int,
+    run: Path,
+    item_weights: Path,
+    rank: Callable[[nn.Module, Tensor], Metrics],
+    save_best: Callable[[nn.Module], None],
+    resume: bool = False,
+) -> TwoStages:
+    """Fine-tune `model`; `max_epochs` and `patience` hold for each stage.
+
+    `run/stage1/` gets metrics by epoch, the item vectors and, until the stage is done, checkpoints.
+
+    Args:
+        model: changed in place; afterwards it holds the last weights.
+        encode: keys [N, D] of all items by a model, where the model is.
+        classes: [C] rows of the items that the softmax is over.
+        loader: makes the training steps.
+        settings: of the training.
+        seed: of all random draws.
+        run: folder of the whole fine-tuning.
+        item_weights: file for the weights that encoded the items.
+        rank: metrics of a model with the keys [N, D] of all items; must hold "ndcg@10".
+        save_best: called with the model whenever the metric is better than before in either stage.
+        resume: take up what the folder holds.
+    """
+    stage_folder = run / STAGE_FOLDER
+    file, keys_file = stage_folder / STAGE_FILE, stage_folder / ITEM_KEYS_FILE
+    if resume and file.exists():
+        first: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        log.info("stage 1: item vectors encoded anew after every epoch")
+        stage = HistoryTuning(model, encode, classes, loader(), settings, seed)
+
+        def save(current: nn.Module) -> None:
+            save_weights(current, item_weights)
+            with writing_file(keys_file) as temporary, temporary.open("wb") as opened:
+                assert stage.keys is not None
+                np.save(opened, stage.keys.cpu().numpy())
+            save_best(current)
+
+        result = fit(stage, stage_folder, lambda now: rank(now, stage.encode(now)), save, resume)
+        best = next(row for row in result.history if row["epoch"] == result.best_epoch)
+        first = {
+            "valid": {key.removeprefix("valid "): best[key] for key in best if key.startswith("valid ")},
+            "best_epoch": result.best_epoch,
+            "epochs": result.epochs,
+            "steps": result.history[-1]["step"],
+        }
+        if result.main_process:
+            write_json(file, first)
+            shutil.rmtree(stage_folder / "checkpoints", ignore_errors=True)
+    log.info("stage 2: item vectors fixed (valid %s so far: %.4f)", MONITOR, first["valid"][MONITOR])
+    # Written before the last checkpoint, at which the processes waited for each other.
+    keys = torch.from_numpy(np.load(keys_file))
+    load_weights(model, item_weights)
+    steps = loader()
+    steps.load_state_dict({"epoch": first["epochs"], "next_step": 0})
+    tuning = HistoryTuning(model, encode, classes, steps, settings, seed, keys, first["steps"])
+    second = fit(tuning, run, lambda now: rank(now, keys.to(tuning.device)), save_best, resume, first["valid"][MONITOR])
+    return TwoStages(first, second)

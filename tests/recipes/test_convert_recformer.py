@@ -1,0 +1,95 @@
+"""convert for the released Recformer: there and back with the same tensors, with a catalogue, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import linguarec
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.hub.pretrained import from_pretrained
+from linguarec.hub.released_recformer import to_released_recformer
+from linguarec.models.recformer import Recformer, RecformerConfig
+from linguarec.recipes.convert import convert
+from linguarec.recipes.finetune import finetune
+from linguarec.recipes.tokenize import tokenize
+from linguarec.training.settings import TrainingSettings
+
+CONFIG = RecformerConfig(
+    vocabulary=400, hidden_size=24, layers=2, heads=3, inner_size=32, window=8, max_tokens=60, max_items=6, positions=64,
+    first_position=2, layer_norm_eps=1e-5,
+)  # fmt: skip
+TOLD = {
+    "model_type": "longformer", "num_attention_heads": 3, "attention_window": [8, 8], "max_token_num": 60, "temp": 0.05,
+    "layer_norm_eps": 1e-5, "pad_token_id": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> dict[str, Path]:
+    """A checkpoint as the released code saves one, and its settings."""
+    torch.manual_seed(0)
+    state = to_released_recformer(Recformer(CONFIG).state_dict())
+    torch.save(state, tmp_path / "recformer_seqrec_ckpt.bin")
+    (tmp_path / "config.json").write_text(json.dumps(TOLD))
+    return {"source": tmp_path / "recformer_seqrec_ckpt.bin", "released_config": tmp_path / "config.json"}
+
+
+def test_there_and_back(released: dict[str, Path], tmp_path: Path) -> None:
+    folder, back = tmp_path / "folder", tmp_path / "back.bin"
+    result = convert(**released, output=folder)
+    assert (result["model"], result["heads"], result["window"], result["items"]) == ("recformer", 3, 8, 0)
+    model, description = from_pretrained(folder)
+    assert isinstance(model, Recformer)
+    assert model.config == CONFIG
+    assert description.encoder is None
+    convert(folder, back)
+    before, after = (torch.load(file, weights_only=True) for file in (released["source"], back))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_word_embeddings_from_another_file(released: dict[str, Path], tmp_path: Path) -> None:
+    state = torch.load(released["source"], weights_only=True)
+    words = {"longformer.embeddings.word_embeddings.weight": state.pop("longformer.embeddings.word_embeddings.weight")}
+    torch.save(state, released["source"])
+    torch.save(words, tmp_path / "words.bin")
+    with pytest.raises(CheckpointMismatchError, match="--word-embeddings FILE"):
+        convert(**released, output=tmp_path / "folder")
+    convert(**released, output=tmp_path / "folder", word_embeddings=tmp_path / "words.bin")
+    model, _ = from_pretrained(tmp_path / "folder")
+    assert isinstance(model, Recformer)
+    assert torch.equal(model.word.weight, next(iter(words.values())))
+
+
+def test_with_the_catalogue_of_a_prepared_folder(
+    released: dict[str, Path], shops: list[Any], tiny_backbone: str, tmp_path: Path
+) -> None:
+    tokenize(shops[0].path, tiny_backbone, name="tiny")
+    folder = tmp_path / "folder"
+    assert convert(**released, output=folder, items=shops[0].path)["items"] == 48
+    recommender = linguarec.load_model(folder)
+    assert len(recommender.recommend([shops[0].raw_item_ids[:2]], k=3)[0]) == 3
+    recommender.add_items([{"raw_id": "new", "title": shops[0].texts[4]}])
+    torch.testing.assert_close(recommender.keys[-1], recommender.keys[4], atol=1e-4, rtol=1e-5)
+    quick = TrainingSettings(learning_rate=1e-3, max_epochs=1, accelerator="cpu", targets_per_step=100)
+    bare = tmp_path / "bare"
+    convert(**released, output=bare)
+    assert finetune("recformer", shops[0].path, tmp_path / "run", from_=bare, training=quick)["epochs"] == 2
+
+
+def test_what_tensors_cannot_tell_must_be_given(released: dict[str, Path], tmp_path: Path) -> None:
+    folder, source = tmp_path / "folder", released["source"]
+    with pytest.raises(
+        CheckpointMismatchError, match="number of attention heads; give it by --heads or --released-config"
+    ):
+        convert(source, folder)
+    with pytest.raises(SettingsError, match="--codes: this is not for recformer"):
+        convert(**released, output=folder, codes="pq", items=tmp_path)
+    state = torch.load(source, weights_only=True)
+    torch.save({name: tensor for name, tensor in state.items() if "item_position" not in name}, source)
+    with pytest.raises(CheckpointMismatchError, match="has no item positions: it is a language model"):
+        convert(**released, output=folder)
+    assert not folder.exists()

@@ -1,0 +1,248 @@
+"""Recformer by the command's recipes, on the tiny world: what it learns, what the run folder holds, what is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import linguarec
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, UnknownItemError
+from linguarec.models import MODELS
+from linguarec.models.recformer import RecformerConfig
+from linguarec.recipes.evaluate import evaluate
+from linguarec.recipes.finetune import finetune
+from linguarec.recipes.recommend import recommend
+from linguarec.recipes.tokenize import tokenize
+from linguarec.training.recformer import HistoryTuning
+from linguarec.training.settings import TrainingSettings
+
+CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, dropout=0.1, attention_dropout=0.0)
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    quick: dict[str, Any] = {
+        "learning_rate": 3e-3, "targets_per_step": 100, "max_epochs": 2, "accelerator": "cpu", "warmup_steps": 4,
+        "schedule": "linear",
+    }  # fmt: skip
+    return TrainingSettings(**{**quick, **changes})
+
+
+@pytest.fixture
+def shop(shops: list[PreparedDataset], tiny_backbone: str) -> PreparedDataset:
+    """The first shop with its tokens."""
+    tokenize(shops[0].path, tiny_backbone, name="tiny")
+    return shops[0]
+
+
+def test_it_learns_and_leaves_a_run_that_can_be_used(shop: PreparedDataset, tiny_backbone: str, tmp_path: Path) -> None:
+    """The backbone is random, so stage 1, whose item vectors move, learns little here; stage 2 comes near the best."""
+    run = tmp_path / "run"
+    training = settings(learning_rate=2e-3, targets_per_step=50, max_epochs=35, patience=7)
+    result = finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, training=training)
+    assert json.loads((run / "metrics.json").read_text()) == result
+    assert result["valid"]["ndcg@10"] >= result["stage1"]["valid"]["ndcg@10"]
+    assert result["best_stage"] == 2
+    assert not list(run.glob("**/checkpoints"))
+
+    summary = evaluate(run, plots=False)
+    reached, popular = (summary["systems"][name]["ndcg@10"]["mean"] for name in ("recformer", "popularity"))
+    assert reached == pytest.approx(result["test"]["ndcg@10"], abs=1e-6)
+    assert reached > 1.25 * popular
+
+    recommender = linguarec.load_model(run)
+    history = shop.raw_item_ids[:3]
+    picked = recommender.recommend([history], k=5)[0]
+    assert len(picked) == 5
+    assert not {one.raw_id for one in picked} & set(history)
+    shown = recommend(run, history, k=5)["recommendations"]
+    assert [one["raw_id"] for one in shown] == [one.raw_id for one in picked]
+
+    # A new item is what it would have been from the start, though the reader of histories has gone on learning.
+    titles = shop.texts
+    twin = shop.raw_item_ids[7]
+    before = recommender.recommend([history, [*history, twin]], k=len(titles), exclude_seen=False)
+    assert recommender.add_items([{"raw_id": "new", "title": titles[7]}]) == 1
+    torch.testing.assert_close(recommender.keys[-1], recommender.keys[7], atol=1e-4, rtol=1e-5)
+    after = recommender.recommend(
+        [history, [*history, "new"]], k=len(titles), exclude_seen=False, within=shop.raw_item_ids
+    )
+    for row, again in zip(before, after, strict=True):
+        assert {one.raw_id: one.score for one in again} == pytest.approx(
+            {one.raw_id: one.score for one in row}, abs=1e-3
+        )
+    recommender.save(tmp_path / "grown")
+    loaded = linguarec.load_model(tmp_path / "grown")
+    assert torch.equal(loaded.keys, recommender.keys)
+    assert [one.raw_id for one in loaded.recommend([["new"]], k=5)[0]] == [
+        one.raw_id for one in recommender.recommend([["new"]], k=5)[0]
+    ]
+    with pytest.raises(
+        DataFormatError, match="'bare' has no text in any of the attributes that the model reads: title"
+    ):
+        recommender.add_items([{"raw_id": "bare", "text": "only a text"}])
+    with pytest.raises(SettingsError, match="history 1 is empty"):
+        recommender.recommend([[]])
+    with pytest.raises(UnknownItemError, match="Not in the catalogue"):
+        recommender.recommend([["nobody"]])
+    long = recommender.recommend([history * 20], k=3)[0]  # the last 8 are read
+    assert long == recommender.recommend([(history * 20)[-8:]], k=3)[0]
+
+
+def test_another_shop_is_ranked_by_text_alone(
+    shop: PreparedDataset, shops: list[PreparedDataset], tiny_backbone: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, training=settings(max_epochs=1))
+    with pytest.raises(LinguarecError, match="--zero-shot"):
+        evaluate(run, shops[1].path, plots=False)
+    with pytest.raises(LinguarecError, match="linguarec tokenize"):
+        evaluate(run, shops[1].path, zero_shot=True, plots=False)
+    tokenize(shops[1].path, tiny_backbone, name="tiny")
+    with pytest.raises(SettingsError, match="--features: this is not for recformer"):
+        evaluate(run, shops[1].path, zero_shot=True, features="words", plots=False)
+    summary = evaluate(run, shops[1].path, zero_shot=True, plots=False)
+    assert summary["items_read_by_text"] == shops[1].num_items
+    own = evaluate(run, zero_shot=True, plots=False)
+    assert own["systems"]["recformer"]["ndcg@10"] == evaluate(run, plots=False)["systems"]["recformer"]["ndcg@10"]
+
+
+KILLED_AT_STEP = """
+import os, signal, sys
+from pathlib import Path
+from linguarec.models.recformer import RecformerConfig
+from linguarec.recipes.finetune import finetune
+from linguarec.training.recformer import HistoryTuning
+from linguarec.training.settings import TrainingSettings
+
+trained = HistoryTuning.training_step
+
+def train_or_die(self, batch, batch_index):
+    if batch.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trained(self, batch, batch_index)
+
+HistoryTuning.training_step = train_or_die
+finetune("recformer", Path({data!r}), Path({run!r}), {config!r}, training={training!r})
+"""
+SCRATCH = RecformerConfig(
+    hidden_size=16, layers=2, heads=2, inner_size=16, window=16, max_tokens=128, max_items=8, positions=128, first_position=0
+)  # fmt: skip
+
+
+def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDataset, tmp_path: Path) -> None:
+    """Epochs have 3 steps, stages 2 epochs: step 4 is in the middle of stage 1, step 10 in that of stage 2."""
+    training = settings(checkpoint_every_n_steps=1)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    finetune("recformer", shop.path, unbroken, SCRATCH, training=training)
+    for step in (4, 10):
+        code = KILLED_AT_STEP.format(step=step, data=str(shop.path), run=str(broken), config=SCRATCH, training=training)
+        killed = subprocess.run(
+            [sys.executable, "-c", code.replace("training=Tr", "resume=True, training=Tr") if step == 10 else code],
+            capture_output=True,
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert (broken / "stage1" / "metrics.json").exists() == (step == 10)
+    finetune("recformer", shop.path, broken, SCRATCH, training=training, resume=True)
+    for name in ("model.safetensors", "item_model.safetensors"):
+        expected, found = (load_file(run / name) for run in (unbroken, broken))
+        assert all(torch.equal(expected[key], found[key]) for key in expected), name
+    again = finetune("recformer", shop.path, broken, SCRATCH, training=training, resume=True)
+    assert again["test"] == json.loads((unbroken / "metrics.json").read_text())["test"]
+
+
+def test_two_processes_take_the_steps_of_one(shop: PreparedDataset, tmp_path: Path) -> None:
+    still, alone, together = replace(SCRATCH, dropout=0.0, attention_dropout=0.0), tmp_path / "alone", tmp_path / "two"
+    training = settings(precision="fp32", max_epochs=1)
+    finetune("recformer", shop.path, alone, still, training=training)
+    command = [
+        str(Path(sys.executable).parent / "linguarec"),
+        "finetune",
+        "recformer",
+        str(shop.path),
+        "-o",
+        str(together),
+    ]
+    given = {"model": still, "training": replace(training, devices=2, strategy="ddp")}
+    for group, values in given.items():
+        for name, value in vars(values).items():
+            if value != getattr(type(values)(), name) or name in MODELS["recformer"].training:
+                command.append(f"--{group}.{name}={value}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("model.safetensors", "item_model.safetensors"):
+        expected, found = (load_file(run / name) for run in (alone, together))
+        for key in expected:
+            torch.testing.assert_close(
+                found[key], expected[key], atol=1e-4, rtol=1e-3, msg=lambda text, k=key: f"{k}: {text}"
+            )
+
+
+def test_another_run_can_be_the_start(shop: PreparedDataset, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    finetune("recformer", shop.path, first, SCRATCH, training=settings(max_epochs=1))
+    finetune("recformer", shop.path, second, from_=first, training=settings(max_epochs=1, learning_rate=1e-12))
+    before, after = (load_file(run / "model.safetensors") for run in (first, second))
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+    with pytest.raises(SettingsError, match=r"--model.layers 3: the weights of .* are for 2"):
+        finetune("recformer", shop.path, tmp_path / "c", RecformerConfig(layers=3), from_=first, training=settings())
+
+
+def test_the_learning_rate_rises_and_falls_over_both_stages(
+    shop: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    stepped = HistoryTuning.optimizer_step
+
+    def step_and_look(self: HistoryTuning, epoch: int, batch: int, optimizer: Any, closure: Any = None) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        stepped(self, epoch, batch, optimizer, closure)
+
+    monkeypatch.setattr(HistoryTuning, "optimizer_step", step_and_look)
+    finetune("recformer", shop.path, tmp_path / "run", SCRATCH, training=settings(learning_rate=1e-3))
+    rising = [0.25e-3, 0.5e-3, 0.75e-3, 1e-3]
+    assert rates == pytest.approx([*rising, *(1e-3 * (12 - step) / 8 for step in range(4, 12))])
+
+
+BAD = [
+    ({"tokens": "none"}, "--tokens none: .* has no item tokens of that name; it has: tiny"),
+    ({"backbone": "no-such-model"}, "no encoder 'no-such-model'"),
+    ({"backbone": "all-MiniLM-L6-v2"}, "tokenized by that of .* its ids mean other words"),
+    ({"features": "words"}, "--features: this is not for recformer"),
+    ({"frozen": "encoder", "mode": "inductive"}, "is for unisrec|not for recformer"),
+    ({"training": settings(window_stride=2)}, "window_stride: every epoch asks for one item of each user"),
+    ({"users": 2.0}, "users is 2.0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_refused_and_nothing_written(
+    shop: PreparedDataset, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(LinguarecError, match=message):
+        finetune("recformer", shop.path, run, CONFIG, **{"training": settings(), **arguments})
+    assert not run.exists()
+
+
+def test_backbones_and_folders_that_do_not_fit_are_refused(
+    shop: PreparedDataset, shops: list[PreparedDataset], tiny_backbone: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SettingsError, match=r"--model.layers 3: it comes with the backbone"):
+        finetune("recformer", shop.path, run, RecformerConfig(layers=3), backbone=tiny_backbone, training=settings())
+    with pytest.raises(SettingsError, match=r"has none; make them with `linguarec tokenize"):
+        finetune("recformer", shops[1].path, run, CONFIG, backbone=tiny_backbone, training=settings())
+    with pytest.raises(SettingsError, match="--backbone: this is not for unisrec"):
+        finetune("unisrec", shop.path, run, backbone=tiny_backbone)
+    with pytest.raises(CheckpointMismatchError, match="holds no model"):
+        finetune("recformer", shop.path, run, from_=tmp_path, training=settings())
+    assert not run.exists()
