@@ -30,12 +30,12 @@ def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDa
 
 
 def _command(name: str, dataset: "PreparedDataset") -> str:
-    """The whole command that makes what is missing."""
-    encode = f"`linguarec encode {dataset.path}`"
-    if name == "encode":
-        return encode
+    """The whole command that makes what is missing; codes need vectors first."""
+    command = f"`linguarec {name} {dataset.path}`"
+    if name != "quantize":
+        return command
     vectors = dataset.feature_names
-    first = "" if vectors else f"{encode}, then "
+    first = "" if vectors else f"`linguarec encode {dataset.path}`, then "
     return f"{first}`linguarec quantize {dataset.path} --features {vectors[0] if vectors else 'all-MiniLM-L6-v2'}`"
 
 
