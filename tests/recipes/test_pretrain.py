@@ -19,7 +19,7 @@ from linguarec.batching.catalogue import catalogue_batch, coded_catalogue
 from linguarec.batching.pretraining import AugmentationSettings
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset
-from linguarec.data.splits import evaluation_cases
+from linguarec.data.splits import draw_users, evaluation_cases, training_sequences
 from linguarec.data.synthetic import TINY, WorldSize, generate_world, word_vectors
 from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import evaluate_model
@@ -121,6 +121,20 @@ def test_what_it_learns_helps_on_a_domain_it_never_saw(make_folders: MakeFolders
     )
     # A random ranking of its 120 items reaches 0.038; after the first epoch it is at 0.045.
     assert result["valid"]["ndcg@10"] > 0.08
+
+
+def test_a_share_of_the_users_trains(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    result = pretrain(
+        "unisrec", paths(folders[:2]), tmp_path / "run", transformer=SMALL, training=settings(max_epochs=1), users=0.5
+    )
+    for folder in folders[:2]:
+        half = training_sequences(folder.sequences, folder.roles("leave-one-out")).select(
+            draw_users(folder.num_users, 0.5, seed=0)
+        )
+        assert len(half) == folder.num_users // 2
+        assert result["domains"][folder.name] == (half.lengths - 1).sum()
+    with pytest.raises(SettingsError, match=r"users is 1\.5; it is a share of the users"):
+        pretrain("unisrec", paths(folders), tmp_path / "other", users=1.5)
 
 
 def test_without_a_held_out_domain_the_training_domains_choose(folders: list[PreparedDataset], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from linguarec.batching.batches import ItemBatch
 from linguarec.batching.catalogue import load_codes
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
-from linguarec.data.splits import training_sequences
+from linguarec.data.splits import draw_users, training_sequences
 from linguarec.errors import DataFormatError
 from linguarec.text.attributes import ItemTokens
 
@@ -48,16 +48,28 @@ class Domain:
         features: str | None = None,
         codes: str | None = None,
         tokens: ItemTokens | None = None,
+        users: float = 1.0,
+        seed: int = 0,
     ) -> "Domain":
         """The training part of `split` of a folder, with the named vectors and codes, or with tokens.
+
+        Args:
+            dataset: prepared folder.
+            split: which interactions train.
+            features: name of the vectors to read, or None.
+            codes: name of the codes to read, or None.
+            tokens: of all items, or None.
+            users: share of the users, drawn by the seed.
+            seed: of that draw.
 
         Raises:
             DataFormatError: the folder has no such split, vectors or codes, or no user with two training items.
             StaleFeaturesError: vectors or codes do not belong to the catalogue.
         """
+        sequences = training_sequences(dataset.sequences, dataset.roles(split))
         domain = cls(
             dataset.name,
-            training_sequences(dataset.sequences, dataset.roles(split)),
+            sequences if users == 1 else sequences.select(draw_users(dataset.num_users, users, seed)),
             dataset.num_items,
             None if features is None else dataset.features(features),
             None if codes is None else load_codes(dataset, codes).codes,

@@ -92,6 +92,12 @@ def held_out_roles(sequences: Ragged, held: npt.NDArray[np.bool_]) -> Roles:
     return roles
 
 
+def draw_users(num_users: int, share: float, seed: int) -> npt.NDArray[np.int64]:
+    """Rows of a share of the users, at least one, ascending. With one seed a larger share holds the smaller ones."""
+    shuffled = np.random.default_rng(seed).permutation(num_users)
+    return np.sort(shuffled[: max(1, round(share * num_users))])
+
+
 def training_sequences(sequences: Ragged, roles: Roles) -> Ragged:
     """The TRAIN interactions of every user (users without any keep an empty sequence)."""
     return _keep(sequences, roles == TRAIN)

@@ -45,6 +45,7 @@ def pretrain(
     backbone: str | None = None,
     tokens: str | None = None,
     split: str = "leave-one-out",
+    users: float = 1.0,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -75,6 +76,7 @@ def pretrain(
             weights are random
         tokens: name of the item tokens, for models that read them; not needed if the folders have one kind
         split: which interactions train; what it holds back for valid and test is not seen
+        users: share of each domain's users who train, drawn by the seed
         seed: of initial weights, shuffling, augmentation and dropout
         resume: go on with a run that was interrupted
         overwrite: replace the run folder if it exists
@@ -91,6 +93,7 @@ def pretrain(
     from linguarec.models import MODELS
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.recipes.pretrain_recformer import pretrain_recformer
+    from linguarec.recipes.training_data import check_share
     from linguarec.recipes.validation import ranked_means, valid_cases
     from linguarec.training.fit import fit
     from linguarec.training.module import PreTraining
@@ -100,6 +103,7 @@ def pretrain(
     augmentation = augmentation or AugmentationSettings()
     training.check()
     _check(data, mixing, augmentation)
+    check_share(users)
     if MODELS[model].reads == "tokens":
         given: dict[str, Any] = {
             "transformer": transformer,
@@ -110,7 +114,7 @@ def pretrain(
         }
         refuse(model, given)
         return pretrain_recformer(
-            data, output, config, training, valid, mixing, backbone, tokens, split, seed, resume, overwrite
+            data, output, config, training, valid, mixing, backbone, tokens, split, users, seed, resume, overwrite
         )
     refuse(model, {"backbone": backbone, "tokens": tokens})
     encoder: EncoderConfig = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
@@ -122,7 +126,7 @@ def pretrain(
         features, codes = _choose_for_all("vectors", features, datasets), None
     held_out = PreparedDataset.open(valid) if valid else None
     origin = ItemOrigin.of(datasets, held_out, features, codes)
-    domains = Domains([Domain.of(dataset, split, features, codes) for dataset in datasets])
+    domains = Domains([Domain.of(dataset, split, features, codes, users=users, seed=seed) for dataset in datasets])
     parts = [
         (origin.items(dataset), cases)
         for dataset, cases in valid_cases([held_out] if held_out else datasets, split, encoder.max_length)
@@ -135,7 +139,7 @@ def pretrain(
     description = ModelDescription(model, config or MODELS[model].config(), encoder, origin.shape)
     settings = {
         **description.to_dict(),
-        **read_of_domains(datasets, held_out, split),
+        **read_of_domains(datasets, held_out, split, users),
         "features": features,
         "codes": codes,
         "mixing": mixing,

@@ -38,6 +38,7 @@ def pretrain_recformer(
     backbone: str | None,
     tokens: str | None,
     split: str,
+    users: float,
     seed: int,
     resume: bool,
     overwrite: bool,
@@ -55,7 +56,16 @@ def pretrain_recformer(
     if form.mask is None:
         raise SettingsError([f"the tokenizer of {form.backbone} has no mask token, which pre-training needs"])
     domains = Domains(
-        [Domain.of(dataset, split, tokens=fitting_tokens(form, dataset, tokens).tokens) for dataset in datasets]
+        [
+            Domain.of(
+                dataset,
+                split,
+                tokens=fitting_tokens(form, dataset, tokens).tokens,
+                users=users,
+                seed=seed,
+            )
+            for dataset in datasets
+        ]
     )
     network, _ = starting_model(config or RecformerConfig(), form, backbone, None, True, seed)
     network.word.requires_grad_(False)
@@ -68,7 +78,7 @@ def pretrain_recformer(
     description = ModelDescription(NAME, config, None, CatalogueShape(0))
     settings = {
         **description.to_dict(),
-        **read_of_domains(datasets, held_out, split),
+        **read_of_domains(datasets, held_out, split, users),
         "sentences": asdict(form),
         "mixing": mixing,
         "seed": seed,

@@ -61,7 +61,9 @@ def read_of(data: Path, dataset: "PreparedDataset", split: str, users: float) ->
     }
 
 
-def read_of_domains(datasets: "list[PreparedDataset]", valid: "PreparedDataset | None", split: str) -> dict[str, Any]:
+def read_of_domains(
+    datasets: "list[PreparedDataset]", valid: "PreparedDataset | None", split: str, users: float
+) -> dict[str, Any]:
     """What settings.json records of the folders that a pre-training reads."""
     return {
         "stage": "pretrain",
@@ -70,6 +72,7 @@ def read_of_domains(datasets: "list[PreparedDataset]", valid: "PreparedDataset |
         "valid": None if valid is None else str(valid.path),
         "valid_fingerprint": None if valid is None else valid.fingerprint,
         "split": split,
+        "users": users,
     }
 
 

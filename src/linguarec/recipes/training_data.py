@@ -6,7 +6,7 @@ import numpy as np
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
-from linguarec.data.splits import EvaluationCases, evaluation_cases, training_sequences
+from linguarec.data.splits import EvaluationCases, draw_users, evaluation_cases, training_sequences
 from linguarec.errors import DataFormatError, SettingsError
 
 
@@ -28,9 +28,7 @@ class TrainingData:
         sequences = training_sequences(dataset.sequences, roles)
         valid = evaluation_cases(dataset.sequences, roles, "valid", max_length)
         if users < 1:
-            # The first of one order, so that a larger share holds a smaller one.
-            shuffled = np.random.default_rng(seed).permutation(dataset.num_users)
-            some = np.sort(shuffled[: max(1, round(users * dataset.num_users))])
+            some = draw_users(dataset.num_users, users, seed)
             sequences = sequences.select(some)
             valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
         if not (sequences.lengths >= 2).any():
