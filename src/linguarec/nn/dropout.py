@@ -33,8 +33,14 @@ class Dropout(nn.Module):
 
 
 def keep_mask(like: Tensor, probability: float) -> Tensor:
-    """A tensor as `like` that holds 0 with `probability`, else 1 / (1 - probability)."""
+    """A tensor as `like`, float32 or bfloat16, that holds 0 with `probability`, else 1 / (1 - probability)."""
     dropped_levels = round(probability * _LEVELS)
+    if dropped_levels == 0:
+        return torch.ones_like(like)
     draws = torch.empty((like.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = draws.view(torch.int16)[: like.numel()] >= dropped_levels - _LEVELS // 2
-    return kept.view(like.shape).to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped_levels))
+    lowest_kept = dropped_levels - _LEVELS // 2
+    # 0 where dropped, all bits where kept, without a bool tensor, whose conversion would take most of the time.
+    bits = draws.view(torch.int16)[: like.numel()].clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept).bitwise_not_()
+    scale = torch.tensor(_LEVELS / (_LEVELS - dropped_levels), dtype=like.dtype)
+    integers = torch.int16 if like.dtype == torch.bfloat16 else torch.int32
+    return bits.to(integers).bitwise_and_(scale.view(integers)).view(like.dtype).view(like.shape)

@@ -19,46 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linguarec.nn.dropout import keep_mask
+from linguarec.nn.near_attention import Windows, attend_near
 from linguarec.nn.ragged import RaggedLayout
-
-
-@dataclass(frozen=True)
-class Windows:
-    """S long sequences, cut into W blocks of `reach` cells; cells behind the end of a sequence are padding.
-
-    `source` [W * reach]: the token in each cell (any token in padding). `cells` [T]: the cell of each token. `sequence`
-    [W]: the sequence of each block. `padding` [W, reach]: which cells hold no token. `first` [S]: first token of each
-    sequence. `seen` [W, 1, reach, 1 + 3 * reach]: what a query sees of the global token, the block before, its own and
-    the one after.
-    """
-
-    source: Tensor
-    cells: Tensor
-    sequence: Tensor
-    padding: Tensor
-    first: Tensor
-    seen: Tensor
-
-    @classmethod
-    def of(cls, lengths: Tensor, reach: int) -> "Windows":
-        """Cut sequences of the given lengths [S] that lie one after the other."""
-        blocks = (lengths + reach - 1) // reach
-        sequence = torch.repeat_interleave(torch.arange(len(lengths)), blocks)
-        block = torch.arange(len(sequence)) - (blocks.cumsum(0) - blocks)[sequence]
-        first = lengths.cumsum(0) - lengths
-        length = lengths[sequence, None]
-        position = block[:, None] * reach + torch.arange(reach)
-        padding = position >= length
-        source = (first[sequence, None] + position).masked_fill(padding, 0).flatten()
-        key = (block[:, None] - 1) * reach + torch.arange(3 * reach)
-        near = (torch.arange(reach)[:, None] + reach - torch.arange(3 * reach)).abs() <= reach
-        local = near & ((key >= 1) & (key < length))[:, None]
-        seen = torch.cat([torch.ones(len(sequence), reach, 1, dtype=torch.bool), local], dim=-1)
-        return cls(source, (~padding).flatten().nonzero().squeeze(1), sequence, padding, first, seen[:, None])
-
-    def to(self, device: torch.device) -> "Windows":
-        """The same on another device."""
-        return Windows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -139,7 +101,11 @@ class WindowAttention(nn.Module):
             query, key, value = block.view(count, length, *parts.shape[1:]).unbind(2)
             mixed.append(self._attend(query, key, value, seen=None).reshape(count * length, -1))
         if layout.windows is not None:
-            mixed.append(self._in_windows(parts[short_tokens:], layout.windows))
+            long = parts[short_tokens:]
+            if long.device.type == "cpu":
+                mixed.append(attend_near(long, layout.windows, self.dropout if self.training else 0.0).flatten(1))
+            else:
+                mixed.append(self._in_windows(long, layout.windows))
         return torch.cat(mixed)
 
     def _in_windows(self, parts: Tensor, windows: Windows) -> Tensor:

@@ -1,0 +1,191 @@
+"""Attention of long ragged sequences to what is near, on a CPU: a few windows at a time, so that they stay in the cache.
+
+Built of stock operators, the same attention would write keys and values of all windows to memory (three times those of
+all tokens, and the global one), then logits, weights and dropout, read them all back, and keep them for the backward pass.
+Here the weights are kept, and the backward pass gathers keys and values again.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from linguarec.nn.dropout import keep_mask
+
+WINDOWS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class Windows:
+    """S long sequences, cut into W blocks of `reach` cells; cells behind the end of a sequence are padding.
+
+    `source` [W * reach]: the token in each cell (any token in padding). `cells` [T]: the cell of each token. `sequence`
+    [W]: the sequence of each block. `padding` [W, reach]: which cells hold no token. `first` [S]: first token of each
+    sequence. `seen` [W, 1, reach, 1 + 3 * reach]: what a query sees of the global token, the block before, its own and
+    the one after.
+    """
+
+    source: Tensor
+    cells: Tensor
+    sequence: Tensor
+    padding: Tensor
+    first: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, reach: int) -> "Windows":
+        """Cut sequences of the given lengths [S] that lie one after the other."""
+        blocks = (lengths + reach - 1) // reach
+        sequence = torch.repeat_interleave(torch.arange(len(lengths)), blocks)
+        block = torch.arange(len(sequence)) - (blocks.cumsum(0) - blocks)[sequence]
+        first = lengths.cumsum(0) - lengths
+        length = lengths[sequence, None]
+        position = block[:, None] * reach + torch.arange(reach)
+        padding = position >= length
+        source = (first[sequence, None] + position).masked_fill(padding, 0).flatten()
+        key = (block[:, None] - 1) * reach + torch.arange(3 * reach)
+        near = (torch.arange(reach)[:, None] + reach - torch.arange(3 * reach)).abs() <= reach
+        local = near & ((key >= 1) & (key < length))[:, None]
+        seen = torch.cat([torch.ones(len(sequence), reach, 1, dtype=torch.bool), local], dim=-1)
+        return cls(source, (~padding).flatten().nonzero().squeeze(1), sequence, padding, first, seen[:, None])
+
+    def to(self, device: torch.device) -> "Windows":
+        """The same on another device."""
+        return Windows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    @property
+    def reach(self) -> int:
+        """Cells of a block."""
+        return self.padding.shape[1]
+
+
+def attend_near(projected: Tensor, windows: Windows, dropout: float) -> Tensor:
+    """Each token over the global token and those at most `reach` places away.
+
+    Args:
+        projected: queries, keys and values [T, 3, heads, d] of the long sequences, on a CPU.
+        windows: how they are cut.
+        dropout: of the weights.
+
+    Returns:
+        [T, heads, d].
+    """
+    mixed: Tensor
+    if torch.is_grad_enabled() and projected.requires_grad:
+        mixed = _AttendNear.apply(projected, windows, dropout)  # type: ignore[no-untyped-call]
+        return mixed
+    mixed = torch.empty_like(projected[:, 0])
+    for chunk in _chunks(windows):
+        query, key, value = chunk.gather(projected)
+        weights = chunk.weights(query, key)
+        chunk.write(mixed, (weights * keep_mask(weights, dropout) if dropout else weights) @ value)
+    return mixed
+
+
+class _AttendNear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, windows: Windows, dropout: float) -> Tensor:
+        mixed = torch.empty_like(projected[:, 0])
+        kept = []
+        for chunk in _chunks(windows):
+            query, key, value = chunk.gather(projected)
+            weights = chunk.weights(query, key)
+            used = weights * keep_mask(weights, dropout) if dropout else weights
+            kept += [weights, used]
+            chunk.write(mixed, used @ value)
+        ctx.windows = windows
+        ctx.save_for_backward(projected, *kept)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        projected, *kept = ctx.saved_tensors
+        of_projected = torch.zeros_like(projected)
+        of_global = projected.new_zeros(len(ctx.windows.first), *projected[0, 1:].shape)
+        for chunk, weights, used in zip(_chunks(ctx.windows), kept[::2], kept[1::2], strict=True):
+            query, key, value = chunk.gather(projected)
+            of_mixed = chunk.read(gradient)
+            of_value = used.transpose(-2, -1) @ of_mixed
+            of_logits = (of_mixed @ value.transpose(-2, -1)).mul_(used)
+            of_logits.addcmul_(weights, of_logits.sum(-1, keepdim=True), value=-1)
+            of_key = of_logits.transpose(-2, -1) @ query
+            chunk.scatter(of_projected, of_global, of_logits @ key, of_key, of_value)
+        of_projected[:, 1:].index_add_(0, ctx.windows.first, of_global)
+        return of_projected, None, None
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Windows `first` to `end` of all, W' in number."""
+
+    windows: Windows
+    first: int
+    end: int
+
+    def gather(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled queries [heads, W', reach, d], keys and values [heads, W', 1 + 3 * reach, d]."""
+        windows, reach = self.windows, self.windows.reach
+        # The block before the first one and the one after the last are not there: any other does, as nobody sees it.
+        blocks = torch.arange(self.first - 1, self.end + 1).clamp(0, len(windows.sequence) - 1)
+        tokens = projected.index_select(0, windows.source.view(-1, reach)[blocks].flatten())
+        parts = tokens.permute(1, 2, 0, 3).contiguous()  # the three of them, heads, cells, d
+        of_global = projected[windows.first[windows.sequence[self.first : self.end]], 1:].permute(1, 2, 0, 3)
+        near = parts[1:].unfold(2, 3 * reach, reach).transpose(-2, -1)
+        key, value = torch.cat([of_global.unsqueeze(3), near], dim=3)
+        query = parts[0, :, reach:-reach].unflatten(1, (-1, reach))
+        return query / math.sqrt(query.shape[-1]), key, value
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """[heads, W', reach, 1 + 3 * reach], of which each row sums to 1."""
+        seen = self.windows.seen[self.first : self.end, 0]
+        bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -math.inf)
+        return (query @ key.transpose(-2, -1)).add_(bias).softmax(-1)
+
+    def write(self, mixed: Tensor, of_windows: Tensor) -> None:
+        """Put [heads, W', reach, d] where its tokens stand in `mixed` [T, heads, d]."""
+        tokens, cells = self._tokens(self.first, self.end)
+        mixed[tokens] = of_windows.flatten(1, 2).transpose(0, 1).index_select(0, cells)
+
+    def read(self, gradient: Tensor) -> Tensor:
+        """The other way: [T, heads, d] -> [heads, W', reach, d], 0 in padding."""
+        windows = self.windows
+        cells = slice(self.first * windows.reach, self.end * windows.reach)
+        found = gradient.index_select(0, windows.source[cells])
+        real = ~windows.padding[self.first : self.end].flatten()
+        found *= real.to(found.dtype)[:, None, None]
+        return found.transpose(0, 1).contiguous().unflatten(1, (-1, windows.reach))
+
+    def scatter(self, of_projected: Tensor, of_global: Tensor, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Add the gradients of what `gather` gave to those of the projected and of the global tokens."""
+        windows, reach = self.windows, self.windows.reach
+        count = self.end - self.first
+        _, parts, heads, width = of_projected.shape
+        blocks = of_projected.new_zeros(parts, heads, count + 2, reach, width)
+        blocks[0, :, 1:-1] = query / math.sqrt(width)
+        sequence = windows.sequence[self.first : self.end]
+        for part, near in ((1, key), (2, value)):
+            of_global[:, part - 1].index_add_(0, sequence, near[:, :, 0].transpose(0, 1))
+            for place in range(3):
+                blocks[part, :, place : place + count] += near[:, :, 1 + place * reach : 1 + (place + 1) * reach]
+        first, end = max(self.first - 1, 0), min(self.end + 1, len(windows.sequence))
+        tokens, cells = self._tokens(first, end)
+        cells = cells + (first - self.first + 1) * reach
+        of_projected[tokens] += blocks.flatten(2, 3).permute(2, 0, 1, 3).contiguous().index_select(0, cells)
+
+    def _tokens(self, first: int, end: int) -> tuple[slice, Tensor]:
+        """The tokens of these windows, which lie together, and the cell of each, counted from the first window."""
+        windows, reach = self.windows, self.windows.reach
+        bounds = torch.tensor([first * reach, end * reach])
+        start, stop = torch.searchsorted(windows.cells, bounds).tolist()
+        return slice(start, stop), windows.cells[start:stop] - first * reach
+
+
+def _chunks(windows: Windows) -> Iterator[_Chunk]:
+    count = len(windows.sequence)
+    for first in range(0, count, WINDOWS_AT_A_TIME):
+        yield _Chunk(windows, first, min(first + WINDOWS_AT_A_TIME, count))
