@@ -155,9 +155,8 @@ class _Chunk:
         """The other way: [T, heads, d] -> [heads, W', reach, d], 0 in padding."""
         windows = self.windows
         cells = slice(self.first * windows.reach, self.end * windows.reach)
-        found = gradient.index_select(0, windows.source[cells])
         real = ~windows.padding[self.first : self.end].flatten()
-        found *= real.to(found.dtype)[:, None, None]
+        found = gradient.index_select(0, windows.source[cells]) * real.to(gradient.dtype)[:, None, None]
         return found.transpose(0, 1).contiguous().unflatten(1, (-1, windows.reach))
 
     def scatter(self, of_projected: Tensor, of_global: Tensor, query: Tensor, key: Tensor, value: Tensor) -> None:
