@@ -157,7 +157,7 @@ class _Chunk:
         cells = slice(self.first * windows.reach, self.end * windows.reach)
         real = ~windows.padding[self.first : self.end].flatten()
         found = gradient.index_select(0, windows.source[cells]) * real.to(gradient.dtype)[:, None, None]
-        return found.transpose(0, 1).contiguous().unflatten(1, (-1, windows.reach))
+        return found.transpose(0, 1).contiguous().view(found.shape[1], -1, windows.reach, found.shape[2])
 
     def scatter(self, of_projected: Tensor, of_global: Tensor, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add the gradients of what `gather` gave to those of the projected and of the global tokens."""
