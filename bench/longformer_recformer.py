@@ -7,6 +7,7 @@ seconds of each repeat over all batches, peak memory beyond that before the firs
 """
 
 import contextlib
+import itertools
 import json
 import resource
 import sys
@@ -96,7 +97,7 @@ model.load_state_dict(state)
 with np.load(folder / "inputs.npz") as stored:
     inputs = dict(stored)
 bounds = inputs["batches"]
-batches = [padded(inputs, first, end) for first, end in zip(bounds[:-1], bounds[1:], strict=True)]
+batches = [padded(inputs, first, end) for first, end in itertools.pairwise(bounds)]
 autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 

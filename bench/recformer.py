@@ -12,6 +12,7 @@ took beyond its size before the first batch. The pooled vectors of both must agr
 
 import argparse
 import contextlib
+import itertools
 import json
 import resource
 import statistics
@@ -175,7 +176,7 @@ def work(folder: str, what: str, precision: str, repeats: int, threads: int) -> 
         bounds = stored["batches"].tolist()
     *flat, offsets = parts
     batches = []
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in itertools.pairwise(bounds):
         tokens = slice(int(offsets[first]), int(offsets[end]))
         batches.append(TokenBatch(*(values[tokens] for values in flat), offsets[first : end + 1] - offsets[first]))
     autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
