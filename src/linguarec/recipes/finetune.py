@@ -155,7 +155,7 @@ def finetune(
         "from": taken,
         "versions": versions(),
     }
-    read = TrainingData.of(dataset, split, users, seed, encoder.max_length)
+    read = TrainingData.of(dataset, split, users, training.valid_users, seed, encoder.max_length)
     sequences, valid = read.sequences, read.valid
     # The softmax is over the items that occur in training. The others could only ever be negatives: a model would learn
     # to rank them last whatever their text says.

@@ -71,7 +71,7 @@ def finetune_recformer(
         "from": taken,
         "versions": versions(),
     }
-    read = TrainingData.of(dataset, split, users, seed, config.max_items)
+    read = TrainingData.of(dataset, split, users, training.valid_users, seed, config.max_items)
     domains = Domains([Domain(dataset.name, read.sequences, dataset.num_items, tokens=stored.tokens)])
     # The softmax is over the items that occur in training, as in `finetune`.
     classes = torch.from_numpy(np.unique(read.sequences.values).astype(np.int64))

@@ -18,8 +18,18 @@ class TrainingData:
     valid: EvaluationCases
 
     @classmethod
-    def of(cls, dataset: PreparedDataset, split: str, users: float, seed: int, max_length: int) -> "TrainingData":
-        """The parts of `split`; with `users` below 1 those of a share of the users, drawn by the seed.
+    def of(
+        cls, dataset: PreparedDataset, split: str, users: float, valid_users: int, seed: int, max_length: int
+    ) -> "TrainingData":
+        """The parts of `split`.
+
+        Args:
+            dataset: prepared folder.
+            split: which interactions train and validate.
+            users: share of the users, drawn by the seed.
+            valid_users: most of them that validate, drawn by the seed; 0 = all.
+            seed: of these draws.
+            max_length: longest history of a valid case.
 
         Raises:
             DataFormatError: there is nothing to learn from, or nothing to stop by.
@@ -31,6 +41,10 @@ class TrainingData:
             some = draw_users(dataset.num_users, users, seed)
             sequences = sequences.select(some)
             valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
+        validating = np.unique(valid.users)
+        if 0 < valid_users < len(validating):
+            drawn = np.random.default_rng(seed).permutation(validating)[:valid_users]
+            valid = valid.select(np.flatnonzero(np.isin(valid.users, drawn)))
         if not (sequences.lengths >= 2).any():
             raise DataFormatError(
                 f"{dataset.path}: split {split!r} leaves no user with two training items; there is nothing to learn from."

@@ -20,6 +20,8 @@ class TrainingSettings:
         accumulate: a step is computed in that many parts, to save memory.
         max_epochs: the training ends there at the latest.
         patience: it ends after that many epochs without a better valid ndcg@10.
+        valid_users: most users that are ranked after an epoch, drawn by the seed; 0 = all. For models whose validation takes as
+            long as their training.
         window_stride: how histories beyond the model's max_length are trained. 0 = each target with its own window (exact);
             n = windows end every n items (faster).
         averaging: 0 = validate and keep the weights of the last step; above 0 = the mean of the weights over all steps, in
@@ -41,6 +43,7 @@ class TrainingSettings:
     accumulate: int = 1
     max_epochs: int = 300
     patience: int = 10
+    valid_users: int = 0
     window_stride: int = 0
     averaging: float = 0.0
     warmup_steps: int = 0
@@ -66,7 +69,7 @@ class TrainingSettings:
         for name in ("targets_per_step", "accumulate", "max_epochs", "patience", "devices"):
             if getattr(self, name) < 1:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("window_stride", "warmup_steps", "checkpoint_every_n_steps"):
+        for name in ("valid_users", "window_stride", "warmup_steps", "checkpoint_every_n_steps"):
             if getattr(self, name) < 0:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
         started = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun says so
