@@ -263,6 +263,19 @@ def test_a_run_folder_is_not_overwritten_unasked(dataset: PreparedDataset, tmp_p
     assert json.loads((run / "settings.json").read_text())["seed"] == 1
 
 
+def test_a_run_from_before_a_setting_existed_can_be_resumed(dataset: PreparedDataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1))
+    stored = json.loads((run / "settings.json").read_text())
+    del stored["training"]["valid_users"]
+    (run / "settings.json").write_text(json.dumps(stored))
+    again = finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1), resume=True)
+    assert again == result
+    with pytest.raises(SettingsError, match="valid_users"):
+        asked = settings(max_epochs=1, valid_users=5)
+        finetune("sasrec", dataset.path, run, transformer=SMALL, training=asked, resume=True)
+
+
 def test_a_folder_without_users_to_learn_from_is_refused(make_dataset: Any, tmp_path: Path) -> None:
     short = make_dataset([[0, 1, 2], [2, 1, 0]], name="short")
     with pytest.raises(linguarec.errors.DataFormatError, match="leaves no user with two training items"):

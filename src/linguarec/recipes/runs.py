@@ -148,8 +148,13 @@ def write_config(output: Path, flags: dict[str, Any]) -> None:
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to go on, as JSON gives it back: not where folders lie, but what is in them."""
     import json
+    from dataclasses import asdict
+
+    from linguarec.training.settings import TrainingSettings
 
     flat = {key: value for key, value in settings.items() if key not in ("versions", "data", "valid", "from")}
+    # A run of an earlier version was trained with the neutral values of settings that came later.
+    flat["training"] = asdict(TrainingSettings()) | flat["training"]
     flat |= {f"from.{key}": value for key, value in (settings.get("from") or {}).items() if key != "folder"}
     same: dict[str, Any] = json.loads(json.dumps(flat))
     return same
