@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="prepared folder with codes of its own")
     parser.add_argument("--codes")
     parser.add_argument("--frozen", choices=["encoder", "none"], default="encoder")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--max-epochs", type=int, default=300)
@@ -40,11 +41,13 @@ def main() -> None:
     parser.add_argument("--permutation-learning-rate", type=float, default=PermutationSettings.learning_rate)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    rows: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    rows: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(arguments.seeds):
-            for way in WAYS:
+            for way in arguments.ways:
                 rows[way].append(train(way, seed, arguments, Path(scratch) / f"{way}-{seed}"))
+                if arguments.output is not None:  # after each run: they take long
+                    arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(f"{'way':10} valid ndcg@10 (before stage 2)   valid ndcg@10   test recall@10   test ndcg@10   epochs")
     for way, found in rows.items():
         middle = {key: statistics.median(row[key] for row in found) for key in found[0]}
@@ -52,8 +55,6 @@ def main() -> None:
             f"{way:10} {middle['valid ndcg@10 before']:30.4f} {middle['valid ndcg@10']:15.4f} "
             f"{middle['test recall@10']:16.4f} {middle['test ndcg@10']:14.4f} {middle['epochs']:8.0f}"
         )
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 def train(way: str, seed: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
