@@ -3,7 +3,7 @@
     python bench/recformer.py [DATA] [--precision fp32 bf16] [--repeats 5] [--threads 2]
                               [--output bench/results/recformer.json]
 
-6 layers x 384 with a window of 64, random weights. Two inputs: 8 sequences of 512 tokens, and 4 batches of 16 histories
+6 layers x 384 with a window of 64, random weights. Two inputs: 8 sequences of 512 tokens, and 2 batches of 16 histories
 drawn from the prepared folder DATA (which needs `linguarec tokenize DATA`), as they come. `forward` is evaluation, `train`
 forward and backward with dropout 0.1; both end at the vectors of <s>. transformers 4.46 is installed into an environment of its
 own (bench/.envs/longformer). The systems take turns, each time in a process of its own. Peak memory is what a process
@@ -102,13 +102,13 @@ def fixed() -> tuple[TokenBatch, list[int]]:
 
 
 def histories(data: Path) -> tuple[TokenBatch, list[int]]:
-    """64 histories of the test part, drawn at random, as 4 batches."""
+    """32 histories of the test part, drawn at random, as 2 batches."""
     dataset = PreparedDataset.open(data)
     stored = stored_tokens(dataset, None)
     cases = evaluation_cases(dataset.sequences, dataset.roles("leave-one-out"), "test", CONFIG.max_items)
-    drawn = np.random.default_rng(0).permutation(len(cases))[:64]
+    drawn = np.random.default_rng(0).permutation(len(cases))[:32]
     tokens = history_tokens(stored.tokens, cases.select(drawn).histories, CONFIG.max_items, CONFIG.max_tokens)
-    return tokens, [0, 16, 32, 48, 64]
+    return tokens, [0, 16, 32]
 
 
 def write(folder: Path, tokens: TokenBatch, bounds: list[int]) -> None:
