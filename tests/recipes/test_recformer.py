@@ -138,12 +138,15 @@ SCRATCH = RecformerConfig(
 
 
 def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDataset, tmp_path: Path) -> None:
-    """Epochs have 3 steps, stages 2 epochs: step 4 is in the middle of stage 1, step 10 in that of stage 2."""
-    training = settings(checkpoint_every_n_steps=1)
+    """Epochs have 3 steps, stages 2 epochs: step 4 is in the middle of stage 1, step 10 in that of stage 2.
+
+    With sampled negatives, which are drawn anew in every step.
+    """
+    training, config = settings(checkpoint_every_n_steps=1), replace(SCRATCH, sampled_negatives=20)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    finetune("recformer", shop.path, unbroken, SCRATCH, training=training)
+    finetune("recformer", shop.path, unbroken, config, training=training)
     for step in (4, 10):
-        code = KILLED_AT_STEP.format(step=step, data=str(shop.path), run=str(broken), config=SCRATCH, training=training)
+        code = KILLED_AT_STEP.format(step=step, data=str(shop.path), run=str(broken), config=config, training=training)
         killed = subprocess.run(
             [sys.executable, "-c", code.replace("training=Tr", "resume=True, training=Tr") if step == 10 else code],
             capture_output=True,
@@ -151,11 +154,11 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDat
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
         assert (broken / "stage1" / "metrics.json").exists() == (step == 10)
-    finetune("recformer", shop.path, broken, SCRATCH, training=training, resume=True)
+    finetune("recformer", shop.path, broken, config, training=training, resume=True)
     for name in ("model.safetensors", "item_model.safetensors"):
         expected, found = (load_file(run / name) for run in (unbroken, broken))
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
-    again = finetune("recformer", shop.path, broken, SCRATCH, training=training, resume=True)
+    again = finetune("recformer", shop.path, broken, config, training=training, resume=True)
     assert again["test"] == json.loads((unbroken / "metrics.json").read_text())["test"]
 
 
