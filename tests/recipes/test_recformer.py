@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import linguarec
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, UnknownItemError
+from linguarec.files import write_json
 from linguarec.models import MODELS
 from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.evaluate import evaluate
@@ -110,6 +111,13 @@ def test_another_shop_is_ranked_by_text_alone(
         evaluate(run, shops[1].path, zero_shot=True, features="words", plots=False)
     summary = evaluate(run, shops[1].path, zero_shot=True, plots=False)
     assert summary["items_read_by_text"] == shops[1].num_items
+    tokenize(shops[1].path, tiny_backbone, name="short", attribute_tokens=1)
+    with pytest.raises(SettingsError, match="several item tokens that fit: short, tiny; choose one with --tokens"):
+        evaluate(run, shops[1].path, zero_shot=True, plots=False)
+    again = evaluate(run, shops[1].path, zero_shot=True, tokens="tiny", plots=False)
+    assert again["systems"]["recformer"] == summary["systems"]["recformer"]
+    with pytest.raises(SettingsError, match="--tokens names what --zero-shot reads"):
+        evaluate(run, tokens="tiny", plots=False)
     own = evaluate(run, zero_shot=True, plots=False)
     assert own["systems"]["recformer"]["ndcg@10"] == evaluate(run, plots=False)["systems"]["recformer"]["ndcg@10"]
 
@@ -158,6 +166,10 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDat
     for name in ("model.safetensors", "item_model.safetensors"):
         expected, found = (load_file(run / name) for run in (unbroken, broken))
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
+    # A setting that was not known yet when a run began is at its default there.
+    written = json.loads((broken / "settings.json").read_text())
+    assert written["config"].pop("mlm_weight") == 0.1
+    write_json(broken / "settings.json", written)
     again = finetune("recformer", shop.path, broken, config, training=training, resume=True)
     assert again["test"] == json.loads((unbroken / "metrics.json").read_text())["test"]
 
@@ -222,6 +234,7 @@ BAD = [
     ({"features": "words"}, "--features: this is not for recformer"),
     ({"frozen": "encoder", "mode": "inductive"}, "is for unisrec|not for recformer"),
     ({"training": settings(window_stride=2)}, "window_stride: every epoch asks for one item of each user"),
+    ({"training": settings(accumulate=101)}, "training.accumulate is above training.targets_per_step"),
     ({"users": 2.0}, "users is 2.0"),
 ]
 

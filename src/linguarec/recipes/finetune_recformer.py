@@ -20,7 +20,7 @@ from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weight
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import open_run, read_of, valid_of, versions, write_config, write_results
-from linguarec.recipes.sentence_inputs import fitting_tokens, form_of, starting_model, stored_tokens
+from linguarec.recipes.sentence_inputs import starting_model, tokens_for
 from linguarec.recipes.starting import Start
 from linguarec.recipes.training_data import TrainingData
 from linguarec.recommender import Recommender
@@ -56,8 +56,7 @@ def finetune_recformer(
         )
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
-    own = None if start is None else form_of(start.folder)
-    stored = stored_tokens(dataset, tokens) if own is None else fitting_tokens(own, dataset, tokens)
+    stored = tokens_for(start, dataset, tokens)
     network, taken = starting_model(config or RecformerConfig(), stored.form, backbone, start, False, seed)
     config = network.config
     description = ModelDescription(NAME, config, None, CatalogueShape(dataset.num_items))
