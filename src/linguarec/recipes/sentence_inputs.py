@@ -16,7 +16,6 @@ from linguarec.recipes.runs import SETTINGS_FILE, choose
 from linguarec.recipes.starting import WEIGHTS_NEED, Start, take_over
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
 from linguarec.text.token_store import StoredTokens, open_tokens, read_form
-from linguarec.training.settings import PermutationSettings
 
 # Of a model that starts from a backbone these can be chosen: the tables are extended.
 _CHOSEN = ("window", "max_tokens", "max_items")
@@ -115,7 +114,8 @@ def starting_model(
         backbone: the language model to start from, or None.
         start: the folder to start from, or None. Neither: random weights.
         language_head: whether the network has the head that pre-training needs.
-        seed: of what is drawn.
+        seed: of what is drawn: without a start or a backbone all weights, else those of a missing head, but for its words,
+            which are the word embeddings.
 
     Raises:
         SettingsError: both are given, or settings that the weights do not allow.
@@ -135,7 +135,13 @@ def starting_model(
         merged = start.config(config)
         check_vocabulary(form, merged)
         network = Recformer(_with(merged, {"language_head": language_head}))
-        return network, take_over(start, network, None, "none", PermutationSettings()) | _beginning(start)
+        new_head = None if start.description.config.language_head else network.language_head
+        new = [] if new_head is None else [name for name in network.state_dict() if name.startswith("language_head.")]
+        taken = take_over(start, network, new=new)
+        if new_head is not None:  # as for a backbone without one
+            with torch.no_grad():
+                new_head.words.weight.copy_(network.word.weight)
+        return network, taken | _beginning(start)
     if backbone is not None:
         fixed = [name for name in asked if _of_backbone(name)]
         if fixed:

@@ -1,4 +1,4 @@
-"""A model that another training starts from: what `finetune --from FOLDER` takes over, and what it refuses.
+"""A model that another training starts from: what `--from FOLDER` takes over, and what it refuses.
 
 FOLDER is a pre-training run, a converted checkpoint or a fine-tuning run: `config.json` and `model.safetensors`, and, where
 they are known, `encoder.json` (whose vectors it read) and its code book.
@@ -6,6 +6,8 @@ they are known, `encoder.json` (whose vectors it read) and its code book.
 
 import hashlib
 import json
+import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +21,11 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ENCODERS, WEIGHTS_FILE, ModelDescription, from_pretrained
 from linguarec.models import MODELS
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.recipes.runs import is_main_process
 from linguarec.recommender import CODES_FILE
 from linguarec.training.settings import PermutationSettings
 
+log = logging.getLogger(__name__)
 PERMUTED = ("permutation", "direct", "reuse")
 # One row an item: never carried to another catalogue.
 CATALOGUE_TENSORS = ("item.weight",)
@@ -161,23 +165,54 @@ class Start:
         return replace(own, **changes), problems
 
 
+def settings_of(
+    start: Start | None,
+    model: str,
+    config: Any,
+    kind: Literal["transformer", "gru"] | None,
+    transformer: TransformerConfig | None,
+    gru: GRUConfig | None,
+) -> tuple[Any, EncoderConfig]:
+    """The settings of a model with a sequence encoder: as in `Start.settings`, or as asked for where there is no start."""
+    if start is not None:
+        return start.settings(model, config, kind, transformer, gru)
+    encoder = (gru or GRUConfig()) if kind == "gru" else (transformer or TransformerConfig())
+    return config or MODELS[model].config(), encoder
+
+
+def check_other_folder(from_: Path | None, output: Path) -> None:
+    """Refuse a training that would replace what it starts from.
+
+    Raises:
+        SettingsError: both are one folder.
+    """
+    if from_ is not None and from_.resolve() == output.resolve():
+        raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
+
+
 def take_over(
-    start: Start, network: nn.Module, mode: str | None, frozen: str, permutation: PermutationSettings
+    start: Start,
+    network: nn.Module,
+    mode: str | None = None,
+    frozen: str = "none",
+    permutation: PermutationSettings | None = None,
+    new: Collection[str] = CATALOGUE_TENSORS,
 ) -> dict[str, Any]:
     """Load the start's weights into `network` and fix what is to be fixed; what was done, as settings.json records it.
 
     Args:
-        start: whose weights are loaded, except those that belong to a catalogue.
+        start: whose weights are loaded.
         network: a new model.
         mode: of the fine-tuning; recorded, with the settings of the permutation where one is to be learned.
         frozen: "encoder" fixes the sequence encoder.
         permutation: see `mode`.
+        new: names of the tensors of `network` that are not loaded, if it has them.
 
     Raises:
         CheckpointMismatchError: a tensor is missing or of another shape.
     """
     theirs, ours = start.network.state_dict(), network.state_dict()
-    loaded = [name for name in ours if name not in CATALOGUE_TENSORS]
+    loaded = [name for name in ours if name not in new]
     problems = [
         f"{name}: {'missing' if name not in theirs else tuple(theirs[name].shape)}, needed {tuple(ours[name].shape)}"
         for name in loaded
@@ -194,11 +229,25 @@ def take_over(
         "weights_sha256": start.weights_sha256,
         "mode": mode,
         "frozen": frozen,
-        "permutation": asdict(permutation) if mode == "permutation" else None,
+        "permutation": asdict(permutation) if permutation is not None and mode == "permutation" else None,
         "loaded": loaded,
-        "new": [name for name in ours if name in CATALOGUE_TENSORS],
+        "new": [name for name in ours if name in new],
         "left_out": [name for name in theirs if name not in loaded],
     }
+
+
+def log_start(taken: dict[str, Any] | None) -> None:
+    """Tell what `take_over` did, if there was a start; one process of a training does."""
+    if taken is not None and is_main_process():
+        log.info(
+            "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
+            taken["folder"],
+            taken["model"],
+            len(taken["loaded"]),
+            ", ".join(taken["new"]) or "none",
+            ", ".join(taken["left_out"]) or "none",
+            "the sequence encoder" if taken["frozen"] == "encoder" else "none",
+        )
 
 
 def freeze_encoder(network: nn.Module) -> None:
