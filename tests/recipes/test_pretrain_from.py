@@ -162,14 +162,6 @@ def test_codes_of_another_book_are_refused(shops: Shops, pretrained: Callable[..
     assert not run.exists()
 
 
-@pytest.fixture
-def tokenized(shops: Shops, tiny_backbone: str) -> Shops:
-    """Both shops with their tokens."""
-    for shop in shops:
-        tokenize(shop.path, tiny_backbone, name="tiny")
-    return shops
-
-
 def test_a_recformer_goes_on_with_its_head(tokenized: Shops, tiny_backbone: str, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     training = settings(targets_per_step=60)

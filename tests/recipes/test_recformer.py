@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import linguarec
+from linguarec.cli import main
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import ROLE_OF_PART
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, UnknownItemError
 from linguarec.files import write_json
 from linguarec.models import MODELS
@@ -120,6 +123,38 @@ def test_another_shop_is_ranked_by_text_alone(
         evaluate(run, tokens="tiny", plots=False)
     own = evaluate(run, zero_shot=True, plots=False)
     assert own["systems"]["recformer"]["ndcg@10"] == evaluate(run, plots=False)["systems"]["recformer"]["ndcg@10"]
+
+
+def test_nothing_is_said_of_a_user_without_a_history(
+    shop: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, of_ids = tmp_path / "run", tmp_path / "ids"
+    finetune("recformer", shop.path, run, SCRATCH, training=settings(max_epochs=1))
+    for history, said in (([], "--history is missing"), ([""], "history 1 is empty; give at least one item id")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["recommend", str(run), *(["--history", *history] if history else [])])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="history 2 is empty; give at least one item id"):
+        linguarec.load_model(run).recommend([shop.raw_item_ids[:2], []])
+    with pytest.raises(UnknownItemError, match="History 1 has no known item"):
+        recommend(run, ["nobody"], skip_unknown=True)
+
+    # The first three users: their first item is to be found, and there is nothing before it.
+    roles, ends = np.array(shop.roles("leave-one-out")), shop.sequences.offsets
+    roles[: ends[3]] = ROLE_OF_PART["train"]
+    roles[ends[:3]] = ROLE_OF_PART["test"]
+    np.save(shop.path / "splits" / "temporal.npy", roles)
+    finetune("sasrec", shop.path, of_ids, training=TrainingSettings(max_epochs=1, targets_per_step=200))
+    shown = []
+    for folder in (run, of_ids):
+        all_users, some = (evaluate(folder, protocol=split, plots=False) for split in (None, "temporal"))
+        shown.append({name: some[name] for name in ("targets", "users", "targets_without_history")})
+        assert all_users["targets_without_history"] == 0
+        whole, part = (np.load(folder / "evaluation" / f"{name}.ranks.npz") for name in ("test", "test-temporal"))
+        assert all(np.array_equal(whole[name][3:], part[name]) for name in ("users", "targets", "greater", "ties"))
+    assert shown == [{"targets": 297, "users": 297, "targets_without_history": 3}] * 2
+    assert capsys.readouterr().out.count("left out: 3 targets without a history before them") == 2
 
 
 KILLED_AT_STEP = """

@@ -16,7 +16,6 @@ from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.pretrain import pretrain
-from linguarec.recipes.tokenize import tokenize
 from linguarec.recipes.transfer import transfer
 from linguarec.training.settings import TrainingSettings
 
@@ -29,14 +28,6 @@ SIZES = RecformerConfig(
 def settings(**changes: Any) -> TrainingSettings:
     quick: dict[str, Any] = {"learning_rate": 2e-3, "targets_per_step": 60, "max_epochs": 1, "accelerator": "cpu"}
     return TrainingSettings(**{**quick, **changes})
-
-
-@pytest.fixture
-def tokenized(shops: list[PreparedDataset], tiny_backbone: str) -> list[PreparedDataset]:
-    """Both shops with their tokens."""
-    for shop in shops:
-        tokenize(shop.path, tiny_backbone, name="tiny")
-    return shops
 
 
 def read(file: Path) -> Any:

@@ -124,6 +124,8 @@ def evaluate(
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
     show_table(console, systems_table(summary), what)
     show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
+    if summary["targets_without_history"]:
+        console.print(f"left out: {summary['targets_without_history']:,} targets without a history before them")
     console.print(f"written: {folder / f'{name}.json'}")
     return summary
 

@@ -89,43 +89,6 @@ class Start:
         with (self.folder / WEIGHTS_FILE).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def settings(
-        self,
-        model: str,
-        config: Any,
-        kind: Literal["transformer", "gru"] | None,
-        transformer: TransformerConfig | None,
-        gru: GRUConfig | None,
-    ) -> tuple[Any, EncoderConfig]:
-        """The model's and the sequence encoder's settings: those of the folder, changed where that was asked for.
-
-        What differs from the defaults counts as asked for.
-
-        Raises:
-            SettingsError: other settings than the weights need; each is named with both values.
-            CheckpointMismatchError: the folder holds another model.
-        """
-        self.check_model(model)
-        if MODELS[model].reads == "ids":
-            raise SettingsError(
-                [f"{model} knows items by ID only: nothing that it learned carries over to other items"]
-            )
-        own = self.description.encoder
-        assert own is not None
-        own_kind = next(name for name, of_kind in ENCODERS.items() if isinstance(own, of_kind))
-        problems = []
-        if kind is not None and kind != own_kind:
-            problems.append(f"--sequence-encoder {kind}: the one of {self.folder} is a {own_kind}; leave the flag out")
-        other_kind, other = ("gru", gru) if own_kind == "transformer" else ("transformer", transformer)
-        if other is not None and other != type(other)():
-            problems.append(f"--{other_kind}.*: the sequence encoder of {self.folder} is a {own_kind}")
-        encoder, differing = self._merged(own, transformer if own_kind == "transformer" else gru, own_kind)
-        merged, also_differing = self._merged(self.description.config, config, "model")
-        problems += differing + also_differing
-        if problems:
-            raise SettingsError(problems)
-        return merged, encoder
-
     def check_model(self, model: str) -> None:
         """Refuse a folder that `model` cannot start from.
 
@@ -139,17 +102,17 @@ class Start:
             )
 
     def config(self, asked: Any) -> Any:
-        """The model's settings: those of the folder, changed where that was asked for, as in `settings`.
+        """The model's settings: those of the folder, changed where that was asked for, as in `settings_of`.
 
         Raises:
             SettingsError: other settings than the weights need.
         """
-        merged, problems = self._merged(self.description.config, asked, "model")
+        merged, problems = self.merged(self.description.config, asked, "model")
         if problems:
             raise SettingsError(problems)
         return merged
 
-    def _merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
+    def merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
         """The settings `own` with those of `asked` that differ from the defaults, and what cannot be changed."""
         changes: dict[str, Any] = {}
         problems = []
@@ -173,11 +136,35 @@ def settings_of(
     transformer: TransformerConfig | None,
     gru: GRUConfig | None,
 ) -> tuple[Any, EncoderConfig]:
-    """The settings of a model with a sequence encoder: as in `Start.settings`, or as asked for where there is no start."""
-    if start is not None:
-        return start.settings(model, config, kind, transformer, gru)
-    encoder = (gru or GRUConfig()) if kind == "gru" else (transformer or TransformerConfig())
-    return config or MODELS[model].config(), encoder
+    """The model's and the sequence encoder's settings: as asked for, or those of a start, changed where that was asked for.
+
+    Beside a start, what differs from the defaults counts as asked for.
+
+    Raises:
+        SettingsError: other settings than the weights need; each is named with both values.
+        CheckpointMismatchError: the start's folder holds another model.
+    """
+    if start is None:
+        encoder = (gru or GRUConfig()) if kind == "gru" else (transformer or TransformerConfig())
+        return config or MODELS[model].config(), encoder
+    start.check_model(model)
+    if MODELS[model].reads == "ids":
+        raise SettingsError([f"{model} knows items by ID only: nothing that it learned carries over to other items"])
+    own = start.description.encoder
+    assert own is not None
+    own_kind = next(name for name, of_kind in ENCODERS.items() if isinstance(own, of_kind))
+    problems = []
+    if kind is not None and kind != own_kind:
+        problems.append(f"--sequence-encoder {kind}: the one of {start.folder} is a {own_kind}; leave the flag out")
+    other_kind, other = ("gru", gru) if own_kind == "transformer" else ("transformer", transformer)
+    if other is not None and other != type(other)():
+        problems.append(f"--{other_kind}.*: the sequence encoder of {start.folder} is a {own_kind}")
+    encoder, differing = start.merged(own, transformer if own_kind == "transformer" else gru, own_kind)
+    merged, also_differing = start.merged(start.description.config, config, "model")
+    problems += differing + also_differing
+    if problems:
+        raise SettingsError(problems)
+    return merged, encoder
 
 
 def check_other_folder(from_: Path | None, output: Path) -> None:
