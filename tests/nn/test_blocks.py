@@ -78,6 +78,29 @@ def test_loss_is_the_mean_cross_entropy_of_positions_with_a_target(
     torch.testing.assert_close(found, expected)
 
 
+def test_keys_may_stand_for_a_larger_catalogue() -> None:
+    torch.manual_seed(0)
+    queries, keys, targets, stands_for = (
+        torch.randn(6, 8),
+        torch.randn(4, 8),
+        torch.tensor([1, 1, 0, -1, 1, 0]),
+        [1, 1, 3, 2],
+    )
+    log_weights = torch.tensor(stands_for).float().log()
+    repeated = torch.arange(4).repeat_interleave(torch.tensor(stands_for))
+    found = loss_and_gradients(lambda q, k: catalogue_cross_entropy(q, k, targets, log_weights), queries, keys)
+    expected = loss_and_gradients(lambda q, k: catalogue_cross_entropy(q, k[repeated], targets), queries, keys)
+    torch.testing.assert_close(found, expected)
+
+
+def test_keys_may_be_fixed() -> None:
+    torch.manual_seed(0)
+    queries, keys, targets = torch.randn(6, 8), torch.randn(4, 8), torch.tensor([3, 1, 0, -1, 1, 0])
+    found = loss_and_gradients(lambda q: catalogue_cross_entropy(q, keys, targets), queries)
+    expected = loss_and_gradients(lambda q, k: catalogue_cross_entropy(q, k, targets), queries, keys)
+    torch.testing.assert_close(found, expected[:2])
+
+
 def test_loss_under_autocast_is_close_to_float32() -> None:
     torch.manual_seed(0)
     queries, keys, targets = torch.randn(500, 64), torch.randn(300, 64) / 4, torch.randint(300, (500,))

@@ -20,6 +20,7 @@ from linguarec.files import write_json
 from linguarec.hub.pretrained import from_pretrained, save_pretrained
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recipes.finetune import finetune
+from linguarec.recipes.tokenize import tokenize
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -126,3 +127,11 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     BertForMaskedLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def tokenized(shops: list[PreparedDataset], tiny_backbone: str) -> list[PreparedDataset]:
+    """Both shops with their tokens."""
+    for shop in shops:
+        tokenize(shop.path, tiny_backbone, name="tiny")
+    return shops

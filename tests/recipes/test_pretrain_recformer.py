@@ -32,14 +32,6 @@ def settings(**changes: Any) -> TrainingSettings:
     return TrainingSettings(**{**quick, **changes})
 
 
-@pytest.fixture
-def tokenized(shops: list[PreparedDataset], tiny_backbone: str) -> list[PreparedDataset]:
-    """Both shops with their tokens."""
-    for shop in shops:
-        tokenize(shop.path, tiny_backbone, name="tiny")
-    return shops
-
-
 def test_a_folder_without_catalogue_that_reads_any_shop(
     tokenized: list[PreparedDataset], tiny_backbone: str, tmp_path: Path
 ) -> None:

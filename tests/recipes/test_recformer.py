@@ -8,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import linguarec
+from linguarec.cli import main
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import ROLE_OF_PART
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, UnknownItemError
+from linguarec.files import write_json
 from linguarec.models import MODELS
 from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.evaluate import evaluate
@@ -110,8 +114,47 @@ def test_another_shop_is_ranked_by_text_alone(
         evaluate(run, shops[1].path, zero_shot=True, features="words", plots=False)
     summary = evaluate(run, shops[1].path, zero_shot=True, plots=False)
     assert summary["items_read_by_text"] == shops[1].num_items
+    tokenize(shops[1].path, tiny_backbone, name="short", attribute_tokens=1)
+    with pytest.raises(SettingsError, match="several item tokens that fit: short, tiny; choose one with --tokens"):
+        evaluate(run, shops[1].path, zero_shot=True, plots=False)
+    again = evaluate(run, shops[1].path, zero_shot=True, tokens="tiny", plots=False)
+    assert again["systems"]["recformer"] == summary["systems"]["recformer"]
+    with pytest.raises(SettingsError, match="--tokens names what --zero-shot reads"):
+        evaluate(run, tokens="tiny", plots=False)
     own = evaluate(run, zero_shot=True, plots=False)
     assert own["systems"]["recformer"]["ndcg@10"] == evaluate(run, plots=False)["systems"]["recformer"]["ndcg@10"]
+
+
+def test_nothing_is_said_of_a_user_without_a_history(
+    shop: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, of_ids = tmp_path / "run", tmp_path / "ids"
+    finetune("recformer", shop.path, run, SCRATCH, training=settings(max_epochs=1))
+    for history, said in (([], "--history is missing"), ([""], "history 1 is empty; give at least one item id")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["recommend", str(run), *(["--history", *history] if history else [])])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="history 2 is empty; give at least one item id"):
+        linguarec.load_model(run).recommend([shop.raw_item_ids[:2], []])
+    with pytest.raises(UnknownItemError, match="History 1 has no known item"):
+        recommend(run, ["nobody"], skip_unknown=True)
+
+    # The first three users: their first item is to be found, and there is nothing before it.
+    roles, ends = np.array(shop.roles("leave-one-out")), shop.sequences.offsets
+    roles[: ends[3]] = ROLE_OF_PART["train"]
+    roles[ends[:3]] = ROLE_OF_PART["test"]
+    np.save(shop.path / "splits" / "temporal.npy", roles)
+    finetune("sasrec", shop.path, of_ids, training=TrainingSettings(max_epochs=1, targets_per_step=200))
+    shown = []
+    for folder in (run, of_ids):
+        all_users, some = (evaluate(folder, protocol=split, plots=False) for split in (None, "temporal"))
+        shown.append({name: some[name] for name in ("targets", "users", "targets_without_history")})
+        assert all_users["targets_without_history"] == 0
+        whole, part = (np.load(folder / "evaluation" / f"{name}.ranks.npz") for name in ("test", "test-temporal"))
+        assert all(np.array_equal(whole[name][3:], part[name]) for name in ("users", "targets", "greater", "ties"))
+    assert shown == [{"targets": 297, "users": 297, "targets_without_history": 3}] * 2
+    assert capsys.readouterr().out.count("left out: 3 targets without a history before them") == 2
 
 
 KILLED_AT_STEP = """
@@ -138,12 +181,15 @@ SCRATCH = RecformerConfig(
 
 
 def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDataset, tmp_path: Path) -> None:
-    """Epochs have 3 steps, stages 2 epochs: step 4 is in the middle of stage 1, step 10 in that of stage 2."""
-    training = settings(checkpoint_every_n_steps=1)
+    """Epochs have 3 steps, stages 2 epochs: step 4 is in the middle of stage 1, step 10 in that of stage 2.
+
+    With sampled negatives, which are drawn anew in every step.
+    """
+    training, config = settings(checkpoint_every_n_steps=1), replace(SCRATCH, sampled_negatives=20)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    finetune("recformer", shop.path, unbroken, SCRATCH, training=training)
+    finetune("recformer", shop.path, unbroken, config, training=training)
     for step in (4, 10):
-        code = KILLED_AT_STEP.format(step=step, data=str(shop.path), run=str(broken), config=SCRATCH, training=training)
+        code = KILLED_AT_STEP.format(step=step, data=str(shop.path), run=str(broken), config=config, training=training)
         killed = subprocess.run(
             [sys.executable, "-c", code.replace("training=Tr", "resume=True, training=Tr") if step == 10 else code],
             capture_output=True,
@@ -151,11 +197,15 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDat
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
         assert (broken / "stage1" / "metrics.json").exists() == (step == 10)
-    finetune("recformer", shop.path, broken, SCRATCH, training=training, resume=True)
+    finetune("recformer", shop.path, broken, config, training=training, resume=True)
     for name in ("model.safetensors", "item_model.safetensors"):
         expected, found = (load_file(run / name) for run in (unbroken, broken))
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
-    again = finetune("recformer", shop.path, broken, SCRATCH, training=training, resume=True)
+    # A setting that was not known yet when a run began is at its default there.
+    written = json.loads((broken / "settings.json").read_text())
+    assert written["config"].pop("mlm_weight") == 0.1
+    write_json(broken / "settings.json", written)
+    again = finetune("recformer", shop.path, broken, config, training=training, resume=True)
     assert again["test"] == json.loads((unbroken / "metrics.json").read_text())["test"]
 
 
@@ -219,6 +269,7 @@ BAD = [
     ({"features": "words"}, "--features: this is not for recformer"),
     ({"frozen": "encoder", "mode": "inductive"}, "is for unisrec|not for recformer"),
     ({"training": settings(window_stride=2)}, "window_stride: every epoch asks for one item of each user"),
+    ({"training": settings(accumulate=101)}, "training.accumulate is above training.targets_per_step"),
     ({"users": 2.0}, "users is 2.0"),
 ]
 

@@ -88,7 +88,7 @@ def test_what_is_missing_is_named(shops: Shops, pretrained: Callable[..., Path])
         evaluate(start, data)
     with pytest.raises(SettingsError, match=r"--features b: .* has no item vectors of that name; it has: words"):
         evaluate(start, data, zero_shot=True, features="b")
-    with pytest.raises(SettingsError, match="--features names the vectors that --zero-shot reads"):
+    with pytest.raises(SettingsError, match="--features names what --zero-shot reads of the data"):
         evaluate(pretrained("unisrec").with_name("unisrec-run"), features="words")
     shops[1].feature_path("words").with_suffix(".json").unlink()
     (start / "encoder.json").unlink()

@@ -67,7 +67,13 @@ class HistoryLoader(MixedLoader):
         super().shard(rank, processes)
 
     def _check(self) -> None:
-        """Steps may be of any size: each window has one target."""
+        """Steps may be of any size from one on: each window has one target."""
+        if self.targets_per_step < 1:
+            raise SettingsError(
+                [
+                    "training.accumulate is above training.targets_per_step; each part of a step needs one history or more"
+                ]
+            )
 
     def _draw(self, generator: np.random.Generator) -> Windows:
         return training_pairs(self.offsets, self.max_length, self.second_half, generator)

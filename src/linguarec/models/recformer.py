@@ -6,7 +6,7 @@
     encoder     Longformer: sliding-window attention, <s> sees all and is seen by all                           (eq. 5)
     score       cos(h_<s>(history), h_<s>(item)) / temperature         an item is encoded as a history of one   (eq. 6)
     pre-train   contrast of a history with its next item among those of the step + mlm_weight * masked-language modelling
-    fine-tune   softmax over the catalogue, item vectors encoded beforehand
+    fine-tune   softmax over the catalogue or a sample of it, item vectors encoded beforehand
 
 An empty history is `<s>` alone: one and the same query for every unknown user. An item without text is the same input
 and would always match it, so its key is zero.
@@ -54,6 +54,8 @@ class RecformerConfig:
         layer_norm_eps: epsilon of all LayerNorms.
         temperature: cosines are divided by it.
         mlm_weight: weight of the masked-language loss in pre-training.
+        sampled_negatives: fine-tuning: the softmax is over the targets of the step and so many items drawn anew for each
+            step, which stand for all others; pays from some 100,000 items on. 0 = over all items.
         language_head: whether the model has the head that pre-training needs to guess words.
         recompute: training: compute the layers again in the backward pass instead of keeping what is in them; a third more
             time, memory of one layer instead of all.
@@ -75,6 +77,7 @@ class RecformerConfig:
     layer_norm_eps: float = 1e-5
     temperature: float = 0.05
     mlm_weight: float = 0.1
+    sampled_negatives: int = 0
     language_head: bool = False
     recompute: bool = False
     initializer_range: float = 0.02
@@ -85,6 +88,8 @@ class RecformerConfig:
             problems.append(f"hidden_size {self.hidden_size} is not divisible by heads {self.heads}")
         if self.window < 2 or self.window % 2:
             problems.append(f"window is {self.window}; it must be even and at least 2, half of it for each side")
+        if self.sampled_negatives < 0:
+            problems.append(f"sampled_negatives is {self.sampled_negatives}; it must be 0 (off) or above")
         if self.max_tokens > self.positions - self.first_position:
             problems.append(
                 f"max_tokens is {self.max_tokens}, but the table of token positions has room for "
@@ -205,14 +210,15 @@ class Recformer(nn.Module):
             raise ValueError("Recformer reads histories as tokens, and the batch has none")
         return F.normalize(self.encode(batch.tokens).float(), dim=-1)
 
-    def finetune_loss(self, batch: SequenceBatch, keys: Tensor) -> Tensor:
+    def finetune_loss(self, batch: SequenceBatch, keys: Tensor, log_weights: Tensor | None = None) -> Tensor:
         """Mean cross-entropy of the next item over the catalogue.
 
         Args:
             batch: histories as tokens, with `targets` [B] into the keys.
             keys: [N, D] as `item_keys` gave them, encoded beforehand (again in each epoch of the first stage).
+            log_weights: [N] where the keys stand for a larger catalogue (see `StepClasses`), else None.
         """
-        return catalogue_cross_entropy(self.queries(batch), keys, batch.targets)
+        return catalogue_cross_entropy(self.queries(batch), keys, batch.targets, log_weights)
 
     def finetuned_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that `finetune_loss` reaches.

@@ -15,7 +15,9 @@ from linguarec.nn.gathering import Gathering
 _LARGEST_CHUNK = 1 << 25
 
 
-def catalogue_cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
+def catalogue_cross_entropy(
+    queries: Tensor, keys: Tensor, targets: Tensor, log_weights: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy of the target among all keys, over the positions that have one.
 
     Under autocast the products are computed, and the probabilities kept, in its data type; sums are float32.
@@ -24,6 +26,8 @@ def catalogue_cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor) -> T
         queries: [T, D] one a position.
         keys: [N, D] one an item, temperature inside.
         targets: [T] int64 index into the keys, -1 = no loss.
+        log_weights: [N] added to the logits, where the keys stand for a larger catalogue: the logarithm of how many items
+            each stands for. A target must stand for itself alone (0). None = all do.
 
     Returns:
         A scalar; 0 if no position has a target.
@@ -35,7 +39,9 @@ def catalogue_cross_entropy(queries: Tensor, keys: Tensor, targets: Tensor) -> T
         return (
             queries.sum() * 0 + keys.sum() * 0
         )  # a part of the graph all the same, for processes that wait for gradients
-    return _cross_entropy(queries, keys, targets)
+    if log_weights is None:
+        return _cross_entropy(queries, keys, targets)
+    return _cross_entropy(queries, keys, targets, lambda logits, rows: logits.add_(log_weights))
 
 
 @dataclass(frozen=True)
@@ -84,16 +90,16 @@ def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, mas
     return _cross_entropy(pairs.queries, keys, targets, mask, negatives) * together.share
 
 
-Mask = Callable[[Tensor, slice], None]
+Change = Callable[[Tensor, slice], object]  # of the logits of the rows of a slice, in place
 
 
 def _cross_entropy(
-    queries: Tensor, keys: Tensor, targets: Tensor, mask: Mask | None = None, negatives: Tensor | None = None
+    queries: Tensor, keys: Tensor, targets: Tensor, change: Change | None = None, negatives: Tensor | None = None
 ) -> Tensor:
     device = queries.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _CrossEntropy.apply(queries, keys, targets, negatives, dtype, mask)  # type: ignore[no-untyped-call]
+        loss: Tensor = _CrossEntropy.apply(queries, keys, targets, negatives, dtype, change)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -112,19 +118,20 @@ class _CrossEntropy(torch.autograd.Function):
         targets: Tensor,
         negatives: Tensor | None,
         dtype: torch.dtype,
-        mask: Mask | None,
+        change: Change | None,
     ) -> Tensor:
         rows = max(1, _LARGEST_CHUNK // len(keys))
         low_keys = keys.to(dtype)
         loss = queries.new_zeros((), dtype=torch.float32)
-        query_grad, key_grad = torch.empty_like(queries), torch.zeros_like(keys)
+        query_grad = torch.empty_like(queries)
+        key_grad = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None  # keys may be fixed, as Recformer's are
         negative_grad = None if negatives is None else torch.empty_like(negatives)
         for start in range(0, len(queries), rows):
             chunk = slice(start, min(start + rows, len(queries)))
             low_queries, target = queries[chunk].to(dtype), targets[chunk]
             logits = low_queries @ low_keys.T
-            if mask is not None:
-                mask(logits, chunk)
+            if change is not None:
+                change(logits, chunk)
             if negatives is not None:
                 logits = torch.cat([logits, (queries[chunk] * negatives[chunk]).sum(-1, keepdim=True).to(dtype)], dim=1)
             probabilities = logits.softmax(-1)
@@ -134,7 +141,8 @@ class _CrossEntropy(torch.autograd.Function):
             probabilities[row, target] = of_target - 1  # now the gradient of the logits
             of_keys = probabilities[:, : len(keys)]
             query_grad[chunk] = of_keys @ low_keys
-            key_grad += of_keys.T @ low_queries
+            if key_grad is not None:
+                key_grad += of_keys.T @ low_queries
             if negatives is not None and negative_grad is not None:
                 of_negative = probabilities[:, -1:].float()
                 query_grad[chunk] += of_negative * negatives[chunk]
@@ -143,8 +151,9 @@ class _CrossEntropy(torch.autograd.Function):
         return loss / len(targets)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, Tensor | None, None, None]:
         query_grad, key_grad, negative_grad = ctx.saved_tensors
         scale = gradients[0] / len(query_grad)
+        of_keys = None if key_grad is None else key_grad * scale
         of_negatives = None if negative_grad is None else negative_grad * scale
-        return query_grad * scale, key_grad * scale, None, of_negatives, None, None
+        return query_grad * scale, of_keys, None, of_negatives, None, None

@@ -23,6 +23,7 @@ def evaluate(
     protocol: str | None = None,
     zero_shot: bool = False,
     features: str | None = None,
+    tokens: str | None = None,
     exclude_history: bool = False,
     ks: list[int] | None = None,
     plots: bool = True,
@@ -43,6 +44,8 @@ def evaluate(
         protocol: how the folder was split (leave-one-out, temporal, held-out-items); by default as in the training
         zero_shot: items are read by their text; without this, items that the run does not know are an error
         features: with --zero-shot: name of the vectors to read; by default those of the model's encoder
+        tokens: with --zero-shot: name of the item tokens to read, for models that read them; by default those of the model's
+            tokenizer
         exclude_history: items of the history are no candidates (the published protocol keeps them)
         ks: list lengths of recall and ndcg; 10 and 50 by default
         plots: write plots by history length and popularity
@@ -84,7 +87,7 @@ def evaluate(
     if len(cases) == 0:
         raise DataFormatError(f"{dataset.path}: split {protocol!r} has no {split} target with a history before it.")
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
-    model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features)
+    model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features, tokens)
     started = time.perf_counter()
     result = rank_cases(model, inputs, keys, cases, exclude_history=exclude_history)
     seconds = time.perf_counter() - started
@@ -121,6 +124,8 @@ def evaluate(
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
     show_table(console, systems_table(summary), what)
     show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
+    if summary["targets_without_history"]:
+        console.print(f"left out: {summary['targets_without_history']:,} targets without a history before them")
     console.print(f"written: {folder / f'{name}.json'}")
     return summary
 
@@ -146,7 +151,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def _read_items(
-    run: Path, dataset: "PreparedDataset", zero_shot: bool, features: str | None
+    run: Path, dataset: "PreparedDataset", zero_shot: bool, features: str | None, tokens: str | None
 ) -> "tuple[nn.Module, Tensor | ItemTokens, Tensor, int]":
     """The model, inputs and keys of the dataset's items, and how many of them were read by their text."""
     from linguarec.hub.pretrained import read_description
@@ -159,9 +164,12 @@ def _read_items(
     # A model that reads text and ID keeps the IDs that it knows: only the items that are new to it are read by text alone.
     if zero_shot and not (has_catalogue and MODELS[read_description(run).name].reads == "ids+features"):
         start = Start.read(run)
-        return start.network, *read_by_text(start, dataset, features), dataset.num_items
-    if features is not None:
-        raise SettingsError(["--features names the vectors that --zero-shot reads, here the run's own keys are used"])
+        return start.network, *read_by_text(start, dataset, features, tokens), dataset.num_items
+    named = [f"--{flag}" for flag, name in (("features", features), ("tokens", tokens)) if name is not None]
+    if named:
+        raise SettingsError(
+            [f"{flag} names what --zero-shot reads of the data, here the run's own keys are used" for flag in named]
+        )
     if not has_catalogue and read_settings(run).get("data_fingerprint") is None:
         raise SettingsError(
             [f"{run} has no catalogue, so it knows no item; pass --zero-shot to read all by their text"]

@@ -1,13 +1,11 @@
 """Fine-tune: train one model on one prepared folder into a self-contained run folder."""
 
-import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
 from linguarec.recipes.runs import (
-    is_main_process,
     open_run,
     read_of,
     refuse,
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.training.settings import PermutationSettings, TrainingSettings
-
-log = logging.getLogger(__name__)
 
 
 def finetune(
@@ -96,11 +92,11 @@ def finetune(
     from linguarec.models import MODELS
     from linguarec.models.shape import CatalogueShape
     from linguarec.models.vqrec import VQRec
-    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.nn.encoders import GRUConfig
     from linguarec.nn.permutation import reorder
     from linguarec.recipes.finetune_recformer import finetune_recformer
     from linguarec.recipes.matching import training_inputs
-    from linguarec.recipes.starting import Start, take_over
+    from linguarec.recipes.starting import Start, log_start, settings_of, take_over
     from linguarec.recipes.training_data import TrainingData, check_share
     from linguarec.training.fit import fit
     from linguarec.training.module import FineTuning
@@ -123,11 +119,7 @@ def finetune(
     permutation = permutation or PermutationSettings()
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
-    if start is not None:
-        config, encoder = start.settings(name, config, sequence_encoder, transformer, gru)
-    else:
-        config = config or MODELS[name].config()
-        encoder = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
+    config, encoder = settings_of(start, name, config, sequence_encoder, transformer, gru)
     features, codes = training_inputs(name, chosen, dataset, start, features, codes)
     roles = dataset.roles(split)
     items = catalogue_batch(dataset, features, codes)
@@ -191,16 +183,7 @@ def finetune(
         "permutation": asdict(permutation) if chosen == "permutation" else None,
     }
     write_config(output, flags)
-    if taken is not None and is_main_process():
-        log.info(
-            "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
-            from_,
-            taken["model"],
-            len(taken["loaded"]),
-            ", ".join(taken["new"]) or "none",
-            ", ".join(taken["left_out"]) or "none",
-            "the sequence encoder" if taken["frozen"] == "encoder" else "none",
-        )
+    log_start(taken)
     started = time.perf_counter()
     stage = None
     if chosen == "permutation":
@@ -270,10 +253,10 @@ def _check_stages(
     frozen: str | None,
     permutation: "PermutationSettings | None",
 ) -> None:
+    from linguarec.recipes.starting import check_other_folder
     from linguarec.training.settings import PermutationSettings
 
-    if from_ is not None and from_.resolve() == output.resolve():
-        raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
+    check_other_folder(from_, output)
     if frozen == "encoder" and from_ is None:
         raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
     if permutation is not None and permutation != PermutationSettings() and mode != "permutation":

@@ -20,8 +20,8 @@ from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weight
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import open_run, read_of, valid_of, versions, write_config, write_results
-from linguarec.recipes.sentence_inputs import fitting_tokens, form_of, starting_model, stored_tokens
-from linguarec.recipes.starting import Start
+from linguarec.recipes.sentence_inputs import starting_model, tokens_for
+from linguarec.recipes.starting import Start, check_other_folder, log_start
 from linguarec.recipes.training_data import TrainingData
 from linguarec.recommender import Recommender
 from linguarec.sentences import ITEM_WEIGHTS_FILE, SentenceReader
@@ -48,16 +48,14 @@ def finetune_recformer(
     overwrite: bool,
 ) -> dict[str, Any]:
     """Train in two stages, keep what is best on valid, and test it; arguments as in `finetune`."""
-    if from_ is not None and from_.resolve() == output.resolve():
-        raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
+    check_other_folder(from_, output)
     if training.window_stride:
         raise SettingsError(
             ["--training.window_stride: every epoch asks for one item of each user; leave the flag out"]
         )
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
-    own = None if start is None else form_of(start.folder)
-    stored = stored_tokens(dataset, tokens) if own is None else fitting_tokens(own, dataset, tokens)
+    stored = tokens_for(start, dataset, tokens)
     network, taken = starting_model(config or RecformerConfig(), stored.form, backbone, start, False, seed)
     config = network.config
     description = ModelDescription(NAME, config, None, CatalogueShape(dataset.num_items))
@@ -101,6 +99,7 @@ def finetune_recformer(
         "training": asdict(training),
     }
     write_config(output, flags)
+    log_start(taken)
     started = time.perf_counter()
     result = tune_in_two_stages(
         network,

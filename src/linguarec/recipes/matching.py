@@ -44,8 +44,7 @@ def training_inputs(
     if "codes" not in reads:
         return None, None
     if start is not None and mode == "reuse":
-        stored = stored_codes(start, dataset, codes)
-        return None, _code_with(start, dataset, features) if stored is None else stored[0]
+        return None, codes_of_own_book(start, dataset, features, codes)
     name = choose("codes", codes, dataset.code_names, dataset, "quantize")
     if start is not None:
         check_codes(start, dataset, name)
@@ -113,9 +112,20 @@ def book_of(start: Start) -> CodeBook:
     if start.book is None:
         raise CheckpointMismatchError(
             f"{start.folder} has no {BOOK_FILE}, so nothing can be coded with its book; fine-tune on the codes of a book "
-            "of the data's own, by --mode permutation or --mode direct."
+            "of the data's own, by `linguarec finetune --mode permutation` or --mode direct."
         )
     return start.book
+
+
+def codes_of_own_book(start: Start, dataset: PreparedDataset, features: str | None, codes: str | None) -> str:
+    """Name of the dataset's codes of the start's own book; if it has none they are made of its vectors, and stored.
+
+    Raises:
+        CheckpointMismatchError: the start's book is not known, or the codes asked for are of another book.
+        StaleFeaturesError: there are no vectors of the encoder that the book was fitted on.
+    """
+    stored = stored_codes(start, dataset, codes)
+    return _code_with(start, dataset, features) if stored is None else stored[0]
 
 
 def stored_codes(start: Start, dataset: PreparedDataset, asked: str | None) -> tuple[str, ItemCodes] | None:
@@ -138,7 +148,7 @@ def stored_codes(start: Start, dataset: PreparedDataset, asked: str | None) -> t
             raise CheckpointMismatchError(
                 f"The codes {name} of {dataset.path} are of the code book {stored.book.fingerprint[:12]} ({stored.book}), "
                 f"the model in {start.folder} of {book.fingerprint[:12]} ({book}); leave --codes out to code the items "
-                "with it, or learn a permutation by --mode permutation."
+                "with it, or learn a permutation by `linguarec finetune --mode permutation`."
             )
     return None
 

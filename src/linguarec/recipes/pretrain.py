@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from linguarec.codes.codebook import CodeBook
     from linguarec.data.dataset import FeatureInfo, PreparedDataset
     from linguarec.models.shape import CatalogueShape
-    from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.recipes.starting import Start
     from linguarec.training.settings import TrainingSettings
 
 
@@ -38,8 +39,9 @@ def pretrain(
     training: "TrainingSettings | None" = None,
     augmentation: "AugmentationSettings | None" = None,
     valid: Path | None = None,
+    from_: Path | None = None,
     mixing: float = 1.0,
-    sequence_encoder: Literal["transformer", "gru"] = "transformer",
+    sequence_encoder: Literal["transformer", "gru"] | None = None,
     features: str | None = None,
     codes: str | None = None,
     backbone: str | None = None,
@@ -56,6 +58,9 @@ def pretrain(
     no catalogue: `linguarec finetune MODEL DATA --from RUN` takes it to a domain, `linguarec evaluate RUN DATA --zero-shot`
     tests it there as it is.
 
+    With --from the training starts from another model's weights, and the settings of model and sequence encoder are that
+    model's; of those that the weights do not need (dropout, temperature) others can be given.
+
     Args:
         model: unisrec, vqrec or recformer
         data: prepared folders, one a domain, with vectors of one encoder (unisrec), codes of one code book (vqrec) or
@@ -68,8 +73,11 @@ def pretrain(
         augmentation: what is changed in the inputs
         valid: prepared folder of a further domain whose valid part, ranked without training on it, picks the best weights; by
             default the valid parts of the training domains themselves
+        from_: start from the model in this folder: another pre-training run, a converted checkpoint or a fine-tuning run, of
+            the same text encoder (unisrec), code book (vqrec; items are coded with it where they are not) or tokenizer
+            (recformer)
         mixing: how often a domain with n histories is seen, in proportion to n^mixing; 1 = by size, 0 = all alike
-        sequence_encoder: what reads the histories
+        sequence_encoder: what reads the histories; transformer by default
         features: name of the item text vectors, for models that read them; not needed if the folders have one kind
         codes: name of the item codes, for models that read them; not needed if the folders have one kind
         backbone: Recformer: start from this language model, a name (built in or in the hub cache) or a folder; without it the
@@ -91,8 +99,8 @@ def pretrain(
     from linguarec.evaluation.evaluate import encode_items
     from linguarec.hub.pretrained import ModelDescription, save_pretrained
     from linguarec.models import MODELS
-    from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.recipes.pretrain_recformer import pretrain_recformer
+    from linguarec.recipes.starting import Start, check_other_folder, log_start, settings_of, take_over
     from linguarec.recipes.training_data import check_share
     from linguarec.recipes.validation import ranked_means, valid_cases
     from linguarec.training.fit import fit
@@ -104,29 +112,46 @@ def pretrain(
     training.check()
     _check(data, mixing, augmentation)
     check_share(users)
+    check_other_folder(from_, output)
     if MODELS[model].reads == "tokens":
         given: dict[str, Any] = {
             "transformer": transformer,
             "gru": gru,
             "augmentation": augmentation,
+            "sequence-encoder": sequence_encoder,
             "features": features,
             "codes": codes,
         }
         refuse(model, given)
         return pretrain_recformer(
-            data, output, config, training, valid, mixing, backbone, tokens, split, users, seed, resume, overwrite
+            data,
+            output,
+            config,
+            training,
+            valid,
+            from_,
+            mixing,
+            backbone,
+            tokens,
+            split,
+            users,
+            seed,
+            resume,
+            overwrite,
         )
     refuse(model, {"backbone": backbone, "tokens": tokens})
-    encoder: EncoderConfig = (gru or GRUConfig()) if sequence_encoder == "gru" else (transformer or TransformerConfig())
+    start = None if from_ is None else Start.read(from_)
+    config, encoder = settings_of(start, model, config, sequence_encoder, transformer, gru)
     datasets = [PreparedDataset.open(folder) for folder in data]
-    reads_codes = MODELS[model].reads == "codes"
-    if reads_codes:
-        codes, features = _choose_for_all("codes", codes, datasets), None
-    else:
-        features, codes = _choose_for_all("vectors", features, datasets), None
+    names = ItemNames.of(model, start, datasets, features, codes)
     held_out = PreparedDataset.open(valid) if valid else None
-    origin = ItemOrigin.of(datasets, held_out, features, codes)
-    domains = Domains([Domain.of(dataset, split, features, codes, users=users, seed=seed) for dataset in datasets])
+    origin = ItemOrigin.of(datasets, held_out, names)
+    domains = Domains(
+        [
+            Domain.of(dataset, split, names.features, of_dataset, users=users, seed=seed)
+            for dataset, of_dataset in zip(datasets, names.codes, strict=True)
+        ]
+    )
     parts = [
         (origin.items(dataset), cases)
         for dataset, cases in valid_cases([held_out] if held_out else datasets, split, encoder.max_length)
@@ -136,20 +161,21 @@ def pretrain(
         device = next(model.parameters()).device
         return ranked_means(model, ((*encode_items(model, items, device), cases) for items, cases in parts))
 
-    description = ModelDescription(model, config or MODELS[model].config(), encoder, origin.shape)
+    description = ModelDescription(model, config, encoder, origin.shape)
+    torch.manual_seed(seed)
+    network = description.build()
+    taken = None if start is None else take_over(start, network)
     settings = {
         **description.to_dict(),
         **read_of_domains(datasets, held_out, split, users),
-        "features": features,
-        "codes": codes,
+        **names.recorded,
         "mixing": mixing,
         "seed": seed,
         "training": asdict(training),
         "augmentation": asdict(augmentation),
+        "from": taken,
         "versions": versions(),
     }
-    torch.manual_seed(seed)
-    network = description.build()
     loader = PretrainingLoader(
         domains,
         encoder.max_length,
@@ -165,6 +191,7 @@ def pretrain(
         return done
     if is_main_process():
         origin.save(output)
+    log_start(taken)
     started = time.perf_counter()
     result = fit(
         PreTraining(network, loader, training, seed),
@@ -192,6 +219,48 @@ def pretrain(
 
 
 @dataclass(frozen=True)
+class ItemNames:
+    """What is read of the folders: `features`, vectors of one name, or `codes`, whose name may be another in each; None = not
+    read."""
+
+    features: str | None
+    codes: list[str | None]
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        start: "Start | None",
+        datasets: "list[PreparedDataset]",
+        features: str | None,
+        codes: str | None,
+    ) -> "ItemNames":
+        """The names asked for, the only ones that all folders have, or those that fit the start.
+
+        Codes for a start are of its own book; items that have none of it are coded now.
+
+        Raises:
+            SettingsError: nothing of that name is there, or several without one asked for.
+            StaleFeaturesError, CheckpointMismatchError: they do not fit the start; both sides are named.
+        """
+        from linguarec.models import MODELS
+        from linguarec.recipes.matching import codes_of_own_book, fitting_vectors
+
+        if MODELS[model].reads != "codes":
+            if start is not None:
+                features = fitting_vectors(start, datasets[0], features)
+            return cls(_choose_for_all("vectors", features, datasets), [None] * len(datasets))
+        if start is not None:
+            return cls(None, [codes_of_own_book(start, dataset, features, codes) for dataset in datasets])
+        return cls(None, [_choose_for_all("codes", codes, datasets)] * len(datasets))
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """As settings.json records them."""
+        return {"features": self.features, "codes": self.codes if len(set(self.codes)) > 1 else self.codes[0]}
+
+
+@dataclass(frozen=True)
 class ItemOrigin:
     """What the item vectors or codes of all domains are made by: one encoder, and one code book for models on codes."""
 
@@ -205,8 +274,7 @@ class ItemOrigin:
         cls,
         datasets: "list[PreparedDataset]",
         valid: "PreparedDataset | None",
-        features: str | None,
-        codes: str | None,
+        names: ItemNames,
     ) -> "ItemOrigin":
         """The common origin of the folders' vectors or codes; codes of `valid` are not looked at, they are made anew.
 
@@ -217,15 +285,15 @@ class ItemOrigin:
         from linguarec.data.dataset import check_same_encoder
         from linguarec.models.shape import CatalogueShape
 
-        if features is not None:
-            encoder = check_same_encoder([*datasets, *([valid] if valid else [])], features)
-            return cls(features, encoder, None, CatalogueShape(0, encoder.width))
-        assert codes is not None
-        books = [load_codes(dataset, codes).book for dataset in datasets]
-        for dataset, book in zip(datasets, books, strict=True):
+        if names.features is not None:
+            encoder = check_same_encoder([*datasets, *([valid] if valid else [])], names.features)
+            return cls(names.features, encoder, None, CatalogueShape(0, encoder.width))
+        codes = [str(name) for name in names.codes]
+        books = [load_codes(dataset, name).book for dataset, name in zip(datasets, codes, strict=True)]
+        for dataset, name, book in zip(datasets, codes, books, strict=True):
             if book.fingerprint != books[0].fingerprint:
                 raise StaleFeaturesError(
-                    f"The codes {codes} of {dataset.path} are of {book}, those of {datasets[0].path} of {books[0]} with other "
+                    f"The codes {name} of {dataset.path} are of {book}, those of {datasets[0].path} of {books[0]} with other "
                     f"contents: code books fitted apart. Fit one for all folders: "
                     f"`linguarec quantize {' '.join(str(each.path) for each in datasets)} --features {book.encoder}`."
                 )

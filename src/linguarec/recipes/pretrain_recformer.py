@@ -18,7 +18,8 @@ from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, save_pret
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import is_main_process, open_run, read_of_domains, valid_of, versions, write_results
-from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, stored_tokens
+from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, tokens_for
+from linguarec.recipes.starting import Start, log_start
 from linguarec.recipes.validation import ranked_means, valid_cases
 from linguarec.text.attributes import AttributeTokenizer
 from linguarec.training.fit import fit
@@ -34,6 +35,7 @@ def pretrain_recformer(
     config: RecformerConfig | None,
     training: TrainingSettings,
     valid: Path | None,
+    from_: Path | None,
     mixing: float,
     backbone: str | None,
     tokens: str | None,
@@ -52,7 +54,8 @@ def pretrain_recformer(
             ["--training.window_stride: every epoch asks for one item of each user; leave the flag out"]
         )
     datasets = [PreparedDataset.open(folder) for folder in data]
-    form = stored_tokens(datasets[0], tokens).form
+    start = None if from_ is None else Start.read(from_)
+    form = tokens_for(start, datasets[0], tokens).form
     if form.mask is None:
         raise SettingsError([f"the tokenizer of {form.backbone} has no mask token, which pre-training needs"])
     domains = Domains(
@@ -67,7 +70,7 @@ def pretrain_recformer(
             for dataset in datasets
         ]
     )
-    network, _ = starting_model(config or RecformerConfig(), form, backbone, None, True, seed)
+    network, taken = starting_model(config or RecformerConfig(), form, backbone, start, True, seed)
     network.word.requires_grad_(False)
     config = network.config
     held_out = None if valid is None else PreparedDataset.open(valid)
@@ -84,6 +87,7 @@ def pretrain_recformer(
         "seed": seed,
         "training": asdict(training),
         "backbone": backbone,
+        "from": taken,
         "versions": versions(),
     }
     masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
@@ -94,6 +98,7 @@ def pretrain_recformer(
         return done
     if is_main_process():
         write_json(output / SENTENCES_FILE, asdict(form))
+    log_start(taken)
 
     def validate(current: nn.Module) -> dict[str, float]:
         device = next(current.parameters()).device

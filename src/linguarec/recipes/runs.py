@@ -150,12 +150,15 @@ def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     import json
     from dataclasses import asdict
 
+    from linguarec.models import MODELS
     from linguarec.training.settings import TrainingSettings
 
     flat = {key: value for key, value in settings.items() if key not in ("versions", "data", "valid", "from")}
     # A run of an earlier version was trained with the neutral values of settings that came later.
     flat["training"] = asdict(TrainingSettings()) | flat["training"]
-    flat |= {f"from.{key}": value for key, value in (settings.get("from") or {}).items() if key != "folder"}
+    flat["config"] = asdict(MODELS[flat["model"]].config()) | flat["config"]
+    taken = settings.get("from") or {}
+    flat |= {f"from.{key}": value for key, value in taken.items() if key not in ("folder", "backbone")}
     same: dict[str, Any] = json.loads(json.dumps(flat))
     return same
 

@@ -1,6 +1,7 @@
 """Item tokens of prepared folders, and the Recformer that reads them: from a backbone, from another folder, or new."""
 
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeatur
 from linguarec.hub.backbone import check_vocabulary, recformer_from_backbone
 from linguarec.hub.pretrained import SENTENCES_FILE
 from linguarec.models.recformer import Recformer, RecformerConfig
-from linguarec.recipes.runs import choose
+from linguarec.recipes.runs import SETTINGS_FILE, choose
 from linguarec.recipes.starting import WEIGHTS_NEED, Start, take_over
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
 from linguarec.text.token_store import StoredTokens, open_tokens, read_form
-from linguarec.training.settings import PermutationSettings
 
 # Of a model that starts from a backbone these can be chosen: the tables are extended.
 _CHOSEN = ("window", "max_tokens", "max_items")
@@ -63,6 +63,41 @@ def form_of(folder: Path) -> SentenceForm | None:
     return read_form(file) if file.exists() else None
 
 
+def tokens_for(start: Start | None, dataset: PreparedDataset, asked: str | None) -> StoredTokens:
+    """The tokens of a folder for a training that begins with `start`: those of its tokenizer, where it tells which.
+
+    Raises:
+        SettingsError, StaleFeaturesError: as `fitting_tokens`.
+    """
+    form = None if start is None else form_of(start.folder)
+    return stored_tokens(dataset, asked) if form is None else fitting_tokens(form, dataset, asked)
+
+
+def from_scratch(start: Start) -> dict[str, Any]:
+    """`config` and `backbone` of a Recformer that begins as the one of `start` once began: as a language model, or at random.
+
+    Raises:
+        CheckpointMismatchError: its folder does not tell how.
+    """
+    config, began = start.description.config, _beginning(start)
+    if not began:
+        raise CheckpointMismatchError(
+            f"{start.folder} does not tell what it began as: its {SETTINGS_FILE} names no backbone, as after a conversion."
+        )
+    if began["backbone"] is not None:
+        defaults = RecformerConfig()
+        config = replace(config, **{name: getattr(defaults, name) for name in vars(config) if _of_backbone(name)})
+    return {"config": config, **began}
+
+
+def _beginning(start: Start) -> dict[str, str | None]:
+    """`backbone`: the language model that the weights of `start` began as, None = random weights; empty if not known."""
+    file = start.folder / SETTINGS_FILE
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    told = settings.get("from") or settings
+    return {"backbone": told["backbone"]} if "backbone" in told else {}
+
+
 def starting_model(
     config: RecformerConfig,
     form: SentenceForm,
@@ -79,7 +114,8 @@ def starting_model(
         backbone: the language model to start from, or None.
         start: the folder to start from, or None. Neither: random weights.
         language_head: whether the network has the head that pre-training needs.
-        seed: of what is drawn.
+        seed: of what is drawn: without a start or a backbone all weights, else those of a missing head, but for its words,
+            which are the word embeddings.
 
     Raises:
         SettingsError: both are given, or settings that the weights do not allow.
@@ -99,9 +135,15 @@ def starting_model(
         merged = start.config(config)
         check_vocabulary(form, merged)
         network = Recformer(_with(merged, {"language_head": language_head}))
-        return network, take_over(start, network, None, "none", PermutationSettings())
+        new_head = None if start.description.config.language_head else network.language_head
+        new = [] if new_head is None else [name for name in network.state_dict() if name.startswith("language_head.")]
+        taken = take_over(start, network, new=new)
+        if new_head is not None:  # as for a backbone without one
+            with torch.no_grad():
+                new_head.words.weight.copy_(network.word.weight)
+        return network, taken | _beginning(start)
     if backbone is not None:
-        fixed = [name for name in asked if name in (*WEIGHTS_NEED, "initializer_range") and name not in _CHOSEN]
+        fixed = [name for name in asked if _of_backbone(name)]
         if fixed:
             raise SettingsError(
                 [
@@ -121,6 +163,11 @@ def starting_model(
         check_vocabulary(form, network.config)
         return network, None
     return Recformer(_with(config, {"language_head": language_head, "vocabulary": form.vocabulary})), None
+
+
+def _of_backbone(name: str) -> bool:
+    """Whether a setting comes with the backbone."""
+    return name in (*WEIGHTS_NEED, "initializer_range") and name not in _CHOSEN
 
 
 def _with(config: RecformerConfig, changes: dict[str, Any]) -> RecformerConfig:

@@ -1,4 +1,4 @@
-"""A model that another training starts from: what `finetune --from FOLDER` takes over, and what it refuses.
+"""A model that another training starts from: what `--from FOLDER` takes over, and what it refuses.
 
 FOLDER is a pre-training run, a converted checkpoint or a fine-tuning run: `config.json` and `model.safetensors`, and, where
 they are known, `encoder.json` (whose vectors it read) and its code book.
@@ -6,6 +6,8 @@ they are known, `encoder.json` (whose vectors it read) and its code book.
 
 import hashlib
 import json
+import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +21,11 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ENCODERS, WEIGHTS_FILE, ModelDescription, from_pretrained
 from linguarec.models import MODELS
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.recipes.runs import is_main_process
 from linguarec.recommender import CODES_FILE
 from linguarec.training.settings import PermutationSettings
 
+log = logging.getLogger(__name__)
 PERMUTED = ("permutation", "direct", "reuse")
 # One row an item: never carried to another catalogue.
 CATALOGUE_TENSORS = ("item.weight",)
@@ -85,43 +89,6 @@ class Start:
         with (self.folder / WEIGHTS_FILE).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def settings(
-        self,
-        model: str,
-        config: Any,
-        kind: Literal["transformer", "gru"] | None,
-        transformer: TransformerConfig | None,
-        gru: GRUConfig | None,
-    ) -> tuple[Any, EncoderConfig]:
-        """The model's and the sequence encoder's settings: those of the folder, changed where that was asked for.
-
-        What differs from the defaults counts as asked for.
-
-        Raises:
-            SettingsError: other settings than the weights need; each is named with both values.
-            CheckpointMismatchError: the folder holds another model.
-        """
-        self.check_model(model)
-        if MODELS[model].reads == "ids":
-            raise SettingsError(
-                [f"{model} knows items by ID only: nothing that it learned carries over to other items"]
-            )
-        own = self.description.encoder
-        assert own is not None
-        own_kind = next(name for name, of_kind in ENCODERS.items() if isinstance(own, of_kind))
-        problems = []
-        if kind is not None and kind != own_kind:
-            problems.append(f"--sequence-encoder {kind}: the one of {self.folder} is a {own_kind}; leave the flag out")
-        other_kind, other = ("gru", gru) if own_kind == "transformer" else ("transformer", transformer)
-        if other is not None and other != type(other)():
-            problems.append(f"--{other_kind}.*: the sequence encoder of {self.folder} is a {own_kind}")
-        encoder, differing = self._merged(own, transformer if own_kind == "transformer" else gru, own_kind)
-        merged, also_differing = self._merged(self.description.config, config, "model")
-        problems += differing + also_differing
-        if problems:
-            raise SettingsError(problems)
-        return merged, encoder
-
     def check_model(self, model: str) -> None:
         """Refuse a folder that `model` cannot start from.
 
@@ -135,17 +102,17 @@ class Start:
             )
 
     def config(self, asked: Any) -> Any:
-        """The model's settings: those of the folder, changed where that was asked for, as in `settings`.
+        """The model's settings: those of the folder, changed where that was asked for, as in `settings_of`.
 
         Raises:
             SettingsError: other settings than the weights need.
         """
-        merged, problems = self._merged(self.description.config, asked, "model")
+        merged, problems = self.merged(self.description.config, asked, "model")
         if problems:
             raise SettingsError(problems)
         return merged
 
-    def _merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
+    def merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
         """The settings `own` with those of `asked` that differ from the defaults, and what cannot be changed."""
         changes: dict[str, Any] = {}
         problems = []
@@ -161,23 +128,78 @@ class Start:
         return replace(own, **changes), problems
 
 
+def settings_of(
+    start: Start | None,
+    model: str,
+    config: Any,
+    kind: Literal["transformer", "gru"] | None,
+    transformer: TransformerConfig | None,
+    gru: GRUConfig | None,
+) -> tuple[Any, EncoderConfig]:
+    """The model's and the sequence encoder's settings: as asked for, or those of a start, changed where that was asked for.
+
+    Beside a start, what differs from the defaults counts as asked for.
+
+    Raises:
+        SettingsError: other settings than the weights need; each is named with both values.
+        CheckpointMismatchError: the start's folder holds another model.
+    """
+    if start is None:
+        encoder = (gru or GRUConfig()) if kind == "gru" else (transformer or TransformerConfig())
+        return config or MODELS[model].config(), encoder
+    start.check_model(model)
+    if MODELS[model].reads == "ids":
+        raise SettingsError([f"{model} knows items by ID only: nothing that it learned carries over to other items"])
+    own = start.description.encoder
+    assert own is not None
+    own_kind = next(name for name, of_kind in ENCODERS.items() if isinstance(own, of_kind))
+    problems = []
+    if kind is not None and kind != own_kind:
+        problems.append(f"--sequence-encoder {kind}: the one of {start.folder} is a {own_kind}; leave the flag out")
+    other_kind, other = ("gru", gru) if own_kind == "transformer" else ("transformer", transformer)
+    if other is not None and other != type(other)():
+        problems.append(f"--{other_kind}.*: the sequence encoder of {start.folder} is a {own_kind}")
+    encoder, differing = start.merged(own, transformer if own_kind == "transformer" else gru, own_kind)
+    merged, also_differing = start.merged(start.description.config, config, "model")
+    problems += differing + also_differing
+    if problems:
+        raise SettingsError(problems)
+    return merged, encoder
+
+
+def check_other_folder(from_: Path | None, output: Path) -> None:
+    """Refuse a training that would replace what it starts from.
+
+    Raises:
+        SettingsError: both are one folder.
+    """
+    if from_ is not None and from_.resolve() == output.resolve():
+        raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
+
+
 def take_over(
-    start: Start, network: nn.Module, mode: str | None, frozen: str, permutation: PermutationSettings
+    start: Start,
+    network: nn.Module,
+    mode: str | None = None,
+    frozen: str = "none",
+    permutation: PermutationSettings | None = None,
+    new: Collection[str] = CATALOGUE_TENSORS,
 ) -> dict[str, Any]:
     """Load the start's weights into `network` and fix what is to be fixed; what was done, as settings.json records it.
 
     Args:
-        start: whose weights are loaded, except those that belong to a catalogue.
+        start: whose weights are loaded.
         network: a new model.
         mode: of the fine-tuning; recorded, with the settings of the permutation where one is to be learned.
         frozen: "encoder" fixes the sequence encoder.
         permutation: see `mode`.
+        new: names of the tensors of `network` that are not loaded, if it has them.
 
     Raises:
         CheckpointMismatchError: a tensor is missing or of another shape.
     """
     theirs, ours = start.network.state_dict(), network.state_dict()
-    loaded = [name for name in ours if name not in CATALOGUE_TENSORS]
+    loaded = [name for name in ours if name not in new]
     problems = [
         f"{name}: {'missing' if name not in theirs else tuple(theirs[name].shape)}, needed {tuple(ours[name].shape)}"
         for name in loaded
@@ -194,11 +216,25 @@ def take_over(
         "weights_sha256": start.weights_sha256,
         "mode": mode,
         "frozen": frozen,
-        "permutation": asdict(permutation) if mode == "permutation" else None,
+        "permutation": asdict(permutation) if permutation is not None and mode == "permutation" else None,
         "loaded": loaded,
-        "new": [name for name in ours if name in CATALOGUE_TENSORS],
+        "new": [name for name in ours if name in new],
         "left_out": [name for name in theirs if name not in loaded],
     }
+
+
+def log_start(taken: dict[str, Any] | None) -> None:
+    """Tell what `take_over` did, if there was a start; one process of a training does."""
+    if taken is not None and is_main_process():
+        log.info(
+            "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",
+            taken["folder"],
+            taken["model"],
+            len(taken["loaded"]),
+            ", ".join(taken["new"]) or "none",
+            ", ".join(taken["left_out"]) or "none",
+            "the sequence encoder" if taken["frozen"] == "encoder" else "none",
+        )
 
 
 def freeze_encoder(network: nn.Module) -> None:

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from linguarec.errors import SettingsError
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.recipes.runs import refuse
 
 if TYPE_CHECKING:
+    from linguarec.data.dataset import PreparedDataset
     from linguarec.evaluation.comparison import ComparedSystem
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.evaluation.report import Table
+    from linguarec.recipes.starting import Start
     from linguarec.training.settings import TrainingSettings
 
 Way = Literal["scratch", "frozen", "full", "zero-shot"]
@@ -34,6 +37,7 @@ def transfer(
     training: "TrainingSettings | None" = None,
     features: str | None = None,
     codes: str | None = None,
+    tokens: str | None = None,
     split: str = "leave-one-out",
 ) -> dict[str, Any]:
     """Train from scratch and from a pre-trained model with growing shares of the users, and say whether pre-training helps.
@@ -45,15 +49,17 @@ def transfer(
         data: prepared folder of the target domain
         from_: pre-training run or converted checkpoint
         output: folder for the runs, transfer.json, the plot and report.html
-        ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is tuned), zero-shot; all by default
+        ways: scratch, frozen (the sequence encoder stays as pre-trained; not for recformer, which is all encoder), full
+            (everything is tuned), zero-shot; all by default
         shares: percentages of the users who train; 5, 20, 50 and 100 by default
         seeds: how many runs of each
         first_seed: the first of them
         mode: as of `linguarec finetune --from`
-        training: settings of all trainings. With a share of the users a step takes that share of targets_per_step, so that an
-            epoch has as many steps as with all of them
+        training: settings of all trainings; where they are at the defaults, the model's own. With a share of the users a step
+            takes that share of targets_per_step, so that an epoch has as many steps as with all of them
         features: name of the item text vectors, for models that read them
         codes: name of the item codes, for models that read them
+        tokens: name of the item tokens, for models that read them
         split: which interactions train, validate and test
     """
     import numpy as np
@@ -67,7 +73,7 @@ def transfer(
     from linguarec.evaluation.plots import plot_by_share
     from linguarec.evaluation.report import Figure, Section, write_report
     from linguarec.files import write_json
-    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.models import MODELS
     from linguarec.recipes.evaluate import ranked
     from linguarec.recipes.finetune import finetune
     from linguarec.recipes.starting import Start
@@ -75,57 +81,46 @@ def transfer(
     from linguarec.recipes.zero_shot import read_by_text
     from linguarec.training.settings import TrainingSettings
 
-    ways = [way for way in WAYS if way in (ways or WAYS)]
     shares = sorted(set(shares or [5, 20, 50, 100]))
     training = training or TrainingSettings()
     _check(shares, seeds, training.devices)
-    training.check()
     start = Start.read(from_)
+    training = training.or_else(MODELS[start.name].training)
+    training.check()
     dataset = PreparedDataset.open(data)
     cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test")
+    if MODELS[start.name].reads == "tokens":
+        refuse(start.name, {"mode": mode, "features": features, "codes": codes})
+        flags = _of_tokens(start, dataset, tokens, ways)
+    else:
+        refuse(start.name, {"tokens": tokens})
+        flags = _of_vectors_or_codes(start, mode, features, codes)
+    ways = [way for way in (*flags, "zero-shot") if way in (ways or WAYS)]
     encoder = start.description.encoder
-    if encoder is None:
-        raise SettingsError(
-            [f"{from_} holds a {start.name}, which has no encoder to freeze beside itself; use `linguarec finetune`"]
-        )
-    # Scratch is the same model as the pre-trained one, with weights drawn anew.
-    from_scratch: dict[str, Any] = {
-        "config": start.description.config,
-        "transformer": encoder if isinstance(encoder, TransformerConfig) else None,
-        "gru": encoder if isinstance(encoder, GRUConfig) else None,
-        "sequence_encoder": "gru" if isinstance(encoder, GRUConfig) else "transformer",
-        "mode": mode if mode in ("inductive", "transductive") else None,
-    }
-    pretrained = {"from_": from_, "mode": mode}
-    starts: dict[Way, dict[str, Any]] = {
-        "scratch": from_scratch,
-        "frozen": {**pretrained, "frozen": "encoder"},
-        "full": {**pretrained, "frozen": "none"},
-    }
+    smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
+    # First of all: what it needs is refused before the trainings, if it is not there.
+    read = read_by_text(start, dataset, features, tokens) if "zero-shot" in ways else None
 
     def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
         log.info("%s, %d %% of the users, seed %d", way, share, seed)
-        per_step = max(2 * encoder.max_length, round(training.targets_per_step * share / 100))
+        per_step = max(smallest_step, round(training.targets_per_step * share / 100))
         run = finetune(
             model=start.name,
             data=data,
             output=output / "runs" / way / f"{share}" / f"seed{seed}",
             training=replace(training, targets_per_step=per_step),
-            features=features,
-            codes=None if mode == "reuse" and way != "scratch" else codes,
             split=split,
             users=share / 100,
             seed=seed,
             resume=True,
-            **starts[way],
+            **flags[way],
         )
         return ranked(Path(run["run"]), dataset, cases)
 
     results: Results = {share: {} for share in shares}
     for way in ways:
-        if way == "zero-shot":
-            inputs, keys = read_by_text(start, dataset, features)
-            untrained = rank_cases(start.network, inputs, keys, cases)
+        if read is not None and way == "zero-shot":
+            untrained = rank_cases(start.network, *read, cases)
             for share in shares:
                 results[share][way] = [untrained] * seeds
             continue
@@ -174,6 +169,57 @@ def transfer(
     show_table(console, table, f"{dataset.name}, {start.name} from {from_}: median of {seeds} seeds")
     console.print(f"report: {output / 'report.html'}")
     return summary
+
+
+def _of_tokens(
+    start: "Start", dataset: "PreparedDataset", tokens: str | None, ways: list[Way] | None
+) -> dict[Way, dict[str, Any]]:
+    """What `finetune` is given for each way of a model that reads tokens."""
+    from linguarec.recipes.sentence_inputs import from_scratch, tokens_for
+
+    if "frozen" in (ways or ()):
+        raise SettingsError(
+            [f"--ways frozen: a {start.name} is one encoder, nothing is left to learn; leave it out, zero-shot is that"]
+        )
+    tokens_for(start, dataset, tokens)  # refuses what does not fit before anything is trained
+    flags: dict[Way, dict[str, Any]] = {}
+    if ways is None or "scratch" in ways:
+        try:
+            flags["scratch"] = {**from_scratch(start), "tokens": tokens}
+        except CheckpointMismatchError as error:
+            raise SettingsError([f"--ways scratch: {error} Compare the others: --ways full,zero-shot"]) from error
+    flags["full"] = {"from_": start.folder, "tokens": tokens}
+    return flags
+
+
+def _of_vectors_or_codes(
+    start: "Start", mode: str | None, features: str | None, codes: str | None
+) -> dict[Way, dict[str, Any]]:
+    """What `finetune` is given for each way of a model that reads text vectors or codes."""
+    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+
+    encoder = start.description.encoder
+    # Scratch is the same model as the pre-trained one, with weights drawn anew.
+    scratch: dict[str, Any] = {
+        "config": start.description.config,
+        "transformer": encoder if isinstance(encoder, TransformerConfig) else None,
+        "gru": encoder if isinstance(encoder, GRUConfig) else None,
+        "sequence_encoder": "gru" if isinstance(encoder, GRUConfig) else "transformer",
+        "mode": mode if mode in ("inductive", "transductive") else None,
+        "features": features,
+        "codes": codes,
+    }
+    pretrained = {
+        "from_": start.folder,
+        "mode": mode,
+        "features": features,
+        "codes": None if mode == "reuse" else codes,
+    }
+    return {
+        "scratch": scratch,
+        "frozen": {**pretrained, "frozen": "encoder"},
+        "full": {**pretrained, "frozen": "none"},
+    }
 
 
 def verdict(difference: Mapping[str, float]) -> str:

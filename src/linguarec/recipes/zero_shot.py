@@ -19,7 +19,9 @@ from linguarec.sentences import SentenceReader
 from linguarec.text.attributes import ItemTokens
 
 
-def read_by_text(start: Start, dataset: PreparedDataset, features: str | None) -> tuple[Tensor | ItemTokens, Tensor]:
+def read_by_text(
+    start: Start, dataset: PreparedDataset, features: str | None, tokens: str | None = None
+) -> tuple[Tensor | ItemTokens, Tensor]:
     """Inputs [N, D] and keys [N, Dk] of the dataset's items: by its vectors of the model's encoder, or encoded now.
 
     Models of codes take the codes of their own book, stored ones or coded now; models of tokens those of the dataset.
@@ -40,8 +42,9 @@ def read_by_text(start: Start, dataset: PreparedDataset, features: str | None) -
     if reads == "tokens":
         refuse(start.name, {"features": features})
         reader = SentenceReader.load(start.folder, start.network, start.description)
-        tokens = fitting_tokens(reader.form, dataset).tokens
-        return tokens, reader.keys(tokens, torch.device("cpu"))
+        sentences = fitting_tokens(reader.form, dataset, tokens).tokens
+        return sentences, reader.keys(sentences, torch.device("cpu"))
+    refuse(start.name, {"tokens": tokens})
     vectors = codes = None
     if reads == "codes":
         stored = stored_codes(start, dataset, None)

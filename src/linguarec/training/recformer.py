@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from linguarec.batching.loader import TrainingBatch
+from linguarec.batching.negatives import StepClasses
 from linguarec.batching.token_steps import HistoryLoader, TokenPairsBatch
 from linguarec.files import write_json, writing_file
 from linguarec.hub.pretrained import load_weights, save_weights
 from linguarec.models.recformer import Recformer
+from linguarec.nn.gathering import Gathering
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import MONITOR, FitResult, fit
 from linguarec.training.module import Stage, StepLoss
@@ -42,7 +44,7 @@ class TokenPreTraining(Stage):
 
 
 class HistoryTuning(Stage):
-    """`Recformer.finetune_loss`: the next item of each history among the vectors of the trained items.
+    """`Recformer.finetune_loss`: the next item of each history among the vectors of the trained items, or some of them.
 
     What the loss does not reach is not trained.
 
@@ -71,6 +73,8 @@ class HistoryTuning(Stage):
         self.encode_items = encode
         self.classes = classes
         self.class_of = torch.full((int(classes.max()) + 1,), -1).index_put((classes,), torch.arange(len(classes)))
+        drawn = model.config.sampled_negatives
+        self.drawn = drawn if drawn < len(classes) else 0  # as many as there are, or more: the softmax over all
         self.keys = keys
         self.earlier_steps = steps_before
 
@@ -91,9 +95,16 @@ class HistoryTuning(Stage):
     def step_loss(self, batch: TrainingBatch) -> StepLoss:
         """Mean over the histories of this process, times its share of the step."""
         assert self.keys is not None
-        sequences = batch.sequences
-        of_classes = replace(sequences, targets=self.class_of[sequences.targets])
-        mean: Tensor = self.model.finetune_loss(of_classes, self.keys[self.classes])  # type: ignore[operator]
+        sequences, rows, log_weights = batch.sequences, self.classes, None
+        targets = self.class_of[sequences.targets]
+        if self.drawn:
+            of_step = Gathering.of(targets).whole(targets)
+            chosen = StepClasses.draw(of_step.cpu().numpy(), len(rows), self.drawn, self.seed, batch.step)
+            rows = rows[torch.from_numpy(chosen.classes).to(rows.device)]
+            log_weights = torch.from_numpy(chosen.log_weights).to(rows.device)
+            targets = torch.from_numpy(chosen.place(targets.cpu().numpy())).to(rows.device)
+        of_classes = replace(sequences, targets=targets)
+        mean: Tensor = self.model.finetune_loss(of_classes, self.keys[rows], log_weights)  # type: ignore[operator]
         return StepLoss(mean * batch.loss_scale, float(mean.detach()), len(sequences))
 
     @property

@@ -1,8 +1,9 @@
 """Settings of a training, all checked at once."""
 
 import os
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from linguarec.errors import SettingsError
 
@@ -56,6 +57,11 @@ class TrainingSettings:
     checkpoint_every_n_steps: int = 0
     loggers: list[Logger] = field(default_factory=list)
 
+    def or_else(self, own: Mapping[str, Any]) -> "TrainingSettings":
+        """These settings, with those of a model's `own` training where they are at the defaults."""
+        at_default = {each.name for each in fields(self) if getattr(self, each.name) == getattr(_DEFAULTS, each.name)}
+        return replace(self, **{name: value for name, value in own.items() if name in at_default})
+
     def check(self) -> None:
         """Raise one error that names every setting that cannot work."""
         problems = []
@@ -81,6 +87,9 @@ class TrainingSettings:
             )
         if problems:
             raise SettingsError(problems)
+
+
+_DEFAULTS = TrainingSettings()
 
 
 @dataclass(frozen=True)
