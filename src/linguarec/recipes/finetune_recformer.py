@@ -56,6 +56,8 @@ def finetune_recformer(
         )
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
+    if start is not None:
+        start.check_model(NAME)
     own = None if start is None else form_of(start.folder)
     stored = stored_tokens(dataset, tokens) if own is None else fitting_tokens(own, dataset, tokens)
     network, taken = starting_model(config or RecformerConfig(), stored.form, backbone, start, False, seed)

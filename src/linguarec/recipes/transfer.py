@@ -69,7 +69,8 @@ def transfer(
     from linguarec.files import write_json
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.recipes.evaluate import ranked
-    from linguarec.recipes.finetune import finetune
+    from linguarec.recipes.finetune import finetune, model_and_mode
+    from linguarec.recipes.matching import training_inputs
     from linguarec.recipes.starting import Start
     from linguarec.recipes.tables import show_table
     from linguarec.recipes.zero_shot import read_by_text
@@ -121,11 +122,15 @@ def transfer(
         )
         return ranked(Path(run["run"]), dataset, cases)
 
+    # What does not fit the pre-trained model is refused before the trainings from scratch, not after them.
+    name, chosen = model_and_mode(start.name, mode, from_)
+    if "frozen" in ways or "full" in ways:
+        training_inputs(name, chosen, dataset, start, features, codes)
+    by_text = read_by_text(start, dataset, features) if "zero-shot" in ways else None
     results: Results = {share: {} for share in shares}
     for way in ways:
-        if way == "zero-shot":
-            inputs, keys = read_by_text(start, dataset, features)
-            untrained = rank_cases(start.network, inputs, keys, cases)
+        if by_text is not None and way == "zero-shot":
+            untrained = rank_cases(start.network, *by_text, cases)
             for share in shares:
                 results[share][way] = [untrained] * seeds
             continue
