@@ -223,6 +223,9 @@ def test_vectors_may_be_given(recommender):
     assert torch.allclose(recommender.keys[40], recommender.keys[4], atol=1e-6)
     with pytest.raises(DataFormatError, match="1 new items and 2 vectors"):
         recommender.add_items([{"raw_id": "other", "title": "x"}], vectors=vectors_of(TEXTS[:2]))
+    with pytest.raises(DataFormatError, match="1 of the 1 new items hold NaN or an infinity, first that of row 0"):
+        recommender.add_items([{"raw_id": "other", "title": "x"}], vectors=vectors_of(TEXTS[:1]) * np.nan)
+    assert len(recommender.catalogue) == 41
 
 
 def test_removed_items_are_read_but_not_recommended(recommender):
@@ -250,12 +253,20 @@ def test_a_removed_item_can_be_added_with_another_text(recommender):
         ([{"raw_id": "i3", "title": "x"}], "'i3' is in the catalogue already"),
         ([{"raw_id": "n", "colour": "red"}], "has the column 'colour'; this catalogue knows: raw_id, title, text"),
         ([{"raw_id": "n", "title": None}], "cannot be read: it has none of title, text"),
+        ([{"raw_id": "n", "title": float("nan")}], "cannot be read: it has none of title, text"),
+        ([{"raw_id": "n", "title": {"x": 1}}], r"its 'title' is a dict .*expected text, a number, or a list of them"),
+        ([{"raw_id": "n", "title": ["a", {"x": 1}]}], r"its 'title' is a dict"),
     ],
 )
 def test_bad_new_items_are_refused_and_change_nothing(recommender, items, message):
     with pytest.raises(DataFormatError, match=message):
         recommender.add_items(items)
     assert len(recommender.catalogue) == len(recommender.keys) == NUM_ITEMS
+
+
+def test_values_that_are_none_are_left_out(recommender):
+    recommender.add_items([{"raw_id": "n", "title": ["Drill", None, 2.5, float("nan")]}])
+    assert recommender.catalogue.text(NUM_ITEMS) == "Drill 2.5."
 
 
 def test_a_model_of_ids_cannot_read_new_items(dataset):

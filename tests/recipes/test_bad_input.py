@@ -1,6 +1,7 @@
 """Folders and files that do not go together or are damaged: refused, and both sides are named."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linguarec.batching.pretraining import AugmentationSettings
 from linguarec.codes.codebook import ItemCodes
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, StaleFeaturesError
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.pretrain import pretrain
+from linguarec.recipes.quantize import quantize
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
@@ -27,25 +29,90 @@ def damage(file: Path, content: bytes | None = None) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
 
 
-def test_a_domain_whose_items_lack_vectors(shops: list[PreparedDataset], tmp_path: Path) -> None:
-    whole, lacking = shops
-    run, still = tmp_path / "run", AugmentationSettings(word_drop=0)
-    vectors = np.array(lacking.features("words"))
-    count, file = len(vectors), lacking.feature_path("words")
+Refused = Callable[[str, type[LinguarecError]], None]
 
-    def refused(match: str, error: type[LinguarecError] = StaleFeaturesError, **arguments: Any) -> None:
+
+@pytest.fixture(
+    params=["finetune unisrec", "finetune sasrec-text", "pretrain", "pretrain --valid", "quantize", "zero-shot"]
+)
+def reading_vectors(
+    request: pytest.FixtureRequest, shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> Refused:
+    """Run a command that reads the vectors of the second shop and expect an error; nothing may be left of the run."""
+    whole, broken, run = shops[0].path, shops[1].path, tmp_path / "new"
+    start = pretrained("unisrec") if request.param == "zero-shot" else None
+
+    def command() -> Any:
+        match request.param.split():
+            case ["finetune", model]:
+                return finetune(model, broken, run, transformer=SMALL, training=ONE)
+            case ["pretrain"]:
+                return pretrain("unisrec", [whole, broken], run, transformer=SMALL)
+            case ["pretrain", _]:
+                return pretrain("unisrec", [whole], run, valid=broken, transformer=SMALL)
+            case ["quantize"]:
+                return quantize([whole, broken], "words", subvectors=4, centroids=8, name="new")
+        assert start is not None
+        return evaluate(start, broken, zero_shot=True)
+
+    def refused(match: str, error: type[LinguarecError]) -> None:
         with pytest.raises(error, match=match):
-            pretrain("unisrec", [whole.path, lacking.path], run, augmentation=still, transformer=SMALL, **arguments)
+            command()
+        assert not run.exists()
+        assert [shop.code_names for shop in shops] == [["own"], ["own"]]
 
+    return refused
+
+
+def test_items_that_lack_vectors(shops: list[PreparedDataset], reading_vectors: Refused) -> None:
+    folder = shops[1]
+    vectors, file = np.array(folder.features("words")), folder.feature_path("words")
+    count = len(vectors)
     np.save(file, vectors[:-3])
-    refused(rf"{file} has shape \({count - 3}, 16\), expected \({count}, 16\)")
+    lacking = rf"{file} has shape \({count - 3}, 16\), expected \({count}, 16\): 3 items of the folder have no vector"
+    mend = rf"linguarec encode {folder.path} --encoder words --overwrite"
+    reading_vectors(rf"{lacking}\. Encode again: `{mend}`", StaleFeaturesError)
     damage(file)
-    refused(rf"{file} is not a NumPy array", DataFormatError)
+    reading_vectors(rf"{file} is cut short, or not a NumPy array .* Encode again: `{mend}`", DataFormatError)
     file.unlink()
-    refused(rf"{file} is missing", DataFormatError)
+    reading_vectors(rf"{file} is missing\. Encode again: `{mend}`", DataFormatError)
+
+
+def test_vectors_that_are_not_finite(shops: list[PreparedDataset], reading_vectors: Refused) -> None:
+    folder = shops[1]
+    vectors, file = np.array(folder.features("words")), folder.feature_path("words")
+    vectors[5, 2], vectors[40, 0] = np.nan, -np.inf
     np.save(file, vectors)
-    np.save(file.with_suffix(".drop0.npy"), vectors[1:])
-    refused(rf"{file.stem}.drop0.npy has shape \({count - 1}, 16\), expected \({count}, 16\)")
+    first = re.escape(folder.raw_item_ids[5])
+    mend = rf"linguarec encode {folder.path} --encoder words --overwrite"
+    found = rf"{file}: 2 of {len(vectors)} item vectors hold NaN or an infinity, first that of row 5 \(item '{first}'\)"
+    reading_vectors(rf"{found}\. Encode again: `{mend}`", DataFormatError)
+
+
+def test_word_drop_draws_that_do_not_fit(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    folder = shops[1]
+    vectors = np.array(folder.features("words"))
+    count, file = len(vectors), folder.feature_path("words").with_suffix(".drop0.npy")
+
+    def refused(match: str, error: type[LinguarecError]) -> None:
+        with pytest.raises(error, match=match):
+            pretrain("unisrec", [shops[0].path, folder.path], tmp_path / "new", transformer=SMALL)
+
+    np.save(file, vectors[1:])
+    refused(rf"words.drop0.npy has shape \({count - 1}, 16\), expected \({count}, 16\)", StaleFeaturesError)
+    vectors[7] = np.inf
+    np.save(file, vectors)
+    refused(rf"{file}: 1 of {count} item vector holds NaN or an infinity, first that of row 7", DataFormatError)
+
+
+def test_vectors_of_two_encoders_under_one_name(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    first, second = (shop.path for shop in shops)
+    info = replace(shops[1].feature_info("words"), encoder="org/other", weights_sha256="1" * 64)
+    shops[1].write_features("words", shops[1].features("words"), info)
+    differ = r"encoder \('org/other' against 'words'\), weights_sha256 \(111111111111 against 000000000000\)"
+    mend = rf"`linguarec encode {second} --encoder words --name words --overwrite`"
+    with pytest.raises(StaleFeaturesError, match=rf"of {second} and of {first} differ in {differ}; .* {mend}"):
+        quantize([first, second], "words", subvectors=4, centroids=8)
 
 
 def test_a_domain_whose_items_lack_codes(shops: list[PreparedDataset], tmp_path: Path) -> None:
@@ -78,7 +145,7 @@ def test_a_held_out_domain_that_the_code_book_does_not_fit(shops: list[PreparedD
     )
     vectors[5, 2] = np.nan
     held_out.write_features("words", vectors, info)
-    refused(rf"{held_out.feature_path('words')}: Vector 5 holds NaN", DataFormatError)
+    refused(rf"{held_out.feature_path('words')}: 1 of {len(vectors)} item vector holds NaN", DataFormatError)
     held_out.feature_path("words").with_suffix(".json").unlink()
     refused(rf"{held_out.path} has no item vectors 'words'; it has: none", DataFormatError)
 
@@ -106,7 +173,11 @@ def test_a_model_folder_whose_files_are_damaged(
         b'{"model": "gru4rec", "encoder": {"kind": "gru"}}',
         ": unknown model 'gru4rec'; this linguarec has: sasrec",
     )
-    refused("config.json", b'{"architectures": ["BertModel"]}', " does not describe a model of this linguarec: 'model'")
+    refused(
+        "config.json",
+        b'{"architectures": ["BertModel"]}',
+        " does not describe a model of this linguarec: it lacks 'model'",
+    )
     refused("encoder.json", b'{"name": "bert"}', " does not describe a text encoder")
     refused("code_book.npz", None, " does not hold a code book", DataFormatError)
     assert not (tmp_path / "run").exists()
@@ -148,5 +219,7 @@ def test_fewer_users_than_a_step_takes(make_dataset: Any, tmp_path: Path) -> Non
     two = TrainingSettings(max_epochs=2, accelerator="cpu")
     assert finetune("sasrec", few.path, tmp_path / "run", transformer=SMALL, training=two)["epochs"] == 2
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("1,2,")  # epoch, steps so far
-    with pytest.raises(SettingsError, match="targets_per_step is 2048, and all folders together have 6 targets"):
+    match = r"targets_per_step is 2048, and all folders .* 6 targets: .* lower --transformer.max_length to 3 at most"
+    with pytest.raises(SettingsError, match=match):
         pretrain("unisrec", [few.path], tmp_path / "pre", transformer=SMALL, training=two)
+    assert not (tmp_path / "pre").exists()
