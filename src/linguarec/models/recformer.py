@@ -55,7 +55,7 @@ class RecformerConfig:
         temperature: cosines are divided by it.
         mlm_weight: weight of the masked-language loss in pre-training.
         sampled_negatives: fine-tuning: the softmax is over the targets of the step and so many items drawn anew for each
-            step, which stand for all others; pays from some 100,000 items on. 0 = over all items.
+            step, which stand for all others; pays from several 100,000 items on. 0 = over all items.
         language_head: whether the model has the head that pre-training needs to guess words.
         recompute: training: compute the layers again in the backward pass instead of keeping what is in them; a third more
             time, memory of one layer instead of all.
