@@ -110,6 +110,42 @@ def test_bfloat16_has_nearly_the_same_states_and_gradients() -> None:
             assert (found - expected).norm() < 0.05 * expected.norm(), name
 
 
+def test_bfloat16_keeps_gradients_of_nearly_even_weights() -> None:
+    """Where all keys are about alike, the gradient of a logit is a small difference, which must not be rounded away."""
+    made, lengths = attention(), [60, 30]
+    tokens = torch.randn(WIDTH) + 0.1 * torch.randn(sum(lengths), WIDTH)
+    weight = torch.randn_like(tokens)
+
+    def of_queries_and_keys() -> Tensor:
+        (found,) = torch.autograd.grad(
+            (run(made, tokens, lengths, 8).float() * weight).sum(), [made.query_key_value.weight]
+        )
+        return found[: 2 * WIDTH]
+
+    exact = of_queries_and_keys()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = of_queries_and_keys()
+    assert (rounded - exact).norm() < 0.4 * exact.norm()
+
+
 def test_an_empty_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token in each"):
         WindowLayout.of(torch.tensor([0, 3, 3]), 2)
+
+
+def test_gradients_with_dropout_are_those_of_the_same_draws() -> None:
+    """Along a direction, the gradient is the slope that the outputs show when the same weights are dropped."""
+    made, lengths = attention(dropout=0.3).train(), [19, 40, 7]
+    tokens = torch.randn(sum(lengths), WIDTH)
+    weight, direction = torch.randn_like(tokens), torch.randn_like(tokens)
+
+    def value(at: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return (run(made, at, lengths, 3) * weight).sum()
+
+    moved = tokens.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(moved), moved)
+    with torch.no_grad():
+        slope = (value(tokens + 1e-2 * direction) - value(tokens - 1e-2 * direction)) / 2e-2
+        torch.testing.assert_close(value(tokens), value(moved.detach()))
+    torch.testing.assert_close((gradient * direction).sum(), slope, atol=0.02, rtol=5e-3)

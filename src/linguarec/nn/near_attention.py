@@ -94,10 +94,13 @@ class _AttendNear(torch.autograd.Function):
         for chunk in _chunks(windows):
             query, key, value = chunk.gather(projected)
             weights = chunk.weights(query, key)
-            used = weights * keep_mask(weights, dropout) if dropout else weights
-            kept += [weights, used]
-            chunk.write(mixed, used @ value)
-        ctx.windows = windows
+            kept.append(weights)
+            if dropout:
+                mask = keep_mask(weights, dropout)
+                kept.append(mask)
+                weights = weights * mask
+            chunk.write(mixed, weights @ value)
+        ctx.windows, ctx.has_dropout = windows, dropout > 0
         ctx.save_for_backward(projected, *kept)
         return mixed
 
@@ -105,14 +108,21 @@ class _AttendNear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         projected, *kept = ctx.saved_tensors
+        saved = iter(kept)
         of_projected = torch.zeros_like(projected)
         of_global = projected.new_zeros(len(ctx.windows.first), *projected[0, 1:].shape)
-        for chunk, weights, used in zip(_chunks(ctx.windows), kept[::2], kept[1::2], strict=True):
+        for chunk in _chunks(ctx.windows):
             query, key, value = chunk.gather(projected)
             of_mixed = chunk.read(gradient)
+            used = weights = next(saved)
+            of_weights = of_mixed @ value.transpose(-2, -1)
+            if ctx.has_dropout:
+                mask = next(saved)
+                used = weights * mask
+                of_weights *= mask
             of_value = used.transpose(-2, -1) @ of_mixed
-            of_logits = (of_mixed @ value.transpose(-2, -1)).mul_(used)
-            of_logits.addcmul_(weights, of_logits.sum(-1, keepdim=True), value=-1)
+            # The stock operator: in bfloat16 the difference inside it must be taken before rounding.
+            of_logits = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             of_key = of_logits.transpose(-2, -1) @ query
             chunk.scatter(of_projected, of_global, of_logits @ key, of_key, of_value)
         of_projected[:, 1:].index_add_(0, ctx.windows.first, of_global)
