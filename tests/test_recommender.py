@@ -223,6 +223,9 @@ def test_vectors_may_be_given(recommender):
     assert torch.allclose(recommender.keys[40], recommender.keys[4], atol=1e-6)
     with pytest.raises(DataFormatError, match="1 new items and 2 vectors"):
         recommender.add_items([{"raw_id": "other", "title": "x"}], vectors=vectors_of(TEXTS[:2]))
+    with pytest.raises(DataFormatError, match="1 of the 1 new items hold NaN or an infinity, first that of row 0"):
+        recommender.add_items([{"raw_id": "other", "title": "x"}], vectors=vectors_of(TEXTS[:1]) * np.nan)
+    assert len(recommender.catalogue) == 41
 
 
 def test_removed_items_are_read_but_not_recommended(recommender):

@@ -346,7 +346,7 @@ class Recommender:
 
         Raises:
             SettingsError: the model knows items by ID only, or its encoder or code book is not at hand.
-            DataFormatError: the vectors are not of the width that the model reads, or not one for each item.
+            DataFormatError: the vectors are not of the width that the model reads, not one for each item, or not finite.
         """
         name, width = self.description.name, self.description.shape.feature_width
         if MODELS[name].reads == "codes" and self.codes is None:
@@ -367,6 +367,11 @@ class Recommender:
             raise DataFormatError(
                 f"The vectors of the new items have the shape {found.shape}, this {name} reads vectors of width {width}; "
                 "take those of the encoder that it was trained with."
+            )
+        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        if len(bad):
+            raise DataFormatError(
+                f"The vectors of {len(bad)} of the {len(found)} new items hold NaN or an infinity, first that of row {bad[0]}."
             )
         codes = None if self.codes is None else self.codes.book.encode(found)
         items = ItemBatch(

@@ -1,6 +1,7 @@
 """Folders and files that do not go together or are damaged: refused, and both sides are named."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linguarec.batching.pretraining import AugmentationSettings
 from linguarec.codes.codebook import ItemCodes
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, StaleFeaturesError
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.pretrain import pretrain
+from linguarec.recipes.quantize import quantize
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
@@ -27,25 +29,80 @@ def damage(file: Path, content: bytes | None = None) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
 
 
-def test_a_domain_whose_items_lack_vectors(shops: list[PreparedDataset], tmp_path: Path) -> None:
-    whole, lacking = shops
-    run, still = tmp_path / "run", AugmentationSettings(word_drop=0)
-    vectors = np.array(lacking.features("words"))
-    count, file = len(vectors), lacking.feature_path("words")
+Refused = Callable[[str, type[LinguarecError]], None]
 
-    def refused(match: str, error: type[LinguarecError] = StaleFeaturesError, **arguments: Any) -> None:
+
+@pytest.fixture(
+    params=["finetune unisrec", "finetune sasrec-text", "pretrain", "pretrain --valid", "quantize", "zero-shot"]
+)
+def reading_vectors(
+    request: pytest.FixtureRequest, shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> Refused:
+    """Run a command that reads the vectors of the second shop and expect an error; nothing may be left of the run."""
+    whole, broken, run = shops[0].path, shops[1].path, tmp_path / "new"
+    start = pretrained("unisrec") if request.param == "zero-shot" else None
+
+    def command() -> Any:
+        match request.param.split():
+            case ["finetune", model]:
+                return finetune(model, broken, run, transformer=SMALL, training=ONE)
+            case ["pretrain"]:
+                return pretrain("unisrec", [whole, broken], run, transformer=SMALL)
+            case ["pretrain", _]:
+                return pretrain("unisrec", [whole], run, valid=broken, transformer=SMALL)
+            case ["quantize"]:
+                return quantize([whole, broken], "words", subvectors=4, centroids=8, name="new")
+        assert start is not None
+        return evaluate(start, broken, zero_shot=True)
+
+    def refused(match: str, error: type[LinguarecError]) -> None:
         with pytest.raises(error, match=match):
-            pretrain("unisrec", [whole.path, lacking.path], run, augmentation=still, transformer=SMALL, **arguments)
+            command()
+        assert not run.exists()
+        assert [shop.code_names for shop in shops] == [["own"], ["own"]]
 
+    return refused
+
+
+def test_items_that_lack_vectors(shops: list[PreparedDataset], reading_vectors: Refused) -> None:
+    folder = shops[1]
+    vectors, file = np.array(folder.features("words")), folder.feature_path("words")
+    count = len(vectors)
     np.save(file, vectors[:-3])
-    refused(rf"{file} has shape \({count - 3}, 16\), expected \({count}, 16\)")
+    lacking = rf"{file} has shape \({count - 3}, 16\), expected \({count}, 16\): 3 items of the folder have no vector"
+    mend = rf"linguarec encode {folder.path} --encoder words --overwrite"
+    reading_vectors(rf"{lacking}\. Encode again: `{mend}`", StaleFeaturesError)
     damage(file)
-    refused(rf"{file} is not a NumPy array", DataFormatError)
+    reading_vectors(rf"{file} is not a NumPy array", DataFormatError)
     file.unlink()
-    refused(rf"{file} is missing", DataFormatError)
+    reading_vectors(rf"{file} is missing", DataFormatError)
+
+
+def test_vectors_that_are_not_finite(shops: list[PreparedDataset], reading_vectors: Refused) -> None:
+    folder = shops[1]
+    vectors, file = np.array(folder.features("words")), folder.feature_path("words")
+    vectors[5, 2], vectors[40, 0] = np.nan, -np.inf
     np.save(file, vectors)
-    np.save(file.with_suffix(".drop0.npy"), vectors[1:])
-    refused(rf"{file.stem}.drop0.npy has shape \({count - 1}, 16\), expected \({count}, 16\)")
+    first = re.escape(folder.raw_item_ids[5])
+    mend = rf"linguarec encode {folder.path} --encoder words --overwrite"
+    found = rf"{file}: 2 of {len(vectors)} item vectors hold NaN or an infinity, first that of row 5 \(item '{first}'\)"
+    reading_vectors(rf"{found}\. Encode again: `{mend}`", DataFormatError)
+
+
+def test_word_drop_draws_that_do_not_fit(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    folder = shops[1]
+    vectors = np.array(folder.features("words"))
+    count, file = len(vectors), folder.feature_path("words").with_suffix(".drop0.npy")
+
+    def refused(match: str, error: type[LinguarecError]) -> None:
+        with pytest.raises(error, match=match):
+            pretrain("unisrec", [shops[0].path, folder.path], tmp_path / "new", transformer=SMALL)
+
+    np.save(file, vectors[1:])
+    refused(rf"words.drop0.npy has shape \({count - 1}, 16\), expected \({count}, 16\)", StaleFeaturesError)
+    vectors[7] = np.inf
+    np.save(file, vectors)
+    refused(rf"{file}: 1 of {count} item vector holds NaN or an infinity, first that of row 7", DataFormatError)
 
 
 def test_a_domain_whose_items_lack_codes(shops: list[PreparedDataset], tmp_path: Path) -> None:
@@ -78,7 +135,7 @@ def test_a_held_out_domain_that_the_code_book_does_not_fit(shops: list[PreparedD
     )
     vectors[5, 2] = np.nan
     held_out.write_features("words", vectors, info)
-    refused(rf"{held_out.feature_path('words')}: Vector 5 holds NaN", DataFormatError)
+    refused(rf"{held_out.feature_path('words')}: 1 of {len(vectors)} item vector holds NaN", DataFormatError)
     held_out.feature_path("words").with_suffix(".json").unlink()
     refused(rf"{held_out.path} has no item vectors 'words'; it has: none", DataFormatError)
 

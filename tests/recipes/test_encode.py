@@ -14,7 +14,7 @@ import pytest
 from linguarec.codes.codebook import ItemCodes
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.synthetic import TINY, generate_world
-from linguarec.errors import LinguarecError, OutputError, SettingsError, StaleFeaturesError
+from linguarec.errors import CheckpointMismatchError, LinguarecError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.recipes.encode import encode
 from linguarec.recipes.import_codes import import_codes
 from linguarec.recipes.quantize import quantize
@@ -98,6 +98,24 @@ def test_vectors_of_other_texts_are_refused(dataset: PreparedDataset) -> None:
     pq.write_table(table.set_column(column, "text", pa.array(changed)), dataset.path / "items.parquet")
     with pytest.raises(StaleFeaturesError, match="made from other item texts"):
         PreparedDataset.open(dataset.path).features(MINILM)
+
+
+def test_an_encoder_with_damaged_weights_stores_nothing(dataset: PreparedDataset, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from linguarec.text.references import find_encoder
+
+    folder = find_encoder(MINILM)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "broken")
+    model = AutoModel.from_pretrained(folder)
+    torch.nn.init.constant_(model.encoder.layer[0].output.dense.bias, torch.nan)
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(
+        CheckpointMismatchError, match=rf"{tmp_path}/broken gives NaN or infinities for \d+ of \d+ texts"
+    ):
+        encode(dataset.path, str(tmp_path / "broken"))
+    assert dataset.feature_names == []
 
 
 KILLED = """

@@ -242,6 +242,10 @@ def rows(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
             lambda folder: (cut("Food.feat1CLS", 64 * 100)(folder), cut("Food.feat2CLS", 64 * 100)(folder)),
             r"user 0-\d+ has item 0-\d+, but Food\.feat1CLS has 50 rows of width 16 \(items 0 to 49\)",
         ),
+        (
+            lambda folder: (folder / "CDs.feat2CLS").write_bytes(b"\xff" * (folder / "CDs.feat2CLS").stat().st_size),
+            r"CDs\.feat2CLS: 130 of 130 item vectors hold NaN or an infinity, first that of row 0 \(item 0 of CDs\)",
+        ),
         (remove("Kindle.feat1CLS"), r"Kindle\.feat1CLS is missing: the vectors of the items of Kindle"),
         (remove("Kindle.feat2CLS"), r"Kindle\.feat2CLS is missing, but other domains have such a file"),
         (remove("FCK.pt_datasets"), r"FCK\.pt_datasets is missing"),

@@ -18,13 +18,13 @@ def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str |
     """All items of `dataset` in row order, with the named vectors and codes.
 
     Raises:
-        DataFormatError: the folder has no vectors or codes of that name.
+        DataFormatError: the folder has no vectors or codes of that name, or a vector holds NaN or an infinity.
         StaleFeaturesError: they do not belong to the catalogue's texts.
     """
     return ItemBatch(
         rows=torch.arange(dataset.num_items),
         domain=torch.full((dataset.num_items,), domain, dtype=torch.int64),
-        features=None if features is None else torch.from_numpy(np.array(dataset.features(features), dtype=np.float32)),
+        features=None if features is None else torch.from_numpy(dataset.load_features(features)),
         codes=None if codes is None else torch.from_numpy(load_codes(dataset, codes).codes.astype(np.int64)),
     )
 
@@ -42,7 +42,7 @@ def coded_catalogue(dataset: PreparedDataset, book: CodeBook) -> ItemBatch:
     """All items of `dataset` with the codes of `book`, made from the vectors of the book's encoder.
 
     Raises:
-        DataFormatError: the folder has no vectors of that encoder, or one holds NaN.
+        DataFormatError: the folder has no vectors of that encoder, or one holds NaN or an infinity.
         StaleFeaturesError: its vectors are of other weights or another width than those that the book was fitted on.
     """
     vectors = dataset.features(book.encoder)

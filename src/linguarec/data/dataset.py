@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import Roles
+from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
 
@@ -70,6 +71,7 @@ class PreparedDataset:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self._finite: set[Path] = set()  # files of vectors that were found to be finite
 
     @classmethod
     def open(cls, path: str | Path) -> "PreparedDataset":
@@ -211,49 +213,88 @@ class PreparedDataset:
         return FeatureInfo(**json.loads(file.read_text(encoding="utf-8")))
 
     def features(self, name: str) -> npt.NDArray[Any]:
-        """Item vectors [N, D] float32 (or float16), memory-mapped.
+        """Item vectors [N, D] float32 (or float16), memory-mapped; all finite.
 
         Raises:
             StaleFeaturesError: the vectors were made from other texts, or their shape does not fit the catalogue.
+            DataFormatError: a vector holds NaN or an infinity.
         """
-        info = self.feature_info(name)
-        if info.texts_fingerprint is not None and info.texts_fingerprint != self.texts_fingerprint:
-            raise StaleFeaturesError(
-                f"{self.path}/features/{name}.npy was made from other item texts than the folder has now; "
-                f"encode again with `linguarec encode {self.path} --encoder {info.encoder} --overwrite`."
-            )
-        vectors = self._array(f"features/{name}.npy")
-        if vectors.shape != (self.num_items, info.width):
-            raise StaleFeaturesError(
-                f"{self.path}/features/{name}.npy has shape {vectors.shape}, "
-                f"expected ({self.num_items}, {info.width}); encode again."
-            )
+        vectors = self._open_features(name)
+        self._check_finite(name, self.feature_path(name), vectors)
         return vectors
+
+    def load_features(self, name: str) -> npt.NDArray[np.float32]:
+        """As `features`, but all of them in memory, read once; float32."""
+        vectors = self._open_features(name)
+        loaded = np.empty(vectors.shape, np.float32)
+        self._check_finite(name, self.feature_path(name), vectors, loaded)
+        return loaded
 
     def feature_path(self, name: str) -> Path:
         """File of the vectors `name`; its description stands beside it as .json, its word-drop draws as .drop<k>.npy."""
         return self.path / "features" / f"{name}.npy"
 
     def word_drop_draws(self, name: str) -> list[npt.NDArray[Any]]:
-        """The stored vectors [N, D] of texts with words left out, one array a draw, memory-mapped.
+        """The stored vectors [N, D] of texts with words left out, one array a draw, memory-mapped; all finite.
 
         Raises:
             StaleFeaturesError: the vectors `name` or a draw do not belong to the catalogue.
+            DataFormatError: a vector of a draw holds NaN or an infinity.
         """
-        shape = self.features(name).shape
+        shape = self._open_features(name).shape
         draws: list[npt.NDArray[Any]] = []
         while (file := self.feature_path(name).with_suffix(f".drop{len(draws)}.npy")).exists():
             draw = self._array(f"features/{file.name}")
-            if draw.shape != shape:
-                raise StaleFeaturesError(f"{file} has shape {draw.shape}, expected {shape}; encode again.")
+            self._check_shape(name, file, draw, shape)
+            self._check_finite(name, file, draw)
             draws.append(draw)
         return draws
 
     def write_features(self, name: str, vectors: npt.NDArray[Any], info: FeatureInfo) -> None:
         """Store item vectors under `name`, atomically: first the vectors, then their description."""
+        self._finite.discard(self.feature_path(name))
         with writing_file(self.feature_path(name)) as temporary, temporary.open("wb") as file:
             np.save(file, vectors)
         write_json(self.feature_path(name).with_suffix(".json"), asdict(info))
+
+    def _open_features(self, name: str) -> npt.NDArray[Any]:
+        """The vectors `name`, memory-mapped, of the catalogue's texts and shape."""
+        info, file = self.feature_info(name), self.feature_path(name)
+        if info.texts_fingerprint is not None and info.texts_fingerprint != self.texts_fingerprint:
+            raise StaleFeaturesError(
+                f"{file} was made from other item texts than the folder has now. {self._encode_again(name)}"
+            )
+        vectors = self._array(f"features/{name}.npy")
+        self._check_shape(name, file, vectors, (self.num_items, info.width))
+        return vectors
+
+    def _check_shape(self, name: str, file: Path, vectors: npt.NDArray[Any], expected: tuple[int, ...]) -> None:
+        if vectors.shape != expected:
+            lacking = expected[0] - len(vectors) if vectors.shape[1:] == expected[1:] else 0
+            what = f": {lacking:,} items of the folder have no vector" if lacking > 0 else ""
+            raise StaleFeaturesError(
+                f"{file} has shape {vectors.shape}, expected {expected}{what}. {self._encode_again(name)}"
+            )
+
+    def _check_finite(
+        self, name: str, file: Path, vectors: npt.NDArray[Any], into: npt.NDArray[np.float32] | None = None
+    ) -> None:
+        """Refuse what is not finite, and fill `into`; what was found in order by this object is not read again for that."""
+        if into is None and file in self._finite:
+            return
+        check_finite(vectors, file, lambda row: f"item {self.raw_item_ids[row]!r}", self._encode_again(name), into)
+        self._finite.add(file)
+
+    def _encode_again(self, name: str) -> str:
+        """How the vectors `name` are made anew, a sentence."""
+        info = self.feature_info(name)
+        if info.weights_sha256 is None:
+            return (
+                "They were imported: mend the file that they came from and prepare the folder again, or make others by "
+                f"`linguarec encode {self.path}`."
+            )
+        named = f" --name {name}" if name != Path(info.encoder.rstrip("/")).name else ""
+        return f"Encode again: `linguarec encode {self.path} --encoder {info.encoder}{named} --overwrite`."
 
     # -- codes ----------------------------------------------------------------------------------------------------------
 

@@ -165,7 +165,7 @@ def _recommender(
         if stored is not None and stored.book.encoder in dataset.feature_names:
             encoder = dataset.feature_info(stored.book.encoder)
         if vectors is None and features is not None:
-            vectors = torch.tensor(dataset.features(features), dtype=torch.float32)
+            vectors = torch.from_numpy(dataset.load_features(features))
         attributes, rules = dataset.manifest.attributes, dataset.manifest.text_rules
     table = _table(checkpoint, dataset, item_ids)
     description = replace(description, shape=replace(description.shape, num_items=len(table)))

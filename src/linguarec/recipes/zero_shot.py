@@ -78,4 +78,4 @@ def _vectors(start: Start, dataset: PreparedDataset, features: str | None) -> np
         from linguarec.text.encoders import TextEncoder
 
         return np.asarray(TextEncoder.load(own).encode(dataset.texts), dtype=np.float32)
-    return np.array(dataset.features(name), dtype=np.float32)
+    return dataset.load_features(name)

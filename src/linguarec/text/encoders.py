@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from linguarec.errors import SettingsError
+from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.progress import progress_bar
 from linguarec.text.references import (
     DEFAULT_ENCODER,
@@ -161,7 +161,11 @@ class TextEncoder:
         return Tokens(flat, offsets, sum(bool(encoding.overflowing) for encoding in encodings))
 
     def encode_tokens(self, tokens: Tokens, rows: npt.NDArray[np.int64]) -> Vectors:
-        """Vectors [n, D] of the texts at `rows`, in one batch."""
+        """Vectors [n, D] of the texts at `rows`, in one batch.
+
+        Raises:
+            CheckpointMismatchError: the model gives NaN or infinities.
+        """
         lengths = tokens.lengths[rows]
         cells = np.arange(lengths.max())
         mask = cells < lengths[:, None]
@@ -170,6 +174,12 @@ class TextEncoder:
         with torch.inference_mode():
             pooled = self._forward(torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device))
             vectors: Vectors = pooled.float().cpu().numpy()
+        bad = int((~np.isfinite(vectors)).any(axis=1).sum())
+        if bad:
+            raise CheckpointMismatchError(
+                f"The encoder {self.reference.encoder} gives NaN or infinities for {bad} of {len(rows)} texts of a batch "
+                f"(computed in {self.precision}): its weights are damaged. Fetch it again, or take another encoder."
+            )
         return vectors
 
 

@@ -20,10 +20,12 @@ from linguarec.data.dataset import FeatureInfo
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
 from linguarec.data.readers.files import opened
+from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError
 
 HEADER = ["user_id:token", "item_id_list:token_seq", "item_id:token"]
 PARTS = ("train", "valid", "test")
+NOT_FINITE = "Make the file anew, or take it out of the folder and encode the texts once they are prepared."
 
 Row = tuple[list[int], int]
 
@@ -69,7 +71,7 @@ def content(folder: Path, name: str, keep_blanks: bool) -> Content:
     if found.attributes:
         report["items_without_attributes"] = sum(raw_id not in found.attributes for raw_id in found.raw_items)
     features = {}
-    for feature, vectors in read_vectors(folder, name, len(found.raw_items)).items():
+    for feature, vectors in read_vectors(folder, name, found.raw_items).items():
         pooling = next((pooling for pooling in ("CLS", "Mean") if feature.endswith(pooling)), "unknown")
         info = FeatureInfo(feature, vectors.shape[1], pooling.lower(), None, None, text_rules="released")
         features[feature] = (vectors, info)
@@ -120,13 +122,13 @@ def read_benchmark(folder: Path, name: str) -> Benchmark:
     )
 
 
-def read_vectors(folder: Path, name: str, num_items: int) -> dict[str, npt.NDArray[np.float32]]:
+def read_vectors(folder: Path, name: str, raw_items: list[str]) -> dict[str, npt.NDArray[np.float32]]:
     """Item vectors [N, D] of every file `<name>.feat*`, by the part of the file name after the first dot ("feat1CLS").
 
     Raises:
-        DataFormatError: a file is not a whole number of float32 rows.
+        DataFormatError: a file is not a whole number of float32 rows, or a vector holds NaN or an infinity.
     """
-    found = {}
+    found, num_items = {}, len(raw_items)
     for file in sorted(folder.glob(f"{name}.feat*")):
         values = np.fromfile(file, dtype=np.float32)
         if num_items == 0 or file.stat().st_size % 4 or len(values) == 0 or len(values) % num_items:
@@ -134,7 +136,9 @@ def read_vectors(folder: Path, name: str, num_items: int) -> dict[str, npt.NDArr
                 f"{file}: {file.stat().st_size} bytes are not {num_items} rows of float32, one for each item of "
                 f"{name}.item2index; the file is cut short or belongs to another data set."
             )
-        found[file.name.removeprefix(f"{name}.")] = values.reshape(num_items, -1)
+        vectors = values.reshape(num_items, -1)
+        check_finite(vectors, file, lambda row: f"item {raw_items[row]!r}", NOT_FINITE)
+        found[file.name.removeprefix(f"{name}.")] = vectors
     return found
 
 

@@ -37,6 +37,7 @@ from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
 from linguarec.data.readers.benchmark import numbered_lines, numbered_rows
 from linguarec.data.splits import items_of_training_pairs, leave_one_out, training_only
+from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError
 
 VECTORS, WORD_DROP = "feat1CLS", "feat2CLS"
@@ -87,8 +88,8 @@ def read_pretraining(folder: Path, name: str, width: int) -> Pretraining:
     """Read the pre-training files `NAME.*` of `folder`; the item vectors are `width` wide.
 
     Raises:
-        DataFormatError: a file is missing or malformed, an item has no vector, or the rows of a user are not the prefixes
-            of one sequence.
+        DataFormatError: a file is missing or malformed, an item has no vector or one that is not finite, or the rows of a
+            user are not the prefixes of one sequence.
     """
     domains = [
         Domain(domain, *vectors)
@@ -190,7 +191,10 @@ def _read_vectors(
 
 
 def _open(file: Path, width: int) -> npt.NDArray[np.float32]:
-    return np.memmap(file, dtype=np.float32, mode="r").reshape(-1, width)
+    vectors: npt.NDArray[np.float32] = np.memmap(file, dtype=np.float32, mode="r").reshape(-1, width)
+    mend = "It must be bare float32; make it anew."
+    check_finite(vectors, file, lambda row: f"item {row} of {file.name.rpartition('.')[0]}", mend)
+    return vectors
 
 
 def _read_sequences(train: Path, held_out: Sequence[Path], domains: list[Domain]) -> None:
