@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -134,6 +135,39 @@ def test_input_errors_are_one_message_and_exit_code_2(
     assert run(capsys, "fake", "P", *flags) == (2, "", "error: P: row 3 has no item.\n")
 
 
+def test_a_later_process_waits_before_it_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    waited: list[str] = []
+    monkeypatch.setattr(
+        cli.time, "sleep", lambda seconds: waited.append(f"{seconds} s, said: {capsys.readouterr().err}")
+    )
+    expected = (2, "", "error: unknown command 'zzzzzz'; `linguarec --help` lists the commands.\n")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert run(capsys, "zzzzzz") == expected
+    assert waited == ["5.0 s, said: "]  # the second one, once
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--training.devices=2", "--training.patience=0"], "training.patience is 0; it must be at least 1"),
+        (["--training.devices=2"], "is not a prepared dataset folder: it has no manifest.json"),
+    ],
+)
+def test_torchrun_shows_a_bad_setting_once(flags: list[str], message: str, tmp_path: Path):
+    """Its own exit code is 1 whatever its processes end with; it shows theirs."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "linguarec.cli", "finetune", "sasrec", str(tmp_path), "-o", str(tmp_path / "run"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1
+    assert len(re.findall("^error: ", done.stderr, re.MULTILINE)) == done.stderr.count(message) == 1
+    assert re.search(r"Root Cause .*\n\[0\]:\n.*\n.*\n.*rank +: 0 .*\n +exitcode +: 2 ", done.stderr)
+    assert "linguarec/cli.py" not in done.stderr  # no traceback of ours
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_file_is_an_input_error(
     fake: Callable[[Any], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -166,7 +200,10 @@ def test_a_fault_of_the_library_keeps_its_traceback(fake: Callable[[Any], None])
 
 @pytest.mark.parametrize("as_lightning_does", [False, True])
 def test_an_interrupt_exits_with_130(
-    as_lightning_does: bool, fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+    as_lightning_does: bool,
+    fake: Callable[[Any], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     def recipe(path: Path) -> dict[str, Any]:
         """Stop.
@@ -185,6 +222,8 @@ def test_an_interrupt_exits_with_130(
     code, out, err = run(capsys, "fake", "P")
     assert (code, out) == (130, "")
     assert err.strip().startswith("interrupted")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run(capsys, "fake", "P") == (130, "", "")  # the first process says it
 
 
 def test_settings_that_do_not_go_together_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path):

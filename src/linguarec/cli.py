@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -35,6 +36,7 @@ class Command:
 
 
 PREPARE = "linguarec.recipes.prepare"
+PATIENCE = 5.0  # seconds that a later process of a training waits before it says what is wrong
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("linguarec.recipes.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = _run(words)
         sys.stdout.flush()
     except LinguarecError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        _say_error(str(error))
         code = 2
     except BrokenPipeError:  # the reader of our output has gone, as in `linguarec describe DATA | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,16 +123,32 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        _say_error(f"{error.filename}: {error.strerror}")
         code = 2
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns an interrupt of a training into an exit of its own, with code 1 and no word.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
-        print(f"\n{message}", file=sys.stderr)  # noqa: T201
+        if not _is_later_process():  # all of them are interrupted at once
+            message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
+            print(f"\n{message}", file=sys.stderr)  # noqa: T201
         code = 130
     sys.exit(code)
+
+
+def _say_error(message: str) -> None:
+    """Print the message of an error, once: all processes of a training meet a bad setting.
+
+    The later ones wait. If the first one has the same to say, whoever started them ends them before they speak.
+    """
+    if _is_later_process():
+        time.sleep(PATIENCE)
+    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _is_later_process() -> bool:
+    """Whether torchrun or Lightning started this process beside a first one on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _run(words: list[str]) -> int:
