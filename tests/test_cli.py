@@ -226,6 +226,25 @@ def test_an_interrupt_exits_with_130(
     assert run(capsys, "fake", "P") == (130, "", "")  # the first process says it
 
 
+def test_a_training_ended_by_sigterm_does_not_look_finished(
+    fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+):
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    def recipe(path: Path) -> dict[str, Any]:
+        """Stop.
+
+        Args:
+            path: where.
+        """
+        raise SIGTERMException
+
+    fake(recipe)
+    code, out, err = run(capsys, "fake", "P")
+    assert (code, out) == (143, "")
+    assert "a training goes on with --resume" in err
+
+
 def test_settings_that_do_not_go_together_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     words = ["finetune", "sasrec", str(tmp_path), "-o", str(tmp_path / "run"), "--transformer.heads", "7"]
     code, _, errors = run(capsys, *words)

@@ -253,12 +253,20 @@ def test_a_removed_item_can_be_added_with_another_text(recommender):
         ([{"raw_id": "i3", "title": "x"}], "'i3' is in the catalogue already"),
         ([{"raw_id": "n", "colour": "red"}], "has the column 'colour'; this catalogue knows: raw_id, title, text"),
         ([{"raw_id": "n", "title": None}], "cannot be read: it has none of title, text"),
+        ([{"raw_id": "n", "title": float("nan")}], "cannot be read: it has none of title, text"),
+        ([{"raw_id": "n", "title": {"x": 1}}], r"its 'title' is a dict .*expected text, a number, or a list of them"),
+        ([{"raw_id": "n", "title": ["a", {"x": 1}]}], r"its 'title' is a dict"),
     ],
 )
 def test_bad_new_items_are_refused_and_change_nothing(recommender, items, message):
     with pytest.raises(DataFormatError, match=message):
         recommender.add_items(items)
     assert len(recommender.catalogue) == len(recommender.keys) == NUM_ITEMS
+
+
+def test_values_that_are_none_are_left_out(recommender):
+    recommender.add_items([{"raw_id": "n", "title": ["Drill", None, 2.5, float("nan")]}])
+    assert recommender.catalogue.text(NUM_ITEMS) == "Drill 2.5."
 
 
 def test_a_model_of_ids_cannot_read_new_items(dataset):

@@ -1,9 +1,11 @@
 """The items of a trained run: raw ids, attributes, texts; items can be added and removed."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Number
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -138,8 +140,8 @@ class Catalogue:
         strange = [name for name in item if name not in known]
         if strange:
             raise DataFormatError(f"{where} has the column {strange[0]!r}; this catalogue knows: {', '.join(known)}.")
-        values = {name: _as_text(item.get(name)) for name in self.attributes}
-        text = _as_text(item.get("text"))
+        values = {name: _as_text(item.get(name), name, where) for name in self.attributes}
+        text = _as_text(item.get("text"), "text", where)
         parts = list(values.values()) if text is None else [text]
         if all(part is None for part in parts):
             raise DataFormatError(f"{where} cannot be read: it has none of {', '.join(known[1:])}.")
@@ -147,6 +149,9 @@ class Catalogue:
         return {"raw_id": raw_id, **values, "text": cleaned, "row": -1, "removed": False}
 
     def _unknown_message(self, unknown: list[str]) -> str:
+        if not len(self):
+            listed = ", ".join(map(repr, unknown[:5]))
+            return f"The model has no catalogue, so it knows no {listed}; add items (--items), or fine-tune it first."
         named = []
         for raw_id in unknown[:5]:
             alike = self.raw_ids
@@ -161,8 +166,15 @@ class Catalogue:
         )
 
 
-def _as_text(value: Any) -> str | None:
-    """An attribute's value as the catalogue stores it; several values are joined."""
-    if value is None:
+def _as_text(value: Any, name: str, where: str) -> str | None:
+    """An attribute's value as the catalogue stores it; several values are joined, those that are none left out."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    return LIST_SEPARATOR.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, str | Number):
+        return str(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        parts = [_as_text(part, name, where) for part in value]
+        return LIST_SEPARATOR.join(part for part in parts if part is not None) if len(parts) else None
+    raise DataFormatError(
+        f"{where}: its {name!r} is a {type(value).__name__} ({str(value)[:60]!r}); expected text, a number, or a list of them."
+    )

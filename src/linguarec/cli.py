@@ -104,7 +104,7 @@ GROUPS = {"prepare": "A log and a catalogue to a prepared dataset folder."}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 = done, 2 = bad input, 130 = interrupted."""
+    """Run one command and exit: 0 = done, 2 = bad input, 130 = interrupted, 143 = ended by SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     # OpenMP threads wait for each other by spinning; beside another busy process that costs more than the work itself.
     # Both must be set before torch is imported; a value that the user gave stands. Figures: docs/decisions.md.
@@ -126,13 +126,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _say_error(f"{error.filename}: {error.strerror}")
         code = 2
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns an interrupt of a training into an exit of its own, with code 1 and no word.
+        # Lightning turns an interrupt of a training into an exit of its own, with code 1 and no word, and a SIGTERM into one
+        # without a code, which would look like success.
+        code = 130
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
+            if stop.code is not None:
+                raise
+            code = 143
         if not _is_later_process():  # all of them are interrupted at once
             message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
             print(f"\n{message}", file=sys.stderr)  # noqa: T201
-        code = 130
     sys.exit(code)
 
 

@@ -7,7 +7,6 @@
 The text of a new item goes the way the catalogue went: cleaned, encoded, coded with the stored book, read by the model.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,15 +23,16 @@ from torch import Tensor, nn
 from linguarec.batching.batches import ItemBatch
 from linguarec.catalogue import Catalogue, Items
 from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.dataset import FeatureInfo, PreparedDataset, read_feature_info
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import encode_items, evaluating, history_queries
 from linguarec.evaluation.ranks import best_columns, chunk_rows, full_precision
 from linguarec.files import write_json, writing_file
-from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ModelDescription, from_pretrained, save_pretrained
+from linguarec.hub.pretrained import AGAIN, BOOK_FILE, ENCODER_FILE, ModelDescription, from_pretrained, save_pretrained
 from linguarec.models import MODELS
 from linguarec.sentences import TOKENS_FOLDER, SentenceReader, no_tokens
+from linguarec.stored import read_array, read_table
 from linguarec.text.attributes import ItemTokens
 from linguarec.text.cleaning import TextRules
 
@@ -169,7 +169,7 @@ class Recommender:
         folder = Path(folder)
         model, description = from_pretrained(folder)
         file = folder / ENCODER_FILE
-        encoder = FeatureInfo(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        encoder = read_feature_info(file, CheckpointMismatchError, AGAIN) if file.exists() else None
         if description.shape.num_items == 0 and not (folder / CATALOGUE_FILE).exists():
             book = CodeBook.load(folder / BOOK_FILE) if (folder / BOOK_FILE).exists() else None
             reader = None
@@ -183,10 +183,10 @@ class Recommender:
                     f"{folder} has no {name}: its training is not finished; go on with it by "
                     "`linguarec finetune ... --resume`."
                 )
-        table = pq.read_table(folder / CATALOGUE_FILE)
+        table = read_table(folder / CATALOGUE_FILE, CheckpointMismatchError, AGAIN)
         rules = (table.schema.metadata or {}).get(b"text_rules", b"default").decode()
         catalogue = Catalogue(table.replace_schema_metadata(None), cast(TextRules, rules))
-        keys = torch.from_numpy(np.load(folder / KEYS_FILE))
+        keys = torch.from_numpy(read_array(folder / KEYS_FILE, CheckpointMismatchError, AGAIN))
         if tokens:
             inputs = SentenceReader.stored_tokens(folder, catalogue.raw_ids)
             reader = SentenceReader.load(folder, model, description)
@@ -196,7 +196,7 @@ class Recommender:
             model,
             description,
             catalogue,
-            torch.from_numpy(np.load(folder / INPUTS_FILE)),
+            torch.from_numpy(read_array(folder / INPUTS_FILE, CheckpointMismatchError, AGAIN)),
             keys,
             encoder,
             ItemCodes.load(codes) if codes.exists() else None,

@@ -113,6 +113,16 @@ def test_missing_cut_and_foreign_files_are_refused(source: Path, tmp_path: Path)
         prepare_recformer(source, tmp_path / "data")
 
 
+def test_files_without_users_are_refused(source: Path, tmp_path: Path) -> None:
+    for name in ("train", "val", "test", "umap"):
+        (source / f"{name}.json").write_text("{}")
+    with pytest.raises(
+        DataFormatError, match=f"nothing to prepare in {tmp_path}/data: no user of the source has an item"
+    ):
+        prepare_recformer(source, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def test_flags_of_benchmark_files_are_refused(source: Path, tmp_path: Path) -> None:
     prepare_recformer(source, tmp_path / "data")
     with pytest.raises(SettingsError, match="takes one folder and gives fixed names"):

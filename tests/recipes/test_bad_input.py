@@ -73,9 +73,9 @@ def test_items_that_lack_vectors(shops: list[PreparedDataset], reading_vectors: 
     mend = rf"linguarec encode {folder.path} --encoder words --overwrite"
     reading_vectors(rf"{lacking}\. Encode again: `{mend}`", StaleFeaturesError)
     damage(file)
-    reading_vectors(rf"{file} is not a NumPy array", DataFormatError)
+    reading_vectors(rf"{file} is cut short, or not a NumPy array .* Encode again: `{mend}`", DataFormatError)
     file.unlink()
-    reading_vectors(rf"{file} is missing", DataFormatError)
+    reading_vectors(rf"{file} is missing\. Encode again: `{mend}`", DataFormatError)
 
 
 def test_vectors_that_are_not_finite(shops: list[PreparedDataset], reading_vectors: Refused) -> None:
@@ -103,6 +103,16 @@ def test_word_drop_draws_that_do_not_fit(shops: list[PreparedDataset], tmp_path:
     vectors[7] = np.inf
     np.save(file, vectors)
     refused(rf"{file}: 1 of {count} item vector holds NaN or an infinity, first that of row 7", DataFormatError)
+
+
+def test_vectors_of_two_encoders_under_one_name(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    first, second = (shop.path for shop in shops)
+    info = replace(shops[1].feature_info("words"), encoder="org/other", weights_sha256="1" * 64)
+    shops[1].write_features("words", shops[1].features("words"), info)
+    differ = r"encoder \('org/other' against 'words'\), weights_sha256 \(111111111111 against 000000000000\)"
+    mend = rf"`linguarec encode {second} --encoder words --name words --overwrite`"
+    with pytest.raises(StaleFeaturesError, match=rf"of {second} and of {first} differ in {differ}; .* {mend}"):
+        quantize([first, second], "words", subvectors=4, centroids=8)
 
 
 def test_a_domain_whose_items_lack_codes(shops: list[PreparedDataset], tmp_path: Path) -> None:
@@ -163,7 +173,11 @@ def test_a_model_folder_whose_files_are_damaged(
         b'{"model": "gru4rec", "encoder": {"kind": "gru"}}',
         ": unknown model 'gru4rec'; this linguarec has: sasrec",
     )
-    refused("config.json", b'{"architectures": ["BertModel"]}', " does not describe a model of this linguarec: 'model'")
+    refused(
+        "config.json",
+        b'{"architectures": ["BertModel"]}',
+        " does not describe a model of this linguarec: it lacks 'model'",
+    )
     refused("encoder.json", b'{"name": "bert"}', " does not describe a text encoder")
     refused("code_book.npz", None, " does not hold a code book", DataFormatError)
     assert not (tmp_path / "run").exists()
@@ -205,5 +219,7 @@ def test_fewer_users_than_a_step_takes(make_dataset: Any, tmp_path: Path) -> Non
     two = TrainingSettings(max_epochs=2, accelerator="cpu")
     assert finetune("sasrec", few.path, tmp_path / "run", transformer=SMALL, training=two)["epochs"] == 2
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("1,2,")  # epoch, steps so far
-    with pytest.raises(SettingsError, match="targets_per_step is 2048, and all folders together have 6 targets"):
+    match = r"targets_per_step is 2048, and all folders .* 6 targets: .* lower --transformer.max_length to 3 at most"
+    with pytest.raises(SettingsError, match=match):
         pretrain("unisrec", [few.path], tmp_path / "pre", transformer=SMALL, training=two)
+    assert not (tmp_path / "pre").exists()

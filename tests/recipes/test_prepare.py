@@ -268,7 +268,7 @@ def test_empty_file(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match=r"log\.csv is empty"):
         prepare_table(tmp_path / "log.csv", tmp_path / "out")
     write_log(tmp_path / "log.csv", [])
-    with pytest.raises(DataFormatError, match="No interaction is left: 0 rows"):
+    with pytest.raises(DataFormatError, match="No interaction is left: the log has no row"):
         prepare_table(tmp_path / "log.csv", tmp_path / "out")
 
 
@@ -376,6 +376,33 @@ def test_damaged_parquet(tmp_path: Path, damaged: str, content: bytes) -> None:
     with pytest.raises(DataFormatError, match=rf"{damaged}\.parquet is damaged or not a Parquet file.*write it again"):
         prepare_table(*((file, tmp_path / "out") if damaged == "log" else (log, tmp_path / "out", file)))
     assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [("", "the log has no row"), ("u1,,3\n,i2,4\n", "2 of the 2 rows of the log lack a user or an item")],
+)
+def test_a_log_without_interactions(tmp_path: Path, rows: str, found: str) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user_id,item_id,timestamp\n" + rows)
+    with pytest.raises(DataFormatError, match=f"No interaction is left: {found}; check the file and the columns"):
+        prepare_table(log, tmp_path / "out", k_core=0)
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize("value", [{"x": 1}, [{"x": 1}], [["a"]]])
+def test_an_attribute_that_is_no_text(tmp_path: Path, value: Any) -> None:
+    log, items = write_log(tmp_path / "log.csv", rectangle()), tmp_path / "items.parquet"
+    found = sorted({line.split(",")[1] for line in log.read_text().splitlines()[1:]})
+    columns = {"item_id": found, "title": [["a", None, "b"]] * len(found), "price": [1.5] * len(found)}
+    pq.write_table(pa.table({**columns, "tags": [value] * len(found)}), items)
+    with pytest.raises(
+        DataFormatError, match=r"items\.parquet: the column 'tags' holds .*; expected text, numbers or lists"
+    ):
+        prepare_table(log, tmp_path / "out", items)
+    assert nothing_written(tmp_path)
+    prepare_table(log, tmp_path / "out", items, attributes=["title", "price"])
+    assert set(PreparedDataset.open(tmp_path / "out").texts) == {"a b. 1.5."}
 
 
 @pytest.mark.parametrize("memory", ["lots", "", "5", "-5GB"])

@@ -89,6 +89,7 @@ def test_the_three_kinds_of_files_give_the_same_items(tmp_path):
         ("new.jsonl", b'{"raw_id": "a"}\n{"raw_id"\n', "line 2 is not JSON"),
         ("new.jsonl", b'["a"]\n', "line 1: expected an object, found list"),
         ("new.parquet", b"raw_id,title\n", "is not a Parquet file"),
+        ("new.csv", b"raw_id,title\n", "new.csv holds no items; expected one a row, with their raw_id"),
     ],
 )
 def test_bad_files_are_named_with_the_line(tmp_path, name, content, message):

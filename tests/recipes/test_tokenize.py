@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import LinguarecError, OutputError, SettingsError
+from linguarec.errors import DataFormatError, LinguarecError, OutputError, SettingsError
 from linguarec.recipes.describe import describe
 from linguarec.recipes.tokenize import tokenize
 from linguarec.text.attributes import AttributeTokenizer
@@ -61,6 +61,15 @@ def test_bad_input_is_refused_and_nothing_written(
     with pytest.raises(LinguarecError, match=message):
         tokenize(dataset.path, **arguments)
     assert not (dataset.path / "tokens").exists()
+
+
+def test_attributes_that_no_item_has(make_dataset: Any) -> None:
+    empty = make_dataset([[0, 1]], texts=["", ""], name="empty")
+    match = rf"No item of {empty.path} has a value of title, .*choose others with --attributes \(title, text\)"
+    with pytest.raises(DataFormatError, match=match):
+        tokenize(empty.path)
+    assert empty.token_names == []
+    assert list((empty.path / "tokens").iterdir()) == []
 
 
 def test_all_bad_settings_are_named_at_once(dataset: PreparedDataset) -> None:

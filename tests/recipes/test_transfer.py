@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import SettingsError
+from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.transfer import transfer, verdict
@@ -47,6 +47,18 @@ def test_every_way_and_share_is_trained_as_it_says(
     assert found["verdicts"][100]["full"] == verdict(difference)
     assert "20 %, frozen" in (output / "report.html").read_text()
     assert (output / "plots" / "shares.png").stat().st_size > 1000
+
+
+def test_what_does_not_fit_is_refused_before_the_trainings_from_scratch(
+    shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    start, target = pretrained("unisrec"), shops[1]
+    info = replace(target.feature_info("words"), encoder="other", weights_sha256="1" * 64)
+    target.write_features("other", target.features("words"), info)
+    for ways in (["scratch", "full"], ["scratch", "zero-shot"]):
+        with pytest.raises(StaleFeaturesError, match=r"and .* has vectors other of other \(weights 111111111111\)"):
+            transfer(target.path, start, tmp_path / "report", ways, features="other", training=QUICK)
+    assert not (tmp_path / "report").exists()
 
 
 def test_it_can_be_repeated_with_more(

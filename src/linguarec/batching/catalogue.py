@@ -50,7 +50,8 @@ def coded_catalogue(dataset: PreparedDataset, book: CodeBook) -> ItemBatch:
     if None not in (found, book.encoder_fingerprint) and found != book.encoder_fingerprint:
         raise StaleFeaturesError(
             f"The vectors {book.encoder} of {dataset.path} are of weights {str(found)[:12]}, the code book was fitted on those "
-            f"of {str(book.encoder_fingerprint)[:12]}; encode the texts with the encoder of the code book."
+            f"of {str(book.encoder_fingerprint)[:12]}; encode the texts with the encoder of the code book: "
+            f"`linguarec encode {dataset.path} --encoder ENCODER --name {book.encoder} --overwrite`."
         )
     with _naming(dataset.feature_path(book.encoder)):
         codes = book.encode(vectors)

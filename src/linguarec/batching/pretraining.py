@@ -118,14 +118,18 @@ class PretrainingLoader:
         problems = []
         num_targets = sum(domain.num_targets for domain in domains.domains)
         if num_targets < targets_per_step:
+            few = ""
+            if num_targets < 2 * max_length:  # the least step, see `TrainingLoader`
+                few = f" (with so few, lower --transformer.max_length to {num_targets // 2} at most, or take more data)"
             problems.append(
                 f"training.targets_per_step is {targets_per_step}, and all folders together have {num_targets} targets: "
-                "negatives come from the same step, so ask for no more than there are"
+                f"negatives come from the same step, so ask for no more than there are{few}"
             )
         if self.makes_views and augmentation.word_drop > 0 and domains.num_draws == 0:
             problems.append(
-                "augmentation.word_drop needs vectors of texts with words left out, which not every folder has: make them "
-                "with `linguarec encode DATA --word-drop-draws 2 --overwrite`, or pass --augmentation.word_drop 0"
+                "augmentation.word_drop needs vectors of texts with words left out, and there are none of "
+                f"{', '.join(domain.name for domain in domains.domains if not domain.word_drops)}: make them with `linguarec "
+                "encode DATA --encoder ENCODER --word-drop-draws 2 --overwrite`, or pass --augmentation.word_drop 0"
             )
         if problems:
             raise SettingsError(problems)

@@ -48,6 +48,14 @@ class HistoryLoader(MixedLoader):
     ) -> None:
         self.second_half = second_half
         super().__init__(domains, max_items, targets_per_step, None, mixing, seed)
+        if second_half and len(self._windows) < targets_per_step:
+            raise SettingsError(
+                [
+                    f"a step (an accumulated part of training.targets_per_step) takes {targets_per_step} histories, and all "
+                    f"folders together have {len(self._windows)} of two items or more: negatives come from the same step, so "
+                    "ask for no more than there are"
+                ]
+            )
         self.domains = domains
         self.max_tokens = max_tokens
 

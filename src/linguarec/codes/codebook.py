@@ -290,7 +290,10 @@ def _load(path: Path) -> tuple[CodeBook, str | None, Codes | None]:
             book = CodeBook(centroids=stored["centroids"], rotation=rotation, mean=mean, **header)
             return book, texts_fingerprint, stored.get("codes")
     except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
-        raise DataFormatError(f"{path} does not hold a code book of linguarec ({error}); quantize again.") from error
+        raise DataFormatError(
+            f"{path} does not hold a code book of linguarec ({error}): it is cut short or foreign. Make it anew by "
+            "`linguarec quantize`, or copy the folder that it came in again."
+        ) from error
 
 
 def _nearest(vectors: npt.NDArray[np.float64], centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:

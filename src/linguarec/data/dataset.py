@@ -5,7 +5,6 @@ Layout: `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `featur
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,15 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import Roles
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
+from linguarec.stored import Error, read_array, read_json, read_record, read_table
 
 FORMAT_VERSION = 1
+AGAIN = "Prepare the folder again."
 
 
 @dataclass(frozen=True)
@@ -80,32 +80,24 @@ class PreparedDataset:
         manifest_file = path / "manifest.json"
         if not manifest_file.is_file():
             raise DataFormatError(
-                f"{path} is not a prepared dataset folder: it has no manifest.json. "
+                f"{path} is not a prepared dataset folder: it {'has no manifest.json' if path.exists() else 'does not exist'}. "
                 f"Make one with `linguarec prepare ... -o {path}`."
             )
-        try:
-            content = json.loads(manifest_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataFormatError(f"{manifest_file} is not JSON ({error}); prepare the folder again.") from error
-        found = content.get("format_version")
+        found = read_json(manifest_file, DataFormatError, AGAIN).get("format_version")
         if found != FORMAT_VERSION:
             raise DataFormatError(
                 f"{manifest_file}: format_version is {found!r}, this linguarec reads {FORMAT_VERSION}; "
                 "prepare the folder again."
             )
-        try:
-            dataset = cls(path, Manifest(**content))
-        except TypeError as error:
-            raise DataFormatError(
-                f"{manifest_file} lacks or has unknown keys ({error}); prepare the folder again."
-            ) from error
+        dataset = cls(path, read_record(Manifest, manifest_file, "a prepared dataset folder", DataFormatError, AGAIN))
         dataset._check()
         return dataset
 
     def _check(self) -> None:
         counts = self.manifest.counts
-        found = {"users": len(self.sequences), "interactions": len(self.sequences.values)}
-        found["items"] = pq.read_metadata(self.path / "items.parquet").num_rows
+        found = {"users": len(self._array("sequences/offsets.npy")) - 1}
+        found["interactions"] = len(self._array("sequences/items.npy"))
+        found["items"] = len(self.items(["item"]))
         for name, number in found.items():
             if counts.get(name) != number:
                 raise DataFormatError(
@@ -144,17 +136,31 @@ class PreparedDataset:
 
     @cached_property
     def sequences(self) -> Ragged:
-        """Item rows of every user, oldest first, memory-mapped."""
-        return Ragged(self._array("sequences/items.npy"), self._array("sequences/offsets.npy"))
+        """Item rows of every user, oldest first, memory-mapped.
+
+        Raises:
+            DataFormatError: they are not sequences of items of the folder.
+        """
+        items, offsets = self._array("sequences/items.npy"), self._array("sequences/offsets.npy")
+        if len(items) and not 0 <= items.min() <= items.max() < self.num_items:
+            raise DataFormatError(
+                f"{self.path}/sequences/items.npy holds item rows from {items.min()} to {items.max()}, the folder has "
+                f"{self.num_items} items. {AGAIN}"
+            )
+        try:
+            return Ragged(items, offsets)
+        except ValueError as error:
+            raise DataFormatError(f"{self.path}/sequences/offsets.npy: {error}. {AGAIN}") from error
 
     @cached_property
     def timestamps(self) -> npt.NDArray[np.int64] | None:
         """Seconds since 1970 of each interaction, or None where times are not known."""
-        return self._array("sequences/timestamps.npy") if (self.path / "sequences/timestamps.npy").exists() else None
+        file = "sequences/timestamps.npy"
+        return self._of_interactions(file) if (self.path / file).exists() else None
 
     def items(self, columns: Sequence[str] | None = None) -> pa.Table:
         """`items.parquet` in row order: `item`, `raw_id`, the attribute columns, `text`."""
-        return pq.read_table(self.path / "items.parquet", columns=list(columns) if columns is not None else None)
+        return read_table(self.path / "items.parquet", DataFormatError, AGAIN, columns)
 
     @cached_property
     def raw_item_ids(self) -> list[str]:
@@ -170,7 +176,8 @@ class PreparedDataset:
     @cached_property
     def raw_user_ids(self) -> list[str]:
         """Raw id of each user row."""
-        ids: list[str] = pq.read_table(self.path / "users.parquet", columns=["raw_id"])["raw_id"].to_pylist()
+        users = read_table(self.path / "users.parquet", DataFormatError, AGAIN, ["raw_id"])
+        ids: list[str] = users["raw_id"].to_pylist()
         return ids
 
     @cached_property
@@ -192,7 +199,7 @@ class PreparedDataset:
         if not file.exists():
             known = ", ".join(sorted(f.stem for f in (self.path / "splits").glob("*.npy"))) or "none"
             raise DataFormatError(f"{self.path} has no split {split!r}; it has: {known}.")
-        return self._array(f"splits/{split}.npy")
+        return self._of_interactions(f"splits/{split}.npy")
 
     # -- vectors --------------------------------------------------------------------------------------------------------
 
@@ -210,7 +217,9 @@ class PreparedDataset:
                 f"{self.path} has no item vectors {name!r}; it has: {known}. "
                 f"Make them with `linguarec encode {self.path} --encoder {name}`."
             )
-        return FeatureInfo(**json.loads(file.read_text(encoding="utf-8")))
+        return read_feature_info(
+            file, DataFormatError, f"Encode again: `linguarec encode {self.path} --encoder {name} --overwrite`."
+        )
 
     def features(self, name: str) -> npt.NDArray[Any]:
         """Item vectors [N, D] float32 (or float16), memory-mapped; all finite.
@@ -244,7 +253,7 @@ class PreparedDataset:
         shape = self._open_features(name).shape
         draws: list[npt.NDArray[Any]] = []
         while (file := self.feature_path(name).with_suffix(f".drop{len(draws)}.npy")).exists():
-            draw = self._array(f"features/{file.name}")
+            draw = read_array(file, DataFormatError, self._encode_again(name), mapped=True)
             self._check_shape(name, file, draw, shape)
             self._check_finite(name, file, draw)
             draws.append(draw)
@@ -264,7 +273,7 @@ class PreparedDataset:
             raise StaleFeaturesError(
                 f"{file} was made from other item texts than the folder has now. {self._encode_again(name)}"
             )
-        vectors = self._array(f"features/{name}.npy")
+        vectors = read_array(file, DataFormatError, self._encode_again(name), mapped=True)
         self._check_shape(name, file, vectors, (self.num_items, info.width))
         return vectors
 
@@ -319,14 +328,21 @@ class PreparedDataset:
         return self.path / "tokens" / name
 
     def _array(self, relative: str) -> npt.NDArray[Any]:
-        file = self.path / relative
-        try:
-            array: npt.NDArray[Any] = np.load(file, mmap_mode="r")
-        except FileNotFoundError as error:
-            raise DataFormatError(f"{file} is missing; prepare the folder again.") from error
-        except ValueError as error:
-            raise DataFormatError(f"{file} is not a NumPy array ({error}); prepare the folder again.") from error
+        return read_array(self.path / relative, DataFormatError, AGAIN, mapped=True)
+
+    def _of_interactions(self, relative: str) -> npt.NDArray[Any]:
+        """An array with a value for each interaction."""
+        array = self._array(relative)
+        if array.shape != (self.num_interactions,):
+            raise DataFormatError(
+                f"{self.path / relative} has shape {array.shape}, the folder has {self.num_interactions} interactions. {AGAIN}"
+            )
         return array
+
+
+def read_feature_info(file: Path, error: Error, mend: str) -> FeatureInfo:
+    """The description of item vectors in a JSON file; `error` and `mend` as in `linguarec.stored`."""
+    return read_record(FeatureInfo, file, "a text encoder", error, mend)
 
 
 def fingerprint_of_texts(texts: Sequence[str]) -> str:
@@ -338,6 +354,11 @@ def fingerprint_of_texts(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def _short(value: object) -> str:
+    """A value as a message shows it; of a hash the first digits."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
+
+
 def check_same_encoder(datasets: Sequence[PreparedDataset], name: str) -> FeatureInfo:
     """What the vectors `name` of all the folders are made by.
 
@@ -347,14 +368,12 @@ def check_same_encoder(datasets: Sequence[PreparedDataset], name: str) -> Featur
     infos = [dataset.feature_info(name) for dataset in datasets]
     for dataset, info in zip(datasets, infos, strict=True):
         same = ("encoder", "width", "pooling", "weights_sha256", "normalised")
-        differing = [
-            f"{key} ({getattr(info, key)!r} against {getattr(infos[0], key)!r})"
-            for key in same
-            if getattr(info, key) != getattr(infos[0], key)
-        ]
+        values = {key: (_short(getattr(info, key)), _short(getattr(infos[0], key))) for key in same}
+        differing = [f"{key} ({own} against {first})" for key, (own, first) in values.items() if own != first]
         if differing:
             raise StaleFeaturesError(
-                f"The item vectors {name} of {dataset.path} and of {datasets[0].path} differ in {', '.join(differing)}; "
-                "encode both with the same encoder."
+                f"The item vectors {name} of {dataset.path} and of {datasets[0].path} differ in {', '.join(differing)}; encode "
+                f"both with one encoder, as by `linguarec encode {dataset.path} --encoder {infos[0].encoder} --name {name} "
+                "--overwrite`."
             )
     return infos[0]

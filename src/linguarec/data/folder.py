@@ -20,6 +20,7 @@ from linguarec.data.dataset import FORMAT_VERSION, FeatureInfo, Manifest
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splitting import SplitSettings, write_splits
+from linguarec.errors import DataFormatError
 from linguarec.files import write_json, writing_folder
 
 Integers = npt.NDArray[np.integer[Any]]
@@ -65,6 +66,7 @@ def write_folder(
     """Write the folder `path` whole or not at all; `make_content` gets a scratch folder on the same disk.
 
     Raises:
+        DataFormatError: the content holds no interaction.
         OutputError: `path` exists already, is not writable, or the disk is full.
     """
     with writing_folder(path, overwrite) as folder:
@@ -72,6 +74,8 @@ def write_folder(
         scratch.mkdir()
         digest = hashlib.sha256()
         with make_content(scratch) as content:
+            if content.offsets[-1] == 0:
+                raise DataFormatError(f"There is nothing to prepare in {path}: no user of the source has an item.")
             num_items = _write_items(folder, content.items, content.attributes, digest)
             _write_users(folder, content.users, digest)
             _write_sequences(folder, content, digest)

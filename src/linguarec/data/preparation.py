@@ -133,6 +133,10 @@ def _filter(engine: Engine, log: ir.Table, settings: FilterSettings, report: dic
         log, rounds = filtering.k_core(engine, log, settings.k_core, settings.k_core)
         report["k_core_rounds"] = rounds
         report["rows_outside_k_core"] = distinct - engine.value(log.count())
+    if distinct == 0:
+        nameless, rows = report["rows_without_user_or_item"], report["rows_read"]
+        found = f"{nameless:,} of the {rows:,} rows of the log lack a user or an item" if rows else "the log has no row"
+        raise DataFormatError(f"No interaction is left: {found}; check the file and the columns of users and items.")
     if engine.value(log.count()) == 0:
         raise DataFormatError(
             f"No interaction is left: {report['rows_read']:,} rows were read, {distinct:,} were usable and distinct, none "

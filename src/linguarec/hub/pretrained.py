@@ -3,7 +3,6 @@
 `config.json` holds all that the tensors cannot tell; `from_pretrained` needs nothing else.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from linguarec.files import write_json, writing_file
 from linguarec.models import MODELS, build_model
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.stored import read_json
 
 ENCODERS: dict[str, type[Any]] = {"transformer": TransformerConfig, "gru": GRUConfig}
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -24,6 +24,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ENCODER_FILE, BOOK_FILE = "encoder.json", "code_book.npz"
 # Beside a model that reads tokens: how items become tokens.
 SENTENCES_FILE = "sentences.json"
+AGAIN = "Copy the folder again, or train the model anew."
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,13 @@ class ModelDescription:
                 )
             return cls(name, config, ENCODERS[kind](**encoder), shape)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointMismatchError(f"{file} does not describe a model of this linguarec: {error}.") from error
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            if "model_type" in content:
+                reason += (
+                    f"; it is of a {content['model_type']!r} model of transformers, which `linguarec encode --encoder` and "
+                    "Recformer's --backbone read"
+                )
+            raise CheckpointMismatchError(f"{file} does not describe a model of this linguarec: {reason}.") from error
 
 
 def save_pretrained(model: nn.Module, description: ModelDescription, folder: Path) -> None:
@@ -106,13 +113,10 @@ def read_description(folder: Path) -> ModelDescription:
         )
     if not file.is_file():
         raise CheckpointMismatchError(
-            f"{folder} holds no model: {CONFIG_FILE} is missing. Expected a run folder of linguarec."
+            f"{folder} holds no model: {f'{CONFIG_FILE} is missing' if folder.exists() else 'there is no such folder'}. "
+            "Expected a run folder of linguarec."
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointMismatchError(f"{file} is not JSON: {error}.") from error
-    return ModelDescription.from_dict(content, file)
+    return ModelDescription.from_dict(read_json(file, CheckpointMismatchError, AGAIN), file)
 
 
 def from_pretrained(folder: Path) -> tuple[nn.Module, ModelDescription]:
@@ -132,7 +136,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointMismatchError(f"{file} cannot be read as safetensors: {error}.") from error
+        raise CheckpointMismatchError(f"{file} cannot be read as safetensors: {error}. {AGAIN}") from error
     expected = model.state_dict()
     problems = [f"missing: {key}" for key in expected if key not in tensors]
     problems += [f"unexpected: {key}" for key in tensors if key not in expected]

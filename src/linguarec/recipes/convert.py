@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from linguarec.recommender import Recommender
 
 CARRIED_FILE, SETTINGS_FILE = "released.safetensors", "settings.json"
+RELEASED_CONFIG = "Give the file with the settings that the model was trained with, as an object of names and values."
 
 
 def convert(
@@ -62,6 +63,7 @@ def convert(
     from linguarec.hub.pretrained import save_pretrained
     from linguarec.hub.released_recformer import is_recformer
     from linguarec.recipes.convert_recformer import convert_recformer
+    from linguarec.stored import read_json
 
     given = {"--released-config": released_config, "--heads": heads, "--items": items, "--item-ids": item_ids}
     given |= {"--word-embeddings": word_embeddings, "--window": window}
@@ -76,7 +78,7 @@ def convert(
         raise SettingsError([f"{flag} names something in a prepared folder; give it by --items" for flag in homeless])
 
     released = read_released(source)
-    told = {} if released_config is None else _read_config(released_config)
+    told = {} if released_config is None else read_json(released_config, DataFormatError, RELEASED_CONFIG)
     if is_recformer(released.state):
         refuse("recformer", {"item-ids": item_ids, "features": features, "codes": codes})
         of_heads = {} if heads is None else {"num_attention_heads": heads}
@@ -265,26 +267,13 @@ def _table(checkpoint: "ReleasedCheckpoint", dataset: "PreparedDataset | None", 
     return dataset.items().take([dataset.item_row[raw_id] for raw_id in raw_ids])
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    import json
-
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataFormatError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise DataFormatError(f"{file} holds a {type(content).__name__}, expected an object of settings.")
-    return content
-
-
 def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, Any]:
-    import json
-
     from safetensors.torch import load_file
 
     from linguarec.hub.conversion import write_checkpoint
-    from linguarec.hub.pretrained import from_pretrained, read_description
+    from linguarec.hub.pretrained import AGAIN, from_pretrained, read_description
     from linguarec.recipes.convert_recformer import write_recformer
+    from linguarec.stored import read_json
 
     if output.exists() and (output.is_dir() or not overwrite):
         advice = "it is a folder; name a file" if output.is_dir() else "choose another file, or pass --overwrite"
@@ -297,7 +286,7 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     model, description = from_pretrained(source)
     carried = load_file(source / CARRIED_FILE) if (source / CARRIED_FILE).exists() else {}
     file = source / SETTINGS_FILE
-    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
     released = {"dataset": settings.get("data_name"), **(settings.get("released_settings") or {})}
     state = write_checkpoint(output, description, model.state_dict(), carried, released, settings.get("released_epoch"))
     result = {

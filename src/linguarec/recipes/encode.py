@@ -40,7 +40,7 @@ def encode(
     import numpy as np
 
     from linguarec.data.dataset import FeatureInfo, PreparedDataset
-    from linguarec.errors import OutputError, SettingsError
+    from linguarec.errors import DataFormatError, OutputError, SettingsError
     from linguarec.files import writing_file
     from linguarec.text.encoders import TextEncoder
     from linguarec.text.shards import encode_in_shards, remove_shards
@@ -61,6 +61,10 @@ def encode(
     dataset = PreparedDataset.open(data)
     if name in dataset.feature_names and not overwrite:
         raise OutputError(f"{data} has vectors {name!r} already; pass --overwrite to replace them, or --name another.")
+    if not any(text.strip() for text in dataset.texts):
+        raise DataFormatError(
+            f"No item of {data} has a text, so all would get one vector; prepare it with a catalogue that has texts (--items)."
+        )
     model = TextEncoder.load(encoder, pooling, precision, max_tokens, dataset.manifest.text_rules, device)
     file = dataset.feature_path(name)
     scratch = file.with_name(f".{name}.shards")

@@ -85,7 +85,10 @@ def evaluate(
     roles = dataset.roles(protocol)
     cases = evaluation_cases(dataset.sequences, roles, split)
     if len(cases) == 0:
-        raise DataFormatError(f"{dataset.path}: split {protocol!r} has no {split} target with a history before it.")
+        raise DataFormatError(
+            f"{dataset.path}: split {protocol!r} has no {split} target with a history before it; prepare it with more data, or "
+            "name another split with --protocol."
+        )
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
     model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features, tokens)
     started = time.perf_counter()
@@ -136,18 +139,16 @@ def read_settings(run: Path) -> dict[str, Any]:
     Raises:
         CheckpointMismatchError: the folder is not one of a trained run.
     """
-    import json
+    from linguarec.hub.pretrained import AGAIN
+    from linguarec.stored import read_json
 
     file = run / SETTINGS_FILE
     if not file.is_file():
         raise CheckpointMismatchError(
-            f"{run} is not a run folder: it has no {SETTINGS_FILE}. Make one by `linguarec finetune`."
+            f"{run} is not a run folder: {f'it has no {SETTINGS_FILE}' if run.exists() else 'it does not exist'}. Make one by "
+            "`linguarec finetune`."
         )
-    try:
-        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointMismatchError(f"{file} is not JSON: {error}.") from error
-    return settings
+    return read_json(file, CheckpointMismatchError, AGAIN)
 
 
 def _read_items(

@@ -103,7 +103,7 @@ def finetune(
     from linguarec.training.permutation import learn_permutation
     from linguarec.training.settings import PermutationSettings, TrainingSettings
 
-    name, chosen = _model_and_mode(model, mode, from_)
+    name, chosen = model_and_mode(model, mode, from_)
     training = training or TrainingSettings(**MODELS[name].training)
     training.check()
     check_share(users)
@@ -222,7 +222,7 @@ def finetune(
     return metrics
 
 
-def _model_and_mode(model: str, mode: str | None, from_: Path | None) -> tuple[str, str | None]:
+def model_and_mode(model: str, mode: str | None, from_: Path | None) -> tuple[str, str | None]:
     """The name in `MODELS` and the mode, which has a default where the model has several."""
     from linguarec.models import MODELS
     from linguarec.recipes.starting import PERMUTED

@@ -55,6 +55,8 @@ def finetune_recformer(
         )
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
+    if start is not None:
+        start.check_model(NAME)
     stored = tokens_for(start, dataset, tokens)
     network, taken = starting_model(config or RecformerConfig(), stored.form, backbone, start, False, seed)
     config = network.config

@@ -1,6 +1,7 @@
 """Which vectors and codes of a prepared folder a training reads, and which of them fit a model that was trained elsewhere."""
 
 import logging
+from pathlib import Path
 
 from linguarec.batching.catalogue import load_codes
 from linguarec.codes.codebook import CodeBook, ItemCodes
@@ -68,11 +69,12 @@ def fitting_vectors(start: Start, dataset: PreparedDataset, asked: str | None) -
             [f"{dataset.path} has several item vectors that fit: {', '.join(fitting)}; choose one with --features"]
         )
     if not fitting:
-        found = "; ".join(f"{name} is of {', '.join(differing)}" for name, differing in misfits.items())
+        found = "; ".join(f"vectors {name} of {', '.join(differing)}" for name, differing in misfits.items())
         encoder = _encoder(start)[0] or "ENCODER"
+        replaced = " --overwrite" if Path(encoder.rstrip("/")).name in dataset.feature_names else ""
         raise StaleFeaturesError(
-            f"{start.folder} was trained on vectors of {_wanted(start)}, and {dataset.path} has "
-            f"{found or 'no vectors'}. Encode its texts as there: `linguarec encode {dataset.path} --encoder {encoder}`."
+            f"{start.folder} was trained on vectors of {_wanted(start)}, and {dataset.path} has {found or 'no vectors'}. "
+            f"Encode its texts as there: `linguarec encode {dataset.path} --encoder {encoder}{replaced}`."
         )
     if _encoder(start)[0] is None:
         log.warning(
@@ -94,7 +96,7 @@ def check_codes(start: Start, dataset: PreparedDataset, name: str) -> None:
         raise CheckpointMismatchError(
             f"The codes {name} of {dataset.path} are {book.subvectors} of {book.num_centroids} values, the model in "
             f"{start.folder} reads {shape.code_books} of {shape.centroids}: `linguarec quantize {dataset.path} "
-            f"--subvectors {shape.code_books} --centroids {shape.centroids}`."
+            f"--features {book.encoder} --subvectors {shape.code_books} --centroids {shape.centroids}`."
         )
     if _differing_encoder(start, {book.encoder}, book.encoder_fingerprint):
         raise StaleFeaturesError(

@@ -295,7 +295,8 @@ class ItemOrigin:
                 raise StaleFeaturesError(
                     f"The codes {name} of {dataset.path} are of {book}, those of {datasets[0].path} of {books[0]} with other "
                     f"contents: code books fitted apart. Fit one for all folders: "
-                    f"`linguarec quantize {' '.join(str(each.path) for each in datasets)} --features {book.encoder}`."
+                    f"`linguarec quantize {' '.join(str(each.path) for each in datasets)} --features {book.encoder} "
+                    f"--subvectors {book.subvectors} --centroids {book.num_centroids} --name {codes} --overwrite`."
                 )
         book = books[0]
         stored = all(book.encoder in dataset.feature_names for dataset in datasets)

@@ -69,7 +69,7 @@ def read_items(file: Path) -> list[dict[str, Any]]:
     """New items from a CSV (with a header line), Parquet or JSON-lines file, values as they stand there.
 
     Raises:
-        DataFormatError: the file is of another kind, or a row cannot be read; the row is named.
+        DataFormatError: the file is of another kind or holds no item, or a row cannot be read; the row is named.
     """
     kind = file.suffix.lower()
     readers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
@@ -80,9 +80,12 @@ def read_items(file: Path) -> list[dict[str, Any]]:
     if kind not in readers:
         raise SettingsError([f"items is {file}; expected a file that ends in {', '.join(readers)}"])
     try:
-        return list(readers[kind](file))
+        found = list(readers[kind](file))
     except UnicodeDecodeError as error:
         raise DataFormatError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); convert it.") from error
+    if not found:
+        raise DataFormatError(f"{file} holds no items; expected one a row, with their raw_id.")
+    return found
 
 
 def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:

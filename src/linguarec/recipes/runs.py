@@ -4,7 +4,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linguarec.errors import OutputError, SettingsError
+from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
@@ -99,26 +99,28 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
 
     Every process of a training runs its recipe and calls this; only the main one writes and says something.
     """
-    import json
     import shutil
 
     from linguarec.files import write_json
+    from linguarec.hub.pretrained import AGAIN
+    from linguarec.stored import read_json
 
     file = output / SETTINGS_FILE
     if not is_main_process():
         # torchrun starts all processes at once: where the main one finds nothing left to do, none may wait for it.
         return {} if resume and (output / METRICS_FILE).exists() else None
     if resume and file.exists():
-        before, now = (_compared(each) for each in (json.loads(file.read_text(encoding="utf-8")), settings))
+        before, now = (_compared(each) for each in (read_json(file, CheckpointMismatchError, AGAIN), settings))
         differing = [
             f"{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
             for key in {**now, **{key: 0 for key in before if key.startswith("from.")}}
             if before.get(key) != now.get(key)
         ]
         if differing:
-            raise SettingsError([f"{output} cannot be resumed with other settings:", *differing])
+            title = f"{output} cannot be resumed with other settings; give those of the run, or another output folder:"
+            raise SettingsError([title, *differing])
         if (output / METRICS_FILE).exists():
-            metrics: dict[str, Any] = json.loads((output / METRICS_FILE).read_text(encoding="utf-8"))
+            metrics = read_json(output / METRICS_FILE, CheckpointMismatchError, AGAIN)
             _show(metrics, note="finished before; nothing left to do")
             return metrics
         return None

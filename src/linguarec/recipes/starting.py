@@ -5,7 +5,6 @@ they are known, `encoder.json` (whose vectors it read) and its code book.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,9 +15,17 @@ from typing import Any, Literal
 from torch import nn
 
 from linguarec.codes.codebook import CodeBook
-from linguarec.data.dataset import FeatureInfo
+from linguarec.data.dataset import FeatureInfo, read_feature_info
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.hub.pretrained import BOOK_FILE, ENCODER_FILE, ENCODERS, WEIGHTS_FILE, ModelDescription, from_pretrained
+from linguarec.hub.pretrained import (
+    AGAIN,
+    BOOK_FILE,
+    ENCODER_FILE,
+    ENCODERS,
+    WEIGHTS_FILE,
+    ModelDescription,
+    from_pretrained,
+)
 from linguarec.models import MODELS
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
 from linguarec.recipes.runs import is_main_process
@@ -64,10 +71,7 @@ class Start:
         """
         network, description = from_pretrained(folder)
         file = folder / ENCODER_FILE
-        try:
-            encoder = FeatureInfo(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
-        except (ValueError, TypeError) as error:
-            raise CheckpointMismatchError(f"{file} does not describe a text encoder: {error}.") from error
+        encoder = read_feature_info(file, CheckpointMismatchError, AGAIN) if file.exists() else None
         files = [folder / name for name in (BOOK_FILE, CODES_FILE) if (folder / name).exists()]
         book = CodeBook.load(files[0]) if files else None
         shape = description.shape

@@ -37,7 +37,7 @@ def tokenize(
     import pyarrow.parquet as pq
 
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.errors import SettingsError
+    from linguarec.errors import DataFormatError, SettingsError
     from linguarec.files import writing_folder
     from linguarec.progress import progress_bar
     from linguarec.text.attributes import AttributeTokenizer
@@ -78,6 +78,11 @@ def tokenize(
         progress_bar(f"Tokenizing for {name}", dataset.num_items, "items") as advance,
     ):
         counts = write_tokens(folder, tokenizer, pieces(), dataset.fingerprint, advance)
+        if counts.items_without_tokens == dataset.num_items:
+            raise DataFormatError(
+                f"No item of {data} has a value of {', '.join(chosen)}, so there is nothing to tokenize; choose others with "
+                f"--attributes ({', '.join(columns)}), or prepare the folder with a catalogue that has some."
+            )
     seconds = time.perf_counter() - started
 
     stored = open_tokens(target, dataset.fingerprint).tokens

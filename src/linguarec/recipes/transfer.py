@@ -75,7 +75,8 @@ def transfer(
     from linguarec.files import write_json
     from linguarec.models import MODELS
     from linguarec.recipes.evaluate import ranked
-    from linguarec.recipes.finetune import finetune
+    from linguarec.recipes.finetune import finetune, model_and_mode
+    from linguarec.recipes.matching import training_inputs
     from linguarec.recipes.starting import Start
     from linguarec.recipes.tables import show_table
     from linguarec.recipes.zero_shot import read_by_text
@@ -98,7 +99,9 @@ def transfer(
     ways = [way for way in (*flags, "zero-shot") if way in (ways or WAYS)]
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
-    # First of all: what it needs is refused before the trainings, if it is not there.
+    # First of all: what the pre-trained model needs is refused before the trainings, if it is not there or does not fit.
+    if encoder is not None and ("frozen" in ways or "full" in ways):
+        training_inputs(*model_and_mode(start.name, mode, from_), dataset, start, features, codes)
     read = read_by_text(start, dataset, features, tokens) if "zero-shot" in ways else None
 
     def trained(way: Way, share: int, seed: int) -> "EvaluationResult":

@@ -6,7 +6,7 @@ or never); bfloat16 where the processor multiplies it.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from linguarec.errors import CheckpointMismatchError, SettingsError
@@ -155,7 +156,9 @@ class TextEncoder:
             return Tokens(np.empty(0, np.int64), np.zeros(1, np.int64), 0)
         found = self._tokenizer(list(texts), truncation=True, max_length=self.reference.max_tokens)
         encodings = found.encodings or []
-        ids = found["input_ids"]
+        # A tokenizer without special tokens makes nothing of an empty text, and a model needs something to read.
+        blank = [self._tokenizer.pad_token_id or 0]
+        ids = [row or blank for row in found["input_ids"]]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
         flat = np.fromiter((token for row in ids for token in row), dtype=np.int64, count=int(offsets[-1]))
         return Tokens(flat, offsets, sum(bool(encoding.overflowing) for encoding in encodings))
@@ -233,10 +236,19 @@ def _load_model(
         width = int(pipeline.encode(["width"], show_progress_bar=False).shape[1])
         limit = int(pipeline.max_seq_length or LONGEST_DEFAULT)
         return tokenizer, functools.partial(_by_pipeline, pipeline), width, limit
+    their_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is missing is said below, or harmless
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=kind, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise SettingsError([f"{folder} cannot be loaded as an encoder: {error}"]) from error
+        model, info = AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=kind,
+            attn_implementation="sdpa",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SettingsError([f"{folder} cannot be loaded as an encoder: {error}. Fetch it again."]) from error
+    _check_loaded(folder, model, tokenizer, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     model = model.to(device).eval()
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_DEFAULT
     if model.config.model_type in ("roberta", "xlm-roberta", "mpnet", "camembert"):
@@ -244,6 +256,22 @@ def _load_model(
     limit = min(positions, tokenizer.model_max_length, LONGEST_DEFAULT if positions > LONGEST_DEFAULT else positions)
     forward = functools.partial(_by_transformer, model, pooling, normalised)
     return tokenizer, forward, int(model.config.hidden_size), int(limit)
+
+
+def _check_loaded(folder: Path, model: Any, tokenizer: Any, not_filled: Iterable[str]) -> None:
+    """Refuse weights that do not fill the model (the pooler is not read), and a tokenizer with more words than they have."""
+    lacking = sorted(name for name in not_filled if not name.startswith("pooler."))
+    if lacking:
+        raise CheckpointMismatchError(
+            f"The weights in {folder} lack {len(lacking)} tensors of the shape that its config.json asks for, such as "
+            f"{lacking[0]}: they are cut short, or of another model. Fetch it again."
+        )
+    words, known = len(tokenizer), model.get_input_embeddings().num_embeddings
+    if words > known:
+        raise CheckpointMismatchError(
+            f"The tokenizer in {folder} has {words:,} tokens, the model beside it {known:,} word embeddings: they do not "
+            "belong together. Fetch both again."
+        )
 
 
 def _by_transformer(model: Any, pooling: Pooling, normalised: bool, ids: Tensor, mask: Tensor) -> Tensor:

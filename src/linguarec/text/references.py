@@ -87,6 +87,16 @@ def find_encoder(name: str) -> Path:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise SettingsError([f"The folder {folder} holds no encoder: it has no config.json."])
+        described = _read_json(folder / "config.json")
+        if not (folder / "modules.json").is_file() and (
+            not isinstance(described, dict) or "model_type" not in described
+        ):
+            raise SettingsError(
+                [
+                    f"The folder {folder} holds no language model of transformers: its config.json names no model_type. Give "
+                    "the folder of one, or its name in the hub cache."
+                ]
+            )
         return folder.resolve()
     cached = _in_hub_cache(name)
     if cached is not None:
@@ -133,7 +143,9 @@ def fast_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise SettingsError([f"The tokenizer in {folder} cannot be loaded: {error}"]) from error
+        raise SettingsError(
+            [f"The tokenizer in {folder} cannot be loaded: {error}. Fetch the folder again."]
+        ) from error
     if not tokenizer.is_fast:
         raise SettingsError([f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first."])
     return tokenizer

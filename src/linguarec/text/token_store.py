@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json
+from linguarec.stored import read_record
 from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, SentenceForm
 
 INFO_FILE = "tokens.json"
@@ -75,10 +76,8 @@ def read_form(file: Path) -> SentenceForm:
     Raises:
         DataFormatError: it holds none.
     """
-    try:
-        return SentenceForm(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DataFormatError(f"{file} does not tell how items become tokens: {error}.") from error
+    mend = "Copy the folder again, or train the model anew."
+    return read_record(SentenceForm, file, "how items become tokens", DataFormatError, mend)
 
 
 def open_tokens(folder: Path, fingerprint: str) -> StoredTokens:

@@ -1,7 +1,6 @@
 """The first stage of VQ-Rec's fine-tuning as a training of its own, which is resumed like any other."""
 
 import copy
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -15,9 +14,12 @@ from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingLoader
+from linguarec.errors import CheckpointMismatchError
 from linguarec.files import write_json, writing_file
+from linguarec.hub.pretrained import AGAIN
 from linguarec.models.vqrec import VQRec
 from linguarec.models.vqrec_permutation import PermutedVQRec
+from linguarec.stored import read_array, read_json
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import MONITOR, fit
 from linguarec.training.module import FineTuning
@@ -60,7 +62,7 @@ def learn_permutation(
     stage = run / FOLDER
     file = stage / METRICS_FILE
     if resume and file.exists():
-        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        summary = read_json(file, CheckpointMismatchError, AGAIN)
     else:
         learner = PermutedVQRec(copy.deepcopy(model), settings.temperature, settings.rounds)
         start = validate(learner)[MONITOR]
@@ -85,7 +87,7 @@ def learn_permutation(
             write_json(file, summary)
             shutil.rmtree(stage / "checkpoints", ignore_errors=True)
     # Written before the last checkpoint, at which the processes waited for each other.
-    return torch.from_numpy(np.load(stage / ORDER_FILE)), summary
+    return torch.from_numpy(read_array(stage / ORDER_FILE, CheckpointMismatchError, AGAIN)), summary
 
 
 def _save_order(learner: nn.Module, stage: Path) -> None:

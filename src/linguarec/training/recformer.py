@@ -6,7 +6,6 @@
 One schedule of the learning rate runs over both stages.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -21,10 +20,12 @@ from torch import Tensor, nn
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.negatives import StepClasses
 from linguarec.batching.token_steps import HistoryLoader, TokenPairsBatch
+from linguarec.errors import CheckpointMismatchError
 from linguarec.files import write_json, writing_file
-from linguarec.hub.pretrained import load_weights, save_weights
+from linguarec.hub.pretrained import AGAIN, load_weights, save_weights
 from linguarec.models.recformer import Recformer
 from linguarec.nn.gathering import Gathering
+from linguarec.stored import read_array, read_json
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import MONITOR, FitResult, fit
 from linguarec.training.module import Stage, StepLoss
@@ -174,7 +175,7 @@ def tune_in_two_stages(
     stage_folder = run / STAGE_FOLDER
     file, keys_file = stage_folder / STAGE_FILE, stage_folder / ITEM_KEYS_FILE
     if resume and file.exists():
-        first: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        first = read_json(file, CheckpointMismatchError, AGAIN)
     else:
         log.info("stage 1: item vectors encoded anew after every epoch")
         stage = HistoryTuning(model, encode, classes, loader(), settings, seed)
@@ -199,7 +200,7 @@ def tune_in_two_stages(
             shutil.rmtree(stage_folder / "checkpoints", ignore_errors=True)
     log.info("stage 2: item vectors fixed (valid %s so far: %.4f)", MONITOR, first["valid"][MONITOR])
     # Written before the last checkpoint, at which the processes waited for each other.
-    keys = torch.from_numpy(np.load(keys_file))
+    keys = torch.from_numpy(read_array(keys_file, CheckpointMismatchError, AGAIN))
     load_weights(model, item_weights)
     steps = loader()
     steps.load_state_dict({"epoch": first["epochs"], "next_step": 0})

@@ -76,6 +76,13 @@ def read_table(
         attributes = [name for name in found if name != columns.catalogue_item]
     fields = {"raw_id": columns.catalogue_item, **{f"attribute_{k}": name for k, name in enumerate(attributes)}}
     catalogue = _open(engine, items, scratch, fields, encoding, delimiter, quoted)
+    for name, column in fields.items():
+        kind = catalogue[name].type()
+        if kind.is_nested() and not _is_list_of_values(catalogue[name]):
+            raise DataFormatError(
+                f"{items}: the column {column!r} holds {kind}; expected text, numbers or lists of them. Write it as text, or "
+                "name the columns to read with --attributes."
+            )
     stored = engine.store(catalogue.select(**{name: as_string(catalogue[name]) for name in fields}))
     names = {attribute_name(name): f"attribute_{k}" for k, name in enumerate(attributes)}
     if len(names) < len(attributes):
@@ -98,6 +105,10 @@ def as_string(value: ir.Value) -> ir.StringValue:
     if isinstance(value, ir.ArrayValue):
         return value.map(lambda element: element.cast("string")).join(" > ")
     return value.cast("string")
+
+
+def _is_list_of_values(column: ir.Value) -> bool:
+    return isinstance(column, ir.ArrayValue) and not column.type().value_type.is_nested()
 
 
 def _log(engine: Engine, raw: ir.Table, file: Path, columns: TableColumns) -> ir.Table:
