@@ -311,7 +311,7 @@ def test_what_does_not_fit_is_refused_by_both_names(
     with pytest.raises(StaleFeaturesError, match=wanted + r"vectors other of other \(weights 111111111111\)"):
         finetune("unisrec", shop.path, run, from_=start, features="other")
     shop.write_features("wide", np.tile(vectors, 2), replace(info, width=32))
-    with pytest.raises(StaleFeaturesError, match=wanted + "wide is of width 32"):
+    with pytest.raises(StaleFeaturesError, match=wanted + "vectors wide of width 32"):
         finetune("unisrec", shop.path, run, from_=start, features="wide")
     # Among several, those of the same encoder are found.
     assert training_inputs("unisrec", "inductive", shop, Start.read(start), None, None) == ("words", None)
