@@ -291,8 +291,7 @@ def test_a_run_goes_on_from_its_own_start_only(
         next(network.parameters()).mul_(1.5)
     save_pretrained(network, description, moved)
     with pytest.raises(
-        SettingsError,
-        match=r"cannot be resumed with other settings; give those of the run, or another output folder:\nfrom.weights_sha256: the run has",
+        SettingsError, match=r"cannot be resumed with other settings; .*:\nfrom.weights_sha256: the run has"
     ):
         finetune("unisrec", shops[1].path, run, from_=moved, training=one, resume=True)
     with pytest.raises(SettingsError, match=r"from.frozen: the run has 'encoder', now 'none'"):

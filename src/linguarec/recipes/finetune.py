@@ -5,18 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
-from linguarec.recipes.runs import (
-    open_run,
-    read_of,
-    refuse,
-    valid_of,
-    versions,
-    write_config,
-    write_results,
-)
+from linguarec.recipes.runs import open_run, read_of, refuse, versions, write_config
 
 if TYPE_CHECKING:
-    from linguarec.data.dataset import PreparedDataset
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.training.settings import PermutationSettings, TrainingSettings
 
@@ -78,29 +69,17 @@ def finetune(
         resume: go on with a run that was interrupted
         overwrite: replace the run folder if it exists
     """
-    import time
-
-    import numpy as np
     import torch
 
-    from linguarec.batching.catalogue import catalogue_batch, load_codes
-    from linguarec.batching.loader import TrainingLoader
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.data.splits import evaluation_cases
-    from linguarec.evaluation.evaluate import evaluate_model
-    from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
+    from linguarec.hub.pretrained import ModelDescription
     from linguarec.models import MODELS
-    from linguarec.models.shape import CatalogueShape
-    from linguarec.models.vqrec import VQRec
     from linguarec.nn.encoders import GRUConfig
-    from linguarec.nn.permutation import reorder
     from linguarec.recipes.finetune_recformer import finetune_recformer
+    from linguarec.recipes.finetune_vectors import FineTuningInputs, finish, train
     from linguarec.recipes.matching import training_inputs
     from linguarec.recipes.starting import Start, log_start, settings_of, take_over
-    from linguarec.recipes.training_data import TrainingData, check_share
-    from linguarec.training.fit import fit
-    from linguarec.training.module import FineTuning
-    from linguarec.training.permutation import learn_permutation
+    from linguarec.recipes.training_data import check_share
     from linguarec.training.settings import PermutationSettings, TrainingSettings
 
     name, chosen = model_and_mode(model, mode, from_)
@@ -117,52 +96,19 @@ def finetune(
     refuse(name, {"backbone": backbone, "tokens": tokens})
     _check_stages(chosen, from_, output, frozen, permutation)
     permutation = permutation or PermutationSettings()
+    stage = permutation if chosen == "permutation" else None
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
     config, encoder = settings_of(start, name, config, sequence_encoder, transformer, gru)
     features, codes = training_inputs(name, chosen, dataset, start, features, codes)
-    roles = dataset.roles(split)
-    items = catalogue_batch(dataset, features, codes)
-    description = ModelDescription(
-        name,
-        config,
-        encoder,
-        CatalogueShape(
-            dataset.num_items,
-            None if items.features is None else items.features.shape[1],
-            None if items.codes is None else items.codes.shape[1],
-            None if codes is None else load_codes(dataset, codes).book.num_centroids,
-        ),
-    )
+    inputs = FineTuningInputs.of(dataset, features, codes, split, users, training.valid_users, seed, encoder.max_length)
+    description = ModelDescription(name, config, encoder, inputs.shape)
     torch.manual_seed(seed)
     network = description.build()
     taken = None if start is None else take_over(start, network, chosen, frozen or "encoder", permutation)
-    settings = {
-        **description.to_dict(),
-        **read_of(data, dataset, split, users),
-        "features": features,
-        "codes": codes,
-        "seed": seed,
-        "training": asdict(training),
-        "from": taken,
-        "versions": versions(),
-    }
-    read = TrainingData.of(dataset, split, users, training.valid_users, seed, encoder.max_length)
-    sequences, valid = read.sequences, read.valid
-    # The softmax is over the items that occur in training. The others could only ever be negatives: a model would learn
-    # to rank them last whatever their text says.
-    known = np.unique(sequences.values)
-    targets = np.searchsorted(known, sequences.values).astype(np.int32)
-
-    def loader() -> TrainingLoader:
-        per_step, stride = training.targets_per_step // training.accumulate, training.window_stride or None
-        return TrainingLoader(targets, sequences.offsets, encoder.max_length, per_step, stride, seed)
-
-    def validate(current: torch.nn.Module) -> dict[str, float]:
-        return evaluate_model(current, items, valid, device=next(current.parameters()).device).means()
-
-    candidates = items.select(torch.from_numpy(known).long())
-    steps = loader()  # refuses what cannot work; only now is the folder made
+    own = {"features": features, "codes": codes, "seed": seed, "training": asdict(training), "from": taken}
+    settings = {**description.to_dict(), **read_of(data, dataset, split, users), **own, "versions": versions()}
+    steps = inputs.loader(training, seed)  # refuses what cannot work; only now is the folder made
     done = open_run(output, settings, resume, overwrite)
     if done is not None:
         return done
@@ -180,46 +126,14 @@ def finetune(
         "model": asdict(config),
         kind: asdict(encoder),
         "training": asdict(training),
-        "permutation": asdict(permutation) if chosen == "permutation" else None,
+        "permutation": None if stage is None else asdict(stage),
     }
     write_config(output, flags)
     log_start(taken)
-    started = time.perf_counter()
-    stage = None
-    if chosen == "permutation":
-        assert isinstance(network, VQRec)
-        order, stage = learn_permutation(
-            network, candidates, loader(), training, permutation, seed, output, validate, resume
-        )
-        with torch.no_grad():
-            network.codes.weight.copy_(reorder(network.codes.weight, order))
-    result = fit(
-        FineTuning(network, candidates, steps, training, seed),
-        output,
-        validate,
-        save_best=lambda current: save_pretrained(current, description, output),
-        resume=resume,
-    )
-    if not result.main_process:
+    trained = train(network, description, inputs, steps, training, stage, seed, output, resume)
+    if not trained.result.main_process:
         return {}
-    seconds = time.perf_counter() - started
-    network = network.cpu()
-    load_weights(network, output / WEIGHTS_FILE)
-    _finish_run(output, network.eval(), description, dataset, items, features, codes)
-    cases = evaluation_cases(dataset.sequences, roles, "test", encoder.max_length)
-    metrics = {
-        "run": str(output),
-        "model": name,
-        "seed": seed,
-        "best_epoch": result.best_epoch,
-        "epochs": result.epochs,
-        "seconds": round(seconds, 1),
-        **({} if stage is None else {"permutation": stage}),
-        "valid": valid_of(result.history, result.best_epoch),
-        "test": evaluate_model(network, items, cases).means(),
-    }
-    write_results(output, name, dataset.name, metrics, result.history)
-    return metrics
+    return finish(network, description, inputs, trained, split, seed, output)
 
 
 def model_and_mode(model: str, mode: str | None, from_: Path | None) -> tuple[str, str | None]:
@@ -263,18 +177,3 @@ def _check_stages(
         raise SettingsError(["--permutation.*: these settings are for vqrec --from FOLDER --mode permutation"])
     if permutation is not None:
         permutation.check()
-
-
-def _finish_run(
-    output: Path,
-    network: Any,
-    description: Any,
-    dataset: "PreparedDataset",
-    items: Any,
-    features: str | None,
-    codes: str | None,
-) -> None:
-    """Make the run folder usable on its own: catalogue, inputs, keys, encoder reference, code book."""
-    from linguarec.recommender import Recommender
-
-    Recommender.from_training(network, description, dataset, items, features, codes).save(output)

@@ -99,10 +99,9 @@ def transfer(
     ways = [way for way in (*flags, "zero-shot") if way in (ways or WAYS)]
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
-    # What does not fit the pre-trained model is refused before the trainings from scratch, not after them.
+    # First of all: what the pre-trained model needs is refused before the trainings, if it is not there or does not fit.
     if encoder is not None and ("frozen" in ways or "full" in ways):
-        name, chosen = model_and_mode(start.name, mode, from_)
-        training_inputs(name, chosen, dataset, start, features, codes)
+        training_inputs(*model_and_mode(start.name, mode, from_), dataset, start, features, codes)
     read = read_by_text(start, dataset, features, tokens) if "zero-shot" in ways else None
 
     def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
