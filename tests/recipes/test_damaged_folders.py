@@ -104,6 +104,14 @@ def test_a_run_with_a_damaged_file(shops: list[PreparedDataset], tmp_path: Path)
         refused(name, "is not JSON", lambda: finetune("unisrec", shops[0].path, run, resume=True, **arguments))
 
 
+def test_a_folder_without_a_training_cannot_be_resumed(
+    shops: list[PreparedDataset], pretrained: Callable[..., Path]
+) -> None:
+    folder = pretrained("unisrec")
+    with pytest.raises(CheckpointMismatchError, match=f"^{folder}/settings.json does not stand for a training"):
+        finetune("sasrec", shops[0].path, folder, transformer=SMALL, training=ONE, resume=True)
+
+
 def test_folders_that_are_not_there(shops: list[PreparedDataset], tmp_path: Path) -> None:
     absent = tmp_path / "absent"
     with pytest.raises(DataFormatError, match=f"{absent} is not a prepared dataset folder: it does not exist"):

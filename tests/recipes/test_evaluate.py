@@ -154,7 +154,7 @@ def test_data_prepared_anew_is_refused_unless_named(run, dataset):
 
 
 def test_what_is_missing_is_named(run, tmp_path, dataset):
-    with pytest.raises(CheckpointMismatchError, match=r"nowhere is not a run folder: it has no settings\.json"):
+    with pytest.raises(CheckpointMismatchError, match=r"nowhere is not a run folder: it does not exist"):
         evaluate(tmp_path / "nowhere")
     with pytest.raises(SettingsError, match="ks holds 0"):
         evaluate(run, ks=[0])

@@ -141,9 +141,9 @@ def test_what_does_not_fit_is_refused_by_both_names(
     other: FeatureInfo = replace(info, encoder="other", weights_sha256="1" * 64)
     shop.write_features("other", np.array(shop.features("words")), other)
     wanted = rf"{start} was trained on vectors of words .*width 16.* {shop.path} has "
-    with pytest.raises(StaleFeaturesError, match=wanted + "wide is of width 32"):
+    with pytest.raises(StaleFeaturesError, match=wanted + "vectors wide of width 32"):
         further("unisrec", [shop], run, start, features="wide")
-    with pytest.raises(StaleFeaturesError, match=wanted + "other is of other"):
+    with pytest.raises(StaleFeaturesError, match=wanted + "vectors other of other"):
         further("unisrec", [shop], run, start, features="other")
     further("unisrec", [shop], run, start, config=UniSRecConfig(temperature=0.1))  # of three it takes the one that fits
     assert json.loads((run / "settings.json").read_text())["features"] == "words"

@@ -110,7 +110,12 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
         # torchrun starts all processes at once: where the main one finds nothing left to do, none may wait for it.
         return {} if resume and (output / METRICS_FILE).exists() else None
     if resume and file.exists():
-        before, now = (_compared(each) for each in (read_json(file, CheckpointMismatchError, AGAIN), settings))
+        stored = read_json(file, CheckpointMismatchError, AGAIN)
+        if not {"training", "model", "config"} <= stored.keys():
+            raise CheckpointMismatchError(
+                f"{file} does not stand for a training, so there is none to go on with; choose another output folder."
+            )
+        before, now = _compared(stored), _compared(settings)
         differing = [
             f"{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
             for key in {**now, **{key: 0 for key in before if key.startswith("from.")}}

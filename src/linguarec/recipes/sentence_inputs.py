@@ -1,6 +1,5 @@
 """Item tokens of prepared folders, and the Recformer that reads them: from a backbone, from another folder, or new."""
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ import torch
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
 from linguarec.hub.backbone import check_vocabulary, recformer_from_backbone
-from linguarec.hub.pretrained import SENTENCES_FILE
+from linguarec.hub.pretrained import AGAIN, SENTENCES_FILE
 from linguarec.models.recformer import Recformer, RecformerConfig
 from linguarec.recipes.runs import SETTINGS_FILE, choose
 from linguarec.recipes.starting import WEIGHTS_NEED, Start, take_over
+from linguarec.stored import read_json
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
 from linguarec.text.token_store import StoredTokens, open_tokens, read_form
 
@@ -93,7 +93,7 @@ def from_scratch(start: Start) -> dict[str, Any]:
 def _beginning(start: Start) -> dict[str, str | None]:
     """`backbone`: the language model that the weights of `start` began as, None = random weights; empty if not known."""
     file = start.folder / SETTINGS_FILE
-    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
     told = settings.get("from") or settings
     return {"backbone": told["backbone"]} if "backbone" in told else {}
 
