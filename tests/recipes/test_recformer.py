@@ -21,6 +21,7 @@ from linguarec.errors import CheckpointMismatchError, DataFormatError, Linguarec
 from linguarec.files import write_json
 from linguarec.models import MODELS
 from linguarec.models.recformer import RecformerConfig
+from linguarec.recipes.compare import compare
 from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.recommend import recommend
@@ -298,3 +299,14 @@ def test_backbones_and_folders_that_do_not_fit_are_refused(
     with pytest.raises(CheckpointMismatchError, match="holds no model"):
         finetune("recformer", shop.path, run, from_=tmp_path, training=settings())
     assert not run.exists()
+
+
+def test_a_comparison_trains_it_by_its_own_recipe_but_for_what_is_given(
+    shop: PreparedDataset, tiny_backbone: str, tmp_path: Path
+) -> None:
+    given = TrainingSettings(max_epochs=1, accumulate=1, accelerator="cpu")
+    compare(shop.path, ["recformer"], tmp_path / "out", seeds=1, training=given, backbone=tiny_backbone)
+    run = tmp_path / "out" / "runs" / "recformer" / "seed0"
+    training = json.loads((run / "settings.json").read_text())["training"]
+    own = MODELS["recformer"].training
+    assert (training["max_epochs"], training["learning_rate"]) == (1, own["learning_rate"])

@@ -48,7 +48,7 @@ def compare(
         first_seed: the first of them
         baseline: what the others are tested against; by default the ID model best on valid, or popularity
         transformer: settings of the sequence encoder of all models
-        training: settings of the training of all models; if none is given, each model's own
+        training: settings of the training of all models; those that are not given are each model's own
         features: name of the item text vectors, for models that read them
         codes: name of the item codes, for models that read them
         backbone: language model that Recformer starts from
@@ -87,14 +87,10 @@ def compare(
         "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
     }
     runs: dict[str, list[dict[str, Any]]] = {}
-    # Settings by whether a model reads tokens; its training has defaults of its own.
+    # Settings by whether a model reads tokens.
     own: dict[bool, dict[str, Any]] = {
-        False: {"transformer": transformer, "training": training, "features": features, "codes": codes},
-        True: {
-            "training": None if training == TrainingSettings() else training,
-            "backbone": backbone,
-            "tokens": tokens,
-        },
+        False: {"transformer": transformer, "features": features, "codes": codes},
+        True: {"backbone": backbone, "tokens": tokens},
     }
     for model in models:
         runs[model] = []
@@ -107,6 +103,7 @@ def compare(
                 split=split,
                 seed=seed,
                 resume=True,
+                training=(training or TrainingSettings()).or_else(MODELS[model].training),
                 **own[MODELS[model].reads == "tokens"],
             )
             runs[model].append(run)
