@@ -156,9 +156,9 @@ ENCODER: list[tuple[Callable[[Path], Any], type[LinguarecError], str]] = [
     (lambda folder: cut(folder / "tokenizer.json"), SettingsError, "The tokenizer in .* cannot be loaded: .*Fetch the"),
     (lambda folder: cut(folder / "config.json"), SettingsError, "config.json is not JSON .*fetch the encoder again"),
     (
-        lambda folder: (folder / "config.json").write_text('{"model": "unisrec"}'),
+        lambda folder: (folder / "config.json").write_text('{"format_version": 1, "model": "unisrec"}'),
         SettingsError,
-        "holds no language model of transformers: its config.json names no model_type",
+        "holds a unisrec of linguarec, expected a language model of transformers",
     ),
     (
         without_a_layer,

@@ -88,13 +88,11 @@ def find_encoder(name: str) -> Path:
         if not (folder / "config.json").is_file():
             raise SettingsError([f"The folder {folder} holds no encoder: it has no config.json."])
         described = _read_json(folder / "config.json")
-        if not (folder / "modules.json").is_file() and (
-            not isinstance(described, dict) or "model_type" not in described
-        ):
+        if isinstance(described, dict) and {"format_version", "model"} <= described.keys():
             raise SettingsError(
                 [
-                    f"The folder {folder} holds no language model of transformers: its config.json names no model_type. Give "
-                    "the folder of one, or its name in the hub cache."
+                    f"The folder {folder} holds a {described['model']} of linguarec, expected a language model of "
+                    "transformers; give its folder, or its name in the hub cache."
                 ]
             )
         return folder.resolve()
