@@ -89,7 +89,7 @@ def test_unknown_backbones_and_other_tokenizers_are_refused(minilm: AttributeTok
     with pytest.raises(SettingsError, match="no encoder 'no-such-model'"):
         AttributeTokenizer.load("no-such-model")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SettingsError, match="names no model_type"):
+    with pytest.raises(SettingsError, match="tokenizer"):
         AttributeTokenizer.load(str(tmp_path))
     assert AttributeTokenizer.of(minilm.form).form == minilm.form
     other = type(minilm.form)(**{**vars(minilm.form), "tokenizer_sha256": "0" * 64})
