@@ -491,7 +491,8 @@ def test_amazon_bad_lines(tmp_path: Path) -> None:
         prepare_amazon("2018", ratings, meta, tmp_path / "out")
     broken = tmp_path / "reviews.json"
     broken.write_text('{"reviewerID": "u", "asin": "i", "overall": 5, "unixReviewTime": 1}\n{"reviewerID": \n')
-    with pytest.raises(DataFormatError, match=r"reviews\.json"):
+    match = r"reviews\.json, near line 2: no JSON \(.* at byte \d+\); expected one object a line. Mend the line"
+    with pytest.raises(DataFormatError, match=match):
         prepare_amazon("2018", broken, meta, tmp_path / "out")
     ratings.write_text("i0,u0,5.0,1\n")
     with pytest.raises(DataFormatError, match="lacks the key 'asin'"):

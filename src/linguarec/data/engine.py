@@ -115,6 +115,12 @@ def _explain(message: str) -> str:
                 "--encoding latin-1; if encodings are mixed, convert the file to UTF-8 first."
             )
         return f"{where}, line {line}: {reason}: {original.strip()[:200]!r}. Mend the line, or check the delimiter."
+    if found := re.search(r"Malformed JSON in file .*at byte (\d+) in line (\d+): ([^\n.]*)", message):
+        byte, after, reason = found.groups()  # DuckDB has begun the next line, and leaves out empty ones
+        return (
+            f"{where}, near line {int(after) - 1}: no JSON ({reason} at byte {byte}); expected one object a line. Mend the "
+            "line, or fetch the file again."
+        )
     if "GZIP" in message or "gzip" in message:
         return f"{_first_line(Exception(message))}. The file is cut short or damaged; fetch it again."
     if where.endswith((".parquet", ".pq")):
