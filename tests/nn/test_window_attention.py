@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from linguarec.nn.near_attention import attend_near
 from linguarec.nn.window_attention import WindowAttention, WindowLayout
 
 WIDTH, HEADS = 24, 3
@@ -131,6 +132,15 @@ def test_bfloat16_keeps_gradients_of_nearly_even_weights() -> None:
 def test_an_empty_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token in each"):
         WindowLayout.of(torch.tensor([0, 3, 3]), 2)
+
+
+def test_what_a_gpu_runs_gives_what_the_chunks_of_a_cpu_give() -> None:
+    made, lengths = attention(), [17, 9, 40]
+    layout = WindowLayout.of(torch.tensor([0, *lengths]).cumsum(0), 3)
+    assert layout.windows is not None
+    parts = torch.randn(sum(lengths), 3, HEADS, WIDTH // HEADS)
+    expected = made._in_windows(parts, layout.windows)
+    torch.testing.assert_close(attend_near(parts, layout.windows, 0.0).flatten(1), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_with_dropout_are_those_of_the_same_draws() -> None:

@@ -74,32 +74,33 @@ def attend_near(projected: Tensor, windows: Windows, dropout: float) -> Tensor:
     Returns:
         [T, heads, d].
     """
-    mixed: Tensor
     if torch.is_grad_enabled() and projected.requires_grad:
-        mixed = _AttendNear.apply(projected, windows, dropout)  # type: ignore[no-untyped-call]
+        mixed: Tensor = _AttendNear.apply(projected, windows, dropout)  # type: ignore[no-untyped-call]
         return mixed
+    return _mix(projected, windows, dropout)
+
+
+def _mix(projected: Tensor, windows: Windows, dropout: float, kept: list[Tensor] | None = None) -> Tensor:
+    """The forward pass; `kept` gets what the backward pass needs of each chunk: the weights, and with dropout the mask."""
     mixed = torch.empty_like(projected[:, 0])
     for chunk in _chunks(windows):
         query, key, value = chunk.gather(projected)
         weights = chunk.weights(query, key)
-        chunk.write(mixed, (weights * keep_mask(weights, dropout) if dropout else weights) @ value)
+        needed = [weights]
+        if dropout:
+            needed.append(keep_mask(weights, dropout))
+            weights = weights * needed[-1]
+        chunk.write(mixed, weights @ value)
+        if kept is not None:
+            kept += needed
     return mixed
 
 
 class _AttendNear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: Tensor, windows: Windows, dropout: float) -> Tensor:
-        mixed = torch.empty_like(projected[:, 0])
-        kept = []
-        for chunk in _chunks(windows):
-            query, key, value = chunk.gather(projected)
-            weights = chunk.weights(query, key)
-            kept.append(weights)
-            if dropout:
-                mask = keep_mask(weights, dropout)
-                kept.append(mask)
-                weights = weights * mask
-            chunk.write(mixed, weights @ value)
+        kept: list[Tensor] = []
+        mixed = _mix(projected, windows, dropout, kept)
         ctx.windows, ctx.has_dropout = windows, dropout > 0
         ctx.save_for_backward(projected, *kept)
         return mixed

@@ -99,7 +99,7 @@ class WindowAttention(nn.Module):
         mixed = []
         for block, (count, length) in zip(parts[:short_tokens].split(layout.short_sizes), layout.short, strict=True):
             query, key, value = block.view(count, length, *parts.shape[1:]).unbind(2)
-            mixed.append(self._attend(query, key, value, seen=None).reshape(count * length, -1))
+            mixed.append(self._attend(query, key, value).reshape(count * length, -1))
         if layout.windows is not None:
             long = parts[short_tokens:]
             if long.device.type == "cpu":
@@ -109,17 +109,18 @@ class WindowAttention(nn.Module):
         return torch.cat(mixed)
 
     def _in_windows(self, parts: Tensor, windows: Windows) -> Tensor:
-        """Queries, keys and values [T, 3, heads, D / heads] of long sequences -> [T, D]."""
+        """Queries, keys and values [T, 3, heads, D / heads] of long sequences -> [T, D]; what a GPU runs."""
         blocks = parts.index_select(0, windows.source).view(*windows.padding.shape, *parts.shape[1:])
         of_global = parts[:, 1:].index_select(0, windows.first[windows.sequence]).unsqueeze(1)
         own = blocks[:, :, 1:]
         # What `roll` brings round from the other end belongs to another sequence, which `seen` leaves out.
         near = torch.cat([of_global, own.roll(1, 0), own, own.roll(-1, 0)], dim=1)
-        key, value = near.unbind(2)
-        mixed = self._attend(blocks[:, :, 0], key, value, windows.seen)
-        return mixed.reshape(len(windows.source), -1).index_select(0, windows.cells)
+        query, key, value = (part.transpose(1, 2) for part in (blocks[:, :, 0], *near.unbind(2)))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=windows.seen, dropout_p=dropout)
+        return mixed.transpose(1, 2).reshape(len(windows.source), -1).index_select(0, windows.cells)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Queries [n, l, heads, d] over keys and values [n, m, heads, d] -> [n, l, heads, d]."""
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
         dropout = self.dropout if self.training else 0.0
@@ -127,12 +128,10 @@ class WindowAttention(nn.Module):
         if query.device.type == "cpu" and query.requires_grad and (dropout or low):
             # The fused CPU kernel knows no dropout, and its backward in bfloat16 takes three times as long as this.
             logits = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
-            if seen is not None:
-                logits += torch.zeros_like(seen, dtype=logits.dtype).masked_fill(~seen, -math.inf)
             weights = logits.softmax(-1)
             mixed = (weights * keep_mask(weights, dropout) if dropout else weights) @ value
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+            mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return mixed.transpose(1, 2)
 
     def _global(self, tokens: Tensor, layout: WindowLayout) -> Tensor:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.recipes.runs import (
     choose,
+    finish_pretraining,
     is_main_process,
     open_run,
     read_of_domains,
     refuse,
-    valid_of,
     versions,
-    write_results,
 )
 
 if TYPE_CHECKING:
@@ -202,20 +201,8 @@ def pretrain(
     )
     if not result.main_process:
         return {}
-    metrics = {
-        "run": str(output),
-        "model": model,
-        "domains": {
-            dataset.name: domain.num_targets for dataset, domain in zip(datasets, domains.domains, strict=True)
-        },
-        "seed": seed,
-        "best_epoch": result.best_epoch,
-        "epochs": result.epochs,
-        "seconds": round(time.perf_counter() - started, 1),
-        "valid": valid_of(result.history, result.best_epoch),
-    }
-    write_results(output, model, " + ".join(dataset.name for dataset in datasets), metrics, result.history)
-    return metrics
+    counts = [domain.num_targets for domain in domains.domains]
+    return finish_pretraining(output, model, datasets, counts, seed, result, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)

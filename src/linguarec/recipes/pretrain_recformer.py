@@ -17,7 +17,7 @@ from linguarec.files import write_json
 from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, save_pretrained
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
-from linguarec.recipes.runs import is_main_process, open_run, read_of_domains, valid_of, versions, write_results
+from linguarec.recipes.runs import finish_pretraining, is_main_process, open_run, read_of_domains, versions
 from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, tokens_for
 from linguarec.recipes.starting import Start, log_start
 from linguarec.recipes.validation import ranked_means, valid_cases
@@ -114,18 +114,5 @@ def pretrain_recformer(
     )
     if not result.main_process:
         return {}
-    metrics = {
-        "run": str(output),
-        "model": NAME,
-        "domains": {
-            dataset.name: int((domain.sequences.lengths >= 2).sum())
-            for dataset, domain in zip(datasets, domains.domains, strict=True)
-        },
-        "seed": seed,
-        "best_epoch": result.best_epoch,
-        "epochs": result.epochs,
-        "seconds": round(time.perf_counter() - started, 1),
-        "valid": valid_of(result.history, result.best_epoch),
-    }
-    write_results(output, NAME, " + ".join(dataset.name for dataset in datasets), metrics, result.history)
-    return metrics
+    counts = [int((domain.sequences.lengths >= 2).sum()) for domain in domains.domains]
+    return finish_pretraining(output, NAME, datasets, counts, seed, result, time.perf_counter() - started)

@@ -8,6 +8,7 @@ from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.training.fit import FitResult
 
 SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run.yaml"
 
@@ -173,6 +174,31 @@ def _compared(settings: dict[str, Any]) -> dict[str, Any]:
 def valid_of(history: list[dict[str, Any]], epoch: int) -> dict[str, float]:
     row = next(row for row in history if row["epoch"] == epoch)
     return {key.removeprefix("valid "): value for key, value in row.items() if key.startswith("valid ")}
+
+
+def finish_pretraining(
+    output: Path,
+    name: str,
+    datasets: "list[PreparedDataset]",
+    counts: list[int],
+    seed: int,
+    result: "FitResult",
+    seconds: float,
+) -> dict[str, Any]:
+    """Write the results of a pre-training and return its metrics; `counts`: what each folder had to train on."""
+    names = [dataset.name for dataset in datasets]
+    metrics = {
+        "run": str(output),
+        "model": name,
+        "domains": dict(zip(names, counts, strict=True)),
+        "seed": seed,
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "seconds": round(seconds, 1),
+        "valid": valid_of(result.history, result.best_epoch),
+    }
+    write_results(output, name, " + ".join(names), metrics, result.history)
+    return metrics
 
 
 def write_results(
