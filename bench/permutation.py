@@ -39,13 +39,18 @@ def main() -> None:
     parser.add_argument("--max-epochs", type=int, default=300)
     parser.add_argument("--permutation-epochs", type=int, default=5)
     parser.add_argument("--permutation-learning-rate", type=float, default=PermutationSettings.learning_rate)
-    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("-o", "--output", type=Path, help="rows that it holds already are kept, and not trained again")
     arguments = parser.parse_args()
-    rows: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if arguments.output is not None and arguments.output.exists():
+        rows = json.loads(arguments.output.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(arguments.seeds):
             for way in arguments.ways:
-                rows[way].append(train(way, seed, arguments, Path(scratch) / f"{way}-{seed}"))
+                done = rows.setdefault(way, [])
+                if any(row["seed"] == seed for row in done):
+                    continue
+                done.append({"seed": seed} | train(way, seed, arguments, Path(scratch) / f"{way}-{seed}"))
                 if arguments.output is not None:  # after each run: they take long
                     arguments.output.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(f"{'way':10} valid ndcg@10 (before stage 2)   valid ndcg@10   test recall@10   test ndcg@10   epochs")
