@@ -151,7 +151,9 @@ def test_a_permutation_is_learned_and_then_the_embeddings(
 ) -> None:
     start, run = pretrained("vqrec"), tmp_path / "run"
     stage = PermutationSettings(epochs=3)
-    result = finetune("vqrec", shops[1].path, run, from_=start, training=settings(), permutation=stage)
+    result = finetune(
+        "vqrec", shops[1].path, run, from_=start, mode="permutation", training=settings(), permutation=stage
+    )
     order = np.load(run / "permutation" / "order.npy")
     assert np.array_equal(np.sort(order, axis=1), np.tile(np.arange(CENTROIDS), (BOOKS, 1)))
     assert not np.array_equal(order, np.tile(np.arange(CENTROIDS), (BOOKS, 1)))
@@ -183,7 +185,7 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
 ) -> None:
     start, run = pretrained("vqrec"), tmp_path / "run"
     book = CodeBook.load(start / "code_book.npz")
-    finetune("vqrec", shops[1].path, run, from_=start, mode="reuse", training=settings(max_epochs=1))
+    finetune("vqrec", shops[1].path, run, from_=start, training=settings(max_epochs=1))  # the default mode
     name = f"book-{book.fingerprint[:12]}"
     assert shops[1].code_names == [name, "own"]
     stored = ItemCodes.load(shops[1].codes_path(name))
@@ -197,10 +199,14 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
     with pytest.raises(
         CheckpointMismatchError, match=rf"codes own of .* are of the code book .*, the model in {start}"
     ):
-        training_inputs("vqrec", "reuse", shops[1], Start.read(start), None, "own")
+        finetune("vqrec", shops[1].path, tmp_path / "other", from_=start, codes="own")
+    # Without codes of that name the data's own come first, whatever was borrowed.
+    assert training_inputs("vqrec", None, shops[1], None, None, None) == (None, "own")
     (start / "code_book.npz").unlink()
-    with pytest.raises(CheckpointMismatchError, match=rf"{start} has no code_book.npz"):
-        training_inputs("vqrec", "reuse", shops[1], Start.read(start), None, None)
+    with pytest.raises(
+        CheckpointMismatchError, match=rf"{start} has no code_book.npz.*--mode direct` or --mode permutation"
+    ):
+        finetune("vqrec", shops[1].path, tmp_path / "other", from_=start)
 
 
 KILLED_AT_STEP = """
@@ -219,7 +225,8 @@ def train_or_die(self, batch, batch_index):
     return trained(self, batch, batch_index)
 
 FineTuning.training_step = train_or_die
-finetune("vqrec", Path({data!r}), Path({run!r}), from_=Path({start!r}), training={training!r}, permutation={permutation!r})
+finetune("vqrec", Path({data!r}), Path({run!r}), from_=Path({start!r}), mode="permutation", training={training!r},
+    permutation={permutation!r})
 """
 
 
@@ -232,7 +239,8 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
     training = settings(checkpoint_every_n_steps=1 if step == 3 else 0)
     data, unbroken, broken = shops[1].path, tmp_path / "unbroken", tmp_path / "broken"
     permutation = PermutationSettings(epochs=2)
-    finetune("vqrec", data, unbroken, from_=start, training=training, permutation=permutation)
+    learned: dict[str, Any] = {"from_": start, "mode": "permutation", "training": training, "permutation": permutation}
+    finetune("vqrec", data, unbroken, **learned)
     code = KILLED_AT_STEP.format(
         stage=stage,
         step=step,
@@ -245,7 +253,7 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert (broken / "permutation" / "metrics.json").exists() == (stage == 2)
-    finetune("vqrec", data, broken, from_=start, training=training, permutation=permutation, resume=True)
+    finetune("vqrec", data, broken, **learned, resume=True)
     expected, found = weights(unbroken), weights(broken)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     orders = [np.load(run / "permutation" / "order.npy") for run in (unbroken, broken)]
@@ -268,8 +276,9 @@ def test_two_processes_learn_the_permutation_and_the_embeddings_of_one(
     still = replace(SMALL, dropout=0.0)
     start, alone, together = pretrained("vqrec", transformer=still), tmp_path / "alone", tmp_path / "together"
     groups = {"training": settings(precision="fp32"), "permutation": PermutationSettings(epochs=2)}
-    expected = finetune("vqrec", shops[1].path, alone, from_=start, **groups)
-    found = in_two_processes("finetune", "vqrec", shops[1].path, "-o", together, "--from", start, **groups)
+    expected = finetune("vqrec", shops[1].path, alone, from_=start, mode="permutation", **groups)
+    given = ["vqrec", shops[1].path, "-o", together, "--from", start, "--mode", "permutation"]
+    found = in_two_processes("finetune", *given, **groups)
     assert np.array_equal(*(np.load(run / "permutation" / "order.npy") for run in (alone, together)))
     assert found["permutation"] == pytest.approx(expected["permutation"], abs=1e-6)
     for name, tensor in weights(alone).items():
@@ -328,15 +337,15 @@ def test_a_code_book_that_does_not_fit_is_refused(
     narrow = CodeBook("pq", vectors[:8].reshape(8, 2, 8).transpose(1, 0, 2).copy(), None, None, "words", "0" * 64)
     ItemCodes(narrow.encode(vectors), narrow).save(shop.codes_path("narrow"))
     with pytest.raises(CheckpointMismatchError, match=rf"narrow of {shop.path} are 2 of 8 .*{start} reads 4 of 8"):
-        finetune("vqrec", shop.path, run, from_=start, codes="narrow")
+        finetune("vqrec", shop.path, run, from_=start, mode="direct", codes="narrow")
     own = ItemCodes.load(shop.codes_path("own")).book
     foreign = replace(own, encoder="other", encoder_fingerprint="1" * 64)
     ItemCodes(foreign.encode(vectors), foreign).save(shop.codes_path("foreign"))
     with pytest.raises(StaleFeaturesError, match=rf"{start} was trained on .*words.* foreign of {shop.path} .*other"):
-        finetune("vqrec", shop.path, run, from_=start, codes="foreign")
+        finetune("vqrec", shop.path, run, from_=start, mode="direct", codes="foreign")
     narrow.save(start / "code_book.npz")
     with pytest.raises(CheckpointMismatchError, match=r"has 2 books of 8 codes, but the model beside it 4 of 8"):
-        finetune("vqrec", shop.path, run, from_=start, codes="own")
+        finetune("vqrec", shop.path, run, from_=start, mode="direct", codes="own")
 
 
 def test_asking_for_what_makes_no_sense_is_refused(
@@ -354,7 +363,8 @@ def test_asking_for_what_makes_no_sense_is_refused(
     with pytest.raises(SettingsError, match=r"--permutation\.\*: these settings are for vqrec"):
         finetune("unisrec", data, run, permutation=PermutationSettings(epochs=9), from_=start)
     with pytest.raises(SettingsError, match=r"epochs is 0; .*--mode direct\)\n.*temperature is 0"):
-        finetune("vqrec", data, run, permutation=PermutationSettings(epochs=0, temperature=0), from_=start)
+        nothing = PermutationSettings(epochs=0, temperature=0)
+        finetune("vqrec", data, run, mode="permutation", permutation=nothing, from_=start)
     with pytest.raises(SettingsError, match="--from and --output are both"):
         finetune("unisrec", data, start, from_=start)
     with pytest.raises(CheckpointMismatchError, match=f"{tmp_path}/nowhere holds no model"):

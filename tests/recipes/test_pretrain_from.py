@@ -70,8 +70,7 @@ def test_weights_and_sizes_are_taken_over(
     before, after = (load_file(folder / "model.safetensors") for folder in (start, learned))
     assert all(not torch.equal(before[name], after[name]) for name in before)
     # What came out is a start like any other, and what it reads goes on being that of the first.
-    codes = "own" if model == "vqrec" else None
-    tuned = finetune(model, shops[1].path, tmp_path / "tuned", from_=learned, codes=codes, training=settings())
+    tuned = finetune(model, shops[1].path, tmp_path / "tuned", from_=learned, training=settings())
     assert tuned["epochs"] == 1
 
 

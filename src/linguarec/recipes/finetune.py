@@ -54,8 +54,8 @@ def finetune(
         permutation: settings of the stage that learns the permutation (--mode permutation)
         from_: start from the model in this folder: a pre-training run, a converted checkpoint or another run
         mode: UniSRec: inductive (default) knows items by text alone, transductive by text and ID. VQ-Rec with --from:
-            permutation (default) learns which pre-trained embedding each code of the data's own code book takes; direct
-            takes them as they are numbered; reuse codes the items with the code book of the pre-training
+            reuse (default) codes the items with the code book of the pre-training; with codes of the data's own, permutation
+            learns which pre-trained embedding each of them takes, and direct takes them as they are numbered
         frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
         sequence_encoder: what reads the histories; transformer by default
         features: name of the item text vectors, for models that read them; not needed if the folder has one kind
@@ -153,7 +153,7 @@ def model_and_mode(model: str, mode: str | None, from_: Path | None) -> tuple[st
     if mode == "inductive" and (model == "unisrec-transductive" or (model == "vqrec" and from_ is not None)):
         raise SettingsError([f"--mode inductive is for unisrec, not for {model}"])
     if model == "vqrec":
-        return model, None if from_ is None else mode or "permutation"
+        return model, None if from_ is None else mode or "reuse"
     if model in ("unisrec", "unisrec-transductive"):
         name = "unisrec-transductive" if mode == "transductive" else model
         return name, "transductive" if name == "unisrec-transductive" else "inductive"

@@ -14,6 +14,8 @@ from linguarec.recipes.starting import Start
 
 log = logging.getLogger(__name__)
 
+BORROWED = "book-"  # codes of another folder's book, made for --mode reuse or by zero-shot
+
 
 def training_inputs(
     model: str,
@@ -31,7 +33,7 @@ def training_inputs(
         dataset: whose items are read.
         start: what the training starts from, or None.
         features: the vectors asked for, or None.
-        codes: the codes asked for, or None.
+        codes: the codes asked for, or None: then the data's own go before those of a book borrowed from another folder.
 
     Raises:
         SettingsError: nothing of that name is there, or several without one asked for.
@@ -46,7 +48,8 @@ def training_inputs(
         return None, None
     if start is not None and mode == "reuse":
         return None, codes_of_own_book(start, dataset, features, codes)
-    name = choose("codes", codes, dataset.code_names, dataset, "quantize")
+    own = [name for name in dataset.code_names if not name.startswith(BORROWED)]
+    name = choose("codes", codes, own if codes is None and own else dataset.code_names, dataset, "quantize")
     if start is not None:
         check_codes(start, dataset, name)
     return None, name
@@ -114,7 +117,7 @@ def book_of(start: Start) -> CodeBook:
     if start.book is None:
         raise CheckpointMismatchError(
             f"{start.folder} has no {BOOK_FILE}, so nothing can be coded with its book; fine-tune on the codes of a book "
-            "of the data's own, by `linguarec finetune --mode permutation` or --mode direct."
+            "of the data's own, by `linguarec finetune --mode direct` or --mode permutation."
         )
     return start.book
 
@@ -150,7 +153,7 @@ def stored_codes(start: Start, dataset: PreparedDataset, asked: str | None) -> t
             raise CheckpointMismatchError(
                 f"The codes {name} of {dataset.path} are of the code book {stored.book.fingerprint[:12]} ({stored.book}), "
                 f"the model in {start.folder} of {book.fingerprint[:12]} ({book}); leave --codes out to code the items "
-                "with it, or learn a permutation by `linguarec finetune --mode permutation`."
+                "with it, or fine-tune on these by `linguarec finetune --mode direct` or --mode permutation."
             )
     return None
 
@@ -158,7 +161,7 @@ def stored_codes(start: Start, dataset: PreparedDataset, asked: str | None) -> t
 def _code_with(start: Start, dataset: PreparedDataset, features: str | None) -> str:
     """Code the dataset's items with the start's book and store the codes; their name."""
     book, vectors = book_of(start), fitting_vectors(start, dataset, features)
-    name = f"book-{book.fingerprint[:12]}"
+    name = f"{BORROWED}{book.fingerprint[:12]}"
     coded = ItemCodes(book.encode(dataset.features(vectors)), book, dataset.feature_info(vectors).texts_fingerprint)
     coded.save(dataset.codes_path(name))
     log.info("coded %d items with the code book of %s: codes %s of %s", len(coded), start.folder, name, dataset.path)

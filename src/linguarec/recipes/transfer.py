@@ -58,7 +58,7 @@ def transfer(
         training: settings of all trainings; where they are at the defaults, the model's own. With a share of the users a step
             takes that share of targets_per_step, so that an epoch has as many steps as with all of them
         features: name of the item text vectors, for models that read them
-        codes: name of the item codes, for models that read them
+        codes: name of the item codes, for models that read them; with --mode reuse those that scratch reads
         tokens: name of the item tokens, for models that read them
         split: which interactions train, validate and test
     """
@@ -95,13 +95,14 @@ def transfer(
         flags = _of_tokens(start, dataset, tokens, ways)
     else:
         refuse(start.name, {"tokens": tokens})
-        flags = _of_vectors_or_codes(start, mode, features, codes)
+        reader, chosen = model_and_mode(start.name, mode, from_)
+        flags = _of_vectors_or_codes(start, chosen, features, codes)
+        # First of all: what the pre-trained model needs is refused before the trainings, if it is not there or does not fit.
+        if set(ways or WAYS) & {"frozen", "full"}:
+            training_inputs(reader, chosen, dataset, start, features, flags["full"]["codes"])
     ways = [way for way in (*flags, "zero-shot") if way in (ways or WAYS)]
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
-    # First of all: what the pre-trained model needs is refused before the trainings, if it is not there or does not fit.
-    if encoder is not None and ("frozen" in ways or "full" in ways):
-        training_inputs(*model_and_mode(start.name, mode, from_), dataset, start, features, codes)
     read = read_by_text(start, dataset, features, tokens) if "zero-shot" in ways else None
 
     def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
@@ -142,7 +143,7 @@ def transfer(
         "from": str(from_),
         "weights_sha256": start.weights_sha256,
         "model": start.name,
-        "mode": mode,
+        "mode": flags["full"].get("mode"),
         "split": split,
         "seeds": list(range(first_seed, first_seed + seeds)),
         "users": len(np.unique(cases.users)),
