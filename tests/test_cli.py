@@ -245,9 +245,24 @@ def test_a_training_ended_by_sigterm_does_not_look_finished(
     assert "a training goes on with --resume" in err
 
 
-def test_settings_that_do_not_go_together_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    words = ["finetune", "sasrec", str(tmp_path), "-o", str(tmp_path / "run"), "--transformer.heads", "7"]
-    code, _, errors = run(capsys, *words)
+@pytest.mark.parametrize(
+    ("model", "flags", "message"),
+    [
+        ("sasrec", ["--transformer.heads", "7"], "hidden_size 300 is not divisible by heads 7"),
+        ("sasrec", ["--transformer.heads", "0"], "heads is 0; it must be at least 1"),
+        ("sasrec", ["--sequence-encoder", "gru", "--gru.layers", "0"], "layers is 0; it must be at least 1"),
+        ("sasrec", ["--transformer.dropout", "1.0"], "dropout is 1.0; it must be 0 or more and below 1"),
+        ("unisrec", ["--model.experts", "0"], "experts is 0; it must be at least 1"),
+        ("vqrec", ["--model.temperature", "0"], "temperature is 0.0; it must be above 0"),
+        ("recformer", ["--model.heads", "0"], "heads is 0; it must be at least 1"),
+        ("recformer", ["--model.max_tokens", "1"], "max_tokens is 1; it must be at least 2"),
+        ("recformer", ["--model.max_tokens", "5000"], "max_tokens is 5000, but .* has room for 4096 tokens"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    model: str, flags: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    code, _, errors = run(capsys, "finetune", model, str(tmp_path), "-o", str(tmp_path / "run"), *flags)
     assert code == 2
-    assert "hidden_size 300 is not divisible by heads 7" in errors
+    assert re.search(message, " ".join(errors.split()))
     assert not (tmp_path / "run").exists()

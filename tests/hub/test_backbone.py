@@ -105,7 +105,8 @@ def small_longformer(folder: Path) -> Any:
 @torch.no_grad()
 def test_longformer_in_many_windows_with_its_language_head(tmp_path: Path) -> None:
     theirs = small_longformer(tmp_path)
-    model = recformer_from_backbone(str(tmp_path), max_tokens=68, language_head=True).eval()
+    assert recformer_from_backbone(str(tmp_path), max_tokens=68).config.window == 64  # not that of the language model
+    model = recformer_from_backbone(str(tmp_path), window=6, max_tokens=68, language_head=True).eval()
     assert (model.config.window, model.config.first_position) == (6, 2)
     rows = random_ids([67, 5, 12, 1, 31], 60)
     batch = token_batch(rows)

@@ -1,6 +1,7 @@
 """convert for the released Recformer: there and back with the same tensors, with a catalogue, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,22 @@ CONFIG = RecformerConfig(
     first_position=2, layer_norm_eps=1e-5,
 )  # fmt: skip
 TOLD = {
-    "model_type": "longformer", "num_attention_heads": 3, "attention_window": [8, 8], "max_token_num": 60, "temp": 0.05,
+    "model_type": "longformer", "num_attention_heads": 3, "attention_window": [512, 512], "max_token_num": 60, "temp": 0.05,
     "layer_norm_eps": 1e-5, "pad_token_id": 1,
 }  # fmt: skip
 
 
 @pytest.fixture
-def released(tmp_path: Path) -> dict[str, Path]:
-    """A checkpoint as the released code saves one, and its settings."""
+def released(tmp_path: Path) -> dict[str, Any]:
+    """A checkpoint as the released code saves one, its settings, and the window that they do not tell."""
     torch.manual_seed(0)
     state = to_released_recformer(Recformer(CONFIG).state_dict())
     torch.save(state, tmp_path / "recformer_seqrec_ckpt.bin")
     (tmp_path / "config.json").write_text(json.dumps(TOLD))
-    return {"source": tmp_path / "recformer_seqrec_ckpt.bin", "released_config": tmp_path / "config.json"}
+    return {"source": tmp_path / "recformer_seqrec_ckpt.bin", "released_config": tmp_path / "config.json", "window": 8}
 
 
-def test_there_and_back(released: dict[str, Path], tmp_path: Path) -> None:
+def test_there_and_back(released: dict[str, Any], tmp_path: Path) -> None:
     folder, back = tmp_path / "folder", tmp_path / "back.bin"
     result = convert(**released, output=folder)
     assert (result["model"], result["heads"], result["window"], result["items"]) == ("recformer", 3, 8, 0)
@@ -51,7 +52,40 @@ def test_there_and_back(released: dict[str, Path], tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_word_embeddings_from_another_file(released: dict[str, Path], tmp_path: Path) -> None:
+def test_what_was_published_is_assumed_and_shown(released: dict[str, Any], tmp_path: Path) -> None:
+    """The number of heads alone makes the same model as all settings do."""
+    result = convert(released["source"], tmp_path / "folder", heads=3, window=8)
+    model, _ = from_pretrained(tmp_path / "folder")
+    assert isinstance(model, Recformer)
+    assert model.config == replace(CONFIG, max_tokens=62)  # as long as the table of positions, 64 rows from row 2 on
+    assert result["assumed"] == {
+        "model_type": "longformer", "pad_token_id": 1, "max_token_num": 1024, "temp": 0.05, "mlm_weight": 0.1,
+        "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+    }  # fmt: skip
+    assert json.loads((tmp_path / "folder" / "settings.json").read_text())["assumed"] == result["assumed"]
+    assert convert(released["source"], tmp_path / "published", heads=3)["window"] == 64
+    with pytest.raises(CheckpointMismatchError, match=r"attention_window is \[512, 512\].* sets 64 in code.*--window"):
+        convert(released["source"], tmp_path / "other", released_config=released["released_config"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"heads": 5}, "hidden_size 24 is not divisible by heads 5"),
+        ({"heads": 0}, "heads is 0; it must be at least 1"),
+        ({"heads": 3, "window": 7}, "window is 7; it must be even"),
+    ],
+)
+def test_settings_that_cannot_be(given: dict[str, int], message: str, released: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatchError, match=f"cannot become a Recformer: .*{message}"):
+        convert(released["source"], tmp_path / "folder", **{"window": 8, **given})
+    assert not (tmp_path / "folder").exists()
+
+
+def test_word_embeddings_from_another_file(released: dict[str, Any], tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(400, 24)}, tmp_path / "words.bin")
+    with pytest.raises(CheckpointMismatchError, match="has word embeddings of its own; leave --word-embeddings out"):
+        convert(**released, output=tmp_path / "folder", word_embeddings=tmp_path / "words.bin")
     state = torch.load(released["source"], weights_only=True)
     words = {"longformer.embeddings.word_embeddings.weight": state.pop("longformer.embeddings.word_embeddings.weight")}
     torch.save(state, released["source"])
@@ -65,7 +99,7 @@ def test_word_embeddings_from_another_file(released: dict[str, Path], tmp_path: 
 
 
 def test_with_the_catalogue_of_a_prepared_folder(
-    released: dict[str, Path], shops: list[Any], tiny_backbone: str, tmp_path: Path
+    released: dict[str, Any], shops: list[Any], tiny_backbone: str, tmp_path: Path
 ) -> None:
     tokenize(shops[0].path, tiny_backbone, name="tiny")
     folder = tmp_path / "folder"
@@ -80,7 +114,7 @@ def test_with_the_catalogue_of_a_prepared_folder(
     assert finetune("recformer", shops[0].path, tmp_path / "run", from_=bare, training=quick)["epochs"] == 2
 
 
-def test_what_tensors_cannot_tell_must_be_given(released: dict[str, Path], tmp_path: Path) -> None:
+def test_what_tensors_cannot_tell_must_be_given(released: dict[str, Any], tmp_path: Path) -> None:
     folder, source = tmp_path / "folder", released["source"]
     with pytest.raises(
         CheckpointMismatchError, match="number of attention heads; give it by --heads or --released-config"

@@ -238,14 +238,26 @@ def test_two_processes_take_the_steps_of_one(shop: PreparedDataset, tmp_path: Pa
             )
 
 
-def test_another_run_can_be_the_start(shop: PreparedDataset, tmp_path: Path) -> None:
+def test_another_run_can_be_the_start(shop: PreparedDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     first, second = tmp_path / "first", tmp_path / "second"
     finetune("recformer", shop.path, first, SCRATCH, training=settings(max_epochs=1))
     finetune("recformer", shop.path, second, from_=first, training=settings(max_epochs=1, learning_rate=1e-12))
     before, after = (load_file(run / "model.safetensors") for run in (first, second))
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+    # SCRATCH has 16 and 128: as nothing else was asked for, they stay, and that is told.
+    kept = "model.window 16, model.max_tokens 128"
+    assert f"settings of {first} that are not the defaults are kept: {kept}" in caplog.text
     with pytest.raises(SettingsError, match=r"--model.layers 3: the weights of .* are for 2"):
         finetune("recformer", shop.path, tmp_path / "c", RecformerConfig(layers=3), from_=first, training=settings())
+    longer = RecformerConfig(max_tokens=129)
+    with pytest.raises(
+        SettingsError, match=rf"--model.\* with the weights of {first}: max_tokens is 129, but the table"
+    ):
+        finetune("recformer", shop.path, tmp_path / "c", longer, from_=first, training=settings())
+    words = replace(SCRATCH, vocabulary=99)
+    with pytest.raises(SettingsError, match=r"--model\.vocabulary 99: the items are tokenized into"):
+        finetune("recformer", shop.path, tmp_path / "c", words, training=settings())
 
 
 def test_the_learning_rate_rises_and_falls_over_both_stages(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from linguarec.errors import CheckpointMismatchError
+from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.hub.released_recformer import WITH_PADDING_POSITIONS, from_released_recformer, recformer_config
 from linguarec.models.recformer import TOKEN_TYPES, Recformer, RecformerConfig
 from linguarec.text.attributes import SentenceForm
@@ -23,7 +23,7 @@ MODEL_TYPES = ("bert", *WITH_PADDING_POSITIONS)
 
 def recformer_from_backbone(
     backbone: str,
-    window: int | None = None,
+    window: int = 64,
     max_tokens: int = 1024,
     max_items: int = 50,
     language_head: bool = False,
@@ -39,14 +39,14 @@ def recformer_from_backbone(
 
     Args:
         backbone: a name or folder, as in `find_encoder`.
-        window: tokens that a token sees; None = as the checkpoint says, else 64.
+        window: tokens that a token sees; that of the language model (Longformer: 512) does not count, as published.
         max_tokens: longest input.
         max_items: longest history.
         language_head: whether the model gets the head that pre-training needs.
         changes: other settings of the model than those of the checkpoint; none that its tensors were made for.
 
     Raises:
-        SettingsError: there is no such backbone here.
+        SettingsError: there is no such backbone here, or the changes cannot be.
         CheckpointMismatchError: it is of another family, or its files do not fit together.
     """
     folder = find_encoder(backbone)
@@ -61,7 +61,10 @@ def recformer_from_backbone(
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("language_head.")}
     config = recformer_config(settings, tensors, str(folder), window, max_tokens, max_items)
-    config = replace(config, language_head=language_head, **changes)
+    try:
+        config = replace(config, language_head=language_head, **changes)
+    except ValueError as error:
+        raise SettingsError([f"--model.* with the backbone {backbone}: {error}"]) from error
     for layer in range(config.layers):
         attention = f"layers.{layer}.attention"
         for kind in ("weight", "bias"):

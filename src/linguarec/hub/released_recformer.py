@@ -83,7 +83,7 @@ def from_released_recformer(state: Mapping[str, Tensor], word_embeddings: Tensor
         word_embeddings: [V, D] for a checkpoint that lacks them, as the released pre-training one does.
 
     Raises:
-        CheckpointMismatchError: a key that the table does not explain, or no word embeddings.
+        CheckpointMismatchError: a key that the table does not explain, no word embeddings, or two sets of them.
     """
     table = released_names(_num_layers(state)) | {theirs: (ours,) for theirs, ours in BERT_LANGUAGE_HEAD.items()}
     found: dict[str, dict[int, Tensor]] = {}
@@ -102,6 +102,8 @@ def from_released_recformer(state: Mapping[str, Tensor], word_embeddings: Tensor
             "keys that no Recformer, Longformer, RoBERTa or BERT of the released code has:\n" + "\n".join(unknown)
         )
     if word_embeddings is not None:
+        if "word.weight" in found:
+            raise CheckpointMismatchError("The checkpoint has word embeddings of its own; leave --word-embeddings out.")
         found["word.weight"] = {0: word_embeddings}
     if "word.weight" not in found:
         raise CheckpointMismatchError(
@@ -168,7 +170,8 @@ def recformer_config(
         max_items: likewise.
 
     Raises:
-        CheckpointMismatchError: what tensors cannot tell is not in the settings, or is not what this model computes.
+        CheckpointMismatchError: what tensors cannot tell is not in the settings, is not what this model computes, or does
+            not go together.
     """
     problems = []
     heads = settings.get("num_attention_heads")
@@ -195,25 +198,28 @@ def recformer_config(
         max_items = len(tensors["item_position.weight"]) - 1 if "item_position.weight" in tensors else 50
     if max_tokens is None:
         max_tokens = min(int(settings.get("max_token_num", 1024)), positions - first_position)
-    return RecformerConfig(
-        vocabulary=vocabulary,
-        hidden_size=width,
-        layers=1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers.")),
-        heads=heads,
-        inner_size=len(tensors["layers.0.inner.bias"]),
-        window=window,
-        max_tokens=max_tokens,
-        max_items=max_items,
-        positions=max(positions, first_position + max_tokens),
-        first_position=first_position,
-        dropout=settings.get("hidden_dropout_prob", 0.1),
-        attention_dropout=settings.get("attention_probs_dropout_prob", 0.1),
-        layer_norm_eps=settings.get("layer_norm_eps", 1e-12),
-        temperature=settings.get("temp", 0.05),
-        mlm_weight=settings.get("mlm_weight", 0.1),
-        language_head="language_head.words.weight" in tensors,
-        initializer_range=settings.get("initializer_range", 0.02),
-    )
+    try:
+        return RecformerConfig(
+            vocabulary=vocabulary,
+            hidden_size=width,
+            layers=1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers.")),
+            heads=heads,
+            inner_size=len(tensors["layers.0.inner.bias"]),
+            window=window,
+            max_tokens=max_tokens,
+            max_items=max_items,
+            positions=max(positions, first_position + max_tokens),
+            first_position=first_position,
+            dropout=settings.get("hidden_dropout_prob", 0.1),
+            attention_dropout=settings.get("attention_probs_dropout_prob", 0.1),
+            layer_norm_eps=settings.get("layer_norm_eps", 1e-12),
+            temperature=settings.get("temp", 0.05),
+            mlm_weight=settings.get("mlm_weight", 0.1),
+            language_head="language_head.words.weight" in tensors,
+            initializer_range=settings.get("initializer_range", 0.02),
+        )
+    except (TypeError, ValueError) as error:
+        raise CheckpointMismatchError(f"{source} cannot become a Recformer: {error}.") from error
 
 
 def _num_layers(keys: Iterable[str]) -> int:

@@ -1,7 +1,7 @@
 """Recformer: text is all you need (Li et al., KDD'23, arXiv 2305.13731).
 
-    item        its attributes as a sentence of keys and values        "title eSUN filament brand eSUN categories 3D
-    printing" input       <s> item_n item_(n-1) ... item_1                       most recent first, cut at `max_tokens`
+    item        its attributes as a sentence of keys and values        "title eSUN filament brand eSUN categories 3D"
+    input       <s> item_n item_(n-1) ... item_1                       most recent first, cut at `max_tokens`
                 e = LayerNorm(word + token position + token type + item position)                               (eq. 2-4)
     encoder     Longformer: sliding-window attention, <s> sees all and is seen by all                           (eq. 5)
     score       cos(h_<s>(history), h_<s>(item)) / temperature         an item is encoded as a history of one   (eq. 6)
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch, TokenBatch, TokenPairs
+from linguarec.nn.checks import above_zero, at_least, divided_by_heads, probabilities, refuse
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.gathering import Gathering
 from linguarec.nn.losses import Pairs, catalogue_cross_entropy, contrastive_cross_entropy
@@ -83,20 +84,29 @@ class RecformerConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.hidden_size % self.heads:
-            problems.append(f"hidden_size {self.hidden_size} is not divisible by heads {self.heads}")
+        problems = at_least(
+            self,
+            vocabulary=1,
+            hidden_size=1,
+            layers=1,
+            heads=1,
+            inner_size=1,
+            max_tokens=2,
+            max_items=1,
+            first_position=0,
+            mlm_weight=0,
+            sampled_negatives=0,
+        )
+        problems += divided_by_heads(self) + above_zero(self, "temperature")
+        problems += probabilities(self, "dropout", "attention_dropout")
         if self.window < 2 or self.window % 2:
             problems.append(f"window is {self.window}; it must be even and at least 2, half of it for each side")
-        if self.sampled_negatives < 0:
-            problems.append(f"sampled_negatives is {self.sampled_negatives}; it must be 0 (off) or above")
         if self.max_tokens > self.positions - self.first_position:
             problems.append(
                 f"max_tokens is {self.max_tokens}, but the table of token positions has room for "
                 f"{self.positions - self.first_position} tokens (positions - first_position)"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
+        refuse(problems)
 
 
 class RecformerLayer(nn.Module):

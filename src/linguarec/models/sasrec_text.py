@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from linguarec.batching.batches import ItemBatch
 from linguarec.models.cosine import CosineRecommender
 from linguarec.models.shape import CatalogueShape
+from linguarec.nn.checks import above_zero, probabilities, refuse
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.encoders import SequenceEncoder
 
@@ -28,6 +29,9 @@ class SASRecTextConfig:
     feature_dropout: float = 0.2
     temperature: float = 0.07
     initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        refuse(above_zero(self, "temperature") + probabilities(self, "feature_dropout"))
 
 
 class SASRecText(CosineRecommender):

@@ -24,6 +24,7 @@ from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.models.cosine import CosineRecommender
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.adaptor import MixtureOfExpertsAdaptor
+from linguarec.nn.checks import above_zero, at_least, probabilities, refuse
 from linguarec.nn.encoders import SequenceEncoder
 from linguarec.nn.losses import Pairs, contrastive_cross_entropy
 
@@ -45,6 +46,10 @@ class UniSRecConfig:
     temperature: float = 0.07
     sequence_contrast: float = 1e-3
     initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        problems = at_least(self, experts=1, sequence_contrast=0) + above_zero(self, "temperature")
+        refuse(problems + probabilities(self, "adaptor_dropout"))
 
 
 class UniSRec(CosineRecommender):

@@ -22,6 +22,7 @@ from linguarec.batching.batches import ItemBatch
 from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.models.cosine import CosineRecommender
 from linguarec.models.shape import CatalogueShape
+from linguarec.nn.checks import above_zero, refuse
 from linguarec.nn.code_embedding import CodeEmbedding
 from linguarec.nn.encoders import SequenceEncoder
 from linguarec.nn.losses import contrastive_cross_entropy
@@ -39,6 +40,9 @@ class VQRecConfig:
 
     temperature: float = 0.07
     initializer_range: float = 0.2
+
+    def __post_init__(self) -> None:
+        refuse(above_zero(self, "temperature"))
 
 
 class VQRec(CosineRecommender):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linguarec.nn.checks import at_least, divided_by_heads, probabilities, refuse
 from linguarec.nn.dropout import Dropout, keep_mask
 from linguarec.nn.ragged import RaggedLayout
 
@@ -41,8 +42,8 @@ class TransformerConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by heads {self.heads}")
+        problems = at_least(self, hidden_size=1, layers=1, heads=1, inner_size=1, max_length=1) + divided_by_heads(self)
+        refuse(problems + probabilities(self, "dropout", "attention_dropout"))
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class GRUConfig:
     dropout: float = 0.3
     max_length: int = 50
     initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        problems = at_least(self, hidden_size=1, layers=1, inner_size=1, max_length=1)
+        refuse(problems + probabilities(self, "dropout"))
 
 
 EncoderConfig = TransformerConfig | GRUConfig

@@ -24,6 +24,18 @@ from linguarec.sentences import SentenceReader
 from linguarec.text.cleaning import TextRules
 
 NAME = "recformer"
+# What the released code was trained with, under its names; shown as assumed where no settings tell otherwise.
+PUBLISHED = {
+    "model_type": "longformer",
+    "pad_token_id": 1,
+    "attention_window": 64,
+    "max_token_num": 1024,
+    "temp": 0.05,
+    "mlm_weight": 0.1,
+    "layer_norm_eps": 1e-5,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
 WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -58,7 +70,15 @@ def convert_recformer(
         raise CheckpointMismatchError(
             f"{released.file}: no tensor tells the number of attention heads; give it by --heads or --released-config"
         )
-    config = recformer_config(told, found.tensors, str(released.file), window)
+    if window is None and set(_windows(told)) - {PUBLISHED["attention_window"]}:
+        raise CheckpointMismatchError(
+            f"{released.file}: attention_window is {told['attention_window']} in the settings of the language model, and the "
+            "released Recformer sets 64 in code; tensors do not tell which one it was trained with: give --window."
+        )
+    assumed = {name: value for name, value in PUBLISHED.items() if name not in told}
+    if window is not None:
+        assumed.pop("attention_window", None)
+    config = recformer_config(PUBLISHED | dict(told), found.tensors, str(released.file), window)
     dataset = None if items is None else PreparedDataset.open(items)
     description = ModelDescription(NAME, config, None, CatalogueShape(0 if dataset is None else dataset.num_items))
     model = description.build()
@@ -86,6 +106,7 @@ def convert_recformer(
             **description.to_dict(),
             "source": released.file.name,
             "released_settings": dict(told),
+            "assumed": assumed,
             "not_made": released.not_made,
             "split": "leave-one-out",
         }
@@ -100,6 +121,7 @@ def convert_recformer(
         "layers": config.layers,
         "heads": config.heads,
         "window": config.window,
+        "assumed": assumed,
         "left_out": found.left_out,
         "not_made": released.not_made,
     }
@@ -113,6 +135,12 @@ def write_recformer(source: Path, output: Path) -> dict[str, Any]:
         torch.save(state, temporary)
     parameters = sum(tensor.numel() for tensor in state.values())
     return {"output": str(output), "model": description.name, "tensors": len(state), "parameters": parameters}
+
+
+def _windows(told: Mapping[str, Any]) -> list[Any]:
+    """The attention windows of the layers, as far as the settings tell them."""
+    windows = told.get("attention_window", [])
+    return windows if isinstance(windows, list) else [windows]
 
 
 def _with_catalogue(

@@ -154,7 +154,7 @@ def starting_model(
         _check_tokenizer(AttributeTokenizer.load(backbone).form, form, backbone)
         network = recformer_from_backbone(
             backbone,
-            asked.get("window"),
+            config.window,
             config.max_tokens,
             config.max_items,
             language_head,
@@ -162,6 +162,12 @@ def starting_model(
         )
         check_vocabulary(form, network.config)
         return network, None
+    if asked.get("vocabulary", form.vocabulary) != form.vocabulary:
+        raise SettingsError(
+            [
+                f"--model.vocabulary {config.vocabulary}: the items are tokenized into {form.vocabulary}; leave the flag out"
+            ]
+        )
     return Recformer(_with(config, {"language_head": language_head, "vocabulary": form.vocabulary})), None
 
 

@@ -119,17 +119,24 @@ class Start:
     def merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
         """The settings `own` with those of `asked` that differ from the defaults, and what cannot be changed."""
         changes: dict[str, Any] = {}
-        problems = []
+        kept, problems = [], []
         for field in fields(asked) if asked is not None else ():
             value, theirs = getattr(asked, field.name), getattr(own, field.name)
             if value in (field.default, theirs):
+                if theirs != field.default and field.name not in (*WEIGHTS_NEED, "language_head"):
+                    kept.append(f"{group}.{field.name} {theirs}")
                 continue
             if field.name in WEIGHTS_NEED:
                 problems.append(
                     f"--{group}.{field.name} {value}: the weights of {self.folder} are for {theirs}; leave the flag out"
                 )
             changes[field.name] = value
-        return replace(own, **changes), problems
+        if kept and is_main_process():
+            log.info("settings of %s that are not the defaults are kept: %s", self.folder, ", ".join(kept))
+        try:
+            return replace(own, **changes), problems
+        except ValueError as error:
+            return own, [*problems, f"--{group}.* with the weights of {self.folder}: {error}"]
 
 
 def settings_of(
