@@ -153,6 +153,27 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(step: int, dataset: P
     assert curves[0] == curves[1]
 
 
+def test_killed_after_its_last_epoch_it_trains_no_further_one(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patience had run out, and the test was not written yet."""
+    run, training = tmp_path / "run", settings(max_epochs=30, patience=1, learning_rate=0.3)
+
+    def die(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("linguarec.recipes.finetune_vectors.finish", die)
+        finetune("sasrec", dataset.path, run, transformer=SMALL, training=training)
+    before, weights = (run / "metrics.csv").read_text(), load_file(run / "model.safetensors")
+    epochs = len(before.splitlines()) - 1
+    assert epochs < 30
+    resumed = finetune("sasrec", dataset.path, run, transformer=SMALL, training=training, resume=True)
+    assert resumed["epochs"] == epochs
+    assert (run / "metrics.csv").read_text() == before
+    assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(run / "model.safetensors").items())
+
+
 def test_two_processes_take_the_steps_of_one(
     dataset: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
 ) -> None:

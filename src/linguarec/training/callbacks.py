@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
 from linguarec.files import writing_file
@@ -117,6 +118,15 @@ class StepProgress(Callback):
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Close the bar, so that the error stands alone."""
         self.open.close()
+
+
+class Patience(EarlyStopping):
+    """Early stopping that holds for a resumed run, too: killed after its last epoch, it has no epoch left to train."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Stop where the checkpoint says that patience had run out; Lightning forgets that it did."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class BestWeights(Callback):

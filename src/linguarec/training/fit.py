@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, StepProgress
+from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, Patience, StepProgress
 from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
@@ -72,7 +72,7 @@ def fit(
         StepProgress(),
         record,
         best,
-        EarlyStopping(f"valid/{MONITOR}", mode="max", patience=settings.patience, check_on_train_epoch_end=True),
+        Patience(f"valid/{MONITOR}", mode="max", patience=settings.patience, check_on_train_epoch_end=True),
         ModelCheckpoint(checkpoint.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
     if every_n_steps:
@@ -105,7 +105,7 @@ def fit(
             ckpt_path=str(checkpoint) if resume and checkpoint.exists() else None,
             weights_only=False,
         )
-    return FitResult(best.best, best.best_epoch, trainer.current_epoch, record.rows, trainer.is_global_zero)
+    return FitResult(best.best, best.best_epoch, len(record.rows), record.rows, trainer.is_global_zero)
 
 
 def uses_bf16(settings: TrainingSettings) -> bool:
