@@ -14,6 +14,7 @@ from linguarec.hub.pretrained import from_pretrained
 from linguarec.hub.released_recformer import to_released_recformer
 from linguarec.models.recformer import Recformer, RecformerConfig
 from linguarec.recipes.convert import convert
+from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.tokenize import tokenize
 from linguarec.training.settings import TrainingSettings
@@ -112,6 +113,12 @@ def test_with_the_catalogue_of_a_prepared_folder(
     bare = tmp_path / "bare"
     convert(**released, output=bare)
     assert finetune("recformer", shops[0].path, tmp_path / "run", from_=bare, training=quick)["epochs"] == 2
+    # Without a catalogue it takes the form of the tokens that it is given, and ranks as with one.
+    ranked = [evaluate(model, shops[0].path, zero_shot=True, plots=False)["systems"] for model in (bare, folder)]
+    means = [systems["recformer"]["ndcg@10"]["mean"] for systems in ranked]
+    assert means[0] == pytest.approx(means[1])
+    with pytest.raises(CheckpointMismatchError, match=r"has no sentences\.json, which tells how items become tokens"):
+        linguarec.load_model(bare)
 
 
 def test_what_tensors_cannot_tell_must_be_given(released: dict[str, Any], tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import encode_items, evaluating
 from linguarec.evaluation.ranks import full_precision
+from linguarec.hub.backbone import check_vocabulary
 from linguarec.models import MODELS
 from linguarec.recipes.matching import book_of, fitting_vectors, stored_codes
 from linguarec.recipes.runs import refuse
-from linguarec.recipes.sentence_inputs import fitting_tokens
+from linguarec.recipes.sentence_inputs import form_of, tokens_for
 from linguarec.recipes.starting import Start
 from linguarec.sentences import SentenceReader
 from linguarec.text.attributes import ItemTokens
@@ -41,9 +42,13 @@ def read_by_text(
         )
     if reads == "tokens":
         refuse(start.name, {"features": features})
-        reader = SentenceReader.load(start.folder, start.network, start.description)
-        sentences = fitting_tokens(reader.form, dataset, tokens).tokens
-        return sentences, reader.keys(sentences, torch.device("cpu"))
+        stored = tokens_for(start, dataset, tokens)
+        if form_of(start.folder) is None:  # after a conversion: whatever form the data's tokens have
+            check_vocabulary(stored.form, start.description.config)
+            reader = SentenceReader(stored.form, start.network)
+        else:
+            reader = SentenceReader.load(start.folder, start.network, start.description)
+        return stored.tokens, reader.keys(stored.tokens, torch.device("cpu"))
     refuse(start.name, {"tokens": tokens})
     vectors = codes = None
     if reads == "codes":
