@@ -42,13 +42,13 @@ def read_by_text(
         )
     if reads == "tokens":
         refuse(start.name, {"features": features})
-        stored = tokens_for(start, dataset, tokens)
+        read = tokens_for(start, dataset, tokens)
         if form_of(start.folder) is None:  # after a conversion: whatever form the data's tokens have
-            check_vocabulary(stored.form, start.description.config)
-            reader = SentenceReader(stored.form, start.network)
+            check_vocabulary(read.form, start.description.config)
+            reader = SentenceReader(read.form, start.network)
         else:
             reader = SentenceReader.load(start.folder, start.network, start.description)
-        return stored.tokens, reader.keys(stored.tokens, torch.device("cpu"))
+        return read.tokens, reader.keys(read.tokens, torch.device("cpu"))
     refuse(start.name, {"tokens": tokens})
     vectors = codes = None
     if reads == "codes":
