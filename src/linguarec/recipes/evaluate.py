@@ -7,6 +7,7 @@ from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsE
 from linguarec.recipes.runs import SETTINGS_FILE
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from linguarec.data.dataset import PreparedDataset
@@ -27,6 +28,7 @@ def evaluate(
     exclude_history: bool = False,
     ks: list[int] | None = None,
     plots: bool = True,
+    device: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Rank each target among the whole catalogue and report recall, ndcg and mrr, beside popularity and chance.
@@ -49,6 +51,7 @@ def evaluate(
         exclude_history: items of the history are no candidates (the published protocol keeps them)
         ks: list lengths of recall and ndcg; 10 and 50 by default
         plots: write plots by history length and popularity
+        device: cpu or cuda; by default a GPU where there is one
         seed: of the bootstrap
     """
     import time
@@ -58,6 +61,7 @@ def evaluate(
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import ROLE_OF_PART, evaluation_cases, training_sequences
+    from linguarec.devices import device_for
     from linguarec.evaluation import baselines
     from linguarec.evaluation.evaluate import rank_cases
     from linguarec.evaluation.slices import slices, training_counts
@@ -69,6 +73,7 @@ def evaluate(
     ks = sorted(ks or [10, 50])
     if ks[0] < 1:
         raise SettingsError([f"ks holds {ks[0]}; each must be at least 1"])
+    place = device_for(device)
     settings = read_settings(run)
     model_name = read_description(run).name
     if data is None and "data_fingerprint" not in settings:
@@ -90,7 +95,7 @@ def evaluate(
             "name another split with --protocol."
         )
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
-    model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features, tokens)
+    model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features, tokens, place)
     started = time.perf_counter()
     result = rank_cases(model, inputs, keys, cases, exclude_history=exclude_history)
     seconds = time.perf_counter() - started
@@ -152,7 +157,12 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def _read_items(
-    run: Path, dataset: "PreparedDataset", zero_shot: bool, features: str | None, tokens: str | None
+    run: Path,
+    dataset: "PreparedDataset",
+    zero_shot: bool,
+    features: str | None,
+    tokens: str | None,
+    device: "torch.device",
 ) -> "tuple[nn.Module, Tensor | ItemTokens, Tensor, int]":
     """The model, inputs and keys of the dataset's items, and how many of them were read by their text."""
     from linguarec.hub.pretrained import read_description
@@ -165,6 +175,7 @@ def _read_items(
     # A model that reads text and ID keeps the IDs that it knows: only the items that are new to it are read by text alone.
     if zero_shot and not (has_catalogue and MODELS[read_description(run).name].reads == "ids+features"):
         start = Start.read(run)
+        start.network.to(device)
         return start.network, *read_by_text(start, dataset, features, tokens), dataset.num_items
     named = [f"--{flag}" for flag, name in (("features", features), ("tokens", tokens)) if name is not None]
     if named:
@@ -176,19 +187,30 @@ def _read_items(
             [f"{run} has no catalogue, so it knows no item; pass --zero-shot to read all by their text"]
         )
     recommender = Recommender.load(run)
-    return recommender.model, *item_tensors(recommender, dataset, zero_shot)
+    return recommender.model.to(device), *_on(device, item_tensors(recommender, dataset, zero_shot))
 
 
 def ranked(
     run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", exclude_history: bool = False
 ) -> "EvaluationResult":
-    """The targets of `cases` of the folder that the run was trained on, ranked by the run."""
+    """The targets of `cases` of the folder that the run was trained on, ranked by the run, on a GPU where there is one."""
+    from linguarec.devices import device_for
     from linguarec.evaluation.evaluate import rank_cases
     from linguarec.recommender import Recommender
 
-    recommender = Recommender.load(run)
-    inputs, keys, _ = item_tensors(recommender, dataset, zero_shot=False)
-    return rank_cases(recommender.model, inputs, keys, cases, exclude_history=exclude_history)
+    recommender, device = Recommender.load(run), device_for(None)
+    inputs, keys, _ = _on(device, item_tensors(recommender, dataset, zero_shot=False))
+    return rank_cases(recommender.model.to(device), inputs, keys, cases, exclude_history=exclude_history)
+
+
+def _on(
+    device: "torch.device", items: "tuple[Tensor | ItemTokens, Tensor, int]"
+) -> "tuple[Tensor | ItemTokens, Tensor, int]":
+    """Vectors and keys there; tokens move batch by batch."""
+    from linguarec.text.attributes import ItemTokens
+
+    inputs, keys, unknown = items
+    return inputs if isinstance(inputs, ItemTokens) else inputs.to(device), keys.to(device), unknown
 
 
 def item_tensors(

@@ -120,6 +120,7 @@ def finetune_recformer(
         return {}
     seconds = time.perf_counter() - started
     load_weights(network, output / WEIGHTS_FILE)
+    device = next(network.parameters()).device
     recommender = _finish_run(output, network, description, dataset, stored.form, stored.tokens)
     cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test", config.max_items)
     second = result.second
@@ -134,7 +135,7 @@ def finetune_recformer(
         "seconds": round(seconds, 1),
         "stage1": result.first,
         "valid": valid_of(second.history, second.best_epoch) if in_second else result.first["valid"],
-        "test": rank_cases(network, recommender.inputs, recommender.keys, cases).means(),
+        "test": rank_cases(network.to(device), recommender.inputs, recommender.keys.to(device), cases).means(),
     }
     write_results(output, NAME, dataset.name, metrics, second.history)
     return metrics

@@ -67,6 +67,7 @@ def transfer(
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases
+    from linguarec.devices import device_for
     from linguarec.evaluation.comparison import compared, differences
     from linguarec.evaluation.evaluate import rank_cases
     from linguarec.evaluation.intervals import Interval
@@ -86,6 +87,7 @@ def transfer(
     training = training or TrainingSettings()
     _check(shares, seeds, training.devices)
     start = Start.read(from_)
+    start.network.to(device_for(None))
     training = training.or_else(MODELS[start.name].training)
     training.check()
     dataset = PreparedDataset.open(data)

@@ -25,6 +25,7 @@ def read_by_text(
 ) -> tuple[Tensor | ItemTokens, Tensor]:
     """Inputs [N, D] and keys [N, Dk] of the dataset's items: by its vectors of the model's encoder, or encoded now.
 
+    The work is done where the model is, and vectors and keys stay there.
     Models of codes take the codes of their own book, stored ones or coded now; models of tokens those of the dataset.
 
     Raises:
@@ -32,7 +33,7 @@ def read_by_text(
         DataFormatError: the dataset's texts were cleaned by other rules.
         StaleFeaturesError: neither vectors of the encoder nor the encoder itself are at hand.
     """
-    reads = MODELS[start.name].reads
+    reads, device = MODELS[start.name].reads, next(start.network.parameters()).device
     if "ids" in reads:
         raise SettingsError(
             [
@@ -48,7 +49,8 @@ def read_by_text(
             reader = SentenceReader(read.form, start.network)
         else:
             reader = SentenceReader.load(start.folder, start.network, start.description)
-        return read.tokens, reader.keys(read.tokens, torch.device("cpu"))
+        reader.model.to(device)
+        return read.tokens, reader.keys(read.tokens, device)
     refuse(start.name, {"tokens": tokens})
     vectors = codes = None
     if reads == "codes":
@@ -63,8 +65,8 @@ def read_by_text(
         features=vectors,
         codes=codes,
     )
-    with evaluating(start.network), torch.inference_mode(), full_precision(torch.device("cpu")):
-        inputs, keys = encode_items(start.network, items, "cpu")
+    with evaluating(start.network), torch.inference_mode(), full_precision(device):
+        inputs, keys = encode_items(start.network, items, device)
     return inputs.float(), keys.float()
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from linguarec.devices import device_for
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.progress import progress_bar
 from linguarec.text.references import (
@@ -108,7 +109,7 @@ class TextEncoder:
             max_tokens, text_rules = encoder.max_tokens, encoder.text_rules
         elif pooling != "auto":
             chosen = pooling
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        target = device_for(device)
         used = choose_precision(precision, target)
         tokenizer, forward, width, limit = _load_model(folder, chosen, normalised, target, used)
         limits = [limit for limit in (max_tokens, declared.max_tokens, limit) if limit is not None]
