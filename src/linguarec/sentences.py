@@ -4,25 +4,30 @@ Fine-tuning ends with item vectors fixed while the reader of the histories goes 
 the weights that read the others, which stand beside those of the model.
 """
 
+import logging
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from linguarec.batching.tokens import cut_items
 from linguarec.data.dataset import fingerprint_of_texts
 from linguarec.errors import CheckpointMismatchError, DataFormatError
 from linguarec.evaluation.evaluate import encode_tokens
 from linguarec.evaluation.ranks import full_precision
 from linguarec.files import write_json, writing_folder
 from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, load_weights, save_weights
+from linguarec.models.recformer import Recformer
 from linguarec.text.attributes import AttributeTokenizer, ItemTokens, SentenceForm
 from linguarec.text.token_store import open_tokens, read_form, save_tokens
 
 TOKENS_FOLDER, ITEM_WEIGHTS_FILE = "tokens", "item_model.safetensors"
+log = logging.getLogger(__name__)
 
 
 class SentenceReader:
@@ -45,7 +50,7 @@ class SentenceReader:
             return encode_tokens(self.model, tokens, device)
 
     def tokens(self, items: pa.Table) -> ItemTokens:
-        """Tokens of items that have the form's attributes as columns.
+        """Tokens of items that have the form's attributes as columns; what is cut is logged.
 
         Raises:
             DataFormatError: an item has none of them; nothing would be known of it.
@@ -55,13 +60,20 @@ class SentenceReader:
             raise DataFormatError(
                 f"The model reads the attributes {', '.join(self.form.attributes)}; the items lack {', '.join(missing)}."
             )
-        tokens, _ = self._tokenizer.tokenize({name: items[name].to_pylist() for name in self.form.attributes})
+        tokens, counts = self._tokenizer.tokenize({name: items[name].to_pylist() for name in self.form.attributes})
         empty = (tokens.lengths == 0).nonzero()[0]
         if len(empty):
             raise DataFormatError(
                 f"New item {items['raw_id'][int(empty[0])].as_py()!r} has no text in any of the attributes that the model "
                 f"reads: {', '.join(self.form.attributes)}."
             )
+        if counts.cut_values:
+            budget = self.form.attribute_tokens
+            log.warning("cut %d values of the new items at %d tokens, name included", counts.cut_values, budget)
+        max_tokens = cast(Recformer, self.model).config.max_tokens
+        (too_long,) = cut_items(tokens.lengths, max_tokens).values()
+        if too_long:
+            log.warning("cut %d of the new items at %d tokens, all that the model reads", too_long, max_tokens)
         return tokens
 
     def save(self, folder: Path, tokens: ItemTokens, raw_ids: list[str]) -> None:

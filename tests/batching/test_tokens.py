@@ -1,9 +1,12 @@
 """Token batches: what a plain loop over items and tokens gives."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from linguarec.batching.tokens import history_tokens, item_tokens
+from linguarec.batching import tokens as tokens_module
+from linguarec.batching.tokens import cut_histories, cut_items, history_tokens, item_tokens
 from linguarec.data.ragged import Ragged
 from linguarec.text.attributes import ItemTokens
 
@@ -53,6 +56,39 @@ def test_an_empty_history_is_the_start_token_alone(catalogue: ItemTokens) -> Non
 
 def test_no_histories_are_an_empty_batch(catalogue: ItemTokens) -> None:
     assert len(history_tokens(catalogue, Ragged.from_lists([]), 50, 1024)) == 0
+
+
+@pytest.mark.parametrize("block", [1, 70, 10_000])
+@pytest.mark.parametrize(("max_items", "max_tokens"), [(50, 1024), (3, 20), (50, 20), (2, 9), (1, 1)])
+def test_what_is_cut_is_counted(
+    catalogue: ItemTokens, max_items: int, max_tokens: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_module, "user_blocks", partial(tokens_module.user_blocks, size=block))
+    generator = np.random.default_rng(1)
+    histories = [generator.integers(0, 12, length).tolist() for length in (4, 0, 1, 60, 0, 7, 1, 51, 2, 3, 50, 0)]
+    histories += [[0], [0, 0, 3], [3, 0], [9, 9, 1]]
+    ragged = Ragged.from_lists(histories)
+    found = cut_histories(catalogue.lengths, ragged, max_items, max_tokens)
+    read, room = (history_tokens(catalogue, ragged, max_items, most).lengths for most in (max_tokens, 10_000))
+    assert found == {
+        f"over_{max_items}_items": sum(len(history) > max_items for history in histories),
+        f"over_{max_tokens}_tokens": int((read < room).sum()),
+    }
+    rows = np.arange(12)
+    short, whole = (item_tokens(catalogue, rows, most).lengths for most in (max_tokens, 10_000))
+    assert cut_items(catalogue.lengths, max_tokens) == {f"over_{max_tokens}_tokens": int((short < whole).sum())}
+
+
+def test_the_first_token_counts(catalogue: ItemTokens) -> None:
+    """Items 5, 4 and 3 have 12 tokens; with `<s>` 13."""
+    histories = Ragged.from_lists([[5, 4, 3]])
+    assert cut_histories(catalogue.lengths, histories, 3, 13) == {"over_3_items": 0, "over_13_tokens": 0}
+    assert cut_histories(catalogue.lengths, histories, 3, 12) == {"over_3_items": 0, "over_12_tokens": 1}
+    # Of what is over 2 items, the 7 tokens that are left fit.
+    assert cut_histories(catalogue.lengths, histories, 2, 8) == {"over_2_items": 1, "over_8_tokens": 0}
+    assert cut_items(catalogue.lengths, 11) == {"over_11_tokens": 1}
+    none = Ragged.from_lists([])
+    assert cut_histories(catalogue.lengths, none, 2, 8) == {"over_2_items": 0, "over_8_tokens": 0}
 
 
 def test_an_item_is_a_history_of_one(catalogue: ItemTokens) -> None:

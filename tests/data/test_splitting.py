@@ -48,6 +48,13 @@ def test_temporal_cuts_are_numpys_quantiles(times: list[int]) -> None:
     assert temporal_cuts(values, 0.1, 0.1) == tuple(expected)
 
 
+def test_sequences_without_their_last_value() -> None:
+    lists = [[], [3, 4, 5], [6], [], [7, 8], []]
+    shorter = Ragged.from_lists(lists).without_last()
+    assert [shorter[row].tolist() for row in range(len(shorter))] == [one[:-1] for one in lists]
+    assert len(Ragged.from_lists([]).without_last()) == 0
+
+
 def test_user_blocks_cover_all_users_once() -> None:
     offsets = np.array([0, 3, 3, 10, 11, 30], dtype=np.int64)
     blocks = list(user_blocks(offsets, 5))

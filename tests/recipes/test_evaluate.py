@@ -14,7 +14,7 @@ from linguarec.hub.pretrained import ModelDescription
 from linguarec.models import MODELS
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
-from linguarec.recipes.evaluate import evaluate
+from linguarec.recipes.evaluate import evaluate, item_tensors
 from linguarec.recommender import Recommender
 
 NUM_ITEMS, WIDTH = 30, 8
@@ -65,6 +65,30 @@ def test_means_are_those_of_the_model(run, dataset):
     assert (found["targets"], found["users"], found["targets_without_history"]) == (50, 50, 0)
     interval = found["systems"]["sasrec-text"]["recall@10"]
     assert interval["low"] < interval["mean"] < interval["high"]
+
+
+def test_items_are_copied_only_where_rows_differ(run, dataset, make_dataset):
+    recommender = Recommender.load(run)
+    held, keys = recommender.inputs, recommender.keys
+    same = item_tensors(recommender, dataset, zero_shot=False)
+    assert (same[0] is held, same[1] is keys, same[2]) == (True, True, 0)
+    ids = [f"i{row}" for row in range(NUM_ITEMS)]
+    turned = make_dataset(sequences(), name="turned", raw_ids=ids[::-1], num_items=NUM_ITEMS)
+    found = item_tensors(recommender, turned, zero_shot=False)
+    assert torch.equal(found[0], held.flip(0))
+    assert torch.equal(found[1], keys.flip(0))
+    # The unknown first item stands for entry 0 until it is read; the run's own tensors are left alone.
+    features = {"enc": vectors(NUM_ITEMS, seed=1)}
+    new = make_dataset(sequences(), name="new", raw_ids=["n", *ids[1:]], num_items=NUM_ITEMS, features=features)
+    before = held.clone(), keys.clone()
+    with pytest.raises(DataFormatError, match=r"1 of the 30 items .* unknown to the run, such as 'n'"):
+        item_tensors(recommender, new, zero_shot=False)
+    inputs, _, read = item_tensors(recommender, new, zero_shot=True)
+    assert (read, torch.equal(inputs[1:], held[1:]), torch.equal(inputs[0], held[0])) == (1, True, False)
+    part = make_dataset(sequences(num_items=9), name="part", raw_ids=ids[:9], num_items=9)
+    found = item_tensors(recommender, part, zero_shot=False)
+    assert torch.equal(found[0], held[:9])
+    assert (torch.equal(before[0], held), torch.equal(before[1], keys)) == (True, True)
 
 
 def test_slices_add_up_to_the_whole(run):

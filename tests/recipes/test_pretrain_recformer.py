@@ -21,6 +21,7 @@ from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.pretrain import pretrain
+from linguarec.recipes.sentence_inputs import stored_tokens
 from linguarec.recipes.tokenize import tokenize
 from linguarec.training.settings import TrainingSettings
 
@@ -100,6 +101,44 @@ def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(tokenized: list[Prepa
     pretrain("recformer", [data], broken, config, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_what_is_cut_is_counted_over_all_folders(tokenized: list[PreparedDataset], tmp_path: Path) -> None:
+    config = RecformerConfig(
+        hidden_size=16, layers=2, heads=2, inner_size=16, window=16, max_tokens=10, max_items=3, positions=128,
+        first_position=0,
+    )  # fmt: skip
+    folders, once = [shop.path for shop in tokenized], settings(max_epochs=1)
+
+    def by_a_loop(left: int, *shops: PreparedDataset) -> dict[str, int]:
+        over_items = over_tokens = 0
+        for shop in shops:
+            lengths = stored_tokens(shop, None).tokens.lengths
+            for user in range(shop.num_users):
+                history = shop.sequences[user][: -1 - left]
+                over_items += len(history) > 3
+                over_tokens += 1 + lengths[history[-3:]].sum() > 10
+        return {"over_3_items": over_items, "over_10_tokens": int(over_tokens)}
+
+    def items(*shops: PreparedDataset) -> dict[str, int]:
+        return {"over_10_tokens": sum(int((stored_tokens(one, None).tokens.lengths > 9).sum()) for one in shops)}
+
+    first, second = tokenized
+    both = pretrain("recformer", folders, tmp_path / "both", config, training=once)["cut"]
+    assert both == {
+        "items": items(first, second), "train_histories": by_a_loop(2, *tokenized), "valid_histories": by_a_loop(1, *tokenized)
+    }  # fmt: skip
+    assert json.loads((tmp_path / "both" / "metrics.json").read_text())["cut"] == both
+    other = pretrain("recformer", folders[:1], tmp_path / "other", config, training=once, valid=folders[1])["cut"]
+    assert other == {
+        "items": both["items"], "train_histories": by_a_loop(2, first), "valid_histories": by_a_loop(1, second)
+    }  # fmt: skip
+    own = pretrain("recformer", folders[:1], tmp_path / "own", config, training=once, valid=folders[0])["cut"]
+    assert own == {
+        "items": items(first),
+        "train_histories": by_a_loop(2, first),
+        "valid_histories": by_a_loop(1, first),
+    }
 
 
 def test_what_cannot_work_is_refused(tokenized: list[PreparedDataset], tmp_path: Path) -> None:

@@ -22,10 +22,13 @@ from linguarec.files import write_json
 from linguarec.models import MODELS
 from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.compare import compare
-from linguarec.recipes.evaluate import evaluate
+from linguarec.recipes.evaluate import evaluate, item_tensors
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.recommend import recommend
+from linguarec.recipes.sentence_inputs import stored_tokens
 from linguarec.recipes.tokenize import tokenize
+from linguarec.recipes.training_data import TrainingData
+from linguarec.text.attributes import ItemTokens
 from linguarec.training.recformer import HistoryTuning
 from linguarec.training.settings import TrainingSettings
 
@@ -209,6 +212,86 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDat
     write_json(broken / "settings.json", written)
     again = finetune("recformer", shop.path, broken, config, training=training, resume=True)
     assert again["test"] == json.loads((unbroken / "metrics.json").read_text())["test"]
+
+
+def cut_by_a_loop(lengths: list[int], histories: list[list[int]]) -> dict[str, int]:
+    """Of histories that a model of 3 items and 10 tokens reads."""
+    return {
+        "over_3_items": sum(len(history) > 3 for history in histories),
+        "over_10_tokens": sum(1 + sum(lengths[item] for item in history[-3:]) > 10 for history in histories),
+    }
+
+
+def test_what_the_model_does_not_read_is_counted_and_said(
+    shop: PreparedDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, short = tmp_path / "run", replace(SCRATCH, max_items=3, max_tokens=10)
+    lengths = stored_tokens(shop, None).tokens.lengths.tolist()
+    users = [shop.sequences[user].tolist() for user in range(shop.num_users)]
+    result = finetune("recformer", shop.path, run, short, training=settings(max_epochs=1, valid_users=100))
+    cut = result["cut"]
+    assert cut["items"] == {"over_10_tokens": sum(length + 1 > 10 for length in lengths)}
+    assert 0 < cut["items"]["over_10_tokens"] < len(lengths)
+    assert cut["train_histories"] == cut_by_a_loop(lengths, [items[:-3] for items in users])
+    assert cut["test_histories"] == cut_by_a_loop(lengths, [items[:-1] for items in users])
+    assert all(0 < count < 300 for count in cut["train_histories"].values())
+    drawn = TrainingData.of(shop, "leave-one-out", 1.0, 100, 0, 50).valid.users
+    assert cut["valid_histories"] == cut_by_a_loop(lengths, [users[user][:-2] for user in drawn])
+    (line,) = [record.getMessage() for record in caplog.records if "and cut" in record.getMessage()]
+    counts = (*cut["items"].values(), *cut["train_histories"].values())
+    said = "items: {} over 10 tokens; train histories: {} over 3 items, {} over 10 tokens; valid histories: "
+    assert line.startswith(f"longer than the model reads, and cut: {said.format(*counts)}")
+
+    caplog.clear()
+    summary = evaluate(run, plots=False)
+    assert summary["cut"] == {name: cut[name] for name in ("items", "test_histories")}
+    assert summary == json.loads((run / "evaluation" / "test.json").read_text())
+    assert evaluate(run, zero_shot=True, split="valid", plots=False)["cut"] == {
+        "items": cut["items"],
+        "valid_histories": cut_by_a_loop(lengths, [items[:-2] for items in users]),
+    }
+    assert [record.levelname for record in caplog.records if "and cut" in record.getMessage()] == ["WARNING"] * 2
+    # Nothing is said where nothing is cut.
+    caplog.clear()
+    whole = finetune(
+        "recformer", shop.path, tmp_path / "whole", replace(SCRATCH, max_items=9), training=settings(max_epochs=1)
+    )
+    assert whole["cut"] == {
+        "items": {"over_128_tokens": 0},
+        **{f"{part}_histories": {"over_9_items": 0, "over_128_tokens": 0} for part in ("train", "valid", "test")},
+    }
+    assert "and cut" not in caplog.text
+
+
+def test_new_items_that_are_cut_are_said(
+    shops: list[PreparedDataset], tiny_backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, shop = tmp_path / "run", shops[0]
+    tokenize(shop.path, tiny_backbone, attribute_tokens=10)
+    finetune("recformer", shop.path, run, replace(SCRATCH, max_tokens=8), training=settings(max_epochs=1))
+    caplog.clear()
+    recommender = linguarec.load_model(run)
+    recommender.add_items([{"raw_id": "short", "title": "a b"}])
+    assert "cut" not in caplog.text
+    titles = ["a " * 9, "a " * 10, "a " * 50, "a " * 6, "a " * 7]
+    file = tmp_path / "new.csv"
+    file.write_text("raw_id,title\n" + "".join(f"new{row},{title}\n" for row, title in enumerate(titles)))
+    recommend(run, shop.raw_item_ids[:2], items=file)
+    # With the word "title" before them 2 have more than 10 tokens; with `<s>` too, 4 more than 8.
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "cut 2 values of the new items at 10 tokens, name included",
+        "cut 4 of the new items at 8 tokens, all that the model reads",
+    ]
+
+
+def test_an_evaluation_of_the_own_items_copies_none_of_them(shop: PreparedDataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finetune("recformer", shop.path, run, SCRATCH, training=settings(max_epochs=1))
+    recommender = linguarec.load_model(run)
+    inputs, keys, new = item_tensors(recommender, shop, zero_shot=False)
+    assert (inputs is recommender.inputs, keys is recommender.keys, new) == (True, True, 0)
+    assert isinstance(inputs, ItemTokens)
+    assert isinstance(inputs.ids, np.memmap)
 
 
 def test_two_processes_take_the_steps_of_one(shop: PreparedDataset, tmp_path: Path) -> None:

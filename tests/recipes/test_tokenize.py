@@ -17,7 +17,9 @@ MINILM = "all-MiniLM-L6-v2"
 
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
-    made: PreparedDataset = make_dataset([[0, 1, 2], [2] * 60, [1] * 40], texts=["Steel ruler", "", "word " * 40])
+    made: PreparedDataset = make_dataset(
+        [[0, 1, 2], [2] * 60, [1] * 40, [2] * 40 + [0] * 50], texts=["Steel ruler", "", "word " * 40]
+    )
     return made
 
 
@@ -25,7 +27,8 @@ def test_tokens_are_stored_and_described(dataset: PreparedDataset) -> None:
     result = tokenize(dataset.path)
     assert (result["tokens"], result["attributes"], result["items"]) == (MINILM, ["title"], 3)
     assert (result["cut_values"], result["items_without_tokens"], result["longest_item"]) == (1, 1, 32)
-    assert (result["histories_over_50_items"], result["histories_over_1024_tokens"]) == (1, 1)
+    # The last 50 items of the last history are short.
+    assert (result["histories_over_50_items"], result["histories_over_1024_tokens"]) == (2, 1)
     stored = open_tokens(dataset.tokens_path(MINILM), dataset.fingerprint)
     expected, _ = AttributeTokenizer.load(MINILM, ["title"]).tokenize({"title": dataset.texts})
     np.testing.assert_array_equal(stored.tokens.ids, expected.ids)

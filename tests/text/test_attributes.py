@@ -1,6 +1,7 @@
 """Attribute sentences: what a plain loop over tokens gives, for every kind of value; and their store."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,26 @@ def test_items_are_selected_and_joined(minilm: AttributeTokenizer) -> None:
         left, right = (slice(*of.offsets[at : at + 2]) for of, at in ((joined, place), (tokens, row)))
         assert joined.ids[left].tolist() == tokens.ids[right].tolist()
         assert joined.types[left].tolist() == tokens.types[right].tolist()
+
+
+def test_a_selection_takes_little_memory_above_its_tokens() -> None:
+    generator = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(generator.integers(0, 60, 60_000))])
+    ids = generator.integers(0, 1 << 16, offsets[-1]).astype(np.uint16)
+    tokens = ItemTokens(ids, (ids % 2 + 1).astype(np.uint8), offsets, 0)
+    rows = generator.permutation(60_000)[:50_000]
+    tracemalloc.start()
+    chosen = tokens.select(rows)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    exact = np.concatenate([ids[offsets[row] : offsets[row + 1]] for row in rows])
+    np.testing.assert_array_equal(chosen.ids, exact)
+    np.testing.assert_array_equal(chosen.types, exact % 2 + 1)
+    assert (chosen.ids.dtype, chosen.types.dtype) == (np.uint16, np.uint8)
+    assert kept < 3 * len(exact) + 8 * 50_001 + 10_000
+    # The place of every token at once would take 8 bytes each, several times.
+    assert peak - kept < 8 * len(exact)
+    assert len(tokens.select(rows[:0])) == 0
 
 
 def test_which_tokens_continue_a_word(minilm: AttributeTokenizer) -> None:

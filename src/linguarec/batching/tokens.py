@@ -9,6 +9,7 @@ import torch
 from linguarec.batching.batches import SequenceBatch, TokenBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH, by_length
 from linguarec.data.ragged import Ragged
+from linguarec.data.splitting import user_blocks
 from linguarec.text.attributes import ItemTokens
 
 Integers = npt.NDArray[np.int64]
@@ -53,6 +54,36 @@ def history_tokens(tokens: ItemTokens, histories: Ragged, max_items: int, max_to
 def item_tokens(tokens: ItemTokens, rows: Integers, max_tokens: int) -> TokenBatch:
     """Each item as one sequence: a history of that item alone."""
     return history_tokens(tokens, Ragged(rows, np.arange(len(rows) + 1)), 1, max_tokens)
+
+
+def cut_histories(lengths: Integers, histories: Ragged, max_items: int, max_tokens: int) -> dict[str, int]:
+    """How many histories `history_tokens` cuts, counted in blocks of histories.
+
+    Args:
+        lengths: tokens of each item [N].
+        histories: sequences of item rows, oldest first.
+        max_items: most items of a history.
+        max_tokens: most tokens of a sequence.
+
+    Returns:
+        `over_<max_items>_items`, and `over_<max_tokens>_tokens`: those whose last `max_items` items have, with `<s>`, more
+        tokens. A history may be of both.
+    """
+    over_tokens = 0
+    for first, last in user_blocks(histories.offsets):
+        offsets = histories.offsets[first : last + 1]
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[histories.values[offsets[0] : offsets[-1]]])])
+        begin = np.maximum(offsets[:-1], offsets[1:] - max_items) - offsets[0]
+        over_tokens += int((1 + ends[offsets[1:] - offsets[0]] - ends[begin] > max_tokens).sum())
+    return {
+        f"over_{max_items}_items": int((histories.lengths > max_items).sum()),
+        f"over_{max_tokens}_tokens": over_tokens,
+    }
+
+
+def cut_items(lengths: Integers, max_tokens: int) -> dict[str, int]:
+    """How many items `item_tokens` cuts: `over_<max_tokens>_tokens`, `<s>` included."""
+    return {f"over_{max_tokens}_tokens": int((1 + lengths > max_tokens).sum())}
 
 
 def token_batches(

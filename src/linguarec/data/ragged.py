@@ -45,6 +45,14 @@ class Ragged:
         flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[index], lengths)
         return Ragged(self.values[flat], offsets)
 
+    def without_last(self) -> "Ragged":
+        """Each sequence but its last value; an empty one stays empty."""
+        lengths = self.lengths
+        kept = np.ones(len(self.values), dtype=bool)
+        kept[self.offsets[1:][lengths > 0] - 1] = False
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.maximum(lengths - 1, 0))])
+        return Ragged(self.values[kept], offsets)
+
     @classmethod
     def from_lists(cls, rows: "list[list[int]]") -> "Ragged":
         """Pack Python lists of integers; mainly for small inputs and tests."""

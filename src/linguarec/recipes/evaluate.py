@@ -1,7 +1,7 @@
 """Evaluate: rank the targets of a split with a trained run, beside popularity and chance."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.recipes.runs import SETTINGS_FILE
@@ -68,7 +68,10 @@ def evaluate(
     from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.files import write_json
     from linguarec.hub.pretrained import read_description
+    from linguarec.models.recformer import Recformer
     from linguarec.recipes.tables import show_table
+    from linguarec.recipes.truncation import count_cut, log_cut
+    from linguarec.text.attributes import ItemTokens
 
     ks = sorted(ks or [10, 50])
     if ks[0] < 1:
@@ -96,6 +99,10 @@ def evaluate(
         )
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
     model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features, tokens, place)
+    cut = None
+    if isinstance(inputs, ItemTokens):
+        cut = count_cut(cast(Recformer, model).config, [inputs], {split: [(inputs, cases.histories)]})
+        log_cut(cut)
     started = time.perf_counter()
     result = rank_cases(model, inputs, keys, cases, exclude_history=exclude_history)
     seconds = time.perf_counter() - started
@@ -119,6 +126,7 @@ def evaluate(
         "targets": len(cases),
         "targets_without_history": int((np.asarray(roles) == ROLE_OF_PART[split]).sum()) - len(cases),
         "users": len(np.unique(cases.users)),
+        **({} if cut is None else {"cut": cut}),
         "seconds": round(seconds, 3),
         **summarise(systems, slices(cases, counts), ks, seed),
     }
@@ -233,9 +241,11 @@ def item_tensors(
     position = recommender.catalogue.position
     entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
     unknown = np.flatnonzero(entries < 0)
+    held = recommender.inputs
+    if np.array_equal(entries, np.arange(len(held))):  # not copied: tokens are memory-mapped, and may be large
+        return held, recommender.keys, 0
     known = np.where(entries < 0, 0, entries)
     keys = recommender.keys[torch.from_numpy(known)]
-    held = recommender.inputs
     inputs = held[torch.from_numpy(known)] if isinstance(held, torch.Tensor) else held.select(known)
     if len(unknown) == 0:
         return inputs, keys, 0

@@ -13,7 +13,7 @@ from linguarec.batching.domains import Domain, Domains
 from linguarec.batching.token_steps import HistoryLoader
 from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.splits import evaluation_cases
+from linguarec.data.splits import EvaluationCases, evaluation_cases
 from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import encode_tokens, rank_cases
 from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
@@ -23,6 +23,7 @@ from linguarec.recipes.runs import open_run, read_of, valid_of, versions, write_
 from linguarec.recipes.sentence_inputs import starting_model, tokens_for
 from linguarec.recipes.starting import Start, check_other_folder, log_start
 from linguarec.recipes.training_data import TrainingData
+from linguarec.recipes.truncation import count_cut, log_cut
 from linguarec.recommender import Recommender
 from linguarec.sentences import ITEM_WEIGHTS_FILE, SentenceReader
 from linguarec.text.attributes import SentenceForm
@@ -71,7 +72,8 @@ def finetune_recformer(
         "from": taken,
         "versions": versions(),
     }
-    read = TrainingData.of(dataset, split, users, training.valid_users, seed, config.max_items)
+    longest = config.max_items + 1  # one item more than the model reads, so that what it leaves out can be counted
+    read = TrainingData.of(dataset, split, users, training.valid_users, seed, longest)
     domains = Domains([Domain(dataset.name, read.sequences, dataset.num_items, tokens=stored.tokens)])
     # The softmax is over the items that occur in training, as in `finetune`.
     classes = torch.from_numpy(np.unique(read.sequences.values).astype(np.int64))
@@ -85,6 +87,9 @@ def finetune_recformer(
     def loader() -> HistoryLoader:
         per_step = training.targets_per_step // training.accumulate
         return HistoryLoader(domains, config.max_items, config.max_tokens, per_step, 1.0, False, seed)
+
+    def test_cases() -> EvaluationCases:
+        return evaluation_cases(dataset.sequences, dataset.roles(split), "test", longest)
 
     loader()  # refuses what cannot work; only now is the folder made
     done = open_run(output, settings, resume, overwrite)
@@ -102,6 +107,16 @@ def finetune_recformer(
     }
     write_config(output, flags)
     log_start(taken)
+    cut = count_cut(
+        config,
+        [stored.tokens],
+        {
+            "train": [(stored.tokens, read.sequences.without_last())],
+            "valid": [(stored.tokens, read.valid.histories)],
+            "test": [(stored.tokens, test_cases().histories)],
+        },
+    )
+    log_cut(cut)
     started = time.perf_counter()
     result = tune_in_two_stages(
         network,
@@ -122,7 +137,6 @@ def finetune_recformer(
     load_weights(network, output / WEIGHTS_FILE)
     device = next(network.parameters()).device
     recommender = _finish_run(output, network, description, dataset, stored.form, stored.tokens)
-    cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test", config.max_items)
     second = result.second
     in_second = result.best_stage == 2
     metrics = {
@@ -133,9 +147,10 @@ def finetune_recformer(
         "best_epoch": second.best_epoch if in_second else result.first["best_epoch"],
         "epochs": result.first["epochs"] + second.epochs,
         "seconds": round(seconds, 1),
+        "cut": cut,
         "stage1": result.first,
         "valid": valid_of(second.history, second.best_epoch) if in_second else result.first["valid"],
-        "test": rank_cases(network.to(device), recommender.inputs, recommender.keys.to(device), cases).means(),
+        "test": rank_cases(network.to(device), recommender.inputs, recommender.keys.to(device), test_cases()).means(),
     }
     write_results(output, NAME, dataset.name, metrics, second.history)
     return metrics

@@ -20,6 +20,7 @@ from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import finish_pretraining, is_main_process, open_run, read_of_domains, versions
 from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, tokens_for
 from linguarec.recipes.starting import Start, log_start
+from linguarec.recipes.truncation import count_cut, log_cut
 from linguarec.recipes.validation import ranked_means, valid_cases
 from linguarec.text.attributes import AttributeTokenizer
 from linguarec.training.fit import fit
@@ -58,25 +59,21 @@ def pretrain_recformer(
     form = tokens_for(start, datasets[0], tokens).form
     if form.mask is None:
         raise SettingsError([f"the tokenizer of {form.backbone} has no mask token, which pre-training needs"])
+    catalogues = [fitting_tokens(form, dataset, tokens).tokens for dataset in datasets]
     domains = Domains(
         [
-            Domain.of(
-                dataset,
-                split,
-                tokens=fitting_tokens(form, dataset, tokens).tokens,
-                users=users,
-                seed=seed,
-            )
-            for dataset in datasets
+            Domain.of(dataset, split, tokens=of_items, users=users, seed=seed)
+            for dataset, of_items in zip(datasets, catalogues, strict=True)
         ]
     )
     network, taken = starting_model(config or RecformerConfig(), form, backbone, start, True, seed)
     network.word.requires_grad_(False)
     config = network.config
     held_out = None if valid is None else PreparedDataset.open(valid)
+    # One item more than the model reads, so that what it leaves out can be counted.
     parts = [
         (fitting_tokens(form, dataset, tokens if valid is None else None).tokens, cases)
-        for dataset, cases in valid_cases([held_out] if held_out else datasets, split, config.max_items)
+        for dataset, cases in valid_cases([held_out] if held_out else datasets, split, config.max_items + 1)
     ]
     description = ModelDescription(NAME, config, None, CatalogueShape(0))
     settings = {
@@ -99,6 +96,16 @@ def pretrain_recformer(
     if is_main_process():
         write_json(output / SENTENCES_FILE, asdict(form))
     log_start(taken)
+    other = held_out is not None and held_out.fingerprint not in {dataset.fingerprint for dataset in datasets}
+    cut = count_cut(
+        config,
+        [*catalogues, *([parts[0][0]] if other else [])],
+        {
+            "train": [(read, d.sequences.without_last()) for read, d in zip(catalogues, domains.domains, strict=True)],
+            "valid": [(read, cases.histories) for read, cases in parts],
+        },
+    )
+    log_cut(cut)
 
     def validate(current: nn.Module) -> dict[str, float]:
         device = next(current.parameters()).device
@@ -115,4 +122,4 @@ def pretrain_recformer(
     if not result.main_process:
         return {}
     counts = [int((domain.sequences.lengths >= 2).sum()) for domain in domains.domains]
-    return finish_pretraining(output, NAME, datasets, counts, seed, result, time.perf_counter() - started)
+    return finish_pretraining(output, NAME, datasets, counts, seed, result, time.perf_counter() - started, cut)

@@ -184,8 +184,12 @@ def finish_pretraining(
     seed: int,
     result: "FitResult",
     seconds: float,
+    cut: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the results of a pre-training and return its metrics; `counts`: what each folder had to train on."""
+    """Write the results of a pre-training and return its metrics.
+
+    `counts`: what each folder had to train on. `cut`: what was left out of histories and items, where it was counted.
+    """
     names = [dataset.name for dataset in datasets]
     metrics = {
         "run": str(output),
@@ -195,6 +199,7 @@ def finish_pretraining(
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "seconds": round(seconds, 1),
+        **({} if cut is None else {"cut": cut}),
         "valid": valid_of(result.history, result.best_epoch),
     }
     write_results(output, name, " + ".join(names), metrics, result.history)

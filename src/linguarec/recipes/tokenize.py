@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from linguarec.data.dataset import PreparedDataset
+from typing import Any
 
 ITEMS_A_PIECE = 16_384
 HISTORY_ITEMS, HISTORY_TOKENS = 50, 1024  # what Recformer reads by default; longer histories are reported
@@ -36,6 +33,7 @@ def tokenize(
 
     import pyarrow.parquet as pq
 
+    from linguarec.batching.tokens import cut_histories
     from linguarec.data.dataset import PreparedDataset
     from linguarec.errors import DataFormatError, SettingsError
     from linguarec.files import writing_folder
@@ -86,6 +84,7 @@ def tokenize(
     seconds = time.perf_counter() - started
 
     stored = open_tokens(target, dataset.fingerprint).tokens
+    cut = cut_histories(stored.lengths, dataset.sequences, HISTORY_ITEMS, HISTORY_TOKENS)
     result = {
         "data": str(data),
         "tokens": name,
@@ -97,31 +96,13 @@ def tokenize(
         "longest_item": int(stored.lengths.max(initial=0)),
         "cut_values": counts.cut_values,
         "items_without_tokens": counts.items_without_tokens,
-        **_long_histories(dataset, stored.lengths),
+        **{f"histories_{over}": count for over, count in cut.items()},
         "tokenizer_sha256": tokenizer.form.tokenizer_sha256,
         "seconds": round(seconds, 3),
         "items_per_second": round(len(stored) / max(seconds, 1e-9), 1),
     }
     _show(result)
     return result
-
-
-def _long_histories(dataset: "PreparedDataset", lengths: Any) -> dict[str, int]:
-    """How many users' sequences are longer than Recformer reads by default."""
-    import numpy as np
-
-    from linguarec.data.splitting import user_blocks
-
-    sequences, too_many_tokens = dataset.sequences, 0
-    for first, last in user_blocks(sequences.offsets):
-        start, stop = sequences.offsets[first], sequences.offsets[last]
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[sequences.values[start:stop]])])
-        of_user = np.diff(ends[sequences.offsets[first : last + 1] - start])
-        too_many_tokens += int((of_user + 1 > HISTORY_TOKENS).sum())
-    return {
-        "histories_over_50_items": int((sequences.lengths > HISTORY_ITEMS).sum()),
-        "histories_over_1024_tokens": too_many_tokens,
-    }
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -133,8 +114,8 @@ def _show(result: dict[str, Any]) -> None:
     notes = {
         "cut_values": f"longer than {result['attribute_tokens']} tokens with their name",
         "items_without_tokens": "known by nothing: ranked with score 0",
-        "histories_over_50_items": "the last 50 are read by default",
-        "histories_over_1024_tokens": "the most recent items are read by default",
+        f"histories_over_{HISTORY_ITEMS}_items": f"the last {HISTORY_ITEMS} are read by default",
+        f"histories_over_{HISTORY_TOKENS}_tokens": "of these the most recent items are read by default",
     }
     for key, value in result.items():
         if key not in ("data", "tokens", "tokenizer_sha256"):

@@ -24,6 +24,7 @@ from linguarec.text.cleaning import LIST_SEPARATOR, clean_text
 from linguarec.text.references import DEFAULT_ENCODER, fast_tokenizer, find_encoder
 
 KEY, VALUE = 1, 2  # token types; 0 is <s>
+ITEMS_A_BLOCK = 1 << 12  # items that `ItemTokens.select` gathers at a time
 BEGINS_A_WORD = ("\u0120", "\u2581", *string.punctuation)  # the first two stand for a space
 
 Ids = npt.NDArray[np.integer[Any]]
@@ -72,10 +73,15 @@ class ItemTokens:
 
     def select(self, rows: npt.NDArray[np.int64]) -> "ItemTokens":
         """The items at `rows`, in that order."""
-        lengths = self.lengths[rows]
-        offsets = _offsets(lengths)
-        source = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[rows], lengths)
-        return ItemTokens(self.ids[source], self.types[source], offsets, self.start)
+        offsets = _offsets(self.offsets[rows + 1] - self.offsets[rows])
+        ids, types = (np.empty(offsets[-1], values.dtype) for values in (self.ids, self.types))
+        # The places of the tokens take 8 bytes each, more than the tokens themselves.
+        for first in range(0, len(rows), ITEMS_A_BLOCK):
+            ends = offsets[first : first + ITEMS_A_BLOCK + 1]
+            begin = self.offsets[rows[first : first + ITEMS_A_BLOCK]]
+            source = np.arange(ends[0], ends[-1]) + np.repeat(begin - ends[:-1], np.diff(ends))
+            ids[ends[0] : ends[-1]], types[ends[0] : ends[-1]] = self.ids[source], self.types[source]
+        return ItemTokens(ids, types, offsets, self.start)
 
     @staticmethod
     def join(parts: "Sequence[ItemTokens]") -> "ItemTokens":
