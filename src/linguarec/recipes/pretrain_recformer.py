@@ -18,7 +18,13 @@ from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, save_pret
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import finish_pretraining, is_main_process, open_run, read_of_domains, versions
-from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, tokens_for
+from linguarec.recipes.sentence_inputs import (
+    fitting_tokens,
+    starting_model,
+    tokens_for,
+    valid_tokens,
+    warn_of_other_sentences,
+)
 from linguarec.recipes.starting import Start, log_start
 from linguarec.recipes.validation import ranked_means, valid_cases
 from linguarec.text.attributes import AttributeTokenizer
@@ -55,27 +61,20 @@ def pretrain_recformer(
         )
     datasets = [PreparedDataset.open(folder) for folder in data]
     start = None if from_ is None else Start.read(from_)
-    form = tokens_for(start, datasets[0], tokens).form
+    form = tokens_for(start, datasets[0], tokens, backbone).form
     if form.mask is None:
         raise SettingsError([f"the tokenizer of {form.backbone} has no mask token, which pre-training needs"])
+    read = {dataset.path: fitting_tokens(form, dataset, tokens) for dataset in datasets}
     domains = Domains(
-        [
-            Domain.of(
-                dataset,
-                split,
-                tokens=fitting_tokens(form, dataset, tokens).tokens,
-                users=users,
-                seed=seed,
-            )
-            for dataset in datasets
-        ]
+        [Domain.of(dataset, split, tokens=read[dataset.path].tokens, users=users, seed=seed) for dataset in datasets]
     )
     network, taken = starting_model(config or RecformerConfig(), form, backbone, start, True, seed)
     network.word.requires_grad_(False)
     config = network.config
     held_out = None if valid is None else PreparedDataset.open(valid)
+    of_valid = {} if held_out is None else {held_out.path: valid_tokens(form, held_out, tokens)}
     parts = [
-        (fitting_tokens(form, dataset, tokens if valid is None else None).tokens, cases)
+        ((of_valid or read)[dataset.path].tokens, cases)
         for dataset, cases in valid_cases([held_out] if held_out else datasets, split, config.max_items)
     ]
     description = ModelDescription(NAME, config, None, CatalogueShape(0))
@@ -83,6 +82,8 @@ def pretrain_recformer(
         **description.to_dict(),
         **read_of_domains(datasets, held_out, split, users),
         "sentences": asdict(form),
+        "data_sentences": [asdict(of_folder.form) for of_folder in read.values()],
+        "valid_sentences": next((asdict(of_folder.form) for of_folder in of_valid.values()), None),
         "mixing": mixing,
         "seed": seed,
         "training": asdict(training),
@@ -99,6 +100,7 @@ def pretrain_recformer(
     if is_main_process():
         write_json(output / SENTENCES_FILE, asdict(form))
     log_start(taken)
+    warn_of_other_sentences(start, {folder: stored.form for folder, stored in (read | of_valid).items()})
 
     def validate(current: nn.Module) -> dict[str, float]:
         device = next(current.parameters()).device

@@ -13,7 +13,7 @@ from linguarec.evaluation.ranks import full_precision
 from linguarec.models import MODELS
 from linguarec.recipes.matching import book_of, fitting_vectors, stored_codes
 from linguarec.recipes.runs import refuse
-from linguarec.recipes.sentence_inputs import fitting_tokens
+from linguarec.recipes.sentence_inputs import fitting_tokens, warn_of_other_sentences
 from linguarec.recipes.starting import Start
 from linguarec.sentences import SentenceReader
 from linguarec.text.attributes import ItemTokens
@@ -42,8 +42,9 @@ def read_by_text(
     if reads == "tokens":
         refuse(start.name, {"features": features})
         reader = SentenceReader.load(start.folder, start.network, start.description)
-        sentences = fitting_tokens(reader.form, dataset, tokens).tokens
-        return sentences, reader.keys(sentences, torch.device("cpu"))
+        sentences = fitting_tokens(reader.form, dataset, tokens)
+        warn_of_other_sentences(start, {dataset.path: sentences.form})
+        return sentences.tokens, reader.keys(sentences.tokens, torch.device("cpu"))
     refuse(start.name, {"tokens": tokens})
     vectors = codes = None
     if reads == "codes":
