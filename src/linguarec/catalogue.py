@@ -1,11 +1,9 @@
 """The items of a trained run: raw ids, attributes, texts; items can be added and removed."""
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Number
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +12,8 @@ import pyarrow as pa
 
 from linguarec.data.ragged import Ragged
 from linguarec.errors import DataFormatError, SettingsError, UnknownItemError
-from linguarec.text.cleaning import LIST_SEPARATOR, TextRules, item_text
+from linguarec.text.cleaning import TextRules, item_text
+from linguarec.values import written_out
 
 _OWN_COLUMNS = ("raw_id", "text", "row", "removed")  # every other column is an attribute
 _COMPARABLE_IDS = 50_000  # beyond that many, looking for ids that are spelt alike takes seconds
@@ -140,8 +139,8 @@ class Catalogue:
         strange = [name for name in item if name not in known]
         if strange:
             raise DataFormatError(f"{where} has the column {strange[0]!r}; this catalogue knows: {', '.join(known)}.")
-        values = {name: _as_text(item.get(name), name, where) for name in self.attributes}
-        text = _as_text(item.get("text"), "text", where)
+        values = {name: written_out(item.get(name), f"{where}: its {name!r}") for name in self.attributes}
+        text = written_out(item.get("text"), f"{where}: its 'text'")
         parts = list(values.values()) if text is None else [text]
         if all(part is None for part in parts):
             raise DataFormatError(f"{where} cannot be read: it has none of {', '.join(known[1:])}.")
@@ -164,17 +163,3 @@ class Catalogue:
             f"Not in the catalogue of {len(self):,} items: {', '.join(named)}{more}. "
             "Correct the ids, add the items first, or skip unknown ids (--skip-unknown)."
         )
-
-
-def _as_text(value: Any, name: str, where: str) -> str | None:
-    """An attribute's value as the catalogue stores it; several values are joined, those that are none left out."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, str | Number):
-        return str(value)
-    if isinstance(value, list | tuple | np.ndarray):
-        parts = [_as_text(part, name, where) for part in value]
-        return LIST_SEPARATOR.join(part for part in parts if part is not None) if len(parts) else None
-    raise DataFormatError(
-        f"{where}: its {name!r} is a {type(value).__name__} ({str(value)[:60]!r}); expected text, a number, or a list of them."
-    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from linguarec.batching.batches import TokenBatch
@@ -161,6 +162,25 @@ def test_backbones_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointMismatchError, match="holds no weights"):
         recformer_from_backbone(str(folder))
+
+
+def test_weights_that_do_not_fit_their_settings_are_refused_by_name(tmp_path: Path) -> None:
+    small_longformer(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    inner = "longformer.encoder.layer.1.intermediate.dense.weight"
+    save_file(tensors | {inner: torch.zeros(39, 24)}, file)
+    found = (
+        r"^The weights in .* do not fit its config.json:\nlayers.1.inner.weight: shape \(39, 24\), expected \(40, 24\)$"
+    )
+    with pytest.raises(CheckpointMismatchError, match=found):
+        recformer_from_backbone(str(tmp_path))
+    del tensors[inner], tensors["longformer.embeddings.LayerNorm.bias"]
+    save_file(tensors, file)
+    with pytest.raises(
+        CheckpointMismatchError, match=r"config.json:\n[a-z_.]+: missing\nlayers.1.inner.weight: missing$"
+    ):
+        recformer_from_backbone(str(tmp_path))
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_has_words_is_refused(tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def test_word_embeddings_from_another_file(released: dict[str, Any], tmp_path: P
     torch.save(words, tmp_path / "words.bin")
     with pytest.raises(CheckpointMismatchError, match="--word-embeddings FILE"):
         convert(**released, output=tmp_path / "folder")
+    torch.save({"first": torch.zeros(400, 24), "second": torch.zeros(400, 24)}, tmp_path / "two.bin")
+    torch.save({"only": torch.zeros(400)}, tmp_path / "flat.bin")
+    for name, count in (("two", 0), ("flat", 1)):
+        expected = rf"--word-embeddings {tmp_path}/{name}.bin: expected one tensor named \.\.\.\S+, found {count}"
+        with pytest.raises(SettingsError, match=expected):
+            convert(**released, output=tmp_path / "folder", word_embeddings=tmp_path / f"{name}.bin")
+    assert not (tmp_path / "folder").exists()
     convert(**released, output=tmp_path / "folder", word_embeddings=tmp_path / "words.bin")
     model, _ = from_pretrained(tmp_path / "folder")
     assert isinstance(model, Recformer)
@@ -119,6 +126,22 @@ def test_with_the_catalogue_of_a_prepared_folder(
     assert means[0] == pytest.approx(means[1])
     with pytest.raises(CheckpointMismatchError, match=r"has no sentences\.json, which tells how items become tokens"):
         linguarec.load_model(bare)
+
+
+def test_tensors_that_do_not_fit_are_refused_by_name(released: dict[str, Any], tmp_path: Path) -> None:
+    folder, state = tmp_path / "folder", torch.load(released["source"], weights_only=True)
+    state["longformer.encoder.layer.1.intermediate.dense.weight"] = torch.zeros(31, 24)
+    del state["longformer.encoder.layer.0.output.dense.bias"]
+    torch.save(state, released["source"])
+    with pytest.raises(CheckpointMismatchError) as caught:
+        convert(**released, output=folder)
+    told, *problems = str(caught.value).splitlines()
+    assert told == f"{released['source']} does not fit its settings:"
+    assert sorted(problems) == [
+        "layers.0.outer.bias: missing, needed (24,)",
+        "layers.1.inner.weight: (31, 24), needed (32, 24)",
+    ]
+    assert not folder.exists()
 
 
 def test_what_tensors_cannot_tell_must_be_given(released: dict[str, Any], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import linguarec
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import LinguarecError, SettingsError, StaleFeaturesError
+from linguarec.files import write_json
 from linguarec.hub.backbone import recformer_from_backbone
 from linguarec.hub.pretrained import from_pretrained
 from linguarec.models.recformer import RecformerConfig
@@ -26,6 +27,9 @@ from linguarec.recipes.tokenize import tokenize
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, attention_dropout=0.0)
+SIZES = RecformerConfig(
+    hidden_size=16, layers=2, heads=2, inner_size=16, window=16, max_tokens=128, max_items=8, positions=128, first_position=0
+)  # fmt: skip
 
 
 def settings(**changes: Any) -> TrainingSettings:
@@ -88,17 +92,13 @@ pretrain("recformer", [Path({data!r})], Path({run!r}), {config!r}, training={tra
 
 
 def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(tokenized: list[PreparedDataset], tmp_path: Path) -> None:
-    config = RecformerConfig(
-        hidden_size=16, layers=2, heads=2, inner_size=16, window=16, max_tokens=128, max_items=8, positions=128,
-        first_position=0,
-    )  # fmt: skip
     training, data = settings(max_epochs=2, checkpoint_every_n_steps=1), tokenized[0].path
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    pretrain("recformer", [data], unbroken, config, training=training)
-    code = KILLED_AT_STEP.format(data=str(data), run=str(broken), config=config, training=training)
+    pretrain("recformer", [data], unbroken, SIZES, training=training)
+    code = KILLED_AT_STEP.format(data=str(data), run=str(broken), config=SIZES, training=training)
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    pretrain("recformer", [data], broken, config, training=training, resume=True)
+    pretrain("recformer", [data], broken, SIZES, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -133,12 +133,85 @@ def test_what_is_cut_is_counted_over_all_folders(tokenized: list[PreparedDataset
     assert other == {
         "items": both["items"], "train_histories": by_a_loop(2, first), "valid_histories": by_a_loop(1, second)
     }  # fmt: skip
-    own = pretrain("recformer", folders[:1], tmp_path / "own", config, training=once, valid=folders[0])["cut"]
-    assert own == {
-        "items": items(first),
-        "train_histories": by_a_loop(2, first),
-        "valid_histories": by_a_loop(1, first),
-    }
+
+
+def recorded_of(run: Path) -> dict[str, Any]:
+    """The settings of a run."""
+    recorded: dict[str, Any] = json.loads((run / "settings.json").read_text())
+    return recorded
+
+
+def test_the_valid_folder_takes_tokens_of_the_name_if_it_has_them(
+    tokenized: list[PreparedDataset], tiny_backbone: str, tmp_path: Path
+) -> None:
+    (home, other), training = tokenized, settings(max_epochs=1)
+    tokenize(other.path, tiny_backbone, name="short", attribute_tokens=2)
+
+    def run(name: str, tokens: str | None) -> dict[str, Any]:
+        pretrain("recformer", [home.path], tmp_path / name, SIZES, training=training, valid=other.path, tokens=tokens)
+        return recorded_of(tmp_path / name)
+
+    with pytest.raises(
+        SettingsError, match=rf"{other.path} has several .*: short, tiny; choose one with --tokens, or keep"
+    ):
+        run("a", None)
+    assert run("a", "tiny")["valid_sentences"]["attribute_tokens"] == 32
+    (other.path / "tokens" / "tiny").rename(tmp_path / "tiny")
+    found = run("b", "tiny")
+    assert (found["valid_sentences"]["attribute_tokens"], found["sentences"]["attribute_tokens"]) == (2, 32)
+    (other.path / "tokens" / "short").rename(tmp_path / "short")
+    tokenize(other.path, name="tiny")
+    with pytest.raises(StaleFeaturesError, match=r"has tiny by that of all-MiniLM-L6-v2\. .* --name tiny --overwrite`"):
+        run("c", "tiny")
+
+
+def test_folders_that_are_read_otherwise_are_recorded_and_told_of_once(
+    tokenized: list[PreparedDataset], tiny_backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (home, other), run, further = tokenized, tmp_path / "run", tmp_path / "further"
+    training = settings(max_epochs=1)
+
+    def told() -> list[str]:
+        messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        caplog.clear()
+        return [message for message in messages if message.startswith("items become sentences")]
+
+    pretrain("recformer", [home.path, other.path], tmp_path / "alike", SIZES, training=training)
+    assert told() == []
+    tokenize(other.path, tiny_backbone, ["text", "title"], 9, name="tiny", overwrite=True)
+    arguments: dict[str, Any] = {"config": SIZES, "training": training}
+    result = pretrain("recformer", [home.path, other.path], run, **arguments)
+    mine = f"{home.path}: attributes title, of each at most 32 tokens, text rules default"
+    theirs = f"{other.path}: attributes text, title, of each at most 9 tokens, text rules default"
+    end = "If that is not meant, tokenize with the same --attributes and --attribute-tokens, and prepare with the same"
+    messages = told()
+    assert messages == [f"items become sentences in 2 ways: {mine}; {theirs}. {end} --text-rules."]
+    recorded = recorded_of(run)
+    assert [form["attributes"] for form in recorded["data_sentences"]] == [["title"], ["text", "title"]]
+    assert recorded["valid_sentences"] is None
+    assert recorded["sentences"] == recorded["data_sentences"][0]
+
+    # The tokens of every folder belong to what a resumed run must find again.
+    assert pretrain("recformer", [home.path, other.path], run, **arguments, resume=True) == result
+    tokenize(other.path, tiny_backbone, name="tiny", overwrite=True)
+    with pytest.raises(SettingsError, match=r"data_sentences: the run has \[.*'attribute_tokens': 9,.*, now \["):
+        pretrain("recformer", [home.path, other.path], run, **arguments, resume=True)
+    del recorded["data_sentences"], recorded["valid_sentences"]  # as an earlier version wrote them
+    write_json(run / "settings.json", recorded)
+    assert pretrain("recformer", [home.path, other.path], run, **arguments, resume=True) == result
+    assert told() == []
+
+    tokenize(other.path, tiny_backbone, attribute_tokens=3, name="tiny", overwrite=True)
+    sides = [mine.replace(str(home.path), str(run)), mine.replace(str(home.path), str(other.path)).replace("32", "3")]
+    expected = [f"items become sentences in 2 ways: {'; '.join(sides)}. {end} --text-rules."]
+    pretrain("recformer", [other.path], further, training=training, from_=run)
+    assert told() == expected
+    finetune("recformer", other.path, tmp_path / "tuned", training=training, from_=run)
+    assert told() == expected
+    evaluate(run, other.path, zero_shot=True, split="valid", plots=False)
+    assert told() == expected
+    evaluate(run, home.path, zero_shot=True, split="valid", plots=False)
+    assert told() == []
 
 
 def test_what_cannot_work_is_refused(tokenized: list[PreparedDataset], tmp_path: Path) -> None:

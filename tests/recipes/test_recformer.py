@@ -1,6 +1,7 @@
 """Recformer by the command's recipes, on the tiny world: what it learns, what the run folder holds, what is refused."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,14 @@ import linguarec
 from linguarec.cli import main
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import ROLE_OF_PART
-from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, UnknownItemError
+from linguarec.errors import (
+    CheckpointMismatchError,
+    DataFormatError,
+    LinguarecError,
+    SettingsError,
+    StaleFeaturesError,
+    UnknownItemError,
+)
 from linguarec.files import write_json
 from linguarec.models import MODELS
 from linguarec.models.recformer import RecformerConfig
@@ -29,6 +37,7 @@ from linguarec.recipes.sentence_inputs import stored_tokens
 from linguarec.recipes.tokenize import tokenize
 from linguarec.recipes.training_data import TrainingData
 from linguarec.text.attributes import ItemTokens
+from linguarec.text.token_store import open_tokens
 from linguarec.training.recformer import HistoryTuning
 from linguarec.training.settings import TrainingSettings
 
@@ -128,6 +137,48 @@ def test_another_shop_is_ranked_by_text_alone(
         evaluate(run, tokens="tiny", plots=False)
     own = evaluate(run, zero_shot=True, plots=False)
     assert own["systems"]["recformer"]["ndcg@10"] == evaluate(run, plots=False)["systems"]["recformer"]["ndcg@10"]
+
+
+def test_the_command_in_an_error_makes_the_tokens_that_are_needed(
+    shop: PreparedDataset, shops: list[PreparedDataset], tiny_backbone: str, tmp_path: Path
+) -> None:
+    def obey(error: pytest.ExceptionInfo[StaleFeaturesError]) -> None:
+        program, *words = shlex.split(str(error.value).split("`")[1])
+        assert program == "linguarec"
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 0
+
+    run, other = tmp_path / "run", shops[1]
+    tokenize(shop.path, tiny_backbone, ["text", "title"], 9, name="own")
+    form = open_tokens(shop.tokens_path("own"), shop.fingerprint).form
+    manifest = json.loads((shop.path / "manifest.json").read_text())
+    write_json(shop.path / "manifest.json", manifest | {"fingerprint": "0" * 64})
+    with pytest.raises(StaleFeaturesError, match=f"^{shop.path}/tokens/own was made from another catalogue") as stale:
+        finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, tokens="own", training=settings())
+    obey(stale)
+    assert open_tokens(shop.tokens_path("own"), "0" * 64).form == form
+    finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, tokens="own", training=settings(max_epochs=1))
+
+    with pytest.raises(StaleFeaturesError, match=f"{other.path} has no tokens") as missing:
+        evaluate(run, other.path, zero_shot=True, plots=False)
+    obey(missing)
+    made = Path(tiny_backbone).name
+    assert other.token_names == [made]
+    assert open_tokens(other.tokens_path(made), other.fingerprint).form == form
+    assert evaluate(run, other.path, zero_shot=True, plots=False)["items_read_by_text"] == other.num_items
+
+    # A shop that lacks an attribute is given those that it has.
+    (other.path / "tokens" / made).rename(tmp_path / "hidden")
+    sentences = json.loads((run / "sentences.json").read_text())
+    write_json(run / "sentences.json", sentences | {"attributes": ["colour", "title"]})
+    with pytest.raises(StaleFeaturesError, match="--attributes title --attribute-tokens 9`") as lacking:
+        evaluate(run, other.path, zero_shot=True, plots=False)
+    obey(lacking)
+    # Where the tokens cannot be read, nothing tells how they were made.
+    (other.path / "tokens" / made / "tokens.json").write_text("{")
+    with pytest.raises(DataFormatError, match=rf"Make them: `.* --backbone BACKBONE --name {made} --overwrite`"):
+        evaluate(run, other.path, zero_shot=True, plots=False)
 
 
 def test_nothing_is_said_of_a_user_without_a_history(
@@ -362,7 +413,11 @@ def test_the_learning_rate_rises_and_falls_over_both_stages(
 BAD = [
     ({"tokens": "none"}, "--tokens none: .* has no item tokens of that name; it has: tiny"),
     ({"backbone": "no-such-model"}, "no encoder 'no-such-model'"),
-    ({"backbone": "all-MiniLM-L6-v2"}, "tokenized by that of .* its ids mean other words"),
+    (
+        {"backbone": "all-MiniLM-L6-v2"},
+        r"tokenized by that of .* its ids mean other words\. Tokenize with `linguarec tokenize DATA --backbone "
+        "all-MiniLM-L6-v2 --attributes title --attribute-tokens 32`",
+    ),
     ({"features": "words"}, "--features: this is not for recformer"),
     ({"frozen": "encoder", "mode": "inductive"}, "is for unisrec|not for recformer"),
     ({"training": settings(window_stride=2)}, "window_stride: every epoch asks for one item of each user"),
@@ -387,7 +442,8 @@ def test_backbones_and_folders_that_do_not_fit_are_refused(
     run = tmp_path / "run"
     with pytest.raises(SettingsError, match=r"--model.layers 3: it comes with the backbone"):
         finetune("recformer", shop.path, run, RecformerConfig(layers=3), backbone=tiny_backbone, training=settings())
-    with pytest.raises(SettingsError, match=r"has none; make them with `linguarec tokenize"):
+    needed = f"has none; make them with `linguarec tokenize {shops[1].path} --backbone {tiny_backbone}`"
+    with pytest.raises(SettingsError, match=needed):
         finetune("recformer", shops[1].path, run, CONFIG, backbone=tiny_backbone, training=settings())
     with pytest.raises(SettingsError, match="--backbone: this is not for unisrec"):
         finetune("unisrec", shop.path, run, backbone=tiny_backbone)

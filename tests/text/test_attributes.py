@@ -1,7 +1,11 @@
 """Attribute sentences: what a plain loop over tokens gives, for every kind of value; and their store."""
 
+import csv
+import doctest
 import json
+import shlex
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,10 @@ import numpy as np
 import pytest
 
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
+from linguarec.text import attributes, token_store
 from linguarec.text.attributes import AttributeTokenizer, ItemTokens, SentenceForm
 from linguarec.text.references import fast_tokenizer, find_encoder
-from linguarec.text.token_store import open_tokens, write_tokens
+from linguarec.text.token_store import open_tokens, tokenize_command, write_tokens
 
 MINILM = "all-MiniLM-L6-v2"
 COLUMNS: dict[str, list[Any]] = {
@@ -24,6 +29,11 @@ COLUMNS: dict[str, list[Any]] = {
 @pytest.fixture(scope="module")
 def minilm() -> AttributeTokenizer:
     return AttributeTokenizer.load(MINILM, attribute_tokens=12)
+
+
+def test_doctests() -> None:
+    results = [doctest.testmod(module) for module in (attributes, token_store)]
+    assert [(result.failed, result.attempted) for result in results] == [(0, 3), (0, 3)]
 
 
 def by_a_loop(item: dict[str, str], budget: int) -> tuple[list[int], list[int]]:
@@ -52,7 +62,7 @@ def test_sentences_are_those_of_a_loop_over_tokens(minilm: AttributeTokenizer) -
         part = slice(tokens.offsets[row], tokens.offsets[row + 1])
         assert (tokens.ids[part].tolist(), tokens.types[part].tolist()) == by_a_loop(item, 12), row
     assert tokens.ids.dtype == np.uint16
-    assert (counts.cut_values, counts.converted_values, counts.items_without_tokens) == (1, 3, 2)
+    assert (counts.cut_values, counts.items_without_tokens) == (1, 2)
 
 
 def test_released_rules_keep_values_and_empty_keys() -> None:
@@ -124,8 +134,12 @@ def test_tokens_of_another_catalogue_or_damaged_ones_are_refused(minilm: Attribu
     folder = tmp_path / "mine"
     folder.mkdir()
     write_tokens(folder, minilm, pieces(6), "f")
-    with pytest.raises(StaleFeaturesError, match="made from another catalogue"):
+    with pytest.raises(
+        StaleFeaturesError, match=r"from another catalogue than the folder has now\. Copy the folder again"
+    ):
         open_tokens(folder, "g")
+    with pytest.raises(StaleFeaturesError, match=r"has now\. 12 tokens each$"):
+        open_tokens(folder, "g", lambda form: f"{form.attribute_tokens} tokens each" if form else "")
     with pytest.raises(DataFormatError, match="tokens there: mine"):
         open_tokens(tmp_path / "other", "f")
     info = json.loads((folder / "tokens.json").read_text())
@@ -134,8 +148,37 @@ def test_tokens_of_another_catalogue_or_damaged_ones_are_refused(minilm: Attribu
         open_tokens(folder, "f")
     (folder / "tokens.json").write_text(json.dumps(info))
     np.save(folder / "types.npy", np.zeros(3, np.uint8))
-    with pytest.raises(DataFormatError, match=r"ids, 3 types.*tokenize again"):
+    with pytest.raises(DataFormatError, match=r"ids, 3 types.*\. Copy the folder again, or make it anew"):
         open_tokens(folder, "f")
+    with pytest.raises(DataFormatError, match=r"ids, 3 types.*\. 12 tokens each$"):
+        open_tokens(folder, "f", lambda form: f"{form.attribute_tokens} tokens each" if form else "")
+    (folder / "tokens.json").write_text(json.dumps(info)[:-9])
+    with pytest.raises(DataFormatError, match=r"does not hold item tokens \(.*\)\. Unknown$"):
+        open_tokens(folder, "f", lambda form: "Known" if form else "Unknown")
+
+
+def test_tokens_of_an_earlier_version_can_be_read(minilm: AttributeTokenizer, tmp_path: Path) -> None:
+    counts = write_tokens(tmp_path, minilm, pieces(6), "f")
+    info = json.loads((tmp_path / "tokens.json").read_text())
+    info["counts"]["converted_values"] = 3
+    (tmp_path / "tokens.json").write_text(json.dumps(info))
+    assert open_tokens(tmp_path, "f").counts == counts
+
+
+def test_the_command_that_makes_tokens_names_all_that_they_depend_on(minilm: AttributeTokenizer) -> None:
+    form = replace(minilm.form, backbone="my models/a", attributes=["title", "size, colour", 'so "called"'])
+    command = tokenize_command("DATA", form, name="of it", overwrite=True)
+    words = shlex.split(command.strip("`"))
+    attributes = words.pop(words.index("--attributes") + 1)
+    assert next(csv.reader([attributes], skipinitialspace=True)) == form.attributes
+    assert words == [
+        "linguarec", "tokenize", "DATA", "--backbone", "my models/a", "--attributes", "--attribute-tokens", "12",
+        "--name", "of it", "--overwrite",
+    ]  # fmt: skip
+    assert tokenize_command("DATA", form, known=["text"]) == (
+        "`linguarec tokenize DATA --backbone 'my models/a' --attribute-tokens 12`"
+    )
+    assert tokenize_command("DATA", None, name="x") == "`linguarec tokenize DATA --backbone BACKBONE --name x`"
 
 
 def test_items_are_selected_and_joined(minilm: AttributeTokenizer) -> None:
@@ -193,3 +236,43 @@ def test_byte_level_tokens_continue_a_word_where_no_space_is_before_them() -> No
     continues = AttributeTokenizer(form, tokenizer).continues_a_word()
     # The first word of a value has no space before it either, and begins one all the same: the masking sees to that.
     assert continues.tolist() == [False, True, False, True, False, False, False]
+
+
+def test_bytes_of_a_character_are_no_punctuation() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    space = "\u2581"
+    pieces = ["<unk>", f"{space}cr", "me", "<", *(f"<0x{byte:02X}>" for byte in range(256))]
+    model = models.Unigram([(piece, -1.0) for piece in pieces], 0, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    form = SentenceForm("x", "0", len(pieces), 0, None, [], 8, "default")
+    continues = AttributeTokenizer(form, tokenizer).continues_a_word()
+    read = tokenizer.encode("crème <me", add_special_tokens=False)
+    assert read.tokens == [f"{space}cr", "<0xC3>", "<0xA8>", "me", *read.tokens[4:]]
+    assert continues[read.ids[:4]].tolist() == [False, True, True, True]
+    assert not continues[pieces.index("<")]
+
+
+def test_tokens_that_are_not_marked_are_words() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"[UNK]": 0, "steel": 4, "ruler": 9}  # numbers with gaps
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    form = SentenceForm("x", "0", 10, 0, None, ["ruler"], 8, "default")
+    assert AttributeTokenizer(form, tokenizer).continues_a_word().tolist() == [False] * 10
+
+
+def test_the_vocabulary_reaches_to_the_last_id(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "title": 4, "ruler": 70_000}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[UNK]").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    loaded = AttributeTokenizer.load(str(tmp_path), ["title"])
+    assert loaded.form.vocabulary == 70_001
+    assert loaded.tokenize({"title": ["ruler"]})[0].ids.tolist() == [4, 70_000]
+    assert len(loaded.continues_a_word()) == 70_001

@@ -33,6 +33,15 @@ class WordMasking:
     seed: int
     share: float = 0.15
 
+    def begins(self, tokens: TokenBatch) -> npt.NDArray[np.bool_]:
+        """[T] whether a word begins with this token."""
+        ids, types, positions = (part.numpy() for part in (tokens.ids, tokens.types, tokens.item_positions))
+        same = np.zeros(len(ids), bool)  # of the same key or value as the token before
+        same[1:] = (types[1:] == types[:-1]) & (positions[1:] == positions[:-1])
+        begins: npt.NDArray[np.bool_] = ~(self.continues[ids] & same)
+        begins[tokens.offsets.numpy()[:-1]] = True
+        return begins
+
     def mask(
         self, tokens: TokenBatch, step: int, windows: npt.NDArray[np.int64], side: int
     ) -> tuple[TokenBatch, Tensor]:
@@ -44,15 +53,11 @@ class WordMasking:
             windows: [B] number of each sequence in its epoch.
             side: 0 = histories, 1 = items, so that both sides of a pair have draws of their own.
         """
-        ids, types, positions = (part.numpy() for part in (tokens.ids, tokens.types, tokens.item_positions))
-        offsets = tokens.offsets.numpy()
+        ids, offsets = tokens.ids.numpy(), tokens.offsets.numpy()
         first = np.repeat(offsets[:-1], np.diff(offsets))
         place = np.arange(len(ids)) - first
-        same = np.zeros(len(ids), bool)  # of the same key or value as the token before
-        same[1:] = (types[1:] == types[:-1]) & (positions[1:] == positions[:-1])
-        begins = ~(self.continues[ids] & same) | (place == 0)
         # A word is named by the place of its first token.
-        word = np.maximum.accumulate(np.where(begins, np.arange(len(ids)), 0)) - first
+        word = np.maximum.accumulate(np.where(self.begins(tokens), np.arange(len(ids)), 0)) - first
         name = (self.seed, step, np.repeat(windows, np.diff(offsets)), side)
         chosen = (uniform(_CHOSEN, *name, word) < self.share) & (place > 0)
         becomes = uniform(_BECOMES, *name, place)

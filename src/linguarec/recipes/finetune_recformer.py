@@ -20,7 +20,7 @@ from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weight
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import open_run, read_of, valid_of, versions, write_config, write_results
-from linguarec.recipes.sentence_inputs import starting_model, tokens_for
+from linguarec.recipes.sentence_inputs import starting_model, tokens_for, warn_of_other_sentences
 from linguarec.recipes.starting import Start, check_other_folder, log_start
 from linguarec.recipes.training_data import TrainingData
 from linguarec.recipes.truncation import count_cut, log_cut
@@ -58,7 +58,7 @@ def finetune_recformer(
     start = None if from_ is None else Start.read(from_)
     if start is not None:
         start.check_model(NAME)
-    stored = tokens_for(start, dataset, tokens)
+    stored = tokens_for(start, dataset, tokens, backbone)
     network, taken = starting_model(config or RecformerConfig(), stored.form, backbone, start, False, seed)
     config = network.config
     description = ModelDescription(NAME, config, None, CatalogueShape(dataset.num_items))
@@ -107,6 +107,7 @@ def finetune_recformer(
     }
     write_config(output, flags)
     log_start(taken)
+    warn_of_other_sentences(start, {data: stored.form})
     cut = count_cut(
         config,
         [stored.tokens],

@@ -81,7 +81,8 @@ def pretrain(
         codes: name of the item codes, for models that read them; not needed if the folders have one kind
         backbone: Recformer: start from this language model, a name (built in or in the hub cache) or a folder; without it the
             weights are random
-        tokens: name of the item tokens, for models that read them; not needed if the folders have one kind
+        tokens: name of the item tokens, for models that read them; not needed if the folders have one kind; a --valid folder
+            without that name is read by those that fit
         split: which interactions train; what it holds back for valid and test is not seen
         users: share of each domain's users who train, drawn by the seed
         seed: of initial weights, shuffling, augmentation and dropout

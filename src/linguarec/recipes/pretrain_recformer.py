@@ -18,7 +18,13 @@ from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, save_pret
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import finish_pretraining, is_main_process, open_run, read_of_domains, versions
-from linguarec.recipes.sentence_inputs import fitting_tokens, starting_model, tokens_for
+from linguarec.recipes.sentence_inputs import (
+    fitting_tokens,
+    starting_model,
+    tokens_for,
+    valid_tokens,
+    warn_of_other_sentences,
+)
 from linguarec.recipes.starting import Start, log_start
 from linguarec.recipes.truncation import count_cut, log_cut
 from linguarec.recipes.validation import ranked_means, valid_cases
@@ -56,23 +62,21 @@ def pretrain_recformer(
         )
     datasets = [PreparedDataset.open(folder) for folder in data]
     start = None if from_ is None else Start.read(from_)
-    form = tokens_for(start, datasets[0], tokens).form
+    form = tokens_for(start, datasets[0], tokens, backbone).form
     if form.mask is None:
         raise SettingsError([f"the tokenizer of {form.backbone} has no mask token, which pre-training needs"])
-    catalogues = [fitting_tokens(form, dataset, tokens).tokens for dataset in datasets]
+    read = {dataset.path: fitting_tokens(form, dataset, tokens) for dataset in datasets}
     domains = Domains(
-        [
-            Domain.of(dataset, split, tokens=of_items, users=users, seed=seed)
-            for dataset, of_items in zip(datasets, catalogues, strict=True)
-        ]
+        [Domain.of(dataset, split, tokens=read[dataset.path].tokens, users=users, seed=seed) for dataset in datasets]
     )
     network, taken = starting_model(config or RecformerConfig(), form, backbone, start, True, seed)
     network.word.requires_grad_(False)
     config = network.config
     held_out = None if valid is None else PreparedDataset.open(valid)
+    of_valid = {} if held_out is None else {held_out.path: valid_tokens(form, held_out, tokens)}
     # One item more than the model reads, so that what it leaves out can be counted.
     parts = [
-        (fitting_tokens(form, dataset, tokens if valid is None else None).tokens, cases)
+        ((of_valid or read)[dataset.path].tokens, cases)
         for dataset, cases in valid_cases([held_out] if held_out else datasets, split, config.max_items + 1)
     ]
     description = ModelDescription(NAME, config, None, CatalogueShape(0))
@@ -80,6 +84,8 @@ def pretrain_recformer(
         **description.to_dict(),
         **read_of_domains(datasets, held_out, split, users),
         "sentences": asdict(form),
+        "data_sentences": [asdict(of_folder.form) for of_folder in read.values()],
+        "valid_sentences": next((asdict(of_folder.form) for of_folder in of_valid.values()), None),
         "mixing": mixing,
         "seed": seed,
         "training": asdict(training),
@@ -96,13 +102,16 @@ def pretrain_recformer(
     if is_main_process():
         write_json(output / SENTENCES_FILE, asdict(form))
     log_start(taken)
-    other = held_out is not None and held_out.fingerprint not in {dataset.fingerprint for dataset in datasets}
+    warn_of_other_sentences(start, {folder: stored.form for folder, stored in (read | of_valid).items()})
     cut = count_cut(
         config,
-        [*catalogues, *([parts[0][0]] if other else [])],
+        [stored.tokens for stored in (read | of_valid).values()],
         {
-            "train": [(read, d.sequences.without_last()) for read, d in zip(catalogues, domains.domains, strict=True)],
-            "valid": [(read, cases.histories) for read, cases in parts],
+            "train": [
+                (read[d.path].tokens, domain.sequences.without_last())
+                for d, domain in zip(datasets, domains.domains, strict=True)
+            ],
+            "valid": [(of_items, cases.histories) for of_items, cases in parts],
         },
     )
     log_cut(cut)

@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from linguarec.training.fit import FitResult
 
 SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run.yaml"
+RECORDED_LATER = ("data_sentences", "valid_sentences")  # which runs of earlier versions were trained without telling
 
 
-def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDataset", command: str) -> str:
-    """The name of the vectors, codes or tokens to read: the one asked for, or the only one there is."""
+def choose(
+    kind: str, asked: str | None, stored: list[str], dataset: "PreparedDataset", command: str, flags: str = ""
+) -> str:
+    """The name of the vectors, codes or tokens to read: the one asked for, or the only one there is.
+
+    `command` makes them, with `flags` where its defaults would make others than are needed.
+    """
     flag = {"vectors": "--features", "codes": "--codes", "tokens": "--tokens"}[kind]
     if asked is not None:
         if asked not in stored:
@@ -25,14 +31,17 @@ def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDa
         return stored[0]
     if not stored:
         raise SettingsError(
-            [f"this model reads item {kind} and {dataset.path} has none; make them with {_command(command, dataset)}"]
+            [
+                f"this model reads item {kind} and {dataset.path} has none; make them with "
+                f"{_command(command, dataset, flags)}"
+            ]
         )
     raise SettingsError([f"{dataset.path} has several item {kind}: {', '.join(stored)}; choose one with {flag}"])
 
 
-def _command(name: str, dataset: "PreparedDataset") -> str:
+def _command(name: str, dataset: "PreparedDataset", flags: str) -> str:
     """The whole command that makes what is missing; codes need vectors first."""
-    command = f"`linguarec {name} {dataset.path}`"
+    command = f"`linguarec {name} {dataset.path}{flags}`"
     if name != "quantize":
         return command
     vectors = dataset.feature_names
@@ -117,6 +126,7 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
                 f"{file} does not stand for a training, so there is none to go on with; choose another output folder."
             )
         before, now = _compared(stored), _compared(settings)
+        now = {key: value for key, value in now.items() if key in before or key not in RECORDED_LATER}
         differing = [
             f"{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
             for key in {**now, **{key: 0 for key in before if key.startswith("from.")}}

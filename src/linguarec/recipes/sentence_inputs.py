@@ -1,5 +1,8 @@
 """Item tokens of prepared folders, and the Recformer that reads them: from a backbone, from another folder, or new."""
 
+import logging
+import shlex
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +14,27 @@ from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeatur
 from linguarec.hub.backbone import check_vocabulary, recformer_from_backbone
 from linguarec.hub.pretrained import AGAIN, SENTENCES_FILE
 from linguarec.models.recformer import Recformer, RecformerConfig
-from linguarec.recipes.runs import SETTINGS_FILE, choose
+from linguarec.recipes.runs import SETTINGS_FILE, choose, is_main_process
 from linguarec.recipes.starting import WEIGHTS_NEED, Start, take_over
 from linguarec.stored import read_json
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
-from linguarec.text.token_store import StoredTokens, open_tokens, read_form
+from linguarec.text.token_store import StoredTokens, open_tokens, read_form, tokenize_command
+
+log = logging.getLogger(__name__)
 
 # Of a model that starts from a backbone these can be chosen: the tables are extended.
 _CHOSEN = ("window", "max_tokens", "max_items")
 
 
-def stored_tokens(dataset: PreparedDataset, asked: str | None) -> StoredTokens:
-    """The tokens of a folder: those asked for, or the only ones.
+def stored_tokens(dataset: PreparedDataset, asked: str | None, backbone: str | None = None) -> StoredTokens:
+    """The tokens of a folder: those asked for, or the only ones; `backbone` is the one that they are needed for, if any.
 
     Raises:
         SettingsError: there are none, or several.
         StaleFeaturesError: they were made from another catalogue.
     """
-    name = choose("tokens", asked, dataset.token_names, dataset, "tokenize")
-    return open_tokens(dataset.tokens_path(name), dataset.fingerprint)
+    flags = "" if backbone is None else f" --backbone {shlex.quote(backbone)}"
+    return _opened(dataset, choose("tokens", asked, dataset.token_names, dataset, "tokenize", flags))
 
 
 def fitting_tokens(form: SentenceForm, dataset: PreparedDataset, asked: str | None = None) -> StoredTokens:
@@ -42,19 +47,45 @@ def fitting_tokens(form: SentenceForm, dataset: PreparedDataset, asked: str | No
     if asked is not None:
         stored = {asked: stored_tokens(dataset, asked)}
     else:
-        stored = {name: open_tokens(dataset.tokens_path(name), dataset.fingerprint) for name in dataset.token_names}
+        stored = {name: _opened(dataset, name) for name in dataset.token_names}
     fitting = [name for name, tokens in stored.items() if tokens.form.tokenizer_sha256 == form.tokenizer_sha256]
     if len(fitting) > 1:
         raise SettingsError(
-            [f"{dataset.path} has several item tokens that fit: {', '.join(fitting)}; choose one with --tokens"]
+            [
+                f"{dataset.path} has several item tokens that fit: {', '.join(fitting)}; choose one with --tokens, or "
+                "keep only one of them there"
+            ]
         )
     if not fitting:
         found = ", ".join(f"{name} by that of {tokens.form.backbone}" for name, tokens in stored.items()) or "no tokens"
+        taken = (asked or Path(form.backbone).name) in dataset.token_names
         raise StaleFeaturesError(
-            f"The model reads tokens by the tokenizer of {form.backbone}, and {dataset.path} has {found}. Make them: "
-            f"`linguarec tokenize {dataset.path} --backbone {form.backbone}`."
+            f"The model reads tokens by the tokenizer of {form.backbone}, and {dataset.path} has {found}. "
+            f"{_again(dataset, form, asked, overwrite=taken)}"
         )
     return stored[fitting[0]]
+
+
+def valid_tokens(form: SentenceForm, dataset: PreparedDataset, asked: str | None) -> StoredTokens:
+    """The tokens of a folder that only validates: those of the name asked for if it has them, else those that fit.
+
+    Raises:
+        SettingsError, StaleFeaturesError: as `fitting_tokens`.
+    """
+    return fitting_tokens(form, dataset, asked if asked in dataset.token_names else None)
+
+
+def _opened(dataset: PreparedDataset, name: str) -> StoredTokens:
+    def again(form: SentenceForm | None) -> str:
+        return _again(dataset, form, name, overwrite=True)
+
+    return open_tokens(dataset.tokens_path(name), dataset.fingerprint, again)
+
+
+def _again(dataset: PreparedDataset, form: SentenceForm | None, name: str | None, overwrite: bool) -> str:
+    """How tokens come to a folder, of those attributes of the form that it has."""
+    known = [*dataset.manifest.attributes, "text"]
+    return f"Make them: {tokenize_command(dataset.path, form, known, name, overwrite)}."
 
 
 def form_of(folder: Path) -> SentenceForm | None:
@@ -63,14 +94,44 @@ def form_of(folder: Path) -> SentenceForm | None:
     return read_form(file) if file.exists() else None
 
 
-def tokens_for(start: Start | None, dataset: PreparedDataset, asked: str | None) -> StoredTokens:
+def tokens_for(
+    start: Start | None, dataset: PreparedDataset, asked: str | None, backbone: str | None = None
+) -> StoredTokens:
     """The tokens of a folder for a training that begins with `start`: those of its tokenizer, where it tells which.
 
     Raises:
-        SettingsError, StaleFeaturesError: as `fitting_tokens`.
+        SettingsError, StaleFeaturesError: as `stored_tokens`, `fitting_tokens`.
     """
     form = None if start is None else form_of(start.folder)
-    return stored_tokens(dataset, asked) if form is None else fitting_tokens(form, dataset, asked)
+    return stored_tokens(dataset, asked, backbone) if form is None else fitting_tokens(form, dataset, asked)
+
+
+def warn_of_other_sentences(start: Start | None, read: Mapping[Path, SentenceForm]) -> None:
+    """Tell, in one warning, where the items of folders do not become sentences alike, or otherwise than those of `start`.
+
+    It is no error: a shop may lack an attribute, or call it by another name.
+
+    Args:
+        start: the model that reads them, if there is one already.
+        read: folder -> form of its tokens.
+    """
+    own = None if start is None else form_of(start.folder)
+    forms = dict(read) if start is None or own is None else {start.folder: own, **read}
+    alike: dict[str, list[str]] = {}
+    for folder, form in forms.items():
+        told = (
+            f"attributes {', '.join(form.attributes)}, of each at most {form.attribute_tokens} tokens, "
+            f"text rules {form.text_rules}"
+        )
+        alike.setdefault(told, []).append(str(folder))
+    if len(alike) > 1 and is_main_process():
+        sides = "; ".join(f"{', '.join(folders)}: {told}" for told, folders in alike.items())
+        log.warning(
+            "items become sentences in %d ways: %s. If that is not meant, tokenize with the same --attributes and "
+            "--attribute-tokens, and prepare with the same --text-rules.",
+            len(alike),
+            sides,
+        )
 
 
 def from_scratch(start: Start) -> dict[str, Any]:
@@ -185,5 +246,5 @@ def _check_tokenizer(own: SentenceForm, form: SentenceForm, source: str) -> None
         raise CheckpointMismatchError(
             f"{source} was trained on tokens of its own tokenizer (SHA-256 {own.tokenizer_sha256[:12]}), the items were "
             f"tokenized by that of {form.backbone} ({form.tokenizer_sha256[:12]}): its ids mean other words. Tokenize with "
-            f"`linguarec tokenize DATA --backbone {own.backbone}`."
+            f"{tokenize_command('DATA', replace(form, backbone=own.backbone))}."
         )

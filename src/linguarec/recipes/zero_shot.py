@@ -14,7 +14,7 @@ from linguarec.hub.backbone import check_vocabulary
 from linguarec.models import MODELS
 from linguarec.recipes.matching import book_of, fitting_vectors, stored_codes
 from linguarec.recipes.runs import refuse
-from linguarec.recipes.sentence_inputs import form_of, tokens_for
+from linguarec.recipes.sentence_inputs import form_of, tokens_for, warn_of_other_sentences
 from linguarec.recipes.starting import Start
 from linguarec.sentences import SentenceReader
 from linguarec.text.attributes import ItemTokens
@@ -49,6 +49,7 @@ def read_by_text(
             reader = SentenceReader(read.form, start.network)
         else:
             reader = SentenceReader.load(start.folder, start.network, start.description)
+        warn_of_other_sentences(start, {dataset.path: read.form})
         reader.model.to(device)
         return read.tokens, reader.keys(read.tokens, device)
     refuse(start.name, {"tokens": tokens})

@@ -9,23 +9,24 @@ value; under the released text rules an empty value gives its key, as the releas
 
 import hashlib
 import itertools
-import math
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.text.cleaning import LIST_SEPARATOR, clean_text
+from linguarec.errors import SettingsError, StaleFeaturesError
+from linguarec.text.cleaning import clean_text
 from linguarec.text.references import DEFAULT_ENCODER, fast_tokenizer, find_encoder
+from linguarec.values import LIST_SEPARATOR, written_out
 
 KEY, VALUE = 1, 2  # token types; 0 is <s>
 ITEMS_A_BLOCK = 1 << 12  # items that `ItemTokens.select` gathers at a time
-BEGINS_A_WORD = ("\u0120", "\u2581", *string.punctuation)  # the first two stand for a space
+SPACES = ("\u0120", "\u2581")  # how byte-level and sentence-piece tokenizers write the space before a word
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # how sentence-piece tokenizers write a byte of a rare character
 
 Ids = npt.NDArray[np.integer[Any]]
 
@@ -35,7 +36,7 @@ class SentenceForm:
     """How the attributes of an item become tokens; all of it is JSON, and enough to do the same to a new item.
 
     `backbone`: name or folder of the language model whose tokenizer it is; `tokenizer_sha256` tells whether another
-    machine has the same one. `vocabulary`: number of its tokens. `start`, `mask`: ids of `<s>` and of the mask, which a
+    machine has the same one. `vocabulary`: all its ids are below. `start`, `mask`: ids of `<s>` and of the mask, which a
     tokenizer may lack. `attributes`: which, in order. `attribute_tokens`: budget of each. `text_rules`: cleaning of the
     values.
     """
@@ -96,18 +97,13 @@ class ItemTokens:
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened to N items: values cut at the budget, values that were no text, items without any token."""
+    """What happened to N items: values cut at the budget, items without any token."""
 
     cut_values: int = 0
-    converted_values: int = 0
     items_without_tokens: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.cut_values + other.cut_values,
-            self.converted_values + other.converted_values,
-            self.items_without_tokens + other.items_without_tokens,
-        )
+        return Counts(self.cut_values + other.cut_values, self.items_without_tokens + other.items_without_tokens)
 
 
 class AttributeTokenizer:
@@ -147,7 +143,7 @@ class AttributeTokenizer:
         form = SentenceForm(
             backbone=backbone,
             tokenizer_sha256=hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
-            vocabulary=tokenizer.get_vocab_size(with_added_tokens=True),
+            vocabulary=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),  # their numbers may have gaps
             start=start,
             mask=loaded.mask_token_id,
             attributes=list(attributes),
@@ -188,12 +184,11 @@ class AttributeTokenizer:
         starts = np.zeros((number, 2 * len(form.attributes)), np.int64)
         lengths = np.zeros_like(starts)
         pool: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
-        filled = cut = converted = 0
+        filled = cut = 0
         for column, name in enumerate(form.attributes):
             if name not in columns:
                 continue
             texts = [value_text(value, name, form.text_rules) for value in columns[name]]
-            converted += sum(not isinstance(value, str | None) for value in columns[name])
             place: dict[str, int] = {}
             row = np.fromiter((-1 if text is None else place.setdefault(text, len(place)) for text in texts), np.int64)
             values, offsets = self._encode(list(place))
@@ -212,7 +207,7 @@ class AttributeTokenizer:
         source = np.arange(offsets[-1]) + np.repeat(starts.ravel() - (np.cumsum(parts) - parts), parts)
         types = np.repeat(np.tile(np.array([KEY, VALUE], np.uint8), starts.size // 2), parts)
         tokens = ItemTokens(np.concatenate(pool)[source].astype(self.dtype), types, offsets, form.start)
-        return tokens, Counts(cut, converted, int((tokens.lengths == 0).sum()))
+        return tokens, Counts(cut, int((tokens.lengths == 0).sum()))
 
     @property
     def dtype(self) -> npt.DTypeLike:
@@ -223,13 +218,19 @@ class AttributeTokenizer:
         """[vocabulary] whether a token continues the word of the token before it, if both are of one value.
 
         WordPiece marks the tokens that continue a word ("##ing"), the byte-level and sentence-piece tokenizers those that
-        begin one with the space before it; there punctuation begins a word of its own.
+        begin one with the space before it; there punctuation begins a word of its own. Of a tokenizer that marks neither
+        each token is a word.
         """
         continues = np.zeros(self.form.vocabulary, bool)
         words = self._tokenizer.get_vocab(with_added_tokens=False)
         prefix = getattr(self._tokenizer.model, "continuing_subword_prefix", None)
+        spaced = any(word.startswith(SPACES) for word in words)
+        begins = (*SPACES, *string.punctuation)
         for word, number in words.items():
-            continues[number] = word.startswith(prefix) if prefix else not word.startswith(BEGINS_A_WORD)
+            if prefix:
+                continues[number] = word.startswith(prefix)
+            elif spaced:
+                continues[number] = not word.startswith(begins) or BYTE.fullmatch(word) is not None
         for number in self._tokenizer.get_added_tokens_decoder():
             continues[number] = False
         return continues
@@ -242,7 +243,7 @@ class AttributeTokenizer:
 
 
 def value_text(value: Any, name: str, rules: str) -> str | None:
-    """The text of an attribute value, cleaned; None = the item has none.
+    """The text of an attribute's value, written out and cleaned; None = the item has none.
 
     >>> value_text("Drill &amp; bits.", "title", "default")
     'Drill & bits'
@@ -254,21 +255,12 @@ def value_text(value: Any, name: str, rules: str) -> str | None:
     Raises:
         DataFormatError: it is neither text nor a number nor a list of them.
     """
-    if isinstance(value, list | tuple | np.ndarray):
-        parts = [value_text(part, name, "released") for part in value]
-        value = LIST_SEPARATOR.join(part for part in parts if part is not None) if len(parts) else None
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    text = written_out(value, f"The attribute {name!r} of an item")
+    if text is None:
         return None
-    if isinstance(value, Number):
-        value = str(value)
-    if not isinstance(value, str):
-        raise DataFormatError(
-            f"The attribute {name!r} of an item is a {type(value).__name__} ({str(value)[:60]!r}); expected text, a number, "
-            "or a list of them. Write it as text."
-        )
     if rules == "released":
-        return value.replace(LIST_SEPARATOR, " ")
-    return clean_text(value).removesuffix(".") or None
+        return text.replace(LIST_SEPARATOR, " ")
+    return clean_text(text).removesuffix(".") or None
 
 
 def _offsets(lengths: "npt.ArrayLike") -> npt.NDArray[np.int64]:

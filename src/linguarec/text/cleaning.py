@@ -16,10 +16,11 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+from linguarec.values import LIST_SEPARATOR
+
 TextRules = Literal["default", "released"]
 TEXT_RULES: tuple[str, ...] = get_args(TextRules)
 
-LIST_SEPARATOR = " > "
 LONG_FIELD = 2000  # characters; the released code blanks fields from this length on
 
 # Only names of real tags: "pressure <x and y> 3" is not HTML.

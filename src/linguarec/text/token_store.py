@@ -1,7 +1,10 @@
 """Item tokens on disk: `ids.npy`, `types.npy`, `offsets.npy`, and `tokens.json` with their form and origin."""
 
+import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, Se
 
 INFO_FILE = "tokens.json"
 FORMAT_VERSION = 1
+NO_LONGER_COUNTED = ("converted_values",)  # which folders of earlier versions hold
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,52 @@ def read_form(file: Path) -> SentenceForm:
     return read_record(SentenceForm, file, "how items become tokens", DataFormatError, mend)
 
 
-def open_tokens(folder: Path, fingerprint: str) -> StoredTokens:
+def tokenize_command(
+    data: Path | str,
+    form: SentenceForm | None,
+    known: Collection[str] | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """The whole command that makes tokens of this form, to be shown; its text rules are those of the prepared folder.
+
+    >>> form = SentenceForm("path/to/roberta", "0", 9, 0, None, ["title", "brand"], 16, "default")
+    >>> tokenize_command("data/shop", form)
+    '`linguarec tokenize data/shop --backbone path/to/roberta --attributes title,brand --attribute-tokens 16`'
+    >>> tokenize_command("shop", form, known=["title"], name="short", overwrite=True)
+    '`linguarec tokenize shop --backbone path/to/roberta --attributes title --attribute-tokens 16 --name short --overwrite`'
+
+    Args:
+        data: the prepared folder, or a word that stands for it.
+        form: of the tokens; None = not known, as where its file cannot be read.
+        known: what the folder has; attributes of the form that it lacks are left out. None = all are there.
+        name: of the stored tokens; None = after the backbone.
+        overwrite: whether tokens of that name are to be replaced.
+    """
+    words = ["linguarec", "tokenize", str(data), "--backbone", "BACKBONE" if form is None else form.backbone]
+    if form is not None:
+        row = io.StringIO()
+        csv.writer(row, lineterminator="").writerow(
+            [attribute for attribute in form.attributes if known is None or attribute in known]
+        )
+        words += ["--attributes", row.getvalue()] if row.getvalue() else []
+        words += ["--attribute-tokens", str(form.attribute_tokens)]
+    words += ["--name", name] if name is not None else []
+    words += ["--overwrite"] if overwrite else []
+    return f"`{shlex.join(words)}`"
+
+
+def open_tokens(
+    folder: Path,
+    fingerprint: str,
+    again: Callable[[SentenceForm | None], str] = lambda form: "Copy the folder again, or make it anew.",
+) -> StoredTokens:
     """The tokens in `folder`, for the catalogue with this fingerprint.
+
+    Args:
+        folder: that `write_tokens` or `save_tokens` wrote.
+        fingerprint: of the catalogue.
+        again: a sentence that says how they come back, given their form, or None where it cannot be read.
 
     Raises:
         DataFormatError: there are none, or a file is damaged.
@@ -90,27 +138,23 @@ def open_tokens(folder: Path, fingerprint: str) -> StoredTokens:
     file = folder / INFO_FILE
     if not file.is_file():
         known = ", ".join(sorted(entry.parent.name for entry in folder.parent.glob(f"*/{INFO_FILE}"))) or "none"
-        raise DataFormatError(
-            f"There are no item tokens {folder}; tokens there: {known}. Make them with `linguarec tokenize`."
-        )
+        raise DataFormatError(f"There are no item tokens {folder}; tokens there: {known}. {again(None)}")
+    form = None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         version, found = content.pop("format_version"), content.pop("fingerprint")
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version!r}, this linguarec reads {FORMAT_VERSION}")
-        counts = Counts(**content.pop("counts"))
+        counts = Counts(**{key: n for key, n in content.pop("counts").items() if key not in NO_LONGER_COUNTED})
         form = SentenceForm(**content)
         ids, types = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "types"))
         offsets = np.load(folder / "offsets.npy")
         if not len(ids) == len(types) == offsets[-1]:
             raise ValueError(f"{len(ids)} ids, {len(types)} types, offsets up to {offsets[-1]}")
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-        raise DataFormatError(f"{folder} does not hold item tokens ({error}); tokenize again.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
+        raise DataFormatError(f"{folder} does not hold item tokens ({error}). {again(form)}") from error
     if found != fingerprint:
-        raise StaleFeaturesError(
-            f"{folder} was made from another catalogue than the folder has now; tokenize again with "
-            f"`linguarec tokenize ... --backbone {form.backbone} --overwrite`."
-        )
+        raise StaleFeaturesError(f"{folder} was made from another catalogue than the folder has now. {again(form)}")
     return StoredTokens(ItemTokens(ids, types, offsets, form.start), form, counts)
 
 

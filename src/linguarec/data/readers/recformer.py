@@ -15,9 +15,9 @@ import pyarrow as pa
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
 from linguarec.errors import DataFormatError
+from linguarec.values import written_out
 
 PARTS = ("train", "val", "test")
-LIST_JOIN = " > "  # as all readers store a value of several parts
 
 
 def content(folder: Path, make_text: Callable[[Sequence[str | None]], str]) -> Content:
@@ -47,7 +47,10 @@ def content(folder: Path, make_text: Callable[[Sequence[str | None]], str]) -> C
             )
         names |= dict.fromkeys(attributes)
         converted += sum(not isinstance(value, str | None) for value in attributes.values())
-        rows.append({name: _text(value, name, raw_id, file) for name, value in attributes.items()})
+        where = f"of item {raw_id!r}"
+        rows.append(
+            {name: written_out(value, f"{file}: the attribute {name!r} {where}") for name, value in attributes.items()}
+        )
     # A folder has columns of its own that an attribute must not be mistaken for.
     columns = {name: f"{name}_attribute" if name in ("item", "raw_id", "text") else name for name in names}
     values = [[row.get(name) for name in names] for row in rows]
@@ -110,20 +113,6 @@ def _by_number(file: Path) -> list[str]:
     if sorted(numbers.values(), key=str) != sorted(range(len(numbers)), key=str):
         raise DataFormatError(f"{file}: the numbers must run from 0 to {len(numbers) - 1}, each once.")
     return sorted(numbers, key=numbers.__getitem__)
-
-
-def _text(value: Any, name: str, raw_id: str, file: Path) -> str | None:
-    """An attribute as it is stored: lists joined, numbers written out, None where there is none."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list):
-        parts = [_text(part, name, raw_id, file) for part in value]
-        return LIST_JOIN.join(part for part in parts if part is not None)
-    raise DataFormatError(
-        f"{file}: the attribute {name!r} of item {raw_id!r} is {str(value)[:60]!r}; expected text, a number or a list of them."
-    )
 
 
 def _read(file: Path) -> dict[str, Any]:
