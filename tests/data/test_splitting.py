@@ -7,7 +7,16 @@ import pytest
 
 from linguarec.data import splitting
 from linguarec.data.ragged import Ragged
-from linguarec.data.splits import EXCLUDED, TEST, TRAIN, VALID, global_temporal, held_out_items, leave_one_out
+from linguarec.data.splits import (
+    EXCLUDED,
+    TEST,
+    TRAIN,
+    VALID,
+    evaluation_cases,
+    global_temporal,
+    held_out_items,
+    leave_one_out,
+)
 from linguarec.data.splitting import SplitSettings, temporal_cuts, user_blocks, write_splits
 
 
@@ -39,6 +48,12 @@ def test_held_out_items_are_never_trained_on() -> None:
     held = set(sequences.values[(roles == TEST) | (roles == EXCLUDED)].tolist())
     assert held
     assert held.isdisjoint(sequences.values[(roles == TRAIN) | (roles == VALID)].tolist())
+    # Not in a history by which the best epoch is chosen either, even where they came before its target.
+    valid, test = (evaluation_cases(sequences, roles, part) for part in ("valid", "test"))
+    assert held.isdisjoint(valid.histories.values.tolist())
+    assert held.isdisjoint(valid.targets.tolist())
+    assert held.issuperset(test.targets.tolist())
+    assert held.isdisjoint(test.histories.values.tolist())
 
 
 @pytest.mark.parametrize("times", [[5], [1, 1, 1, 1], list(range(100)), [3, 1, 2] * 7])

@@ -112,10 +112,11 @@ def items_of_training_pairs(sequences: Ragged, roles: Roles) -> npt.NDArray[np.i
 def evaluation_cases(sequences: Ragged, roles: Roles, part: str, max_history: int | None = None) -> EvaluationCases:
     """Targets of `part` ("valid" or "test") with their histories, the last `max_history` items of each.
 
-    Targets with an empty history are left out; `len(cases)` against the number of targets tells how many.
+    A history is what came before the target, but for what is excluded; test targets are in no valid history (held-out
+    items may stand before a valid target). Targets with an empty history are left out; `len(cases)` against the number of targets tells how many.
     """
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
-    kept = roles != EXCLUDED
+    kept = (roles != EXCLUDED) & ((roles != TEST) | (part == "test"))
     before = np.concatenate([[0], np.cumsum(kept)])  # kept interactions before each position
     positions = np.flatnonzero(roles == ROLE_OF_PART[part])
     stop = before[positions]
