@@ -113,7 +113,8 @@ def evaluation_cases(sequences: Ragged, roles: Roles, part: str, max_history: in
     """Targets of `part` ("valid" or "test") with their histories, the last `max_history` items of each.
 
     A history is what came before the target, but for what is excluded; test targets are in no valid history (held-out
-    items may stand before a valid target). Targets with an empty history are left out; `len(cases)` against the number of targets tells how many.
+    items may stand before a valid target). Targets with an empty history are left out; `len(cases)` against the number of
+    targets tells how many.
     """
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
     kept = (roles != EXCLUDED) & ((roles != TEST) | (part == "test"))
