@@ -204,7 +204,8 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
     assert training_inputs("vqrec", None, shops[1], None, None, None) == (None, "own")
     (start / "code_book.npz").unlink()
     with pytest.raises(
-        CheckpointMismatchError, match=rf"{start} has no code_book.npz.*--mode direct` or --mode permutation"
+        CheckpointMismatchError,
+        match=rf"{start} has no code book \(code_book.npz\).*--mode permutation` or `--mode direct`",
     ):
         finetune("vqrec", shops[1].path, tmp_path / "other", from_=start)
 
@@ -317,10 +318,12 @@ def test_what_does_not_fit_is_refused_by_both_names(
     info = shop.feature_info("words")
     shop.write_features("other", vectors, replace(info, encoder="other", weights_sha256="1" * 64))
     wanted = rf"{start} was trained on vectors of words \(weights 000000000000\), width 16.* and {shop.path} has "
-    with pytest.raises(StaleFeaturesError, match=wanted + r"vectors other of other \(weights 111111111111\)"):
+    with pytest.raises(
+        StaleFeaturesError, match=wanted + r"vectors other \(encoder other \(weights 1{12}\) against words"
+    ):
         finetune("unisrec", shop.path, run, from_=start, features="other")
     shop.write_features("wide", np.tile(vectors, 2), replace(info, width=32))
-    with pytest.raises(StaleFeaturesError, match=wanted + "vectors wide of width 32"):
+    with pytest.raises(StaleFeaturesError, match=wanted + r"vectors wide \(width 32 against 16\)"):
         finetune("unisrec", shop.path, run, from_=start, features="wide")
     # Among several, those of the same encoder are found.
     assert training_inputs("unisrec", "inductive", shop, Start.read(start), None, None) == ("words", None)
@@ -381,7 +384,10 @@ def test_a_start_that_does_not_name_its_encoder_is_checked_by_width(
     (folder / "encoder.json").unlink()
     start = Start.read(folder)
     assert training_inputs("unisrec", "inductive", shops[1], start, None, None) == ("words", None)
-    assert f"{folder} does not say whose vectors it read" in caplog.text
+    assert (
+        f"{folder} was trained on vectors of an unknown encoder; words of {shops[1].path} have their width"
+        in caplog.text
+    )
     vectors = np.array(shops[1].features("words"))
     shops[1].write_features("more", vectors, FeatureInfo("more", WIDTH, "cls", None, None, "default"))
     with pytest.raises(SettingsError, match="several item vectors that fit: more, words; choose one with --features"):

@@ -98,7 +98,7 @@ def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
     network, description = from_pretrained(run)
     assert description.shape.num_items == 0
     if model == "vqrec":
-        items = coded_catalogue(folders[2], CodeBook.load(run / "code_book.npz"))
+        items = coded_catalogue(folders[2], CodeBook.load(run / "code_book.npz"), "words")
     else:
         items = catalogue_batch(folders[2], "words", None)
     cases = evaluation_cases(folders[2].sequences, folders[2].roles("leave-one-out"), "valid", SMALL.max_length)
@@ -240,10 +240,8 @@ def test_folders_that_do_not_go_together_are_refused(folders: list[PreparedDatas
     ItemCodes(apart.encode(two.features("words")), apart, two.texts_fingerprint).save(two.codes_path("pq"))
     with pytest.raises(StaleFeaturesError, match=r"domain1 are of .*domain0 of .*code books fitted apart.*quantize"):
         pretrain("vqrec", [one.path, two.path], run)
-    two.write_features("words", two.features("words"), replace(two.feature_info("words"), encoder="other"))
-    with pytest.raises(
-        StaleFeaturesError, match=r"domain1 and of .*domain0 differ in encoder \('other' against 'words'\)"
-    ):
+    two.write_features("words", two.features("words"), replace(two.feature_info("words"), pooling="cls"))
+    with pytest.raises(StaleFeaturesError, match=r"domain1 and of .*domain0 differ in pooling cls against mean"):
         pretrain("unisrec", [one.path, two.path], run)
     (two.path / "features" / "words.json").unlink()
     with pytest.raises(SettingsError, match=r"domain1 has none; make them with `linguarec encode"):

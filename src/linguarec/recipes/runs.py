@@ -24,8 +24,10 @@ def choose(kind: str, asked: str | None, stored: list[str], dataset: "PreparedDa
     if len(stored) == 1:
         return stored[0]
     if not stored:
+        borrowed = ", ".join(dataset.code_names) if kind == "codes" else ""
+        none = f"none of its own (but {borrowed}, of the code book of a model, for --codes)" if borrowed else "none"
         raise SettingsError(
-            [f"this model reads item {kind} and {dataset.path} has none; make them with {_command(command, dataset)}"]
+            [f"this model reads item {kind} and {dataset.path} has {none}; make them with {_command(command, dataset)}"]
         )
     raise SettingsError([f"{dataset.path} has several item {kind}: {', '.join(stored)}; choose one with {flag}"])
 
