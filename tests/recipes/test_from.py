@@ -24,6 +24,8 @@ from linguarec.models.unisrec import UniSRecConfig
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.matching import training_inputs
+from linguarec.recipes.pretrain import pretrain
+from linguarec.recipes.quantize import quantize
 from linguarec.recipes.starting import Start
 from linguarec.training.settings import PermutationSettings, TrainingSettings
 
@@ -208,6 +210,28 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
         match=rf"{start} has no code book \(code_book.npz\).*--mode permutation` or `--mode direct`",
     ):
         finetune("vqrec", shops[1].path, tmp_path / "other", from_=start)
+
+
+def test_random_codes_in_pretraining_and_fine_tuning(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    """The ablation: only what the codes say is taken away."""
+    first, second = (shop.path for shop in shops)
+    quantize([first], "words", BOOKS, CENTROIDS, method="random")
+    pre, run, name = tmp_path / "pre", tmp_path / "run", f"words.random{BOOKS}x{CENTROIDS}"
+    one = settings(max_epochs=1)
+    pretrain("vqrec", [first], pre, transformer=SMALL, training=one, codes=name)
+    finetune("vqrec", second, run, from_=pre, training=one)
+    book = CodeBook.load(pre / "code_book.npz")
+    assert book.method == "random"
+    assert np.array_equal(ItemCodes.load(run / "codes.npz").codes, book.encode(shops[1].features("words")))
+    assert recorded(run)["mode"] == "reuse"
+    # As published: random codes of the data's own, and a permutation that is learned.
+    quantize([second], "words", BOOKS, CENTROIDS, method="random", seed=1)
+    own = tmp_path / "own"
+    finetune(
+        "vqrec", second, own, from_=pre, mode="permutation", codes=name, training=one,
+        permutation=PermutationSettings(epochs=1),
+    )  # fmt: skip
+    assert (recorded(own)["mode"], CodeBook.load(own / "codes.npz").seed) == ("permutation", 1)
 
 
 KILLED_AT_STEP = """

@@ -19,6 +19,7 @@ from linguarec.hub.pretrained import read_description
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.unisrec import UniSRecConfig
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.pretrain import pretrain
 from linguarec.recipes.tokenize import tokenize
@@ -85,6 +86,29 @@ def test_items_are_coded_with_the_book_of_the_start(
     codes = ItemCodes.load(shops[1].codes_path(written["codes"][1]))
     assert np.array_equal(codes.codes, book.encode(shops[1].features("words")))
     assert CodeBook.load(run / "code_book.npz").fingerprint == book.fingerprint
+
+
+def test_vectors_of_the_book_are_found_by_their_hash(
+    shops: Shops, pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As made by `encode --name mini`, of the training and of the held-out domain."""
+    start, run = pretrained("vqrec"), tmp_path / "run"
+    target = shops[1]
+    target.write_features("mini", np.array(target.features("words")), target.feature_info("words"))
+    target.feature_path("words").with_suffix(".json").unlink()
+    further("vqrec", [target], run, start)
+    assert json.loads((run / "encoder.json").read_text())["weights_sha256"] == "0" * 64
+    further("vqrec", shops[:1], tmp_path / "held", start, valid=target.path)
+    for folder in (run, tmp_path / "held"):
+        valid = json.loads((folder / "metrics.json").read_text())["valid"]["ndcg@10"]
+        assert valid == pytest.approx(zero_shot_valid(folder, target), abs=2e-2)  # that one was measured in bfloat16
+
+
+def zero_shot_valid(folder: Path, data: PreparedDataset) -> float:
+    """Valid ndcg@10 of the model in `folder` on items coded with its book."""
+    found = evaluate(folder, data.path, split="valid", zero_shot=True, plots=False)
+    value: float = found["systems"]["vqrec"]["ndcg@10"]["mean"]
+    return value
 
 
 def test_an_unbroken_run_and_one_that_went_on_are_the_same(

@@ -125,6 +125,7 @@ def convert(
         "items": 0 if recommender is None else len(recommender.catalogue),
         **weights.sizes,
         "n_heads": settings["encoder"]["heads"],
+        "code_book": None if recommender is None or recommender.codes is None else recommender.codes.book.fingerprint,
         "assumed": assumed,
         "carried_along": sorted(weights.carried),
         "not_made": checkpoint.not_made,
