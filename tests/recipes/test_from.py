@@ -356,6 +356,33 @@ def test_what_does_not_fit_is_refused_by_both_names(
     assert not run.exists()
 
 
+@pytest.mark.parametrize(("model", "mode"), [("unisrec", "inductive"), ("vqrec", "reuse"), ("vqrec", "direct")])
+def test_vectors_of_other_cleaning_or_limit_are_refused(
+    model: str, mode: str, shops: list[PreparedDataset], pretrained: Callable[..., Path]
+) -> None:
+    """Also behind codes of the data's own, and where the model was trained on vectors of another name."""
+    for shop in shops:
+        shop.write_features(
+            "words", np.array(shop.features("words")), replace(shop.feature_info("words"), max_tokens=64)
+        )
+    start, shop = Start.read(pretrained(model)), shops[1]
+    info = shop.feature_info("words")
+    for changes, difference, mend in (
+        (
+            {"text_rules": "released"},
+            "text rules released against default",
+            f"Encode its texts as there: `linguarec encode {shop.path}",
+        ),
+        ({"max_tokens": 32}, "token limit 32 against 64", "--max-tokens 64 --overwrite`"),
+    ):
+        shop.write_features("words", np.array(shop.features("words")), replace(info, **changes))
+        with pytest.raises(StaleFeaturesError, match=rf"\({difference}\).*{mend}"):
+            training_inputs(model, mode, shop, start, None, None)
+    shop.write_features("words", np.array(shop.features("words")), replace(info, encoder="/models/words"))
+    found = training_inputs(model, mode, shop, start, None, None)
+    assert found == (("words", None) if model == "unisrec" else (None, {"direct": "own"}.get(mode, shop.code_names[0])))
+
+
 def test_a_code_book_that_does_not_fit_is_refused(
     shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
 ) -> None:
