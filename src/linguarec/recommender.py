@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
+from linguarec.batching.catalogue import vectors_of_book
 from linguarec.catalogue import Catalogue, Items
 from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset, read_feature_info
@@ -113,14 +114,14 @@ class Recommender:
             codes: name of the dataset's codes that the model reads, or None.
         """
         stored = None if codes is None else ItemCodes.load(dataset.codes_path(codes))
-        encoder = features if stored is None else stored.book.encoder
+        encoder = features if stored is None else vectors_of_book(dataset, stored.book)
         rules = cast(TextRules, dataset.manifest.text_rules)
         return cls.of_items(
             model,
             description,
             Catalogue.of(dataset.items(), dataset.manifest.attributes, rules),
             items,
-            None if encoder not in dataset.feature_names else dataset.feature_info(str(encoder)),
+            None if encoder is None else dataset.feature_info(encoder),
             stored,
         )
 

@@ -109,9 +109,9 @@ def test_vectors_of_two_encoders_under_one_name(shops: list[PreparedDataset], tm
     first, second = (shop.path for shop in shops)
     info = replace(shops[1].feature_info("words"), encoder="org/other", weights_sha256="1" * 64)
     shops[1].write_features("words", shops[1].features("words"), info)
-    differ = r"encoder \('org/other' against 'words'\), weights_sha256 \(111111111111 against 000000000000\)"
-    mend = rf"`linguarec encode {second} --encoder words --name words --overwrite`"
-    with pytest.raises(StaleFeaturesError, match=rf"of {second} and of {first} differ in {differ}; .* {mend}"):
+    differ = r"encoder org/other \(weights 111111111111\) against words \(weights 000000000000\)"
+    mend = rf"`linguarec encode {second} --encoder words --pooling mean --name words --overwrite`"
+    with pytest.raises(StaleFeaturesError, match=rf"of {second} and of {first} differ in {differ}\. .* {mend}"):
         quantize([first, second], "words", subvectors=4, centroids=8)
 
 
@@ -137,17 +137,18 @@ def test_a_held_out_domain_that_the_code_book_does_not_fit(shops: list[PreparedD
             pretrain("vqrec", [trained.path], tmp_path / "run", valid=held_out.path, transformer=SMALL)
 
     held_out.write_features("words", np.tile(vectors, 2), replace(info, width=32))
-    found = rf"{held_out.feature_path('words')}: This code book codes vectors of width 16 .* found the shape"
-    refused(rf"{found} \({len(vectors)}, 32\)", StaleFeaturesError)
+    fitted = rf"The code book of this training was fitted on vectors of words .*, and {held_out.path} has"
+    refused(rf"{fitted} vectors words \(width 32 against 16\)\. Encode", StaleFeaturesError)
     held_out.write_features("words", vectors, replace(info, weights_sha256="1" * 64))
-    refused(
-        rf"words of {held_out.path} are of weights 111111111111, the code book .* of 000000000000", StaleFeaturesError
-    )
+    refused(rf"{fitted} vectors words \(encoder words \(weights 111111111111\) against", StaleFeaturesError)
     vectors[5, 2] = np.nan
     held_out.write_features("words", vectors, info)
     refused(rf"{held_out.feature_path('words')}: 1 of {len(vectors)} item vector holds NaN", DataFormatError)
     held_out.feature_path("words").with_suffix(".json").unlink()
-    refused(rf"{held_out.path} has no item vectors 'words'; it has: none", DataFormatError)
+    refused(
+        rf"{fitted} no vectors\. .*`linguarec encode {held_out.path} --encoder words --pooling mean`",
+        StaleFeaturesError,
+    )
 
 
 def test_a_model_folder_whose_files_are_damaged(

@@ -19,6 +19,8 @@ from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recipes.convert import convert
 from linguarec.recipes.finetune import finetune
+from linguarec.recipes.matching import training_inputs
+from linguarec.recipes.starting import Start
 from linguarec.training.settings import TrainingSettings
 
 FIXTURES = (
@@ -238,8 +240,12 @@ def test_a_code_book_beside_the_model_codes_new_items(released, dataset, tmp_pat
     ItemCodes.load(dataset.codes_path("pq")).book.save(tmp_path / "bare" / "code_book.npz")
     recommender = linguarec.load_model(tmp_path / "bare")
     recommender.add_items([{"raw_id": raw_id, "text": "x"} for raw_id in dataset.raw_item_ids], vectors_of())
-    convert(released("vqrec"), tmp_path / "model", items=dataset.path, codes="pq")
+    result = convert(released("vqrec"), tmp_path / "model", items=dataset.path, codes="pq")
     assert torch.equal(recommender.keys, linguarec.load_model(tmp_path / "model").keys)
+    # The book of those codes is the model's own from then on: a training that begins with it codes its items by it.
+    book = Start.read(tmp_path / "model").book
+    assert book is not None and book.fingerprint == result["code_book"]
+    assert training_inputs("vqrec", "reuse", dataset, Start.read(tmp_path / "model"), None, None) == (None, "pq")
 
 
 def test_an_unfinished_training_is_still_told_apart(released, tmp_path):

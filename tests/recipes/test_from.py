@@ -24,6 +24,8 @@ from linguarec.models.unisrec import UniSRecConfig
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.matching import training_inputs
+from linguarec.recipes.pretrain import pretrain
+from linguarec.recipes.quantize import quantize
 from linguarec.recipes.starting import Start
 from linguarec.training.settings import PermutationSettings, TrainingSettings
 
@@ -204,9 +206,32 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
     assert training_inputs("vqrec", None, shops[1], None, None, None) == (None, "own")
     (start / "code_book.npz").unlink()
     with pytest.raises(
-        CheckpointMismatchError, match=rf"{start} has no code_book.npz.*--mode direct` or --mode permutation"
+        CheckpointMismatchError,
+        match=rf"{start} has no code book \(code_book.npz\).*--mode permutation` or `--mode direct`",
     ):
         finetune("vqrec", shops[1].path, tmp_path / "other", from_=start)
+
+
+def test_random_codes_in_pretraining_and_fine_tuning(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    """The ablation: only what the codes say is taken away."""
+    first, second = (shop.path for shop in shops)
+    quantize([first], "words", BOOKS, CENTROIDS, method="random")
+    pre, run, name = tmp_path / "pre", tmp_path / "run", f"words.random{BOOKS}x{CENTROIDS}"
+    one = settings(max_epochs=1)
+    pretrain("vqrec", [first], pre, transformer=SMALL, training=one, codes=name)
+    finetune("vqrec", second, run, from_=pre, training=one)
+    book = CodeBook.load(pre / "code_book.npz")
+    assert book.method == "random"
+    assert np.array_equal(ItemCodes.load(run / "codes.npz").codes, book.encode(shops[1].features("words")))
+    assert recorded(run)["mode"] == "reuse"
+    # As published: random codes of the data's own, and a permutation that is learned.
+    quantize([second], "words", BOOKS, CENTROIDS, method="random", seed=1)
+    own = tmp_path / "own"
+    finetune(
+        "vqrec", second, own, from_=pre, mode="permutation", codes=name, training=one,
+        permutation=PermutationSettings(epochs=1),
+    )  # fmt: skip
+    assert (recorded(own)["mode"], CodeBook.load(own / "codes.npz").seed) == ("permutation", 1)
 
 
 KILLED_AT_STEP = """
@@ -317,16 +342,45 @@ def test_what_does_not_fit_is_refused_by_both_names(
     info = shop.feature_info("words")
     shop.write_features("other", vectors, replace(info, encoder="other", weights_sha256="1" * 64))
     wanted = rf"{start} was trained on vectors of words \(weights 000000000000\), width 16.* and {shop.path} has "
-    with pytest.raises(StaleFeaturesError, match=wanted + r"vectors other of other \(weights 111111111111\)"):
+    with pytest.raises(
+        StaleFeaturesError, match=wanted + r"vectors other \(encoder other \(weights 1{12}\) against words"
+    ):
         finetune("unisrec", shop.path, run, from_=start, features="other")
     shop.write_features("wide", np.tile(vectors, 2), replace(info, width=32))
-    with pytest.raises(StaleFeaturesError, match=wanted + "vectors wide of width 32"):
+    with pytest.raises(StaleFeaturesError, match=wanted + r"vectors wide \(width 32 against 16\)"):
         finetune("unisrec", shop.path, run, from_=start, features="wide")
     # Among several, those of the same encoder are found.
     assert training_inputs("unisrec", "inductive", shop, Start.read(start), None, None) == ("words", None)
     with pytest.raises(CheckpointMismatchError, match=f"{start} holds a unisrec, and vqrec cannot start from it"):
         finetune("vqrec", shop.path, run, from_=start)
     assert not run.exists()
+
+
+@pytest.mark.parametrize(("model", "mode"), [("unisrec", "inductive"), ("vqrec", "reuse"), ("vqrec", "direct")])
+def test_vectors_of_other_cleaning_or_limit_are_refused(
+    model: str, mode: str, shops: list[PreparedDataset], pretrained: Callable[..., Path]
+) -> None:
+    """Also behind codes of the data's own, and where the model was trained on vectors of another name."""
+    for shop in shops:
+        shop.write_features(
+            "words", np.array(shop.features("words")), replace(shop.feature_info("words"), max_tokens=64)
+        )
+    start, shop = Start.read(pretrained(model)), shops[1]
+    info = shop.feature_info("words")
+    for changes, difference, mend in (
+        (
+            {"text_rules": "released"},
+            "text rules released against default",
+            f"Encode its texts as there: `linguarec encode {shop.path}",
+        ),
+        ({"max_tokens": 32}, "token limit 32 against 64", "--max-tokens 64 --overwrite`"),
+    ):
+        shop.write_features("words", np.array(shop.features("words")), replace(info, **changes))
+        with pytest.raises(StaleFeaturesError, match=rf"\({difference}\).*{mend}"):
+            training_inputs(model, mode, shop, start, None, None)
+    shop.write_features("words", np.array(shop.features("words")), replace(info, encoder="/models/words"))
+    found = training_inputs(model, mode, shop, start, None, None)
+    assert found == (("words", None) if model == "unisrec" else (None, {"direct": "own"}.get(mode, shop.code_names[0])))
 
 
 def test_a_code_book_that_does_not_fit_is_refused(
@@ -381,7 +435,10 @@ def test_a_start_that_does_not_name_its_encoder_is_checked_by_width(
     (folder / "encoder.json").unlink()
     start = Start.read(folder)
     assert training_inputs("unisrec", "inductive", shops[1], start, None, None) == ("words", None)
-    assert f"{folder} does not say whose vectors it read" in caplog.text
+    assert (
+        f"{folder} was trained on vectors of an unknown encoder; words of {shops[1].path} have their width"
+        in caplog.text
+    )
     vectors = np.array(shops[1].features("words"))
     shops[1].write_features("more", vectors, FeatureInfo("more", WIDTH, "cls", None, None, "default"))
     with pytest.raises(SettingsError, match="several item vectors that fit: more, words; choose one with --features"):

@@ -98,7 +98,7 @@ def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
     network, description = from_pretrained(run)
     assert description.shape.num_items == 0
     if model == "vqrec":
-        items = coded_catalogue(folders[2], CodeBook.load(run / "code_book.npz"))
+        items = coded_catalogue(folders[2], CodeBook.load(run / "code_book.npz"), "words")
     else:
         items = catalogue_batch(folders[2], "words", None)
     cases = evaluation_cases(folders[2].sequences, folders[2].roles("leave-one-out"), "valid", SMALL.max_length)
@@ -240,15 +240,47 @@ def test_folders_that_do_not_go_together_are_refused(folders: list[PreparedDatas
     ItemCodes(apart.encode(two.features("words")), apart, two.texts_fingerprint).save(two.codes_path("pq"))
     with pytest.raises(StaleFeaturesError, match=r"domain1 are of .*domain0 of .*code books fitted apart.*quantize"):
         pretrain("vqrec", [one.path, two.path], run)
-    two.write_features("words", two.features("words"), replace(two.feature_info("words"), encoder="other"))
-    with pytest.raises(
-        StaleFeaturesError, match=r"domain1 and of .*domain0 differ in encoder \('other' against 'words'\)"
-    ):
+    two.write_features("words", two.features("words"), replace(two.feature_info("words"), pooling="cls"))
+    with pytest.raises(StaleFeaturesError, match=r"domain1 and of .*domain0 differ in pooling cls against mean"):
         pretrain("unisrec", [one.path, two.path], run)
     (two.path / "features" / "words.json").unlink()
     with pytest.raises(SettingsError, match=r"domain1 has none; make them with `linguarec encode"):
         pretrain("unisrec", [one.path, two.path], run)
     assert not run.exists()
+
+
+def test_how_to_fit_one_code_book_is_told_in_whole(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    one, two = folders[:2]
+    book = ItemCodes.load(one.codes_path("pq")).book
+    apart = replace(book, centroids=book.centroids + 1)
+    ItemCodes(apart.encode(two.features("words")), apart, two.texts_fingerprint).save(two.codes_path("pq"))
+    with pytest.raises(StaleFeaturesError) as caught:
+        pretrain("vqrec", [one.path, two.path], tmp_path / "run")
+    kind = "CodeBook(pq, 4 x 32, 16 dimensions of words)"
+    assert str(caught.value) == (
+        f"The codes pq of {two.path} are of {kind}, those of {one.path} of {kind} with other contents: code books "
+        "fitted apart. Fit one for all folders: "
+        f"`linguarec quantize {one.path} {two.path} --features words --subvectors 4 --centroids 32 --name pq --overwrite`."
+    )
+
+
+def test_validation_reads_the_codes_that_are_trained_on(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    """Codes need not be those of the vectors (import-codes takes some from the nearest text), and vectors need not be there."""
+    run = tmp_path / "run"
+    for folder in folders:
+        stored = ItemCodes.load(folder.codes_path("pq"))
+        ItemCodes(stored.codes[::-1].copy(), stored.book, folder.texts_fingerprint).save(folder.codes_path("pq"))
+        folder.feature_path("words").with_suffix(".json").unlink()
+    training = settings(max_epochs=1, precision="fp32")
+    result = pretrain("vqrec", paths(folders[:1]), run, transformer=SMALL, training=training)
+    held = pretrain(
+        "vqrec", paths(folders[:1]), tmp_path / "held", transformer=SMALL, training=training, valid=folders[1].path
+    )
+    for found, folder, path in ((result, folders[0], run), (held, folders[1], tmp_path / "held")):
+        network, _ = from_pretrained(path)
+        cases = evaluation_cases(folder.sequences, folder.roles("leave-one-out"), "valid", SMALL.max_length)
+        expected = evaluate_model(network, catalogue_batch(folder, None, "pq"), cases).mean("ndcg@10")
+        assert found["valid"]["ndcg@10"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_empty_domain_is_refused(folders: list[PreparedDataset], make_dataset: Any, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def test_vectors_of_two_encoders_get_no_common_book(make_dataset: Any) -> None:
         for name in ("one", "two")
     ]
     folders[1].write_features("words", vectors(), FeatureInfo("other", 16, "cls", "0" * 64, None, "default"))
-    with pytest.raises(StaleFeaturesError, match=r"The item vectors words of .*two and of .*one differ in encoder"):
+    match = r"The item vectors words of .*two and of .*one differ in pooling cls against mean\."
+    with pytest.raises(StaleFeaturesError, match=match):
         quantize([folder.path for folder in folders], "words", subvectors=4, centroids=8, fit_on="all")
 
 

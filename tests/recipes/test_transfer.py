@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from linguarec.codes.codebook import CodeBook
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
-from linguarec.recipes.transfer import transfer, verdict
+from linguarec.recipes.pretrain import pretrain
+from linguarec.recipes.transfer import Way, transfer, verdict
 from linguarec.training.settings import TrainingSettings
 
 QUICK = TrainingSettings(learning_rate=5e-3, targets_per_step=200, max_epochs=2, accelerator="cpu")
@@ -56,8 +58,55 @@ def test_what_does_not_fit_is_refused_before_the_trainings_from_scratch(
     info = replace(target.feature_info("words"), encoder="other", weights_sha256="1" * 64)
     target.write_features("other", target.features("words"), info)
     for ways in (["scratch", "full"], ["scratch", "zero-shot"]):
-        with pytest.raises(StaleFeaturesError, match=r"and .* has vectors other of other \(weights 111111111111\)"):
+        with pytest.raises(StaleFeaturesError, match=r"and .* has vectors other \(encoder other \(weights 1{12}\)"):
             transfer(target.path, start, tmp_path / "report", ways, features="other", training=QUICK)
+    assert not (tmp_path / "report").exists()
+
+
+def test_scratch_reads_codes_of_its_own(
+    shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    start, target, output = pretrained("vqrec"), shops[1], tmp_path / "report"
+    borrowed = f"book-{CodeBook.load(start / 'code_book.npz').fingerprint[:12]}"
+    ways: list[Way] = ["scratch", "full", "zero-shot"]
+    found = transfer(target.path, start, output, ways, [100], seeds=1, training=QUICK)
+    assert read(output / "transfer.json")["inputs"] == found["inputs"]
+    assert found["inputs"] == {
+        "scratch": {"features": None, "codes": "own"},
+        "full": {"features": None, "codes": borrowed},
+        "zero-shot": {"features": None, "codes": borrowed},
+    }
+    # Without codes of its own, those that were borrowed for the tuned ways are no stand-in unless they are named.
+    target.codes_path("own").unlink()
+    none = (
+        rf"none of its own \(but {borrowed}, of .*, for --codes\); make them with `linguarec quantize {target.path} --f"
+    )
+    with pytest.raises(SettingsError, match=none):
+        transfer(target.path, start, tmp_path / "other", ways, [100], seeds=1, training=QUICK)
+    with pytest.raises(SettingsError, match=none):
+        finetune("vqrec", target.path, tmp_path / "other", training=QUICK)
+    with pytest.raises(SettingsError, match=none):
+        pretrain("vqrec", [target.path], tmp_path / "other", training=QUICK)
+    assert not (tmp_path / "other").exists()
+    finetune("vqrec", target.path, tmp_path / "other", codes=borrowed, training=replace(QUICK, max_epochs=1))
+    assert read(tmp_path / "other" / "settings.json")["codes"] == borrowed
+
+
+def test_codes_are_asked_for_before_any_are_borrowed(
+    shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    start, target = pretrained("vqrec"), shops[1]
+    target.codes_path("own").unlink()
+    with pytest.raises(SettingsError, match=r"this model reads item codes and .* has none; make them with"):
+        transfer(target.path, start, tmp_path / "report", training=QUICK)
+    assert target.code_names == []
+
+
+def test_a_model_of_ids_is_refused_before_scratch_is_trained(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    start = tmp_path / "sasrec"
+    finetune("sasrec", shops[0].path, start, training=replace(QUICK, max_epochs=1))
+    with pytest.raises(SettingsError, match="sasrec knows items by ID only: nothing that it learned carries over"):
+        transfer(shops[1].path, start, tmp_path / "report", ["scratch", "full"], training=QUICK)
     assert not (tmp_path / "report").exists()
 
 

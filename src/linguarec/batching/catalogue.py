@@ -10,7 +10,8 @@ import torch
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.codes.codebook import CodeBook, ItemCodes
-from linguarec.data.dataset import PreparedDataset
+from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset
+from linguarec.data.same_encoder import differing_vectors
 from linguarec.errors import DataFormatError, StaleFeaturesError
 
 
@@ -38,23 +39,30 @@ def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:
     return codes
 
 
-def coded_catalogue(dataset: PreparedDataset, book: CodeBook) -> ItemBatch:
-    """All items of `dataset` with the codes of `book`, made from the vectors of the book's encoder.
+def encoder_of_book(book: CodeBook) -> FeatureInfo:
+    """What a code book knows of the encoder of its vectors: width, name or the name of the vectors, and perhaps the hash."""
+    return FeatureInfo(book.encoder, book.width, UNKNOWN, book.encoder_fingerprint, None, UNKNOWN)
+
+
+def vectors_of_book(dataset: PreparedDataset, book: CodeBook) -> str | None:
+    """Name of the folder's vectors that are of the book's encoder, those of its name first; None = none is known to be."""
+    encoder = encoder_of_book(book)
+    if encoder.encoder == UNKNOWN and encoder.weights_sha256 is None:
+        return None
+    fitting = [name for name, differing in differing_vectors(dataset, encoder).items() if not differing]
+    return book.encoder if book.encoder in fitting else next(iter(fitting), None)
+
+
+def coded_catalogue(dataset: PreparedDataset, book: CodeBook, vectors: str) -> ItemBatch:
+    """All items of `dataset` with the codes of `book`, made from the vectors of the name `vectors`.
 
     Raises:
-        DataFormatError: the folder has no vectors of that encoder, or one holds NaN or an infinity.
-        StaleFeaturesError: its vectors are of other weights or another width than those that the book was fitted on.
+        DataFormatError: a vector holds NaN or an infinity.
+        StaleFeaturesError: the vectors do not belong to the catalogue's texts, or are of another width than the book's.
     """
-    vectors = dataset.features(book.encoder)
-    found = dataset.feature_info(book.encoder).weights_sha256
-    if None not in (found, book.encoder_fingerprint) and found != book.encoder_fingerprint:
-        raise StaleFeaturesError(
-            f"The vectors {book.encoder} of {dataset.path} are of weights {str(found)[:12]}, the code book was fitted on those "
-            f"of {str(book.encoder_fingerprint)[:12]}; encode the texts with the encoder of the code book: "
-            f"`linguarec encode {dataset.path} --encoder ENCODER --name {book.encoder} --overwrite`."
-        )
-    with _naming(dataset.feature_path(book.encoder)):
-        codes = book.encode(vectors)
+    values = dataset.features(vectors)
+    with _naming(dataset.feature_path(vectors)):
+        codes = book.encode(values)
     return replace(catalogue_batch(dataset, None, None), codes=torch.from_numpy(codes.astype(np.int64)))
 
 

@@ -24,6 +24,7 @@ from linguarec.stored import Error, read_array, read_json, read_record, read_tab
 
 FORMAT_VERSION = 1
 AGAIN = "Prepare the folder again."
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Manifest:
 class FeatureInfo:
     """Where item vectors come from: encoder, pooling, a hash of its weights, and the fingerprint of the texts it read.
 
-    `texts_fingerprint` is None for imported vectors, which cannot be checked against texts.
+    `texts_fingerprint` is None for imported vectors, which cannot be checked against texts. `encoder` and `pooling` may be
+    `UNKNOWN`. Of an encoder without a hash nobody saw how it read texts: their cleaning and the limit count as not known;
+    of an unknown pooling the length of the vectors does.
     """
 
     encoder: str
@@ -59,6 +62,45 @@ class FeatureInfo:
     text_rules: str
     max_tokens: int | None = None
     normalised: bool = False
+
+    def differences(self, other: "FeatureInfo") -> list[str]:
+        """In what these vectors are of another encoder than `other`, such as "width 32 against 16"; empty: of the same one.
+
+        The weights decide by their hash, or, where a side has none, the encoder by its name. What a side does not know is
+        no difference.
+        """
+        hashes = self.weights_sha256, other.weights_sha256
+        names = self.encoder, other.encoder
+        differ = hashes[0] != hashes[1] if None not in hashes else names[0] != names[1] and UNKNOWN not in names
+        found = [f"encoder {self._named} against {other._named}"] if differ else []
+        theirs = other._told
+        return found + [
+            f"{what} {value} against {theirs[what]}"
+            for what, value in self._told.items()
+            if theirs.get(what, value) != value
+        ]
+
+    @property
+    def described(self) -> str:
+        """All that is known of the encoder, for messages."""
+        return ", ".join([self._named, *(f"{what} {value}" for what, value in self._told.items())])
+
+    @property
+    def _named(self) -> str:
+        name = "an unknown encoder" if self.encoder == UNKNOWN else self.encoder
+        return name if self.weights_sha256 is None else f"{name} (weights {self.weights_sha256[:12]})"
+
+    @property
+    def _told(self) -> dict[str, str]:
+        """What is known beside the encoder itself."""
+        told = {"width": str(self.width)}
+        if self.pooling != UNKNOWN:
+            told |= {"pooling": self.pooling, "length": "1" if self.normalised else "any"}
+        if self.weights_sha256 is not None and self.text_rules != UNKNOWN:
+            told["text rules"] = self.text_rules
+        if self.weights_sha256 is not None and self.max_tokens is not None:
+            told["token limit"] = str(self.max_tokens)
+        return told
 
 
 class PreparedDataset:
@@ -352,28 +394,3 @@ def fingerprint_of_texts(texts: Sequence[str]) -> str:
         digest.update(text.encode("utf-8"))
         digest.update(b"\0")
     return digest.hexdigest()
-
-
-def _short(value: object) -> str:
-    """A value as a message shows it; of a hash the first digits."""
-    return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
-
-
-def check_same_encoder(datasets: Sequence[PreparedDataset], name: str) -> FeatureInfo:
-    """What the vectors `name` of all the folders are made by.
-
-    Raises:
-        StaleFeaturesError: they differ in their encoder; both folders and the difference are named.
-    """
-    infos = [dataset.feature_info(name) for dataset in datasets]
-    for dataset, info in zip(datasets, infos, strict=True):
-        same = ("encoder", "width", "pooling", "weights_sha256", "normalised")
-        values = {key: (_short(getattr(info, key)), _short(getattr(infos[0], key))) for key in same}
-        differing = [f"{key} ({own} against {first})" for key, (own, first) in values.items() if own != first]
-        if differing:
-            raise StaleFeaturesError(
-                f"The item vectors {name} of {dataset.path} and of {datasets[0].path} differ in {', '.join(differing)}; encode "
-                f"both with one encoder, as by `linguarec encode {dataset.path} --encoder {infos[0].encoder} --name {name} "
-                "--overwrite`."
-            )
-    return infos[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
-from linguarec.recipes.runs import CONFIG_FILE, learning_curve
+from linguarec.recipes.runs import CONFIG_FILE, learning_curve, refuse
 
 if TYPE_CHECKING:
     from linguarec.evaluation.evaluate import EvaluationResult
@@ -87,11 +87,9 @@ def compare(
         "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
     }
     runs: dict[str, list[dict[str, Any]]] = {}
-    # Settings by whether a model reads tokens.
-    own: dict[bool, dict[str, Any]] = {
-        False: {"transformer": transformer, "features": features, "codes": codes},
-        True: {"backbone": backbone, "tokens": tokens},
-    }
+    named = {"features": features, "codes": codes, "backbone": backbone, "tokens": tokens}
+    own = {model: _flags_of(model, {"transformer": transformer, **named}) for model in models}
+    refuse(", ".join(models), {flag: name for flag, name in named.items() if not any(flag in own[of] for of in models)})
     for model in models:
         runs[model] = []
         for seed in range(first_seed, first_seed + seeds):
@@ -104,7 +102,7 @@ def compare(
                 seed=seed,
                 resume=True,
                 training=(training or TrainingSettings()).or_else(MODELS[model].training),
-                **own[MODELS[model].reads == "tokens"],
+                **own[model],
             )
             runs[model].append(run)
         results[model] = [ranked(Path(run["run"]), dataset, cases, exclude_history) for run in runs[model]]
@@ -170,6 +168,17 @@ def _check(models: Sequence[str], seeds: int, baseline: str | None, training: "T
         )
     if problems:
         raise SettingsError(problems)
+
+
+def _flags_of(model: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those flags of `finetune` that say something to the model."""
+    from linguarec.models import MODELS
+
+    reads = MODELS[model].reads
+    known = (
+        {"backbone", "tokens"} if reads == "tokens" else {"transformer", *({"features", "codes"} & {*reads.split("+")})}
+    )
+    return {flag: value for flag, value in given.items() if flag in known}
 
 
 def _best_baseline(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

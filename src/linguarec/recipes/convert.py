@@ -125,6 +125,7 @@ def convert(
         "items": 0 if recommender is None else len(recommender.catalogue),
         **weights.sizes,
         "n_heads": settings["encoder"]["heads"],
+        "code_book": None if recommender is None or recommender.codes is None else recommender.codes.book.fingerprint,
         "assumed": assumed,
         "carried_along": sorted(weights.carried),
         "not_made": checkpoint.not_made,
@@ -147,6 +148,7 @@ def _recommender(
     import torch
 
     from linguarec.batching.batches import ItemBatch
+    from linguarec.batching.catalogue import vectors_of_book
     from linguarec.catalogue import Catalogue
     from linguarec.hub.released import VECTORS
     from linguarec.recommender import Recommender
@@ -164,8 +166,8 @@ def _recommender(
         _check_flags(checkpoint, dataset, features, codes)
         stored = None if codes is None else _fitting_codes(checkpoint, dataset, codes)
         encoder = None if features is None else _fitting_encoder(checkpoint, dataset, features)
-        if stored is not None and stored.book.encoder in dataset.feature_names:
-            encoder = dataset.feature_info(stored.book.encoder)
+        if stored is not None and (of_book := vectors_of_book(dataset, stored.book)) is not None:
+            encoder = dataset.feature_info(of_book)
         if vectors is None and features is not None:
             vectors = torch.from_numpy(dataset.load_features(features))
         attributes, rules = dataset.manifest.attributes, dataset.manifest.text_rules

@@ -236,6 +236,7 @@ def item_tensors(
     import numpy as np
     import torch
 
+    from linguarec.data.same_encoder import differing_vectors
     from linguarec.models import MODELS
 
     position = recommender.catalogue.position
@@ -273,21 +274,15 @@ def item_tensors(
             f"{rules!r}; prepare it again with --text-rules {rules}."
         )
     vectors = None
-    for name in dataset.feature_names:
-        info, own = dataset.feature_info(name), recommender.encoder
-        if own is not None and own.weights_sha256 and _same_encoder(info, own):
-            vectors = np.asarray(dataset.features(name)[unknown], dtype=np.float32)
-            break
+    differing = {} if recommender.encoder is None else differing_vectors(dataset, recommender.encoder)
+    fitting = [name for name, found in differing.items() if not found]
+    if fitting:
+        vectors = np.asarray(dataset.features(fitting[0])[unknown], dtype=np.float32)
     new_inputs, new_keys, _ = recommender.encode([dataset.texts[row] for row in unknown], vectors)
     place = torch.from_numpy(unknown)
     assert isinstance(inputs, torch.Tensor)  # models of tokens read all items anew
     inputs[place], keys[place] = new_inputs, new_keys
     return inputs, keys, len(unknown)
-
-
-def _same_encoder(left: Any, right: Any) -> bool:
-    names = ("weights_sha256", "width", "pooling", "text_rules", "max_tokens", "normalised")
-    return all(getattr(left, name) == getattr(right, name) for name in names)
 
 
 def _trained_on(run: Path, settings: dict[str, Any]) -> Path:

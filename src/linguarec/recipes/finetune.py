@@ -58,8 +58,10 @@ def finetune(
             learns which pre-trained embedding each of them takes, and direct takes them as they are numbered
         frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
         sequence_encoder: what reads the histories; transformer by default
-        features: name of the item text vectors, for models that read them; not needed if the folder has one kind
-        codes: name of the item codes, for models that read them; not needed if the folder has one kind
+        features: name of the item text vectors, for models that read them, and for --mode reuse to code the items; not needed
+            if the folder has one kind
+        codes: name of the item codes, for models that read them; not needed if the folder has one kind beside those of borrowed
+            code books (book-...)
         backbone: Recformer: start from this language model, a name (built in or in the hub cache) or a folder; without it
             and without --from the weights are random
         tokens: name of the item tokens, for models that read them; not needed if the folder has one kind

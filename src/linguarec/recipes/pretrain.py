@@ -77,7 +77,8 @@ def pretrain(
             (recformer)
         mixing: how often a domain with n histories is seen, in proportion to n^mixing; 1 = by size, 0 = all alike
         sequence_encoder: what reads the histories; transformer by default
-        features: name of the item text vectors, for models that read them; not needed if the folders have one kind
+        features: name of the item text vectors, for models that read them, and for vqrec to code items that have no codes of
+            its book (--from, --valid); not needed if the folders have one kind
         codes: name of the item codes, for models that read them; not needed if the folders have one kind
         backbone: Recformer: start from this language model, a name (built in or in the hub cache) or a folder; without it the
             weights are random
@@ -108,9 +109,8 @@ def pretrain(
     from linguarec.training.settings import TrainingSettings
 
     training = training or TrainingSettings(**MODELS[model].training)
-    augmentation = augmentation or AugmentationSettings()
     training.check()
-    _check(data, mixing, augmentation)
+    _check(data, mixing, augmentation or AugmentationSettings())
     check_share(users)
     check_other_folder(from_, output)
     if MODELS[model].reads == "tokens":
@@ -139,7 +139,9 @@ def pretrain(
             resume,
             overwrite,
         )
+    _refuse_unread(model, augmentation, features, codes, coding=from_ is not None or valid is not None)
     refuse(model, {"backbone": backbone, "tokens": tokens})
+    augmentation = augmentation or AugmentationSettings()
     start = None if from_ is None else Start.read(from_)
     config, encoder = settings_of(start, model, config, sequence_encoder, transformer, gru)
     datasets = [PreparedDataset.open(folder) for folder in data]
@@ -152,8 +154,9 @@ def pretrain(
             for dataset, of_dataset in zip(datasets, names.codes, strict=True)
         ]
     )
+    trained_on = dict(zip((dataset.path for dataset in datasets), names.codes, strict=True))
     parts = [
-        (origin.items(dataset), cases)
+        (origin.items(dataset, trained_on.get(dataset.path), features), cases)
         for dataset, cases in valid_cases([held_out] if held_out else datasets, split, encoder.max_length)
     ]
 
@@ -264,17 +267,18 @@ class ItemOrigin:
         valid: "PreparedDataset | None",
         names: ItemNames,
     ) -> "ItemOrigin":
-        """The common origin of the folders' vectors or codes; codes of `valid` are not looked at, they are made anew.
+        """The common origin of the folders' vectors or codes; of `valid` only the vectors that the model itself reads.
 
         Raises:
             StaleFeaturesError: two folders differ in their encoder or code book.
         """
-        from linguarec.batching.catalogue import load_codes
-        from linguarec.data.dataset import check_same_encoder
+        from linguarec.batching.catalogue import load_codes, vectors_of_book
+        from linguarec.data.same_encoder import check_same_encoder
         from linguarec.models.shape import CatalogueShape
 
         if names.features is not None:
-            encoder = check_same_encoder([*datasets, *([valid] if valid else [])], names.features)
+            read = [*datasets, *([valid] if valid else [])]
+            encoder = check_same_encoder([(dataset, names.features) for dataset in read])
             return cls(names.features, encoder, None, CatalogueShape(0, encoder.width))
         codes = [str(name) for name in names.codes]
         books = [load_codes(dataset, name).book for dataset, name in zip(datasets, codes, strict=True)]
@@ -284,12 +288,12 @@ class ItemOrigin:
                     f"The codes {name} of {dataset.path} are of {book}, those of {datasets[0].path} of {books[0]} with other "
                     f"contents: code books fitted apart. Fit one for all folders: "
                     f"`linguarec quantize {' '.join(str(each.path) for each in datasets)} --features {book.encoder} "
-                    f"--subvectors {book.subvectors} --centroids {book.num_centroids} --name {codes} --overwrite`."
+                    f"--subvectors {book.subvectors} --centroids {book.num_centroids} --name {name} --overwrite`."
                 )
         book = books[0]
-        stored = all(book.encoder in dataset.feature_names for dataset in datasets)
-        found = check_same_encoder(datasets, book.encoder) if stored else None
-        return cls(None, found, book, CatalogueShape(0, code_books=book.subvectors, centroids=book.num_centroids))
+        vectors = [(dataset, found) for dataset in datasets if (found := vectors_of_book(dataset, book)) is not None]
+        common = check_same_encoder(vectors) if vectors else None
+        return cls(None, common, book, CatalogueShape(0, code_books=book.subvectors, centroids=book.num_centroids))
 
     def save(self, folder: Path) -> None:
         """Beside the model: `encoder.json` and `code_book.npz`, where known."""
@@ -301,13 +305,29 @@ class ItemOrigin:
         if self.book is not None:
             self.book.save(folder / BOOK_FILE)
 
-    def items(self, dataset: "PreparedDataset") -> "ItemBatch":
-        """All items of a folder, as this model reads them; its codes are made here, with the book of the training."""
-        from linguarec.batching.catalogue import catalogue_batch, coded_catalogue
+    def items(self, dataset: "PreparedDataset", codes: str | None, features: str | None) -> "ItemBatch":
+        """All items of a folder, as this model reads them.
 
-        if self.book is not None:
-            return coded_catalogue(dataset, self.book)
-        return catalogue_batch(dataset, self.features, None)
+        Args:
+            dataset: the folder.
+            codes: name of the codes that the training reads of it; None = it reads none, so that a model of codes takes stored
+                codes of the training's book, or codes the vectors of the book's encoder with it.
+            features: name of those vectors, or None.
+
+        Raises:
+            StaleFeaturesError, SettingsError: there are neither such codes nor such vectors; or as of `vectors_of`.
+        """
+        from linguarec.batching.catalogue import catalogue_batch, coded_catalogue, encoder_of_book
+        from linguarec.recipes.matching import stored_codes, vectors_of
+
+        if self.book is None:
+            return catalogue_batch(dataset, self.features, None)
+        codes = codes or stored_codes(self.book, dataset)
+        if codes is not None:
+            return catalogue_batch(dataset, None, codes)
+        encoder = self.encoder or encoder_of_book(self.book)
+        vectors = vectors_of(encoder, "The code book of this training was fitted on", dataset, features)
+        return coded_catalogue(dataset, self.book, vectors)
 
 
 def _check(data: list[Path], mixing: float, augmentation: "AugmentationSettings") -> None:
@@ -323,9 +343,30 @@ def _check(data: list[Path], mixing: float, augmentation: "AugmentationSettings"
         raise SettingsError(problems)
 
 
+def _refuse_unread(
+    model: str, augmentation: "AugmentationSettings | None", features: str | None, codes: str | None, coding: bool
+) -> None:
+    """Refuse what the model does not read; `coding`: whether vectors may be needed to code items."""
+    from dataclasses import fields
+
+    from linguarec.models import MODELS
+
+    reads = MODELS[model].reads
+    if "codes" not in reads:
+        refuse(model, {"codes": codes})
+    if "features" not in reads and not coding:
+        refuse(f"{model} without --from or --valid", {"features": features})
+    others = ("code_replacement",) if reads == "features" else ("item_drop", "word_drop")
+    defaults = {field.name: field.default for field in fields(augmentation)} if augmentation is not None else {}
+    changed = {name: getattr(augmentation, name) for name in others if name in defaults}
+    refuse(model, {f"augmentation.{name}": value for name, value in changed.items() if value != defaults[name]})
+
+
 def _choose_for_all(kind: str, asked: str | None, datasets: "list[PreparedDataset]") -> str:
     """The name that all folders have vectors or codes of."""
-    names = [dataset.feature_names if kind == "vectors" else dataset.code_names for dataset in datasets]
+    from linguarec.recipes.matching import candidate_codes
+
+    names = [dataset.feature_names if kind == "vectors" else candidate_codes(dataset, asked) for dataset in datasets]
     command = "encode" if kind == "vectors" else "quantize"
     for dataset, stored in zip(datasets, names, strict=True):
         if not stored or (asked is not None and asked not in stored):

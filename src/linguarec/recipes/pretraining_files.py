@@ -87,9 +87,10 @@ def export_pretraining(
     from rich.console import Console
 
     from linguarec.codes.faiss_index import write_faiss_index
-    from linguarec.data.dataset import PreparedDataset, check_same_encoder
+    from linguarec.data.dataset import PreparedDataset
     from linguarec.data.export import write_pretraining, write_vectors
     from linguarec.data.readers.pretraining import VECTORS, WORD_DROP
+    from linguarec.data.same_encoder import check_same_encoder
     from linguarec.files import writing_folder
     from linguarec.recipes.tables import show_files
 
@@ -101,7 +102,7 @@ def export_pretraining(
             [f"{lacking[0].path} has no imported vectors {VECTORS!r}; name the item vectors to write by --features."]
         )
     features = features or VECTORS
-    encoder = check_same_encoder(datasets, features)
+    encoder = check_same_encoder([(dataset, features) for dataset in datasets])
     if codes is None and all(CODES in dataset.code_names for dataset in datasets):
         codes = CODES
     drops = [dataset.word_drop_draws(features) for dataset in datasets]

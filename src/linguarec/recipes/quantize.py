@@ -38,7 +38,8 @@ def quantize(
 
     from linguarec.codes.codebook import ItemCodes
     from linguarec.codes.quantisation import QuantisationSettings, code_statistics, fit_code_book
-    from linguarec.data.dataset import PreparedDataset, check_same_encoder
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.same_encoder import check_same_encoder
     from linguarec.errors import OutputError, SettingsError
 
     if not data:
@@ -48,7 +49,7 @@ def quantize(
     for dataset in datasets:
         if name in dataset.code_names and not overwrite:
             raise OutputError(f"{dataset.path} has codes {name!r} already; pass --overwrite, or --name another.")
-    encoder = check_same_encoder(datasets, features)
+    encoder = check_same_encoder([(dataset, features) for dataset in datasets])
     vectors = [dataset.features(features) for dataset in datasets]
     fitted = [
         np.asarray(matrix[training_items(dataset, split)] if fit_on == "train" else matrix, dtype=np.float32)

@@ -30,9 +30,11 @@ def choose(
     if len(stored) == 1:
         return stored[0]
     if not stored:
+        borrowed = ", ".join(dataset.code_names) if kind == "codes" else ""
+        none = f"none of its own (but {borrowed}, of the code book of a model, for --codes)" if borrowed else "none"
         raise SettingsError(
             [
-                f"this model reads item {kind} and {dataset.path} has none; make them with "
+                f"this model reads item {kind} and {dataset.path} has {none}; make them with "
                 f"{_command(command, dataset, flags)}"
             ]
         )

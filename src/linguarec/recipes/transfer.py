@@ -57,8 +57,9 @@ def transfer(
         mode: as of `linguarec finetune --from`
         training: settings of all trainings; where they are at the defaults, the model's own. With a share of the users a step
             takes that share of targets_per_step, so that an epoch has as many steps as with all of them
-        features: name of the item text vectors, for models that read them
-        codes: name of the item codes, for models that read them; with --mode reuse those that scratch reads
+        features: name of the item text vectors, for models that read them, and for --mode reuse to code the items
+        codes: name of the item codes, for models that read them; with --mode reuse those that scratch reads; the data's own
+            by default
         tokens: name of the item tokens, for models that read them
         split: which interactions train, validate and test
     """
@@ -75,12 +76,11 @@ def transfer(
     from linguarec.evaluation.report import Figure, Section, write_report
     from linguarec.files import write_json
     from linguarec.models import MODELS
-    from linguarec.recipes.evaluate import ranked
-    from linguarec.recipes.finetune import finetune, model_and_mode
-    from linguarec.recipes.matching import training_inputs
+    from linguarec.recipes.evaluate import ranked, read_settings
+    from linguarec.recipes.finetune import finetune
     from linguarec.recipes.starting import Start
     from linguarec.recipes.tables import show_table
-    from linguarec.recipes.zero_shot import read_by_text
+    from linguarec.recipes.zero_shot import names_by_text, read_by_text
     from linguarec.training.settings import TrainingSettings
 
     shares = sorted(set(shares or [5, 20, 50, 100]))
@@ -92,20 +92,21 @@ def transfer(
     training.check()
     dataset = PreparedDataset.open(data)
     cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test")
-    if MODELS[start.name].reads == "tokens":
+    of_tokens = MODELS[start.name].reads == "tokens"
+    kinds = ("tokens",) if of_tokens else ("features", "codes")
+    if of_tokens:
         refuse(start.name, {"mode": mode, "features": features, "codes": codes})
         flags = _of_tokens(start, dataset, tokens, ways)
     else:
         refuse(start.name, {"tokens": tokens})
-        reader, chosen = model_and_mode(start.name, mode, from_)
-        flags = _of_vectors_or_codes(start, chosen, features, codes)
-        # First of all: what the pre-trained model needs is refused before the trainings, if it is not there or does not fit.
-        if set(ways or WAYS) & {"frozen", "full"}:
-            training_inputs(reader, chosen, dataset, start, features, flags["full"]["codes"])
+        flags = _of_vectors_or_codes(start, dataset, mode, features, codes, ways or WAYS)
     ways = [way for way in (*flags, "zero-shot") if way in (ways or WAYS)]
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
     read = read_by_text(start, dataset, features, tokens) if "zero-shot" in ways else None
+    inputs: dict[str, dict[str, str | None]] = {}
+    if read is not None and not of_tokens:
+        inputs["zero-shot"] = dict(zip(kinds, names_by_text(start, dataset, features), strict=True))
 
     def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
         log.info("%s, %d %% of the users, seed %d", way, share, seed)
@@ -121,6 +122,8 @@ def transfer(
             resume=True,
             **flags[way],
         )
+        recorded = read_settings(Path(run["run"]))
+        inputs[way] = {kind: recorded.get(kind) for kind in kinds}
         return ranked(Path(run["run"]), dataset, cases)
 
     results: Results = {share: {} for share in shares}
@@ -146,6 +149,7 @@ def transfer(
         "weights_sha256": start.weights_sha256,
         "model": start.name,
         "mode": flags["full"].get("mode"),
+        "inputs": inputs,
         "split": split,
         "seeds": list(range(first_seed, first_seed + seeds)),
         "users": len(np.unique(cases.users)),
@@ -199,11 +203,40 @@ def _of_tokens(
 
 
 def _of_vectors_or_codes(
-    start: "Start", mode: str | None, features: str | None, codes: str | None
+    start: "Start",
+    dataset: "PreparedDataset",
+    mode: str | None,
+    features: str | None,
+    codes: str | None,
+    ways: Sequence[Way],
 ) -> dict[Way, dict[str, Any]]:
-    """What `finetune` is given for each way of a model that reads text vectors or codes."""
-    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    """What `finetune` is given for each way of a model that reads text vectors or codes.
 
+    What a way needs is refused here, before anything is trained, if it is not there or does not fit.
+    """
+    from linguarec.models import MODELS
+    from linguarec.nn.encoders import GRUConfig, TransformerConfig
+    from linguarec.recipes.finetune import model_and_mode
+    from linguarec.recipes.matching import training_inputs
+    from linguarec.recipes.starting import settings_of
+
+    name, mode = model_and_mode(start.name, mode, start.folder)
+    reads_vectors, reuse = "features" in MODELS[name].reads, mode == "reuse"
+    own_mode = mode if mode in ("inductive", "transductive") else None
+    from_scratch, tuned = "scratch" in ways, bool({"frozen", "full"} & set(ways))
+    who = f"{name} with --ways {','.join(ways)}" + (f" --mode {mode}" if mode else "")
+    if not ("codes" in MODELS[name].reads and (from_scratch or (tuned and not reuse))):
+        refuse(who, {"codes": codes})
+    if not (reads_vectors or "zero-shot" in ways or (tuned and reuse)):
+        refuse(who, {"features": features})
+    of_scratch = {"features": features if reads_vectors else None, "codes": codes}
+    of_tuned = {"features": features if reads_vectors or reuse else None, "codes": None if reuse else codes}
+    # Scratch first: the others may store codes.
+    if from_scratch:
+        training_inputs(name, own_mode, dataset, None, **of_scratch)
+    if tuned:
+        settings_of(start, name, None, None, None, None)
+        training_inputs(name, mode, dataset, start, **of_tuned)
     encoder = start.description.encoder
     # Scratch is the same model as the pre-trained one, with weights drawn anew.
     scratch: dict[str, Any] = {
@@ -211,16 +244,10 @@ def _of_vectors_or_codes(
         "transformer": encoder if isinstance(encoder, TransformerConfig) else None,
         "gru": encoder if isinstance(encoder, GRUConfig) else None,
         "sequence_encoder": "gru" if isinstance(encoder, GRUConfig) else "transformer",
-        "mode": mode if mode in ("inductive", "transductive") else None,
-        "features": features,
-        "codes": codes,
+        "mode": own_mode,
+        **of_scratch,
     }
-    pretrained = {
-        "from_": start.folder,
-        "mode": mode,
-        "features": features,
-        "codes": None if mode == "reuse" else codes,
-    }
+    pretrained = {"from_": start.folder, "mode": mode, **of_tuned}
     return {
         "scratch": scratch,
         "frozen": {**pretrained, "frozen": "encoder"},

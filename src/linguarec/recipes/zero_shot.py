@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from linguarec.batching.batches import ItemBatch
+from linguarec.batching.catalogue import load_codes
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import encode_items, evaluating
 from linguarec.evaluation.ranks import full_precision
 from linguarec.hub.backbone import check_vocabulary
 from linguarec.models import MODELS
-from linguarec.recipes.matching import book_of, fitting_vectors, stored_codes
+from linguarec.recipes.matching import OWN_CODES, book_of, fitting_vectors, leave_unread, stored_codes
 from linguarec.recipes.runs import refuse
 from linguarec.recipes.sentence_inputs import form_of, tokens_for, warn_of_other_sentences
 from linguarec.recipes.starting import Start
@@ -53,13 +54,16 @@ def read_by_text(
         reader.model.to(device)
         return read.tokens, reader.keys(read.tokens, device)
     refuse(start.name, {"tokens": tokens})
+    features, stored = names_by_text(start, dataset, features)
     vectors = codes = None
-    if reads == "codes":
-        stored = stored_codes(start, dataset, None)
-        coded = book_of(start).encode(_vectors(start, dataset, features)) if stored is None else stored[1].codes
-        codes = torch.from_numpy(coded.astype(np.int64))
+    if stored is not None:
+        codes = torch.from_numpy(load_codes(dataset, stored).codes.astype(np.int64))
     else:
-        vectors = torch.from_numpy(_vectors(start, dataset, features))
+        found = _encoded(start, dataset) if features is None else dataset.load_features(features)
+        if reads == "codes":
+            codes = torch.from_numpy(book_of(start).encode(found).astype(np.int64))
+        else:
+            vectors = torch.from_numpy(found)
     items = ItemBatch(
         rows=torch.full((dataset.num_items,), -1),
         domain=torch.zeros(dataset.num_items, dtype=torch.int64),
@@ -71,19 +75,34 @@ def read_by_text(
     return inputs.float(), keys.float()
 
 
-def _vectors(start: Start, dataset: PreparedDataset, features: str | None) -> npt.NDArray[np.float32]:
+def names_by_text(start: Start, dataset: PreparedDataset, features: str | None) -> tuple[str | None, str | None]:
+    """Names of the vectors or of the codes by which `read_by_text` reads the items; neither = it encodes their texts now.
+
+    Raises:
+        SettingsError, StaleFeaturesError, CheckpointMismatchError: as of `fitting_vectors` and `book_of`.
+    """
+    if MODELS[start.name].reads == "codes":
+        codes = stored_codes(book_of(start, OWN_CODES), dataset)
+        if codes is not None:
+            leave_unread(start, dataset, features, codes)
+            return None, codes
+    try:
+        return fitting_vectors(start, dataset, features), None
+    except StaleFeaturesError:
+        if features is not None or start.encoder is None or start.encoder.weights_sha256 is None:
+            raise
+        return None, None
+
+
+def _encoded(start: Start, dataset: PreparedDataset) -> npt.NDArray[np.float32]:
+    """Vectors of the dataset's texts by the start's own encoder, made now."""
+    from linguarec.text.encoders import TextEncoder
+
     own = start.encoder
-    if own is not None and own.weights_sha256 is not None and dataset.manifest.text_rules != own.text_rules:
+    assert own is not None
+    if dataset.manifest.text_rules != own.text_rules:
         raise DataFormatError(
             f"{dataset.path}: its texts were cleaned by the rules {dataset.manifest.text_rules!r}, those of "
             f"{start.folder} by {own.text_rules!r}; prepare it again with --text-rules {own.text_rules}."
         )
-    try:
-        name = fitting_vectors(start, dataset, features)
-    except StaleFeaturesError:
-        if features is not None or own is None or own.weights_sha256 is None:
-            raise
-        from linguarec.text.encoders import TextEncoder
-
-        return np.asarray(TextEncoder.load(own).encode(dataset.texts), dtype=np.float32)
-    return dataset.load_features(name)
+    return np.asarray(TextEncoder.load(own).encode(dataset.texts), dtype=np.float32)
