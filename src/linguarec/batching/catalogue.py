@@ -14,7 +14,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, StaleFeaturesError
 
 
-def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None, domain: int = 0) -> ItemBatch:
+def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None) -> ItemBatch:
     """All items of `dataset` in row order, with the named vectors and codes.
 
     Raises:
@@ -23,7 +23,7 @@ def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str |
     """
     return ItemBatch(
         rows=torch.arange(dataset.num_items),
-        domain=torch.full((dataset.num_items,), domain, dtype=torch.int64),
+        domain=torch.zeros(dataset.num_items, dtype=torch.int64),
         features=None if features is None else torch.from_numpy(dataset.load_features(features)),
         codes=None if codes is None else torch.from_numpy(load_codes(dataset, codes).codes.astype(np.int64)),
     )
