@@ -60,7 +60,7 @@ class PretrainingBatch:
 
     `items` [N]: distinct (item, draw) pairs. `sequences`: histories and targets, as indices into `items`. `augmented`: one
     view of each history, in the same order, without targets; None where the items have no vectors. `negatives` [P, M]: a
-    semi-synthetic code for each of the P targets of `sequences`, or None. `step` as in `TrainingBatch`.
+    semi-synthetic code for each of the P targets of `sequences`, or None. `step` and `step_targets` as in `TrainingBatch`.
     """
 
     items: ItemBatch
@@ -68,6 +68,7 @@ class PretrainingBatch:
     augmented: SequenceBatch | None
     negatives: Tensor | None
     step: int
+    step_targets: int
 
     def to(self, device: torch.device | str) -> "PretrainingBatch":
         """The same batch on another device."""
@@ -183,6 +184,7 @@ class PretrainingLoader:
             augmented=None if kept is None else _view_of(sequences, kept, places[2]),
             negatives=negatives,
             step=batch.step,
+            step_targets=batch.step_targets,
         )
 
     def _view(self, batch: TrainingBatch) -> tuple[npt.NDArray[np.bool_], IntArray]:
