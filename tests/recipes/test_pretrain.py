@@ -2,9 +2,6 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +21,10 @@ from linguarec.data.synthetic import TINY, WorldSize, generate_world, word_vecto
 from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.hub.pretrained import from_pretrained
+from linguarec.models.unisrec import UniSRecConfig
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recipes.pretrain import pretrain
+from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -148,43 +147,15 @@ def test_without_a_held_out_domain_the_training_domains_choose(folders: list[Pre
     assert result["valid"]["ndcg@10"] == pytest.approx(np.mean(found), abs=1e-6)
 
 
-KILLED_AT_STEP = """
-import os, signal
-from pathlib import Path
-from linguarec.nn.encoders import TransformerConfig
-from linguarec.recipes.pretrain import pretrain
-from linguarec.training.module import PreTraining
-from linguarec.training.settings import TrainingSettings
-
-trained = PreTraining.training_step
-
-def train_or_die(self, batch, batch_index):
-    if batch.step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return trained(self, batch, batch_index)
-
-PreTraining.training_step = train_or_die
-pretrain({model!r}, [Path(path) for path in {data!r}], Path({run!r}), transformer={transformer!r}, training={training!r})
-"""
-
-
 @pytest.mark.parametrize(("model", "step"), [("unisrec", 4), ("vqrec", 9)])
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(
-    model: Any, step: int, folders: list[PreparedDataset], tmp_path: Path
+    model: Any, step: int, folders: list[PreparedDataset], tmp_path: Path, until_killed: Callable[..., None]
 ) -> None:
     training = settings(checkpoint_every_n_steps=1)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     pretrain(model, paths(folders), unbroken, transformer=SMALL, training=training)
-    code = KILLED_AT_STEP.format(
-        model=model,
-        step=step,
-        data=[str(path) for path in paths(folders)],
-        run=str(broken),
-        transformer=SMALL,
-        training=training,
-    )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    words = ("pretrain", model, *paths(folders), "-o", broken)
+    until_killed(*words, where=f"batch.step == {step}", transformer=SMALL, training=training)
     pretrain(model, paths(folders), broken, transformer=SMALL, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -213,6 +184,61 @@ def test_two_processes_take_the_steps_of_one(
         )
     # A finished run is shown again; no process waits for one that has nothing to do.
     assert in_two_processes(*words, "--resume", by_torchrun=by_torchrun, **groups) == found
+
+
+# Both would differ with the number of processes, which draw their own: Adam's steps where gradients are near zero, gate noise.
+PLAIN_STEP = """
+torch.randn_like = torch.cos
+Stage.configure_optimizers = lambda self: torch.optim.SGD(self.model.parameters(), lr=1.0)
+"""
+
+
+def test_two_processes_take_the_very_step_of_one(
+    folders: list[PreparedDataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_two_processes: Callable[..., Any],
+) -> None:
+    """UniSRec in training mode, whole command: one step of plain gradient descent, which is the gradient itself."""
+    steps = sum((training_sequences(f.sequences, f.roles()).lengths - 1).sum() for f in folders)
+    one_step = settings(max_epochs=1, precision="fp32", targets_per_step=int(steps))
+    groups = {"model": UniSRecConfig(adaptor_dropout=0.0, sequence_contrast=0.5), "training": one_step}
+    groups["transformer"] = replace(SMALL, dropout=0.0)
+    alone, together, before = tmp_path / "alone", tmp_path / "together", tmp_path / "before"
+    words = ("pretrain", "unisrec", *paths(folders), "-o", together)
+    assert in_two_processes(*words, patch=PLAIN_STEP, **groups)["epochs"] == 1
+    given = {"config": groups.pop("model"), **groups}
+    monkeypatch.setattr(torch, "randn_like", torch.cos)
+    for run, rate in ((before, 0.0), (alone, 1.0)):
+        monkeypatch.setattr(
+            Stage, "configure_optimizers", lambda self, lr=rate: torch.optim.SGD(self.model.parameters(), lr=lr)
+        )
+        pretrain("unisrec", paths(folders), run, **given)
+    start, expected, found = (load_file(run / "model.safetensors") for run in (before, alone, together))
+    for name in expected:
+        assert not torch.equal(expected[name], start[name]), name
+        torch.testing.assert_close(
+            found[name], expected[name], atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    with (alone / "metrics.csv").open() as one, (together / "metrics.csv").open() as two:
+        losses = [float(next(csv.DictReader(file))["loss"]) for file in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_process_that_is_killed_ends_them_all_and_they_go_on_to_the_same_weights(
+    folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., Any]
+) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    groups = {"transformer": SMALL, "training": settings(max_epochs=2, checkpoint_every_n_steps=1)}
+    words = ("pretrain", "unisrec", *paths(folders), "-o")
+    expected = in_two_processes(*words, unbroken, **groups)
+    in_two_processes(*words, broken, killed_where="batch.step == 3 and self.global_rank == 1", **groups)
+    assert not (broken / "metrics.csv").exists()  # in the middle of the first epoch
+    assert torch.load(broken / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] in (2, 3)
+    found = in_two_processes(*words, broken, "--resume", **groups)
+    assert found["valid"] == expected["valid"]
+    weights = [load_file(run / "model.safetensors") for run in (unbroken, broken)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_settings_and_folders_that_cannot_work_are_refused(folders: list[PreparedDataset], tmp_path: Path) -> None:

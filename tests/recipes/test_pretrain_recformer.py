@@ -2,9 +2,7 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,27 +64,9 @@ def test_a_folder_without_catalogue_that_reads_any_shop(
     assert tuned["epochs"] == 2
 
 
-KILLED_AT_STEP = """
-import os, signal
-from pathlib import Path
-from linguarec.models.recformer import RecformerConfig
-from linguarec.recipes.pretrain import pretrain
-from linguarec.training.recformer import TokenPreTraining
-from linguarec.training.settings import TrainingSettings
-
-trained = TokenPreTraining.training_step
-
-def train_or_die(self, batch, batch_index):
-    if batch.step == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return trained(self, batch, batch_index)
-
-TokenPreTraining.training_step = train_or_die
-pretrain("recformer", [Path({data!r})], Path({run!r}), {config!r}, training={training!r})
-"""
-
-
-def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(tokenized: list[PreparedDataset], tmp_path: Path) -> None:
+def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(
+    tokenized: list[PreparedDataset], tmp_path: Path, until_killed: Callable[..., None]
+) -> None:
     config = RecformerConfig(
         hidden_size=16, layers=2, heads=2, inner_size=16, window=16, max_tokens=128, max_items=8, positions=128,
         first_position=0,
@@ -94,9 +74,8 @@ def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(tokenized: list[Prepa
     training, data = settings(max_epochs=2, checkpoint_every_n_steps=1), tokenized[0].path
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     pretrain("recformer", [data], unbroken, config, training=training)
-    code = KILLED_AT_STEP.format(data=str(data), run=str(broken), config=config, training=training)
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    words = ("pretrain", "recformer", data, "-o", broken)
+    until_killed(*words, where="batch.step == 7", model=config, training=training)
     pretrain("recformer", [data], broken, config, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
