@@ -219,7 +219,7 @@ def test_fewer_users_than_a_step_takes(make_dataset: Any, tmp_path: Path) -> Non
     two = TrainingSettings(max_epochs=2, accelerator="cpu")
     assert finetune("sasrec", few.path, tmp_path / "run", transformer=SMALL, training=two)["epochs"] == 2
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("1,2,")  # epoch, steps so far
-    match = r"targets_per_step is 2048, and all folders .* 6 targets: .* lower --transformer.max_length to 3 at most"
+    match = r"takes 2048 targets, and all folders together have 6: .* lower --transformer.max_length to 3 at most"
     with pytest.raises(SettingsError, match=match):
         pretrain("unisrec", [few.path], tmp_path / "pre", transformer=SMALL, training=two)
     assert not (tmp_path / "pre").exists()

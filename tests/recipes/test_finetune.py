@@ -87,7 +87,7 @@ def test_the_file_of_a_run_repeats_it(dataset: PreparedDataset, tmp_path: Path) 
 
 
 def test_what_cannot_be_trained_leaves_no_folder(dataset: PreparedDataset, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="targets_per_step is 10"):
+    with pytest.raises(SettingsError, match="takes 10 targets"):
         finetune("sasrec", dataset.path, tmp_path / "run", transformer=SMALL, training=settings(targets_per_step=10))
     assert not (tmp_path / "run").exists()
 

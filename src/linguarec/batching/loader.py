@@ -44,8 +44,8 @@ class TrainingLoader:
         items: [T] int32 catalogue rows, all training sequences one after the other.
         offsets: [B+1] bounds of the sequences.
         max_length: longest history.
-        targets_per_step: targets of one step over all processes, reached by whole windows; at least twice `max_length`, so that
-            every epoch has the same number of steps.
+        targets_per_step: targets of one step (of one part of it, where a step is accumulated) over all processes, reached by
+            whole windows; at least twice `max_length`, so that every epoch has the same number of steps.
         stride: None = exact windows behind `max_length`; see `linguarec.batching.windows`.
         seed: of the shuffling.
     """
@@ -101,7 +101,8 @@ class TrainingLoader:
         if self.targets_per_step < 2 * self.max_length:
             raise SettingsError(
                 [
-                    f"targets_per_step is {self.targets_per_step}; it must be at least 2 * max_length = {2 * self.max_length}"
+                    f"a step (an accumulated part of training.targets_per_step) takes {self.targets_per_step} targets; it must "
+                    f"be at least 2 * max_length = {2 * self.max_length}"
                 ]
             )
 
