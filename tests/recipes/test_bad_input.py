@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from linguarec.codes.codebook import ItemCodes
 from linguarec.data.dataset import PreparedDataset
@@ -207,9 +210,19 @@ def test_a_checkpoint_to_resume_from_that_is_damaged(shops: list[PreparedDataset
     finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE)
     (run / "metrics.json").unlink()  # as if it had been killed
     (run / "checkpoints").mkdir()
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(CheckpointMismatchError, match=rf"{run}/checkpoints/last.ckpt is cut short"):
-        finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE, resume=True)
+    file = run / "checkpoints" / "last.ckpt"
+    torch.save({"state_dict": load_file(run / "model.safetensors")}, file)  # a checkpoint, but of no training
+    whole = file.read_bytes()
+    with zipfile.ZipFile(tmp_path / "foreign.zip", "w") as archive:
+        archive.writestr("notes/data.txt", "not a checkpoint")
+    damaged = (whole, whole[:-1], whole[: len(whole) // 2], b"", b"PK\x03\x04 cut short")
+    for content in (*damaged, (tmp_path / "foreign.zip").read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(
+            CheckpointMismatchError, match=rf"{run}/checkpoints/last.ckpt is cut short, or not a checkpoint"
+        ):
+            finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE, resume=True)
+        assert file.read_bytes() == content
 
 
 def test_fewer_users_than_a_step_takes(make_dataset: Any, tmp_path: Path) -> None:
