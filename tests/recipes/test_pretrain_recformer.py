@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import linguarec
+from linguarec.cli import main
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import LinguarecError, SettingsError, StaleFeaturesError
 from linguarec.hub.backbone import recformer_from_backbone
@@ -56,6 +57,12 @@ def test_a_folder_without_catalogue_that_reads_any_shop(
     titles = other.texts
     recommender.add_items([{"raw_id": f"{row}", "title": title} for row, title in enumerate(titles)])
     assert len(recommender.recommend([["3", "5"]], k=4)[0]) == 4
+
+    again = tmp_path / "again"
+    with pytest.raises(SystemExit, match="0"):
+        main(["pretrain", "recformer", str(home.path), "-o", str(again), "--config", str(run / "run.yaml")])
+    written = [json.loads((folder / "settings.json").read_text()) for folder in (run, again)]
+    assert written[0] == written[1]
 
     tuned = finetune("recformer", other.path, tmp_path / "tuned", from_=run, training=settings(max_epochs=1))
     taken = json.loads((tmp_path / "tuned" / "settings.json").read_text())["from"]
