@@ -78,6 +78,8 @@ class Stage(LightningModule):
 
     def whole_loss_sum(self) -> float:
         """The loss summed over the epoch's targets so far, those of all processes: each calls this, all get the same."""
+        if self.trainer.world_size == 1:
+            return self.loss_sum
         mine = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.device)
         return float(self.trainer.strategy.reduce(mine, reduce_op="mean"))
 
