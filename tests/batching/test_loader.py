@@ -93,5 +93,5 @@ def mean_target(batch: TrainingBatch) -> float:
 
 def test_steps_too_small_for_one_window_are_refused() -> None:
     offsets = np.array([0, 9], dtype=np.int64)
-    with pytest.raises(SettingsError, match="targets_per_step is 10; it must be at least 2 \\* max_length = 16"):
+    with pytest.raises(SettingsError, match=r"takes 10 targets; it must be at least 2 \* max_length = 16"):
         TrainingLoader(np.zeros(9, np.int32), offsets, 8, 10, None, 0)

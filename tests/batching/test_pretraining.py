@@ -71,12 +71,45 @@ def test_steps_mix_the_domains(domains: Domains) -> None:
 
 
 def test_mixing_0_gives_all_domains_the_same_share(domains: Domains) -> None:
-    counts = Counter(domain for batch in make_loader(domains, mixing=0) for domain in batch.sequences.domain.tolist())
-    assert counts == {0: 45, 1: 45}
-    halfway = Counter(
-        domain for batch in make_loader(domains, mixing=0.5) for domain in batch.sequences.domain.tolist()
-    )
-    assert halfway[0] / halfway[1] == pytest.approx(2**0.5, rel=0.05)
+    sizes = [domain.num_targets for domain in domains.domains]
+    for mixing in (0, 0.5):
+        counts = Counter(pair[1] for batch in make_loader(domains, mixing) for pair in pairs_of(batch))
+        assert sum(counts.values()) == pytest.approx(sum(sizes), abs=8)  # histories are drawn whole: up to 7 targets
+        assert counts[0] / counts[1] == pytest.approx((sizes[0] / sizes[1]) ** mixing, abs=0.1)
+
+
+def test_shares_count_targets_where_histories_are_longer_than_the_model_reads() -> None:
+    """Behind `max_length` each target has a window of its own: counting windows, long histories would count up to 5 times."""
+    generator = np.random.default_rng(0)
+    rows = [
+        [generator.integers(9, size=length).tolist() for _ in range(users)] for length, users in ((26, 20), (6, 100))
+    ]
+    vectors = np.zeros((9, WIDTH), np.float32)
+    both = Domains([Domain(f"d{length}", Ragged.from_lists(of), 9, vectors) for length, of in enumerate(rows)])
+    assert [domain.num_targets for domain in both.domains] == [500, 500]
+    for mixing in (0.0, 0.5, 1.0):
+        augmentation = AugmentationSettings(word_drop=0.0)
+        loader = PretrainingLoader(both, 5, 50, None, mixing, None, augmentation, seed=0)
+        counts: Counter[int] = Counter()
+        for batch in loader:
+            lengths = batch.sequences.offsets.diff()
+            domain = batch.sequences.domain.repeat_interleave(lengths)
+            counts.update(domain[batch.sequences.targets >= 0].tolist())
+        assert counts == {0: 500, 1: 500}, mixing
+
+
+def test_mixing_0_shows_a_small_domain_over_and_over() -> None:
+    """One long and one short history against many: 30 targets and 600."""
+    generator = np.random.default_rng(0)
+    small, large = ([generator.integers(9, size=21).tolist(), [*range(9), 0, 1]], [[0, 1, 2, 3, 4, 5, 6]] * 100)
+    vectors = np.zeros((9, WIDTH), np.float32)
+    both = Domains([Domain(name, Ragged.from_lists(of), 9, vectors) for name, of in (("a", small), ("b", large))])
+    loader = PretrainingLoader(both, 8, 50, None, 0.0, None, AugmentationSettings(word_drop=0.0), seed=0)
+    counts: Counter[int] = Counter()
+    for batch in loader:
+        domain = batch.sequences.domain.repeat_interleave(batch.sequences.offsets.diff())
+        counts.update(domain[batch.sequences.targets >= 0].tolist())
+    assert counts[0] == pytest.approx(315, abs=8) and counts[1] == pytest.approx(315, abs=6)
 
 
 def test_items_bring_the_vectors_and_codes_of_their_own_domain(domains: Domains) -> None:
@@ -199,6 +232,16 @@ def test_word_drop_without_stored_draws_is_refused(domains: Domains) -> None:
     assert len(make_loader(bare, word_drop=0.0)) > 1
 
 
+def test_a_model_that_asks_for_no_views_needs_no_draws(domains: Domains) -> None:
+    bare = Domains([Domain(d.name, d.sequences, d.num_items, d.features) for d in domains.domains])
+    settings = AugmentationSettings()
+    without = list(PretrainingLoader(bare, 10, 60, None, 1.0, None, settings, seed=0, views=False))
+    assert all(batch.augmented is None for batch in without)
+    whole = list(PretrainingLoader(domains, 10, 60, None, 1.0, None, settings, seed=0))
+    assert [pairs_of(batch) for batch in without] == [pairs_of(batch) for batch in whole]
+    assert sum(len(batch.items) for batch in without) < sum(len(batch.items) for batch in whole)
+
+
 def test_a_step_larger_than_the_data_is_refused(domains: Domains) -> None:
-    with pytest.raises(SettingsError, match=r"targets_per_step is 4000, and all folders together have \d+ targets"):
+    with pytest.raises(SettingsError, match=r"takes 4000 targets, and all folders together have \d+: negatives"):
         PretrainingLoader(domains, 10, 4000, None, 1.0, None, AugmentationSettings(), seed=0)

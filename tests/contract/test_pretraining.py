@@ -142,7 +142,7 @@ def test_two_processes_take_the_step_of_one(name: str, tmp_path: Path) -> None:
         assert found.keys() == gradients.keys()
         for key, gradient in gradients.items():
             torch.testing.assert_close(
-                found[key], gradient, atol=1e-5, rtol=1e-4, msg=lambda text, k=key: f"{k}: {text}"
+                found[key], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, k=key: f"{k}: {text}"
             )
 
 

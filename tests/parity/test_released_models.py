@@ -79,7 +79,7 @@ class Converted:
         if "fake_codes" in self.io:
             code_books, centroids = self.model.shape.needs_codes()
             negatives = self.io["fake_codes"] - 1 - torch.arange(code_books) * (centroids + 1)
-        return PretrainingBatch(self.items, sequences, augmented, negatives, 0)
+        return PretrainingBatch(self.items, sequences, augmented, negatives, 0, len(sequences))
 
 
 @pytest.fixture

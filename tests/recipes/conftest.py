@@ -2,10 +2,11 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,30 +71,78 @@ def pretrained(shops: list[PreparedDataset], tmp_path: Path) -> Callable[..., Pa
     return make
 
 
+PATCHED = """
+import os, signal, sys, torch
+from linguarec.cli import main
+from linguarec.training.module import Stage
+
+{patch}
+main()
+"""
+KILLED = """
+trained = Stage.training_step
+
+def train_or_die(self, batch, batch_index):
+    if {where}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return trained(self, batch, batch_index)
+
+Stage.training_step = train_or_die
+"""
+
+
+def flags(groups: dict[str, Any]) -> list[str]:
+    """Groups of settings as flags, defaults too: those of the command may be a model's own."""
+    values = {f"{group}.{name}": value for group, settings in groups.items() for name, value in vars(settings).items()}
+    return [f"--{name}={value}" for name, value in values.items() if value is not None and not isinstance(value, list)]
+
+
 @pytest.fixture
-def in_two_processes() -> Callable[..., dict[str, Any]]:
+def in_two_processes(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run a command in two processes that Lightning or torchrun starts; what it prints with --json.
 
     `in_two_processes("finetune", "sasrec", data, "-o", run, training=settings, by_torchrun=False)`: each group of settings
-    becomes flags.
+    becomes flags. `patch`: code that both processes run first. `killed_where`: as in `until_killed`; there is no result then.
     """
 
-    def run(*words: object, by_torchrun: bool = False, **groups: Any) -> dict[str, Any]:
-        command = [sys.executable, "-m"]
+    def run(
+        *words: object, by_torchrun: bool = False, patch: str = "", killed_where: str = "", **groups: Any
+    ) -> dict[str, Any]:
+        groups["training"] = replace(groups["training"], devices=2, strategy="ddp")
+        command = [sys.executable]
         if by_torchrun:
-            command += ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-        command += ["linguarec.cli", *map(str, words)]
-        for group, settings in groups.items():
-            given, default = settings, type(settings)()
-            changed = [
-                field.name for field in fields(given) if getattr(given, field.name) != getattr(default, field.name)
-            ]
-            command += [f"--{group}.{name}={getattr(given, name)}" for name in changed]
-        command += ["--training.devices=2", "--training.strategy=ddp", "--json"]
+            command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        if patch or killed_where:
+            script = tmp_path / "patched.py"
+            script.write_text(PATCHED.format(patch=patch or KILLED.format(where=killed_where)))
+            command.append(str(script))
+        else:
+            command += ["-m", "linguarec.cli"]
+        command += [*map(str, words), *flags(groups), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        if killed_where:
+            assert done.returncode != 0, done.stdout
+            return {}
         assert done.returncode == 0, done.stderr
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
+
+    return run
+
+
+@pytest.fixture
+def until_killed() -> Callable[..., None]:
+    """Run a command that dies by SIGKILL before a step of its training.
+
+    `until_killed("finetune", "sasrec", data, "-o", run, where="batch.step == 3", training=settings)`: `where` is an expression
+    of the stage, `self`, and the batch of the step, `batch`.
+    """
+
+    def run(*words: object, where: str, **groups: Any) -> None:
+        code = PATCHED.format(patch=KILLED.format(where=where))
+        command = [sys.executable, "-c", code, *map(str, words), *flags(groups)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
 
     return run
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from linguarec.codes.codebook import ItemCodes
 from linguarec.data.dataset import PreparedDataset
@@ -208,9 +211,19 @@ def test_a_checkpoint_to_resume_from_that_is_damaged(shops: list[PreparedDataset
     finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE)
     (run / "metrics.json").unlink()  # as if it had been killed
     (run / "checkpoints").mkdir()
-    (run / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(CheckpointMismatchError, match=rf"{run}/checkpoints/last.ckpt is cut short"):
-        finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE, resume=True)
+    file = run / "checkpoints" / "last.ckpt"
+    torch.save({"state_dict": load_file(run / "model.safetensors")}, file)  # a checkpoint, but of no training
+    whole = file.read_bytes()
+    with zipfile.ZipFile(tmp_path / "foreign.zip", "w") as archive:
+        archive.writestr("notes/data.txt", "not a checkpoint")
+    damaged = (whole, whole[:-1], whole[: len(whole) // 2], b"", b"PK\x03\x04 cut short")
+    for content in (*damaged, (tmp_path / "foreign.zip").read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(
+            CheckpointMismatchError, match=rf"{run}/checkpoints/last.ckpt is cut short, or not a checkpoint"
+        ):
+            finetune("sasrec", shops[0].path, run, transformer=SMALL, training=ONE, resume=True)
+        assert file.read_bytes() == content
 
 
 def test_fewer_users_than_a_step_takes(make_dataset: Any, tmp_path: Path) -> None:
@@ -220,7 +233,7 @@ def test_fewer_users_than_a_step_takes(make_dataset: Any, tmp_path: Path) -> Non
     two = TrainingSettings(max_epochs=2, accelerator="cpu")
     assert finetune("sasrec", few.path, tmp_path / "run", transformer=SMALL, training=two)["epochs"] == 2
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("1,2,")  # epoch, steps so far
-    match = r"targets_per_step is 2048, and all folders .* 6 targets: .* lower --transformer.max_length to 3 at most"
+    match = r"takes 2048 targets, and all folders together have 6: .* lower --transformer.max_length to 3 at most"
     with pytest.raises(SettingsError, match=match):
         pretrain("unisrec", [few.path], tmp_path / "pre", transformer=SMALL, training=two)
     assert not (tmp_path / "pre").exists()

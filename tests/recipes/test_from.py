@@ -3,9 +3,6 @@
 import csv
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,30 +231,14 @@ def test_random_codes_in_pretraining_and_fine_tuning(shops: list[PreparedDataset
     assert (recorded(own)["mode"], CodeBook.load(own / "codes.npz").seed) == ("permutation", 1)
 
 
-KILLED_AT_STEP = """
-import os, signal
-from pathlib import Path
-from linguarec.models.vqrec_permutation import PermutedVQRec
-from linguarec.recipes.finetune import finetune
-from linguarec.training.module import FineTuning
-from linguarec.training.settings import PermutationSettings, TrainingSettings
-
-trained = FineTuning.training_step
-
-def train_or_die(self, batch, batch_index):
-    if isinstance(self.model, PermutedVQRec) == ({stage} == 1) and batch.step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return trained(self, batch, batch_index)
-
-FineTuning.training_step = train_or_die
-finetune("vqrec", Path({data!r}), Path({run!r}), from_=Path({start!r}), mode="permutation", training={training!r},
-    permutation={permutation!r})
-"""
-
-
 @pytest.mark.parametrize(("stage", "step"), [(1, 3), (1, 8), (2, 0), (2, 8)])
 def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
-    stage: int, step: int, shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+    stage: int,
+    step: int,
+    shops: list[PreparedDataset],
+    pretrained: Callable[..., Path],
+    tmp_path: Path,
+    until_killed: Callable[..., None],
 ) -> None:
     """Epochs have 6 steps."""
     start = pretrained("vqrec", training=settings(max_epochs=1))
@@ -266,17 +247,9 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
     permutation = PermutationSettings(epochs=2)
     learned: dict[str, Any] = {"from_": start, "mode": "permutation", "training": training, "permutation": permutation}
     finetune("vqrec", data, unbroken, **learned)
-    code = KILLED_AT_STEP.format(
-        stage=stage,
-        step=step,
-        data=str(data),
-        run=str(broken),
-        start=str(start),
-        training=training,
-        permutation=permutation,
-    )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    words = ("finetune", "vqrec", data, "-o", broken, "--from", start, "--mode", "permutation")
+    where = f"(type(self.model).__name__ == 'PermutedVQRec') == ({stage} == 1) and batch.step == {step}"
+    until_killed(*words, where=where, training=training, permutation=permutation)
     assert (broken / "permutation" / "metrics.json").exists() == (stage == 2)
     finetune("vqrec", data, broken, **learned, resume=True)
     expected, found = weights(unbroken), weights(broken)

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.catalogue import catalogue_batch, coded_catalogue
 from linguarec.batching.pretraining import AugmentationSettings
+from linguarec.cli import main
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset
-from linguarec.data.splits import draw_users, evaluation_cases, training_sequences
+from linguarec.data.splits import ROLE_OF_PART, EvaluationCases, draw_users, evaluation_cases, training_sequences
 from linguarec.data.synthetic import TINY, WorldSize, generate_world, word_vectors
 from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.hub.pretrained import from_pretrained
+from linguarec.models.unisrec import UniSRec, UniSRecConfig
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recipes.pretrain import pretrain
+from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -72,6 +73,24 @@ def paths(folders: list[PreparedDataset]) -> list[Path]:
     return [folder.path for folder in folders]
 
 
+@torch.no_grad()
+def contrast_accuracy(network: Any, items: ItemBatch, cases: EvaluationCases) -> float:
+    """Share of the cases whose target scores highest among all targets; of k that tie there, each counts a k-th."""
+    network.eval()
+    inputs, keys = network.item_inputs(items), network.item_keys(items)
+    candidates = sorted(set(cases.targets.tolist()))
+    first = []
+    for case, target in enumerate(cases.targets.tolist()):
+        history = torch.from_numpy(cases.histories[case].astype(np.int64))
+        alone, one = torch.zeros(1, dtype=torch.int64), torch.tensor([0, len(history)])
+        no_targets = torch.full((len(history),), -1)
+        batch = SequenceBatch(history, one, torch.arange(len(history)), no_targets, alone, alone)
+        scores = dict(zip(candidates, (keys[candidates] @ network.queries(batch, inputs)[-1]).tolist(), strict=True))
+        best = [item for item, score in scores.items() if score >= max(scores.values()) - 1e-6]
+        first.append((target in best) / len(best))
+    return float(np.mean(first))
+
+
 @pytest.mark.parametrize("model", ["unisrec", "vqrec"])
 def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
     model: str, folders: list[PreparedDataset], tmp_path: Path
@@ -82,7 +101,7 @@ def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
         paths(folders[:2]),
         run,
         transformer=SMALL,
-        training=settings(),
+        training=settings(precision="fp32"),
         valid=folders[2].path,
     )
     assert json.loads((run / "metrics.json").read_text()) == result
@@ -92,7 +111,6 @@ def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     best = max(float(row["valid ndcg@10"]) for row in rows)
     assert result["valid"]["ndcg@10"] == pytest.approx(best)
-    assert 0 < result["valid"]["contrast accuracy"] < 1
     assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
 
     network, description = from_pretrained(run)
@@ -103,7 +121,8 @@ def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
         items = catalogue_batch(folders[2], "words", None)
     cases = evaluation_cases(folders[2].sequences, folders[2].roles("leave-one-out"), "valid", SMALL.max_length)
     zero_shot = evaluate_model(network, items, cases).mean("ndcg@10")
-    assert zero_shot == pytest.approx(result["valid"]["ndcg@10"], abs=2e-2)  # that one was measured in bfloat16
+    assert zero_shot == pytest.approx(result["valid"]["ndcg@10"], abs=1e-6)
+    assert contrast_accuracy(network, items, cases) == pytest.approx(result["valid"]["contrast accuracy"], abs=1e-6)
     encoder = FeatureInfo(**json.loads((run / "encoder.json").read_text()))
     assert (encoder.encoder, encoder.width, encoder.texts_fingerprint) == ("words", WIDTH, None)
 
@@ -148,43 +167,15 @@ def test_without_a_held_out_domain_the_training_domains_choose(folders: list[Pre
     assert result["valid"]["ndcg@10"] == pytest.approx(np.mean(found), abs=1e-6)
 
 
-KILLED_AT_STEP = """
-import os, signal
-from pathlib import Path
-from linguarec.nn.encoders import TransformerConfig
-from linguarec.recipes.pretrain import pretrain
-from linguarec.training.module import PreTraining
-from linguarec.training.settings import TrainingSettings
-
-trained = PreTraining.training_step
-
-def train_or_die(self, batch, batch_index):
-    if batch.step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return trained(self, batch, batch_index)
-
-PreTraining.training_step = train_or_die
-pretrain({model!r}, [Path(path) for path in {data!r}], Path({run!r}), transformer={transformer!r}, training={training!r})
-"""
-
-
 @pytest.mark.parametrize(("model", "step"), [("unisrec", 4), ("vqrec", 9)])
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(
-    model: Any, step: int, folders: list[PreparedDataset], tmp_path: Path
+    model: Any, step: int, folders: list[PreparedDataset], tmp_path: Path, until_killed: Callable[..., None]
 ) -> None:
     training = settings(checkpoint_every_n_steps=1)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     pretrain(model, paths(folders), unbroken, transformer=SMALL, training=training)
-    code = KILLED_AT_STEP.format(
-        model=model,
-        step=step,
-        data=[str(path) for path in paths(folders)],
-        run=str(broken),
-        transformer=SMALL,
-        training=training,
-    )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    words = ("pretrain", model, *paths(folders), "-o", broken)
+    until_killed(*words, where=f"batch.step == {step}", transformer=SMALL, training=training)
     pretrain(model, paths(folders), broken, transformer=SMALL, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -215,7 +206,156 @@ def test_two_processes_take_the_steps_of_one(
     assert in_two_processes(*words, "--resume", by_torchrun=by_torchrun, **groups) == found
 
 
-def test_settings_and_folders_that_cannot_work_are_refused(folders: list[PreparedDataset], tmp_path: Path) -> None:
+# Both would differ with the number of processes, which draw their own: Adam's steps where gradients are near zero, gate noise.
+PLAIN_STEP = """
+torch.randn_like = torch.cos
+Stage.configure_optimizers = lambda self: torch.optim.SGD(self.model.parameters(), lr=1.0)
+"""
+
+
+def test_two_processes_take_the_very_step_of_one(
+    folders: list[PreparedDataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_two_processes: Callable[..., Any],
+) -> None:
+    """UniSRec in training mode, whole command: one step of plain gradient descent, which is the gradient itself."""
+    steps = sum((training_sequences(f.sequences, f.roles()).lengths - 1).sum() for f in folders)
+    one_step = settings(max_epochs=1, precision="fp32", targets_per_step=int(steps))
+    groups = {"model": UniSRecConfig(adaptor_dropout=0.0, sequence_contrast=0.5), "training": one_step}
+    groups["transformer"] = replace(SMALL, dropout=0.0)
+    alone, together, before = tmp_path / "alone", tmp_path / "together", tmp_path / "before"
+    words = ("pretrain", "unisrec", *paths(folders), "-o", together)
+    assert in_two_processes(*words, patch=PLAIN_STEP, **groups)["epochs"] == 1
+    given = {"config": groups.pop("model"), **groups}
+    monkeypatch.setattr(torch, "randn_like", torch.cos)
+    for run, rate in ((before, 0.0), (alone, 1.0)):
+        monkeypatch.setattr(
+            Stage, "configure_optimizers", lambda self, lr=rate: torch.optim.SGD(self.model.parameters(), lr=lr)
+        )
+        pretrain("unisrec", paths(folders), run, **given)
+    start, expected, found = (load_file(run / "model.safetensors") for run in (before, alone, together))
+    for name in expected:
+        assert not torch.equal(expected[name], start[name]), name
+        torch.testing.assert_close(
+            found[name], expected[name], atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    with (alone / "metrics.csv").open() as one, (together / "metrics.csv").open() as two:
+        losses = [float(next(csv.DictReader(file))["loss"]) for file in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_process_that_is_killed_ends_them_all_and_they_go_on_to_the_same_weights(
+    folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., Any]
+) -> None:
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    groups = {"transformer": SMALL, "training": settings(max_epochs=2, checkpoint_every_n_steps=1)}
+    words = ("pretrain", "unisrec", *paths(folders), "-o")
+    expected = in_two_processes(*words, unbroken, **groups)
+    in_two_processes(*words, broken, killed_where="batch.step == 3 and self.global_rank == 1", **groups)
+    assert not (broken / "metrics.csv").exists()  # in the middle of the first epoch
+    assert torch.load(broken / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] in (2, 3)
+    found = in_two_processes(*words, broken, "--resume", **groups)
+    assert found["valid"] == expected["valid"]
+    weights = [load_file(run / "model.safetensors") for run in (unbroken, broken)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_a_file_of_the_run_repeats_it(folders: list[PreparedDataset], tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    pretrain(
+        "unisrec",
+        paths(folders[:2]),
+        first,
+        UniSRecConfig(experts=2),
+        SMALL,
+        training=settings(max_epochs=1, averaging=2),
+        augmentation=AugmentationSettings(item_drop=0.3),
+        valid=folders[2].path,
+        mixing=0.5,
+        users=0.7,
+        seed=3,
+    )
+    words = [
+        "pretrain",
+        "unisrec",
+        *map(str, paths(folders[:2])),
+        "-o",
+        str(again),
+        "--config",
+        str(first / "run.yaml"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    written = [json.loads((run / "settings.json").read_text()) for run in (first, again)]
+    assert written[0] == written[1]
+    expected, found = (load_file(run / "model.safetensors") for run in (first, again))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_validation_reads_vectors_a_chunk_at_a_time(
+    folders: list[PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pretrain(
+        "unisrec", paths(folders), tmp_path / "whole", transformer=SMALL, training=settings(max_epochs=1)
+    )
+    sizes: list[int] = []
+    encode = UniSRec.item_keys
+
+    def counting(self: UniSRec, items: ItemBatch) -> torch.Tensor:
+        sizes.append(len(items))
+        return encode(self, items)
+
+    def whole(self: PreparedDataset, name: str) -> None:
+        raise AssertionError(f"all vectors {name} of {self.path} are loaded")
+
+    monkeypatch.setattr(UniSRec, "item_keys", counting)
+    monkeypatch.setattr(PreparedDataset, "load_features", whole)
+    monkeypatch.setattr("linguarec.evaluation.evaluate.ITEMS_PER_CHUNK", 20)
+    found = pretrain("unisrec", paths(folders), tmp_path / "parts", transformer=SMALL, training=settings(max_epochs=1))
+    assert sizes == [20, 20, 8] * 3
+    assert found["valid"] == pytest.approx(expected["valid"], abs=1e-3)  # in bfloat16 where the device has it
+
+
+def test_without_sequence_contrast_no_word_drop_draws_are_asked_for(
+    folders: list[PreparedDataset], tmp_path: Path
+) -> None:
+    for file in (folders[0].path / "features").glob("*.drop*.npy"):
+        file.unlink()
+    one = settings(max_epochs=1)
+    with pytest.raises(SettingsError, match="--word-drop-draws"):
+        pretrain("unisrec", [folders[0].path], tmp_path / "run", transformer=SMALL, training=one)
+    config = UniSRecConfig(sequence_contrast=0.0)
+    assert pretrain("unisrec", [folders[0].path], tmp_path / "run", config, SMALL, training=one)["epochs"] == 1
+
+
+def test_folders_without_a_valid_target_do_not_choose(
+    folders: list[PreparedDataset], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = folders[:2]
+    training_only = np.full(two.num_interactions, ROLE_OF_PART["train"], dtype=np.int8)
+    np.save(two.path / "splits" / "leave-one-out.npy", training_only)
+    both = tmp_path / "both"
+    with caplog.at_level("WARNING"):
+        pretrain("unisrec", [one.path, two.path], both, transformer=SMALL, training=settings(max_epochs=1))
+    said = [record.getMessage() for record in caplog.records if "no valid target" in record.getMessage()]
+    assert said == [
+        f"{two.path}: split 'leave-one-out' has no valid target there; the best weights are chosen by the other folders alone"
+    ]
+    run = tmp_path / "run"
+    with pytest.raises(DataFormatError, match=rf"{two.path}: .* no valid target .*; name a domain .* with --valid\."):
+        pretrain("unisrec", [two.path], run, transformer=SMALL)
+    with pytest.raises(
+        DataFormatError, match=rf"{two.path}: .*; name another domain with --valid, or leave --valid out"
+    ):
+        pretrain("unisrec", [one.path], run, transformer=SMALL, valid=two.path)
+    assert not run.exists()
+
+
+def test_settings_and_folders_that_cannot_work_are_refused(
+    folders: list[PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     with pytest.raises(SettingsError) as error:
         pretrain("unisrec", [], run, mixing=-1, augmentation=AugmentationSettings(item_drop=2))
@@ -223,8 +363,13 @@ def test_settings_and_folders_that_cannot_work_are_refused(folders: list[Prepare
     assert "augmentation.item_drop is 2" in str(error.value)
     with pytest.raises(SettingsError, match=r"named twice: .*domain0"):
         pretrain("unisrec", [folders[0].path, folders[0].path], run)
-    with pytest.raises(SettingsError, match=r"all folders together have [0-9]+ targets"):
-        pretrain("unisrec", paths(folders), run, training=settings(targets_per_step=10**6))
+    with pytest.raises(SettingsError, match=r"takes 250000 targets, and all folders together have [0-9]+:"):
+        pretrain("unisrec", paths(folders), run, training=settings(targets_per_step=10**6, accumulate=4))
+    with pytest.raises(
+        SettingsError, match=r"named twice: .*domain0\n--valid domain1 is one of the folders that train"
+    ):
+        monkeypatch.chdir(tmp_path)
+        pretrain("unisrec", [*paths(folders), Path("domain0")], run, valid=Path("domain1"))
     assert not run.exists()
     run.mkdir()
     (run / "precious").touch()

@@ -1,6 +1,7 @@
 """Pre-training from another model: what is taken over, resuming, what does not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_items_are_coded_with_the_book_of_the_start(
 ) -> None:
     start, run = pretrained("vqrec"), tmp_path / "run"
     book = CodeBook.load(start / "code_book.npz")
-    further("vqrec", shops, run, start, valid=shops[1].path)
+    further("vqrec", shops, run, start)
     written = json.loads((run / "settings.json").read_text())
     assert written["codes"] == ["own", f"book-{book.fingerprint[:12]}"]
     codes = ItemCodes.load(shops[1].codes_path(written["codes"][1]))
@@ -109,6 +110,24 @@ def zero_shot_valid(folder: Path, data: PreparedDataset) -> float:
     found = evaluate(folder, data.path, split="valid", zero_shot=True, plots=False)
     value: float = found["systems"]["vqrec"]["ndcg@10"]["mean"]
     return value
+
+
+def test_a_training_that_has_not_finished_is_warned_of_once(
+    shops: Shops, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, data = tmp_path / "first", [shop.path for shop in shops]
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
+    pretrain("unisrec", data, first, transformer=small, training=settings(), augmentation=NO_WORD_DROP)
+    caplog.set_level("WARNING")
+    warned = [f"{tmp_path / 'broken'} is of a training that has not finished; its best weights so far are taken"]
+    for folder in (first, shutil.copytree(first, tmp_path / "broken")):
+        if folder != first:
+            (folder / "metrics.json").unlink()
+        further("unisrec", shops, tmp_path / "further" / folder.name, folder)
+        finetune("unisrec", data[1], tmp_path / "tuned" / folder.name, from_=folder, training=settings())
+        evaluate(folder, data[1], zero_shot=True, plots=False)
+        said = [record.getMessage() for record in caplog.records if "not finished" in record.getMessage()]
+        assert said == ([] if folder == first else warned)
 
 
 def test_an_unbroken_run_and_one_that_went_on_are_the_same(

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import linguarec
+from linguarec.cli import main
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import LinguarecError, SettingsError, StaleFeaturesError
 from linguarec.files import write_json
@@ -64,6 +63,12 @@ def test_a_folder_without_catalogue_that_reads_any_shop(
     recommender.add_items([{"raw_id": f"{row}", "title": title} for row, title in enumerate(titles)])
     assert len(recommender.recommend([["3", "5"]], k=4)[0]) == 4
 
+    again = tmp_path / "again"
+    with pytest.raises(SystemExit, match="0"):
+        main(["pretrain", "recformer", str(home.path), "-o", str(again), "--config", str(run / "run.yaml")])
+    written = [json.loads((folder / "settings.json").read_text()) for folder in (run, again)]
+    assert written[0] == written[1]
+
     tuned = finetune("recformer", other.path, tmp_path / "tuned", from_=run, training=settings(max_epochs=1))
     taken = json.loads((tmp_path / "tuned" / "settings.json").read_text())["from"]
     assert {name.split(".")[0] for name in taken["left_out"]} == {"language_head"}
@@ -71,33 +76,14 @@ def test_a_folder_without_catalogue_that_reads_any_shop(
     assert tuned["epochs"] == 2
 
 
-KILLED_AT_STEP = """
-import os, signal
-from pathlib import Path
-from linguarec.models.recformer import RecformerConfig
-from linguarec.recipes.pretrain import pretrain
-from linguarec.training.recformer import TokenPreTraining
-from linguarec.training.settings import TrainingSettings
-
-trained = TokenPreTraining.training_step
-
-def train_or_die(self, batch, batch_index):
-    if batch.step == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return trained(self, batch, batch_index)
-
-TokenPreTraining.training_step = train_or_die
-pretrain("recformer", [Path({data!r})], Path({run!r}), {config!r}, training={training!r})
-"""
-
-
-def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(tokenized: list[PreparedDataset], tmp_path: Path) -> None:
+def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(
+    tokenized: list[PreparedDataset], tmp_path: Path, until_killed: Callable[..., None]
+) -> None:
     training, data = settings(max_epochs=2, checkpoint_every_n_steps=1), tokenized[0].path
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     pretrain("recformer", [data], unbroken, SIZES, training=training)
-    code = KILLED_AT_STEP.format(data=str(data), run=str(broken), config=SIZES, training=training)
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    words = ("pretrain", "recformer", data, "-o", broken)
+    until_killed(*words, where="batch.step == 7", model=SIZES, training=training)
     pretrain("recformer", [data], broken, SIZES, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)

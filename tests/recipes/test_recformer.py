@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,30 +211,14 @@ def test_nothing_is_said_of_a_user_without_a_history(
     assert capsys.readouterr().out.count("left out: 3 targets without a history before them") == 2
 
 
-KILLED_AT_STEP = """
-import os, signal, sys
-from pathlib import Path
-from linguarec.models.recformer import RecformerConfig
-from linguarec.recipes.finetune import finetune
-from linguarec.training.recformer import HistoryTuning
-from linguarec.training.settings import TrainingSettings
-
-trained = HistoryTuning.training_step
-
-def train_or_die(self, batch, batch_index):
-    if batch.step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return trained(self, batch, batch_index)
-
-HistoryTuning.training_step = train_or_die
-finetune("recformer", Path({data!r}), Path({run!r}), {config!r}, training={training!r})
-"""
 SCRATCH = RecformerConfig(
     hidden_size=16, layers=2, heads=2, inner_size=16, window=16, max_tokens=128, max_items=8, positions=128, first_position=0
 )  # fmt: skip
 
 
-def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDataset, tmp_path: Path) -> None:
+def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
+    shop: PreparedDataset, tmp_path: Path, until_killed: Callable[..., None]
+) -> None:
     """Epochs have 3 steps, stages 2 epochs: step 4 is in the middle of stage 1, step 10 in that of stage 2.
 
     With sampled negatives, which are drawn anew in every step.
@@ -245,13 +227,8 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(shop: PreparedDat
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     finetune("recformer", shop.path, unbroken, config, training=training)
     for step in (4, 10):
-        code = KILLED_AT_STEP.format(step=step, data=str(shop.path), run=str(broken), config=config, training=training)
-        killed = subprocess.run(
-            [sys.executable, "-c", code.replace("training=Tr", "resume=True, training=Tr") if step == 10 else code],
-            capture_output=True,
-            check=False,
-        )
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        words = ("finetune", "recformer", shop.path, "-o", broken, *(["--resume"] if step == 10 else []))
+        until_killed(*words, where=f"batch.step == {step}", model=config, training=training)
         assert (broken / "stage1" / "metrics.json").exists() == (step == 10)
     finetune("recformer", shop.path, broken, config, training=training, resume=True)
     for name in ("model.safetensors", "item_model.safetensors"):
@@ -345,25 +322,14 @@ def test_an_evaluation_of_the_own_items_copies_none_of_them(shop: PreparedDatase
     assert isinstance(inputs.ids, np.memmap)
 
 
-def test_two_processes_take_the_steps_of_one(shop: PreparedDataset, tmp_path: Path) -> None:
+def test_two_processes_take_the_steps_of_one(
+    shop: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+) -> None:
     still, alone, together = replace(SCRATCH, dropout=0.0, attention_dropout=0.0), tmp_path / "alone", tmp_path / "two"
     training = settings(precision="fp32", max_epochs=1)
     finetune("recformer", shop.path, alone, still, training=training)
-    command = [
-        str(Path(sys.executable).parent / "linguarec"),
-        "finetune",
-        "recformer",
-        str(shop.path),
-        "-o",
-        str(together),
-    ]
-    given = {"model": still, "training": replace(training, devices=2, strategy="ddp")}
-    for group, values in given.items():
-        for name, value in vars(values).items():
-            if value != getattr(type(values)(), name) or name in MODELS["recformer"].training:
-                command.append(f"--{group}.{name}={value}")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = ("finetune", "recformer", shop.path, "-o", together)
+    in_two_processes(*words, model=still, training=training)
     for name in ("model.safetensors", "item_model.safetensors"):
         expected, found = (load_file(run / name) for run in (alone, together))
         for key in expected:

@@ -3,7 +3,9 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
+from linguarec.errors import DataFormatError
 from linguarec.recipes.training_data import TrainingData
 
 
@@ -24,3 +26,16 @@ def test_some_users_validate_and_all_train(make_dataset: Any) -> None:
     half = read(0.5, 10)
     assert len(half.sequences) == 20
     assert len(half.valid) == 10
+
+
+def test_nothing_to_learn_from_or_to_stop_by_is_refused(make_dataset: Any) -> None:
+    dataset = make_dataset([[0, 1, 2, 3], [3, 2, 1, 0]])
+    split, file = dataset.roles(), dataset.path / "splits" / "leave-one-out.npy"
+    assert split.tolist() == [0, 0, 1, 2] * 2
+    for roles, message in (
+        ([0, 0, 0, 2], "has no valid target to stop the training by"),
+        ([0, 1, 1, 2], "two training items"),
+    ):
+        np.save(file, np.array(roles * 2, dtype=split.dtype))
+        with pytest.raises(DataFormatError, match=rf"{dataset.path}: split 'leave-one-out' .*{message}"):
+            TrainingData.of(dataset, "leave-one-out", 1.0, 0, 0, 50)

@@ -43,7 +43,7 @@ def step_of(drawn: int, number: int = 0, rank: int = 0, processes: int = 1) -> S
     model = Recformer(replace(CONFIG, sampled_negatives=drawn)).eval()
     keys = encode_tokens(model, tokens, "cpu")
     tuning = HistoryTuning(model, None, torch.arange(CLASSES), loader, TrainingSettings(), seed=3, keys=keys)  # type: ignore[arg-type]
-    loss = tuning.step_loss(list(loader)[number]).loss
+    loss = tuning.step_loss(list(loader)[number])
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     if processes > 1:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import ItemBatch
@@ -15,7 +17,7 @@ from linguarec.data.same_encoder import differing_vectors
 from linguarec.errors import DataFormatError, StaleFeaturesError
 
 
-def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None, domain: int = 0) -> ItemBatch:
+def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None) -> ItemBatch:
     """All items of `dataset` in row order, with the named vectors and codes.
 
     Raises:
@@ -24,10 +26,19 @@ def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str |
     """
     return ItemBatch(
         rows=torch.arange(dataset.num_items),
-        domain=torch.full((dataset.num_items,), domain, dtype=torch.int64),
+        domain=torch.zeros(dataset.num_items, dtype=torch.int64),
         features=None if features is None else torch.from_numpy(dataset.load_features(features)),
         codes=None if codes is None else torch.from_numpy(load_codes(dataset, codes).codes.astype(np.int64)),
     )
+
+
+def mapped_catalogue(vectors: npt.NDArray[Any], size: int) -> Iterator[ItemBatch]:
+    """The items whose vectors [N, F] may be a memory map, `size` at a time in row order: no more are in memory at once."""
+    for start in range(0, len(vectors), size):
+        read = np.array(vectors[start : start + size], dtype=np.float32)
+        yield ItemBatch(
+            torch.arange(start, start + len(read)), torch.zeros(len(read), dtype=torch.int64), torch.from_numpy(read)
+        )
 
 
 def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:

@@ -98,9 +98,6 @@ class Domains:
         self.first_item = np.cumsum([0, *(domain.num_items for domain in domains)])
         self.num_draws = min(len(domain.word_drops) for domain in domains)
 
-    def __len__(self) -> int:
-        return len(self.domains)
-
     @cached_property
     def sequences(self) -> Ragged:
         """All training sequences, item numbers int32."""

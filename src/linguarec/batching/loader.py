@@ -18,13 +18,15 @@ class TrainingBatch:
 
     `loss_scale` turns the mean over this part's targets into its share of the mean over all targets of the step, times the
     number of processes, so that averaging gradients over processes gives the gradient of the whole step. It is 1 alone.
-    `step` counts from the start of the training; random draws of the step are seeded by it. `windows` [B]: number of each
-    sequence's window in its epoch, the same however many processes share the step.
+    `step` counts from the start of the training; random draws of the step are seeded by it. `step_targets`: all targets of the
+    step, over all processes. `windows` [B]: number of each sequence's window in its epoch, the same however many processes
+    share the step.
     """
 
     sequences: SequenceBatch
     loss_scale: float
     step: int
+    step_targets: int
     windows: npt.NDArray[np.int64]
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
@@ -42,11 +44,10 @@ class TrainingLoader:
         items: [T] int32 catalogue rows, all training sequences one after the other.
         offsets: [B+1] bounds of the sequences.
         max_length: longest history.
-        targets_per_step: targets of one step over all processes, reached by whole windows; at least twice `max_length`, so that
-            every epoch has the same number of steps.
+        targets_per_step: targets of one step (of one part of it, where a step is accumulated) over all processes, reached by
+            whole windows; at least twice `max_length`, so that every epoch has the same number of steps.
         stride: None = exact windows behind `max_length`; see `linguarec.batching.windows`.
         seed: of the shuffling.
-        domain: stored in every batch.
     """
 
     def __init__(
@@ -57,7 +58,6 @@ class TrainingLoader:
         targets_per_step: int,
         stride: int | None,
         seed: int,
-        domain: int = 0,
     ) -> None:
         self.items = items
         self.offsets = np.asarray(offsets)
@@ -65,7 +65,6 @@ class TrainingLoader:
         self.targets_per_step = targets_per_step
         self.stride = stride
         self.seed = seed
-        self.domain = domain
         self.rank, self.processes = 0, 1
         self.epoch = 0
         self.next_step = 0
@@ -102,7 +101,8 @@ class TrainingLoader:
         if self.targets_per_step < 2 * self.max_length:
             raise SettingsError(
                 [
-                    f"targets_per_step is {self.targets_per_step}; it must be at least 2 * max_length = {2 * self.max_length}"
+                    f"a step (an accumulated part of training.targets_per_step) takes {self.targets_per_step} targets; it must "
+                    f"be at least 2 * max_length = {2 * self.max_length}"
                 ]
             )
 
@@ -132,7 +132,8 @@ class TrainingLoader:
         part = whole[self.rank :: self.processes]
         windows = self._windows
         num_targets = windows.num_targets
-        share = num_targets[part].sum() * self.processes / num_targets[whole].sum()
+        step_targets = int(num_targets[whole].sum())
+        share = num_targets[part].sum() * self.processes / step_targets
         idle = (
             len(part) == 0
         )  # fewer windows than processes: run one without targets, so that all processes do the same
@@ -150,6 +151,6 @@ class TrainingLoader:
             positions=torch.from_numpy(positions),
             targets=torch.from_numpy(targets),
             users=torch.from_numpy(windows.user[part]),
-            domain=torch.full((len(part),), self.domain, dtype=torch.int64),
+            domain=torch.zeros(len(part), dtype=torch.int64),
         )
-        return TrainingBatch(sequences, float(share), self.epoch * len(self._steps) + index, part)
+        return TrainingBatch(sequences, float(share), self.epoch * len(self._steps) + index, step_targets, part)

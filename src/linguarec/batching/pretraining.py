@@ -59,8 +59,9 @@ class PretrainingBatch:
     """One process's part of one step.
 
     `items` [N]: distinct (item, draw) pairs. `sequences`: histories and targets, as indices into `items`. `augmented`: one
-    view of each history, in the same order, without targets; None where the items have no vectors. `negatives` [P, M]: a
-    semi-synthetic code for each of the P targets of `sequences`, or None. `step` as in `TrainingBatch`.
+    view of each history, in the same order, without targets; None where the items have no vectors, or the model asks for
+    none. `negatives` [P, M]: a
+    semi-synthetic code for each of the P targets of `sequences`, or None. `step` and `step_targets` as in `TrainingBatch`.
     """
 
     items: ItemBatch
@@ -68,6 +69,7 @@ class PretrainingBatch:
     augmented: SequenceBatch | None
     negatives: Tensor | None
     step: int
+    step_targets: int
 
     def to(self, device: torch.device | str) -> "PretrainingBatch":
         """The same batch on another device."""
@@ -86,13 +88,15 @@ class PretrainingLoader:
     Args:
         domains: what is read.
         max_length: longest history.
-        targets_per_step: targets of one step over all processes.
+        targets_per_step: targets of one step over all processes; negatives come from the same step. Where a step is
+            accumulated, those of one part of it.
         stride: see `TrainingLoader`.
-        mixing: a domain with n windows (histories) has a share of an epoch in proportion to n^mixing: 1 = every target once
-            an epoch, 0 = equal shares.
+        mixing: a domain with n targets has a share of an epoch's targets in proportion to n^mixing: 1 = every target once an
+            epoch, 0 = equal shares.
         centroids: K, the number of values of a code; None = no semi-synthetic negatives.
         augmentation: views (made where the items have vectors) and negatives.
         seed: of all draws.
+        views: whether the model asks for views.
 
     Raises:
         SettingsError: fewer targets than one step takes, or word drop without stored draws.
@@ -108,12 +112,13 @@ class PretrainingLoader:
         centroids: int | None,
         augmentation: AugmentationSettings,
         seed: int,
+        views: bool = True,
     ) -> None:
         self.domains = domains
         self.augmentation = augmentation
         self.centroids = centroids
         self.seed = seed
-        self.makes_views = domains.domains[0].features is not None
+        self.makes_views = views and domains.domains[0].features is not None
         self.steps = MixedLoader(domains, max_length, targets_per_step, stride, mixing, seed)
         problems = []
         num_targets = sum(domain.num_targets for domain in domains.domains)
@@ -122,8 +127,8 @@ class PretrainingLoader:
             if num_targets < 2 * max_length:  # the least step, see `TrainingLoader`
                 few = f" (with so few, lower --transformer.max_length to {num_targets // 2} at most, or take more data)"
             problems.append(
-                f"training.targets_per_step is {targets_per_step}, and all folders together have {num_targets} targets: "
-                f"negatives come from the same step, so ask for no more than there are{few}"
+                f"a step (an accumulated part of training.targets_per_step) takes {targets_per_step} targets, and all folders "
+                f"together have {num_targets}: negatives come from the same step, so ask for no more than there are{few}"
             )
         if self.makes_views and augmentation.word_drop > 0 and domains.num_draws == 0:
             problems.append(
@@ -183,6 +188,7 @@ class PretrainingLoader:
             augmented=None if kept is None else _view_of(sequences, kept, places[2]),
             negatives=negatives,
             step=batch.step,
+            step_targets=batch.step_targets,
         )
 
     def _view(self, batch: TrainingBatch) -> tuple[npt.NDArray[np.bool_], IntArray]:
@@ -212,7 +218,10 @@ class PretrainingLoader:
 
 
 class MixedLoader(TrainingLoader):
-    """The sequences of several domains in one shuffled order, each domain with its share of the epoch.
+    """The sequences of several domains in one shuffled order, each domain with its share of the epoch's targets.
+
+    Shares count targets, the rows of the published protocol, not windows: a window holds up to `max_length` of them, and one
+    alone behind that.
 
     `users` of its batches are numbers of sequences in `domains.sequences`.
     """
@@ -227,15 +236,17 @@ class MixedLoader(TrainingLoader):
 
     def _order(self, windows: Windows, generator: np.random.Generator) -> IntArray:
         """Every window once at mixing 1; else each domain's windows over and over, or some of them, up to its share."""
-        domain = self.domain_of_sequence[windows.user]
-        sizes = np.bincount(domain).astype(np.float64)
+        domain, targets = self.domain_of_sequence[windows.user], windows.num_targets
+        sizes = np.bincount(domain, weights=targets)
         weights = np.where(sizes > 0, sizes**self.mixing, 0)
-        wanted = np.round(len(windows) * weights / weights.sum()).astype(np.int64)
+        wanted = np.round(sizes.sum() * weights / weights.sum()).astype(np.int64)
         chosen = []
         for number in np.flatnonzero(sizes):
             own = np.flatnonzero(domain == number)
-            whole, rest = divmod(int(wanted[number]), len(own))
-            chosen += [np.tile(own, whole), generator.permutation(own)[:rest]]
+            whole, rest = divmod(int(wanted[number]), int(sizes[number]))
+            drawn = generator.permutation(own)
+            # As many of them as come nearest to the rest.
+            chosen += [np.tile(own, whole), drawn[: int((np.cumsum(targets[drawn]) - targets[drawn] / 2 < rest).sum())]]
         return generator.permutation(np.concatenate(chosen))
 
 

@@ -99,10 +99,11 @@ class HistoryLoader(MixedLoader):
 
 @dataclass(frozen=True)
 class TokenPairsBatch:
-    """One process's part of a pre-training step; `step` as in `TrainingBatch`."""
+    """One process's part of a pre-training step; `step` and `step_targets` as in `TrainingBatch`."""
 
     pairs: TokenPairs
     step: int
+    step_targets: int
 
     def to(self, device: torch.device | str) -> "TokenPairsBatch":
         """The same batch on another device."""
@@ -130,7 +131,7 @@ class TokenPairsLoader:
 
     def __iter__(self) -> Iterator[TokenPairsBatch]:
         for batch in self.steps:
-            yield TokenPairsBatch(self._pairs(batch), batch.step)
+            yield TokenPairsBatch(self._pairs(batch), batch.step, batch.step_targets)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch comes from."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -179,17 +179,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def encode_items(model: nn.Module, items: ItemBatch, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Inputs [N, D] and keys [N, Dk] of all items, in chunks that bound the memory of an adaptor or code table."""
-    reader = _recommending(model)
     if len(items) <= ITEMS_PER_CHUNK or items.tokens is not None:
-        moved = items.to(device)
-        return reader.item_inputs(moved), reader.item_keys(moved)
+        return encode_chunks(model, [items], device)
+    starts = range(0, len(items), ITEMS_PER_CHUNK)
+    rows = torch.arange(len(items), device=items.rows.device)
+    return encode_chunks(model, (items.select(rows[start : start + ITEMS_PER_CHUNK]) for start in starts), device)
+
+
+def encode_chunks(model: nn.Module, chunks: Iterable[ItemBatch], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """`encode_items` for a catalogue that comes in parts, so that it need not be in memory as a whole."""
+    reader = _recommending(model)
     inputs, keys = [], []
-    for start in range(0, len(items), ITEMS_PER_CHUNK):
-        chunk = items.select(torch.arange(start, min(start + ITEMS_PER_CHUNK, len(items)), device=items.rows.device))
-        chunk = chunk.to(device)
-        inputs.append(reader.item_inputs(chunk))
-        keys.append(reader.item_keys(chunk))
-    return torch.cat(inputs), torch.cat(keys)
+    for chunk in chunks:
+        moved = chunk.to(device)
+        inputs.append(reader.item_inputs(moved))
+        keys.append(reader.item_keys(moved))
+    return (inputs[0], keys[0]) if len(keys) == 1 else (torch.cat(inputs), torch.cat(keys))
 
 
 def encode_tokens(model: nn.Module, tokens: ItemTokens, device: torch.device | str) -> Tensor:

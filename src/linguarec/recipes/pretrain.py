@@ -13,10 +13,14 @@ from linguarec.recipes.runs import (
     read_of_domains,
     refuse,
     versions,
+    write_config,
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor, nn
 
     from linguarec.batching.batches import ItemBatch
     from linguarec.batching.pretraining import AugmentationSettings
@@ -75,7 +79,8 @@ def pretrain(
         from_: start from the model in this folder: another pre-training run, a converted checkpoint or a fine-tuning run, of
             the same text encoder (unisrec), code book (vqrec; items are coded with it where they are not) or tokenizer
             (recformer)
-        mixing: how often a domain with n histories is seen, in proportion to n^mixing; 1 = by size, 0 = all alike
+        mixing: how often a domain is seen, whose histories have n next items to learn (one a history and epoch for recformer):
+            in proportion to n^mixing; 1 = by size, 0 = all alike
         sequence_encoder: what reads the histories; transformer by default
         features: name of the item text vectors, for models that read them, and for vqrec to code items that have no codes of
             its book (--from, --valid); not needed if the folders have one kind
@@ -97,9 +102,10 @@ def pretrain(
     from linguarec.batching.domains import Domain, Domains
     from linguarec.batching.pretraining import AugmentationSettings, PretrainingLoader
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.evaluation.evaluate import encode_items
     from linguarec.hub.pretrained import ModelDescription, save_pretrained
     from linguarec.models import MODELS
+    from linguarec.models.unisrec import UniSRecConfig
+    from linguarec.nn.encoders import GRUConfig
     from linguarec.recipes.pretrain_recformer import pretrain_recformer
     from linguarec.recipes.starting import Start, check_other_folder, log_start, settings_of, take_over
     from linguarec.recipes.training_data import check_share
@@ -110,7 +116,7 @@ def pretrain(
 
     training = training or TrainingSettings(**MODELS[model].training)
     training.check()
-    _check(data, mixing, augmentation or AugmentationSettings())
+    _check(data, valid, mixing, augmentation or AugmentationSettings())
     check_share(users)
     check_other_folder(from_, output)
     if MODELS[model].reads == "tokens":
@@ -156,13 +162,13 @@ def pretrain(
     )
     trained_on = dict(zip((dataset.path for dataset in datasets), names.codes, strict=True))
     parts = [
-        (origin.items(dataset, trained_on.get(dataset.path), features), cases)
-        for dataset, cases in valid_cases([held_out] if held_out else datasets, split, encoder.max_length)
+        (_reading(origin, dataset, trained_on.get(dataset.path), features), cases)
+        for dataset, cases in valid_cases(datasets, held_out, split, encoder.max_length)
     ]
 
     def validate(model: "nn.Module") -> dict[str, float]:
         device = next(model.parameters()).device
-        return ranked_means(model, ((*encode_items(model, items, device), cases) for items, cases in parts))
+        return ranked_means(model, ((*encoded(model, device), cases) for encoded, cases in parts))
 
     description = ModelDescription(model, config, encoder, origin.shape)
     torch.manual_seed(seed)
@@ -182,18 +188,36 @@ def pretrain(
     loader = PretrainingLoader(
         domains,
         encoder.max_length,
-        training.targets_per_step // training.accumulate,
+        training.targets_per_step // training.accumulate,  # negatives come from a part, not from the whole step
         training.window_stride or None,
         mixing,
         None if origin.book is None else origin.book.num_centroids,
         augmentation,
         seed,
+        views=not isinstance(config, UniSRecConfig) or config.sequence_contrast != 0,
     )
     done = open_run(output, settings, resume, overwrite)
     if done is not None:
         return done
     if is_main_process():
         origin.save(output)
+    kind = "gru" if isinstance(encoder, GRUConfig) else "transformer"
+    flags = {
+        "valid": valid,
+        "from": from_,
+        "mixing": mixing,
+        "sequence_encoder": kind,
+        "features": names.features or features,
+        "codes": codes if start else names.codes[0],
+        "split": split,
+        "users": users,
+        "seed": seed,
+        "model": asdict(config),
+        kind: asdict(encoder),
+        "training": asdict(training),
+        "augmentation": asdict(augmentation),
+    }
+    write_config(output, flags)
     log_start(taken)
     started = time.perf_counter()
     result = fit(
@@ -305,13 +329,13 @@ class ItemOrigin:
         if self.book is not None:
             self.book.save(folder / BOOK_FILE)
 
-    def items(self, dataset: "PreparedDataset", codes: str | None, features: str | None) -> "ItemBatch":
-        """All items of a folder, as this model reads them.
+    def coded(self, dataset: "PreparedDataset", codes: str | None, features: str | None) -> "ItemBatch":
+        """All items of a folder by their codes.
 
         Args:
             dataset: the folder.
-            codes: name of the codes that the training reads of it; None = it reads none, so that a model of codes takes stored
-                codes of the training's book, or codes the vectors of the book's encoder with it.
+            codes: name of the codes that the training reads of it; None = it reads none, so that stored codes of the training's
+                book are taken, or the vectors of the book's encoder are coded with it.
             features: name of those vectors, or None.
 
         Raises:
@@ -320,8 +344,7 @@ class ItemOrigin:
         from linguarec.batching.catalogue import catalogue_batch, coded_catalogue, encoder_of_book
         from linguarec.recipes.matching import stored_codes, vectors_of
 
-        if self.book is None:
-            return catalogue_batch(dataset, self.features, None)
+        assert self.book is not None
         codes = codes or stored_codes(self.book, dataset)
         if codes is not None:
             return catalogue_batch(dataset, None, codes)
@@ -330,13 +353,33 @@ class ItemOrigin:
         return coded_catalogue(dataset, self.book, vectors)
 
 
-def _check(data: list[Path], mixing: float, augmentation: "AugmentationSettings") -> None:
+def _reading(
+    origin: ItemOrigin, dataset: "PreparedDataset", codes: str | None, features: str | None
+) -> "Callable[[nn.Module, torch.device], tuple[Tensor, Tensor]]":
+    """What gives a model's inputs and keys of all items of a folder: from vectors that stay on disk, or from codes."""
+    from linguarec.batching.catalogue import mapped_catalogue
+    from linguarec.evaluation.evaluate import ITEMS_PER_CHUNK, encode_chunks, encode_items
+
+    if origin.features is None:
+        items = origin.coded(dataset, codes, features)
+        return lambda model, device: encode_items(model, items, device)
+    vectors = dataset.features(origin.features)
+    return lambda model, device: encode_chunks(model, mapped_catalogue(vectors, ITEMS_PER_CHUNK), device)
+
+
+def _check(data: list[Path], valid: Path | None, mixing: float, augmentation: "AugmentationSettings") -> None:
     problems = augmentation.problems()
     if not data:
         problems.append("data is empty; name at least one prepared folder")
-    twice = sorted({str(folder) for folder in data if data.count(folder) > 1})
+    places = [folder.resolve() for folder in data]
+    twice = sorted({str(place) for place in places if places.count(place) > 1})
     if twice:
         problems.append(f"these folders are named twice: {', '.join(twice)}")
+    if valid is not None and valid.resolve() in places:
+        problems.append(
+            f"--valid {valid} is one of the folders that train; name a domain that the model never sees, or leave the flag "
+            "out: then the valid parts of all of them choose"
+        )
     if not mixing >= 0:
         problems.append(f"mixing is {mixing}; it must be 0 or above")
     if problems:

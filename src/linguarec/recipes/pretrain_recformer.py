@@ -17,7 +17,14 @@ from linguarec.files import write_json
 from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, save_pretrained
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
-from linguarec.recipes.runs import finish_pretraining, is_main_process, open_run, read_of_domains, versions
+from linguarec.recipes.runs import (
+    finish_pretraining,
+    is_main_process,
+    open_run,
+    read_of_domains,
+    versions,
+    write_config,
+)
 from linguarec.recipes.sentence_inputs import (
     fitting_tokens,
     starting_model,
@@ -77,7 +84,7 @@ def pretrain_recformer(
     # One item more than the model reads, so that what it leaves out can be counted.
     parts = [
         ((of_valid or read)[dataset.path].tokens, cases)
-        for dataset, cases in valid_cases([held_out] if held_out else datasets, split, config.max_items + 1)
+        for dataset, cases in valid_cases(datasets, held_out, split, config.max_items + 1)
     ]
     description = ModelDescription(NAME, config, None, CatalogueShape(0))
     settings = {
@@ -94,13 +101,26 @@ def pretrain_recformer(
         "versions": versions(),
     }
     masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
-    per_step = training.targets_per_step // training.accumulate
+    per_step = training.targets_per_step // training.accumulate  # negatives come from a part, not from the whole step
     steps = HistoryLoader(domains, config.max_items, config.max_tokens, per_step, mixing, True, seed)
     done = open_run(output, settings, resume, overwrite)
     if done is not None:
         return done
     if is_main_process():
         write_json(output / SENTENCES_FILE, asdict(form))
+    flags = {
+        "valid": valid,
+        "from": from_,
+        "mixing": mixing,
+        "backbone": backbone,
+        "tokens": tokens,
+        "split": split,
+        "users": users,
+        "seed": seed,
+        "model": asdict(config),
+        "training": asdict(training),
+    }
+    write_config(output, flags)
     log_start(taken)
     warn_of_other_sentences(start, {folder: stored.form for folder, stored in (read | of_valid).items()})
     cut = count_cut(

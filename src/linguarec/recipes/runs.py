@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from linguarec.training.fit import FitResult
 
 SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run.yaml"
+CURVE_FILE = "metrics.csv"  # one row an epoch, from the first one on
 RECORDED_LATER = ("data_sentences", "valid_sentences")  # which runs of earlier versions were trained without telling
 
 
@@ -256,6 +257,6 @@ def learning_curve(run: Path) -> tuple[list[float], list[float]]:
     """Epochs of a run and its valid ndcg@10 after each."""
     import csv
 
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+    with (run / CURVE_FILE).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [float(row["epoch"]) for row in rows], [float(row["valid ndcg@10"]) for row in rows]

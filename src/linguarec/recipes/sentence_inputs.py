@@ -204,14 +204,6 @@ def starting_model(
                 new_head.words.weight.copy_(network.word.weight)
         return network, taken | _beginning(start)
     if backbone is not None:
-        fixed = [name for name in asked if _of_backbone(name)]
-        if fixed:
-            raise SettingsError(
-                [
-                    f"--model.{name} {asked[name]}: it comes with the backbone {backbone}; leave the flag out"
-                    for name in fixed
-                ]
-            )
         _check_tokenizer(AttributeTokenizer.load(backbone).form, form, backbone)
         network = recformer_from_backbone(
             backbone,
@@ -219,8 +211,16 @@ def starting_model(
             config.max_tokens,
             config.max_items,
             language_head,
-            {name: value for name, value in asked.items() if name not in _CHOSEN},
+            {name: value for name, value in asked.items() if name not in _CHOSEN and not _of_backbone(name)},
         )
+        theirs = vars(network.config)
+        problems = [
+            f"--model.{name} {value}: it comes with the backbone {backbone} ({theirs[name]}); leave the flag out"
+            for name, value in asked.items()
+            if _of_backbone(name) and value != theirs[name]
+        ]
+        if problems:
+            raise SettingsError(problems)
         check_vocabulary(form, network.config)
         return network, None
     if asked.get("vocabulary", form.vocabulary) != form.vocabulary:

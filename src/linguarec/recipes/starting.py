@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from linguarec.hub.pretrained import (
 )
 from linguarec.models import MODELS
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
-from linguarec.recipes.runs import is_main_process
+from linguarec.recipes.runs import CURVE_FILE, METRICS_FILE, is_main_process
 from linguarec.recommender import CODES_FILE
 from linguarec.training.settings import PermutationSettings
 
@@ -64,12 +64,13 @@ class Start:
 
     @classmethod
     def read(cls, folder: Path) -> "Start":
-        """Open `folder`.
+        """Open `folder`; a training that has not finished is warned of.
 
         Raises:
             CheckpointMismatchError: it holds no model, or its parts do not fit together.
         """
         network, description = from_pretrained(folder)
+        _warn_if_unfinished(folder)
         file = folder / ENCODER_FILE
         encoder = read_feature_info(file, CheckpointMismatchError, AGAIN) if file.exists() else None
         files = [folder / name for name in (BOOK_FILE, CODES_FILE) if (folder / name).exists()]
@@ -137,6 +138,13 @@ class Start:
             return replace(own, **changes), problems
         except ValueError as error:
             return own, [*problems, f"--{group}.* with the weights of {self.folder}: {error}"]
+
+
+@cache
+def _warn_if_unfinished(folder: Path) -> None:
+    """Say so, once, where the training of `folder` goes on or was broken off: it may still find better weights."""
+    if (folder / CURVE_FILE).exists() and not (folder / METRICS_FILE).exists() and is_main_process():
+        log.warning("%s is of a training that has not finished; its best weights so far are taken", folder)
 
 
 def settings_of(

@@ -1,5 +1,6 @@
 """How pre-training is validated: valid targets of each folder, ranked by a model that was not tuned on them."""
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,30 +11,45 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import EvaluationCases, evaluation_cases
 from linguarec.errors import DataFormatError
 from linguarec.evaluation.evaluate import evaluating, rank_cases
+from linguarec.recipes.runs import is_main_process
 from linguarec.text.attributes import ItemTokens
 
+log = logging.getLogger(__name__)
 VALID_CASES = 2048  # targets that validation ranks in each folder
 
 
 def valid_cases(
-    datasets: Sequence[PreparedDataset], split: str, max_length: int
+    datasets: Sequence[PreparedDataset], held_out: PreparedDataset | None, split: str, max_length: int
 ) -> list[tuple[PreparedDataset, EvaluationCases]]:
-    """The folders that have valid targets, each with some of them.
+    """What picks the best weights: `held_out` or, where that is None, those of `datasets` that have valid targets.
+
+    Each with up to `VALID_CASES` of its valid targets.
 
     Raises:
-        DataFormatError: none has any.
+        DataFormatError: there are none.
     """
-    parts = []
-    for dataset in datasets:
+    parts, without = [], []
+    for dataset in datasets if held_out is None else [held_out]:
         cases = evaluation_cases(dataset.sequences, dataset.roles(split), "valid", max_length)
         if len(cases):
             chosen = np.random.default_rng(0).permutation(len(cases))[:VALID_CASES]
             parts.append((dataset, cases.select(np.sort(chosen))))
+        else:
+            without.append(str(dataset.path))
     if not parts:
-        where = ", ".join(str(dataset.path) for dataset in datasets)
+        mend = (
+            "name a domain that has some with --valid"
+            if held_out is None
+            else "name another domain with --valid, or leave --valid out: then the training domains choose"
+        )
         raise DataFormatError(
-            f"{where}: split {split!r} has no valid target to choose the best weights by; name a domain that has some with "
-            "--valid, or hold items back with --split held-out-items."
+            f"{', '.join(without)}: split {split!r} has no valid target to choose the best weights by; {mend}."
+        )
+    if without and is_main_process():
+        log.warning(
+            "%s: split %r has no valid target there; the best weights are chosen by the other folders alone",
+            ", ".join(without),
+            split,
         )
     return parts
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 class EpochRecord(Callback):
     """After each epoch: compute the valid metrics, log them, and write all epochs so far to `metrics.csv`.
 
+    Loss and targets are those of all processes, seconds and memory those of the first.
     Histories are read in the precision of the training; the ranking itself is float32, as everywhere.
 
     Args:
@@ -55,7 +56,7 @@ class EpochRecord(Callback):
         seconds, valid_seconds = trained - self.started, time.perf_counter() - trained
         for name, value in metrics.items():
             module.log(f"valid/{name}", value, batch_size=1, rank_zero_only=False)
-        loss = module.loss_sum / max(module.targets, 1)
+        loss = module.whole_loss_sum() / max(module.targets, 1)
         module.log("train/loss", loss, batch_size=1)
         self.rows.append(
             {

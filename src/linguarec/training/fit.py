@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -63,10 +64,8 @@ def fit(
     record = EpochRecord(validate, run / "metrics.csv")
     best = BestWeights(f"valid/{MONITOR}", save_best, best_before)
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if resume and checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
-        raise CheckpointMismatchError(
-            f"{checkpoint} is cut short, or not a checkpoint of a training; put it back, or delete it to train from the start."
-        )
+    if resume and checkpoint.exists():
+        _check_checkpoint(checkpoint)
     every_n_steps = settings.checkpoint_every_n_steps
     callbacks = [
         StepProgress(),
@@ -115,6 +114,20 @@ def uses_bf16(settings: TrainingSettings) -> bool:
     if settings.accelerator != "cpu" and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _check_checkpoint(file: Path) -> None:
+    """Refuse what is not the checkpoint of a stage, before Lightning fails on it in its own words; tensors are not read."""
+    found, reason = None, None
+    if zipfile.is_zipfile(file):
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            reason = error
+    if not isinstance(found, dict) or not {"stage", "state_dict", "loops"} <= found.keys():
+        raise CheckpointMismatchError(
+            f"{file} is cut short, or not a checkpoint of a training; put it back, or delete it to train from the start."
+        ) from reason
 
 
 def _loggers(settings: TrainingSettings, run: Path) -> Any:

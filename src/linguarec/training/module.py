@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sized
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -34,15 +33,6 @@ class StepLoader(Sized, Protocol):
         """Go on there."""
 
 
-@dataclass(frozen=True)
-class StepLoss:
-    """`loss`: what this process adds to the gradient. `mean`: the mean over its `targets`, for the record."""
-
-    loss: Tensor
-    mean: float
-    targets: int
-
-
 class Stage(LightningModule):
     """Trains a model with the loss of a stage, `step_loss`.
 
@@ -60,8 +50,8 @@ class Stage(LightningModule):
         self.loss_sum = 0.0
         self.targets = 0
 
-    def step_loss(self, batch: Any) -> StepLoss:
-        """The loss of this process's part of a step."""
+    def step_loss(self, batch: Any) -> Tensor:
+        """This process's share of a step's loss: the mean of the shares over the processes is the mean over all targets."""
         raise NotImplementedError
 
     @property
@@ -81,10 +71,17 @@ class Stage(LightningModule):
     def training_step(self, batch: TrainingBatch | PretrainingBatch | TokenPairsBatch, batch_index: int) -> Tensor:
         """The loss of this process's share of the step."""
         torch.manual_seed(hash((self.seed, batch.step, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
-        step = self.step_loss(batch)
-        self.loss_sum += step.mean * step.targets
-        self.targets += step.targets
-        return step.loss
+        loss = self.step_loss(batch)
+        self.loss_sum += float(loss.detach()) * batch.step_targets
+        self.targets += batch.step_targets
+        return loss
+
+    def whole_loss_sum(self) -> float:
+        """The loss summed over the epoch's targets so far, those of all processes: each calls this, all get the same."""
+        if self.trainer.world_size == 1:
+            return self.loss_sum
+        mine = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.device)
+        return float(self.trainer.strategy.reduce(mine, reduce_op="mean"))
 
     def optimizer_step(
         self,
@@ -99,10 +96,13 @@ class Stage(LightningModule):
             self.average.update_parameters(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add where the steps stand. Lightning keeps a loader's state too, but restores it within an epoch only."""
+        """Add where the steps stand. Lightning keeps a loader's state too, but restores it within an epoch only.
+
+        All processes come here, the first one writes.
+        """
         checkpoint["stage"] = {
             "loader": self.loader.state_dict(),
-            "loss_sum": self.loss_sum,
+            "loss_sum": self.whole_loss_sum(),
             "targets": self.targets,
         }
 
@@ -159,16 +159,16 @@ class FineTuning(Stage):
         """Bring the catalogue to the device once."""
         self.items = self.items.to(self.device)
 
-    def step_loss(self, batch: TrainingBatch) -> StepLoss:
+    def step_loss(self, batch: TrainingBatch) -> Tensor:
         """Mean over the targets of this process, times its share of the step."""
         mean: Tensor = self.model.finetune_loss(batch.sequences, self.items)  # type: ignore[operator]
-        return StepLoss(mean * batch.loss_scale, float(mean.detach()), int((batch.sequences.targets >= 0).sum()))
+        return mean * batch.loss_scale
 
 
 class PreTraining(Stage):
     """`model.pretrain_loss` over several domains: contrast within the step, across processes."""
 
-    def step_loss(self, batch: PretrainingBatch) -> StepLoss:
+    def step_loss(self, batch: PretrainingBatch) -> Tensor:
         """The model's loss, which knows its share of the step."""
         loss: Tensor = self.model.pretrain_loss(batch)  # type: ignore[operator]
-        return StepLoss(loss, float(loss.detach()), int((batch.sequences.targets >= 0).sum()))
+        return loss

@@ -28,7 +28,7 @@ from linguarec.nn.gathering import Gathering
 from linguarec.stored import read_array, read_json
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import MONITOR, FitResult, fit
-from linguarec.training.module import Stage, StepLoss
+from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
 STAGE_FOLDER, STAGE_FILE, ITEM_KEYS_FILE = "stage1", "metrics.json", "keys.npy"
@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 class TokenPreTraining(Stage):
     """`Recformer.pretrain_loss`: contrast within the step, across processes, and masked words."""
 
-    def step_loss(self, batch: TokenPairsBatch) -> StepLoss:
+    def step_loss(self, batch: TokenPairsBatch) -> Tensor:
         """The model's loss, which knows its share of the step."""
         loss: Tensor = self.model.pretrain_loss(batch.pairs)  # type: ignore[operator]
-        return StepLoss(loss, float(loss.detach()), len(batch.pairs.items))
+        return loss
 
 
 class HistoryTuning(Stage):
@@ -93,7 +93,7 @@ class HistoryTuning(Stage):
         else:
             self.keys = self.keys.to(self.device)
 
-    def step_loss(self, batch: TrainingBatch) -> StepLoss:
+    def step_loss(self, batch: TrainingBatch) -> Tensor:
         """Mean over the histories of this process, times its share of the step."""
         assert self.keys is not None
         sequences, rows, log_weights = batch.sequences, self.classes, None
@@ -106,7 +106,7 @@ class HistoryTuning(Stage):
             targets = torch.from_numpy(chosen.place(targets.cpu().numpy())).to(rows.device)
         of_classes = replace(sequences, targets=targets)
         mean: Tensor = self.model.finetune_loss(of_classes, self.keys[rows], log_weights)  # type: ignore[operator]
-        return StepLoss(mean * batch.loss_scale, float(mean.detach()), len(sequences))
+        return mean * batch.loss_scale
 
     @property
     def steps_planned(self) -> int:

@@ -18,7 +18,8 @@ class TrainingSettings:
         learning_rate: of Adam.
         weight_decay: decoupled (AdamW) where above 0.
         targets_per_step: next-item targets of one optimiser step over all processes and accumulated parts.
-        accumulate: a step is computed in that many parts, to save memory.
+        accumulate: a step is computed in that many parts, to save memory. The contrast of pre-training takes its negatives
+            from one part, so there the same step has fewer of them.
         max_epochs: the training ends there at the latest.
         patience: it ends after that many epochs without a better valid ndcg@10.
         valid_users: most users that are ranked after an epoch, drawn by the seed; 0 = all. For models whose validation takes as
