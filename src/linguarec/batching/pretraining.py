@@ -60,8 +60,8 @@ class PretrainingBatch:
 
     `items` [N]: distinct (item, draw) pairs. `sequences`: histories and targets, as indices into `items`. `augmented`: one
     view of each history, in the same order, without targets; None where the items have no vectors, or the model asks for
-    none. `negatives` [P, M]: a
-    semi-synthetic code for each of the P targets of `sequences`, or None. `step` and `step_targets` as in `TrainingBatch`.
+    none. `negatives` [P, M]: a semi-synthetic code for each of the P targets of `sequences`, or None. `step` and
+    `step_targets` as in `TrainingBatch`.
     """
 
     items: ItemBatch
