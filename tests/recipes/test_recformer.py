@@ -386,7 +386,7 @@ BAD = [
     ),
     ({"features": "words"}, "--features: this is not for recformer"),
     ({"frozen": "encoder", "mode": "inductive"}, "is for unisrec|not for recformer"),
-    ({"training": settings(window_stride=2)}, "window_stride: every epoch asks for one item of each user"),
+    ({"training": settings(window_stride=2)}, "--training.window_stride: this is not for recformer"),
     ({"training": settings(accumulate=101)}, "training.accumulate is above training.targets_per_step"),
     ({"users": 2.0}, "users is 2.0"),
 ]

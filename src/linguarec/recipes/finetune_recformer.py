@@ -14,12 +14,11 @@ from linguarec.batching.token_steps import HistoryLoader
 from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import EvaluationCases, evaluation_cases
-from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import encode_tokens, rank_cases
 from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
-from linguarec.recipes.runs import open_run, read_of, valid_of, versions, write_config, write_results
+from linguarec.recipes.runs import open_run, read_of, refuse, valid_of, versions, write_config, write_results
 from linguarec.recipes.sentence_inputs import starting_model, tokens_for, warn_of_other_sentences
 from linguarec.recipes.starting import Start, check_other_folder, log_start
 from linguarec.recipes.training_data import TrainingData
@@ -50,10 +49,7 @@ def finetune_recformer(
 ) -> dict[str, Any]:
     """Train in two stages, keep what is best on valid, and test it; arguments as in `finetune`."""
     check_other_folder(from_, output)
-    if training.window_stride:
-        raise SettingsError(
-            ["--training.window_stride: every epoch asks for one item of each user; leave the flag out"]
-        )
+    refuse(NAME, {"training.window_stride": training.window_stride or None})  # an epoch asks for one item of each user
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
     if start is not None:

@@ -22,6 +22,7 @@ from linguarec.recipes.runs import (
     is_main_process,
     open_run,
     read_of_domains,
+    refuse,
     versions,
     write_config,
 )
@@ -63,10 +64,7 @@ def pretrain_recformer(
 
     The word embeddings stay as they are, as published.
     """
-    if training.window_stride:
-        raise SettingsError(
-            ["--training.window_stride: every epoch asks for one item of each user; leave the flag out"]
-        )
+    refuse(NAME, {"training.window_stride": training.window_stride or None})  # an epoch asks for one item of each user
     datasets = [PreparedDataset.open(folder) for folder in data]
     start = None if from_ is None else Start.read(from_)
     form = tokens_for(start, datasets[0], tokens, backbone).form
