@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from linguarec.batching.domains import Domain, Domains
 from linguarec.batching.token_steps import HistoryLoader
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
 from linguarec.evaluation.evaluate import encode_tokens, rank_cases
-from linguarec.hub.pretrained import from_pretrained
 from linguarec.models.recformer import Recformer
 from linguarec.recipes.sentence_inputs import stored_tokens
+from linguarec.recommender import Recommender
 
 HERE = Path(__file__).parent
 
@@ -69,15 +70,15 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, longest: int) -> dict[str, Any]:
     """One length."""
     torch.set_num_threads(arguments.threads)
-    network, _ = from_pretrained(arguments.run)
-    assert isinstance(network, Recformer)
-    model = with_longest(network, longest)
+    recommender = Recommender.load(arguments.run)
+    assert recommender.reader is not None
+    model, item_model = (with_longest(network, longest) for network in (recommender.model, recommender.reader.model))
     dataset = PreparedDataset.open(arguments.data)
     tokens = stored_tokens(dataset, None).tokens
     cases = evaluation_cases(dataset.sequences, dataset.roles("leave-one-out"), "test", model.config.max_items)
     with torch.autocast("cpu", torch.bfloat16):
         started = time.perf_counter()
-        keys = encode_tokens(model, tokens, "cpu")
+        keys = encode_tokens(item_model, tokens, "cpu")
         encoded = time.perf_counter()
         means = rank_cases(model, tokens, keys, cases).means()
         ranked = time.perf_counter()
@@ -107,8 +108,9 @@ def measure(arguments: argparse.Namespace, longest: int) -> dict[str, Any]:
     }
 
 
-def with_longest(model: Recformer, longest: int) -> Recformer:
+def with_longest(model: nn.Module, longest: int) -> Recformer:
     """The same weights for inputs of so many tokens."""
+    assert isinstance(model, Recformer)
     positions = model.config.first_position + longest
     config = replace(model.config, max_tokens=longest, positions=max(positions, model.config.positions))
     other = Recformer(config)
