@@ -2,20 +2,18 @@
 
 Arguments: a folder with `weights.safetensors` (released names) and `inputs.npz` (`ids`, `types`, `item_positions` flat,
 `offsets` of the sequences, `batches` bounds in sequences), then forward | train, fp32 | bf16, the repeats and the threads.
-Batches are padded to their longest sequence and then to a multiple of the window, as released. Prints one JSON object:
-seconds of each repeat over all batches, peak memory beyond that before the first batch, and the pooled vectors' file.
+Batches are padded to their longest sequence and then to a multiple of the window, as released. Prints what
+`recformer_timing.measure` does, and leaves the pooled vectors in `baseline.npy`.
 """
 
-import contextlib
 import itertools
 import json
-import resource
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from recformer_timing import measure
 from safetensors.torch import load_file
 from torch import nn
 from transformers import LongformerConfig
@@ -98,30 +96,5 @@ with np.load(folder / "inputs.npz") as stored:
     inputs = dict(stored)
 bounds = inputs["batches"]
 batches = [padded(inputs, first, end) for first, end in itertools.pairwise(bounds)]
-autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-
-
-def forward() -> list[torch.Tensor]:
-    with torch.no_grad(), autocast:
-        return [model(batch) for batch in batches]
-
-
-def train() -> None:
-    for batch in batches:
-        with autocast:
-            loss = model(batch).float().square().mean()
-        loss.backward()
-
-
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-model.train(what == "train")
-seconds = []
-for _ in range(repeats + 1):
-    started = time.perf_counter()
-    _ = train() if what == "train" else forward()
-    seconds.append(time.perf_counter() - started)
-memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-model.eval()
-pooled = torch.cat([each.float() for each in forward()]).numpy()
-np.save(folder / "baseline.npy", pooled)
-print(json.dumps({"seconds": seconds[1:], "peak_memory_gib": memory, "cells": sum(b[0].numel() for b in batches)}))
+cells = sum(batch[0].numel() for batch in batches)
+measure(model, model, batches, what, precision, repeats, cells, folder / "baseline.npy")

@@ -11,21 +11,19 @@ took beyond its size before the first batch. The pooled vectors of both must agr
 """
 
 import argparse
-import contextlib
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from recformer_timing import measure
 from safetensors.torch import save_file
 
 from linguarec.batching.batches import TokenBatch
@@ -179,30 +177,7 @@ def work(folder: str, what: str, precision: str, repeats: int, threads: int) -> 
     for first, end in itertools.pairwise(bounds):
         tokens = slice(int(offsets[first]), int(offsets[end]))
         batches.append(TokenBatch(*(values[tokens] for values in flat), offsets[first : end + 1] - offsets[first]))
-    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-
-    def forward() -> list[torch.Tensor]:
-        with torch.no_grad(), autocast:
-            return [model.encode(batch) for batch in batches]
-
-    def train() -> None:
-        for batch in batches:
-            with autocast:
-                loss = model.encode(batch).float().square().mean()
-            loss.backward()
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model.train(what == "train")
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        _ = train() if what == "train" else forward()
-        seconds.append(time.perf_counter() - started)
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    model.eval()
-    np.save(Path(folder) / "ours.npy", torch.cat([each.float() for each in forward()]).numpy())
-    cells = int(offsets[-1])
-    print(json.dumps({"seconds": seconds[1:], "peak_memory_gib": memory, "cells": cells}))
+    measure(model, model.encode, batches, what, precision, repeats, int(offsets[-1]), Path(folder) / "ours.npy")
 
 
 if __name__ == "__main__":
