@@ -19,12 +19,19 @@ from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
 from linguarec.stored import read_json
 
 ENCODERS: dict[str, type[Any]] = {"transformer": TransformerConfig, "gru": GRUConfig}
+
+
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 # Beside them in the folder of a model that has no catalogue yet: what its text vectors and codes are made by.
 ENCODER_FILE, BOOK_FILE = "encoder.json", "code_book.npz"
 # Beside a model that reads tokens: how items become tokens.
 SENTENCES_FILE = "sentences.json"
 AGAIN = "Copy the folder again, or train the model anew."
+
+
+def encoder_kind(config: EncoderConfig) -> str:
+    """Name in `ENCODERS` of the sequence encoder with these settings."""
+    return next(name for name, of_kind in ENCODERS.items() if isinstance(config, of_kind))
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,7 @@ class ModelDescription:
         """JSON-able form."""
         encoder: dict[str, Any] | None = None
         if self.encoder is not None:
-            kind = next(name for name, config in ENCODERS.items() if isinstance(self.encoder, config))
-            encoder = {"kind": kind, **asdict(self.encoder)}
+            encoder = {"kind": encoder_kind(self.encoder), **asdict(self.encoder)}
         return {
             "format_version": 1,
             "model": self.name,

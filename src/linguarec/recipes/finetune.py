@@ -74,9 +74,8 @@ def finetune(
     import torch
 
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.hub.pretrained import ModelDescription
+    from linguarec.hub.pretrained import ModelDescription, encoder_kind
     from linguarec.models import MODELS
-    from linguarec.nn.encoders import GRUConfig
     from linguarec.recipes.finetune_recformer import finetune_recformer
     from linguarec.recipes.finetune_vectors import FineTuningInputs, finish, train
     from linguarec.recipes.matching import training_inputs
@@ -114,7 +113,7 @@ def finetune(
     done = open_run(output, settings, resume, overwrite)
     if done is not None:
         return done
-    kind = "gru" if isinstance(encoder, GRUConfig) else "transformer"
+    kind = encoder_kind(encoder)
     flags = {
         "from": from_,
         "mode": mode,

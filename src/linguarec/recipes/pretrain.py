@@ -102,10 +102,9 @@ def pretrain(
     from linguarec.batching.domains import Domain, Domains
     from linguarec.batching.pretraining import AugmentationSettings, PretrainingLoader
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.hub.pretrained import ModelDescription, save_pretrained
+    from linguarec.hub.pretrained import ModelDescription, encoder_kind, save_pretrained
     from linguarec.models import MODELS
     from linguarec.models.unisrec import UniSRecConfig
-    from linguarec.nn.encoders import GRUConfig
     from linguarec.recipes.pretrain_recformer import pretrain_recformer
     from linguarec.recipes.starting import Start, check_other_folder, log_start, settings_of, take_over
     from linguarec.recipes.training_data import check_share
@@ -201,7 +200,7 @@ def pretrain(
         return done
     if is_main_process():
         origin.save(output)
-    kind = "gru" if isinstance(encoder, GRUConfig) else "transformer"
+    kind = encoder_kind(encoder)
     flags = {
         "valid": valid,
         "from": from_,

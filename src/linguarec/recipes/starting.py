@@ -21,9 +21,9 @@ from linguarec.hub.pretrained import (
     AGAIN,
     BOOK_FILE,
     ENCODER_FILE,
-    ENCODERS,
     WEIGHTS_FILE,
     ModelDescription,
+    encoder_kind,
     from_pretrained,
 )
 from linguarec.models import MODELS
@@ -171,7 +171,7 @@ def settings_of(
         raise SettingsError([f"{model} knows items by ID only: nothing that it learned carries over to other items"])
     own = start.description.encoder
     assert own is not None
-    own_kind = next(name for name, of_kind in ENCODERS.items() if isinstance(own, of_kind))
+    own_kind = encoder_kind(own)
     problems = []
     if kind is not None and kind != own_kind:
         problems.append(f"--sequence-encoder {kind}: the one of {start.folder} is a {own_kind}; leave the flag out")

@@ -214,8 +214,8 @@ def _of_vectors_or_codes(
 
     What a way needs is refused here, before anything is trained, if it is not there or does not fit.
     """
+    from linguarec.hub.pretrained import encoder_kind
     from linguarec.models import MODELS
-    from linguarec.nn.encoders import GRUConfig, TransformerConfig
     from linguarec.recipes.finetune import model_and_mode
     from linguarec.recipes.matching import training_inputs
     from linguarec.recipes.starting import settings_of
@@ -238,12 +238,13 @@ def _of_vectors_or_codes(
         settings_of(start, name, None, None, None, None)
         training_inputs(name, mode, dataset, start, **of_tuned)
     encoder = start.description.encoder
+    assert encoder is not None  # models of tokens alone have none
+    kind = encoder_kind(encoder)
     # Scratch is the same model as the pre-trained one, with weights drawn anew.
     scratch: dict[str, Any] = {
         "config": start.description.config,
-        "transformer": encoder if isinstance(encoder, TransformerConfig) else None,
-        "gru": encoder if isinstance(encoder, GRUConfig) else None,
-        "sequence_encoder": "gru" if isinstance(encoder, GRUConfig) else "transformer",
+        kind: encoder,
+        "sequence_encoder": kind,
         "mode": own_mode,
         **of_scratch,
     }
