@@ -1,4 +1,4 @@
-"""One turn of `recformer.py`, the same loop for both systems. Each has an environment of its own, so nothing of linguarec here."""
+"""One turn of `recformer.py`, the same loop for both systems; without linguarec, as each has an environment of its own."""
 
 import contextlib
 import json
