@@ -1,5 +1,6 @@
 """A report's table on the screen."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,18 +10,34 @@ if TYPE_CHECKING:
 
     from linguarec.evaluation.report import Table
 
+# A figure with or without its sign, unit and interval, or an empty cell.
+_FIGURE = re.compile(r"$|[-+±<] ?[\d.]|[\d.]+")
+_TEXT_WIDTH = 11  # a column of texts is at least that wide where a word of it is
+
 
 def show_table(console: "Console", table: "Table", title: str) -> None:
-    """Print `table` under `title`; its first column is aligned left, the others right."""
+    """Print `table` under `title`: figures aligned right and never cut, texts left and wrapped where the screen is narrow."""
     from rich import box
+    from rich.measure import Measurement
     from rich.table import Table as Screen
 
     screen = Screen(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(table.columns):
-        screen.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+        cells = [row[number] for row in table.rows]
+        figures = number > 0 and all(_FIGURE.match(cell) for cell in cells)
+        word = max(map(len, " ".join([column, *cells]).split()), default=0)
+        screen.add_column(
+            column,
+            justify="right" if figures else "left",
+            min_width=word if figures else min(word, _TEXT_WIDTH),
+            overflow="fold",
+        )
     for number, row in enumerate(table.rows):
         screen.add_row(*row, style="bold" if number in table.strong else None)
-    console.print(screen)
+    # Narrower than its figures allow, a table would lose its last columns: then its lines are longer than the screen's.
+    console.print(
+        screen, width=max(console.width, Measurement.get(console, console.options, screen).minimum), crop=False
+    )
 
 
 def show_files(console: "Console", folder: Path, counts: Mapping[str, int], files: Sequence[str]) -> None:
