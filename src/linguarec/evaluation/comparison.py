@@ -79,7 +79,10 @@ def comparison_table(
     published: Mapping[str, Sequence[PublishedValue]],
     minutes: Mapping[str, float],
 ) -> Table:
-    """A row a system, the one with the best ndcg strong; under it what its paper says, where the data are the same."""
+    """A row a system, the one with the best ndcg strong; under it what its paper says, where the data are the same.
+
+    Where `minutes` is empty there is no column for them.
+    """
     metrics = list(next(iter(systems.values())).seeds)
     gains = {name: system.median(next(m for m in metrics if m.startswith("ndcg"))) for name, system in systems.items()}
     rows: list[list[str]] = []
@@ -88,13 +91,15 @@ def comparison_table(
         if gains[name] == max(gains.values()):
             strong.add(len(rows))
         cells = [str(replace(system.intervals[m], mean=system.median(m))) for m in metrics]
-        rows.append([name, *cells, f"{minutes[name]:.1f}" if name in minutes else ""])
+        rows.append([name, *cells, *([f"{minutes[name]:.1f}" if name in minutes else ""] if minutes else [])])
         values = {value.metric: value for value in published.get(name, ())}
         if values:
             known = next(iter(values.values()))
             label = f"  published: {known.system}{', pre-trained' if known.pretrained else ''}"
-            rows.append([label, *(f"{values[m].value:.4f}" if m in values else "" for m in metrics), ""])
-    return Table(["system", *metrics, "minutes"], rows, frozenset(strong))
+            rows.append(
+                [label, *(f"{values[m].value:.4f}" if m in values else "" for m in metrics), *([""] if minutes else [])]
+            )
+    return Table(["system", *metrics, *(["minutes"] if minutes else [])], rows, frozenset(strong))
 
 
 def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], baseline: str) -> Table:

@@ -98,7 +98,7 @@ def evaluate(
             "name another split with --protocol."
         )
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
-    model, inputs, keys, new_items = _read_items(run, dataset, zero_shot, features, tokens, place)
+    model, inputs, keys, new_items = read_items(run, dataset, zero_shot, features, tokens, place)
     cut = None
     if isinstance(inputs, ItemTokens):
         cut = count_cut(cast(Recformer, model).config, [inputs], {split: [(inputs, cases.histories)]})
@@ -164,7 +164,7 @@ def read_settings(run: Path) -> dict[str, Any]:
     return read_json(file, CheckpointMismatchError, AGAIN)
 
 
-def _read_items(
+def read_items(
     run: Path,
     dataset: "PreparedDataset",
     zero_shot: bool,
