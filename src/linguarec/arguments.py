@@ -21,6 +21,7 @@ import typing
 from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ def parse(
     if "-h" in words or "--help" in words:
         parser.print_help(sys.stdout)
         return None
+    words = _without_commas(words, parameters)
     problems = _unknown(parser, words)
     namespace: Namespace | None = None
     if not problems:
@@ -124,6 +126,25 @@ def _spelling(word: str) -> str:
     elif flag != "print_config":
         flag = flag.replace("-", "_") if "." in flag else flag.replace("_", "-")
     return f"--{flag}{equals}{value}"
+
+
+def _without_commas(words: Sequence[str], parameters: Sequence[Parameter]) -> list[str]:
+    """`--shares 5,20` as `--shares 5 20`, for lists of numbers and of choices; lists of strings are split after parsing."""
+    flags = {p.flag for p in parameters if p.many and p.type not in (str, Path) and not p.positional}
+    found: list[str] = []
+    in_list = False
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if re.match(r"--?[A-Za-z]", word):
+            in_list = flag in flags
+            if in_list and equals:
+                found.append(flag)
+                word = value
+            else:
+                found.append(word)
+                continue
+        found += [part for part in word.split(",") if part] if in_list else [word]
+    return found
 
 
 def _named_model(words: Sequence[str], positional: Sequence[str], model: str | None) -> "ModelEntry | None":

@@ -42,6 +42,11 @@ class Catalogue:
     @classmethod
     def of(cls, items: pa.Table, attributes: Sequence[str], text_rules: TextRules) -> "Catalogue":
         """The items that a model was trained on: `items` has `raw_id`, the attributes and `text`, in row order."""
+        strange = [name for name in attributes if name in _OWN_COLUMNS]
+        if strange:
+            raise DataFormatError(
+                f"The attribute {strange[0]!r} has the name of a column of the catalogue; prepare the folder again."
+            )
         table = items.select(["raw_id", *attributes, "text"])
         table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
         return cls(table.append_column("removed", pa.array(np.zeros(len(table), dtype=bool))), text_rules)
@@ -81,8 +86,11 @@ class Catalogue:
 
         Raises:
             UnknownItemError: an id is not in the catalogue (and is not to be skipped), or a history has none that is.
-            SettingsError: a history is empty.
+            SettingsError: a history is empty, or no list of ids.
         """
+        histories = list(histories)
+        if any(isinstance(history, str) for history in histories):
+            raise SettingsError(["expected a list of histories, each a list of item ids; found a string"])
         position = self.position
         unknown = list(dict.fromkeys(raw_id for history in histories for raw_id in history if raw_id not in position))
         if unknown and not skip_unknown:
@@ -106,15 +114,23 @@ class Catalogue:
                 neither text nor attributes.
         """
         given = items.to_pylist() if isinstance(items, pa.Table) else items
+        if isinstance(given, Mapping) or any(not isinstance(item, Mapping) for item in given):
+            raise DataFormatError(
+                "New items are a list of mappings, one an item, or an Arrow table; of a data frame take to_dict('records')."
+            )
         entries: dict[str, dict[str, Any]] = {}
         for number, item in enumerate(given, start=1):
-            raw_id = "" if item.get("raw_id") is None else str(item["raw_id"])
-            if not raw_id:
+            raw_id = written_out(item.get("raw_id"), f"New item {number}: its 'raw_id'") or ""
+            if "raw_id" not in item:
                 raise DataFormatError(f"New item {number} has no `raw_id`; it has: {', '.join(item) or 'nothing'}.")
+            if not raw_id.strip():
+                raise DataFormatError(f"New item {number}: its `raw_id` is empty.")
             if raw_id in entries:
                 raise DataFormatError(f"New item {number}: the raw_id {raw_id!r} is there twice.")
             if raw_id in self.position and not self.removed[self.position[raw_id]]:
-                raise DataFormatError(f"New item {number}: {raw_id!r} is in the catalogue already; remove it first.")
+                raise DataFormatError(
+                    f"New item {number}: {raw_id!r} is in the catalogue already; leave it out, or call remove_items first."
+                )
             entries[raw_id] = self._entry(f"New item {number} ({raw_id!r})", raw_id, item)
         return pa.Table.from_pylist(list(entries.values()), schema=self.table.schema)
 
@@ -145,6 +161,8 @@ class Catalogue:
         if all(part is None for part in parts):
             raise DataFormatError(f"{where} cannot be read: it has none of {', '.join(known[1:])}.")
         cleaned = item_text(parts, self.text_rules).text
+        if not cleaned.strip():
+            raise DataFormatError(f"{where} cannot be read: cleaning leaves nothing of its text.")
         return {"raw_id": raw_id, **values, "text": cleaned, "row": -1, "removed": False}
 
     def _unknown_message(self, unknown: list[str]) -> str:

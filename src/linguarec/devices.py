@@ -1,5 +1,6 @@
 """Where work that is no training is done."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linguarec.errors import SettingsError
@@ -22,6 +23,25 @@ def device_for(asked: str | None) -> "torch.device":
         device = torch.device(asked)
     except RuntimeError:
         raise SettingsError([f"--device {asked}: expected cpu or cuda"]) from None
+    if device.type not in ("cpu", "cuda"):
+        raise SettingsError([f"--device {asked}: expected cpu or cuda"])
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError([f"--device {asked}: torch finds {torch.cuda.device_count()} GPUs here; take cpu"])
     return device
+
+
+def device_of(accelerator: str) -> "torch.device":
+    """Where a training by `training.accelerator` ran, for what is computed after it."""
+    return device_for("cpu" if accelerator == "cpu" else None)
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether the processor ("cpu") or the GPU ("cuda") multiplies bfloat16 natively."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    flags = Path("/proc/cpuinfo")
+    return (
+        device == "cpu" and flags.is_file() and any(flag in flags.read_text() for flag in (" avx512_bf16", " amx_bf16"))
+    )

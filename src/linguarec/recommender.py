@@ -141,8 +141,9 @@ class Recommender:
 
     # -- the folder ----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write everything that `load` needs into `folder`, each file atomically; other files there are left alone."""
+        folder = Path(folder)
         save_pretrained(self.model, self.description, folder)
         table = self.catalogue.table.replace_schema_metadata({"text_rules": self.catalogue.text_rules})
         with writing_file(folder / CATALOGUE_FILE) as temporary:
@@ -249,8 +250,10 @@ class Recommender:
             UnknownItemError: an id is not in the catalogue, or a history has no known one left.
             SettingsError: a history is empty, or k is below 1.
         """
-        if k < 1:
-            raise SettingsError([f"k is {k}; it must be at least 1"])
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise SettingsError([f"k is {k}; it must be a whole number, at least 1"])
+        if within is not None and not len(within):
+            raise SettingsError(["within is empty, so nothing could be recommended; leave it out to allow all items"])
         rows, unknown = self.catalogue.rows(histories, skip_unknown)
         allowed = ~self.catalogue.removed
         if within is not None:
@@ -299,7 +302,8 @@ class Recommender:
         """Add items that the model never saw, known by their text: as if they had been there from the start.
 
         Args:
-            items: `raw_id` and either the catalogue's attribute columns (missing ones are empty) or `text`.
+            items: `raw_id` and the catalogue's attribute columns (missing ones are empty), or `text`, which where there are
+                both is what is read by models of text vectors.
             vectors: [n, F] text vectors of the run's encoder, in the order of `items`; None = encode the texts.
 
         Returns:

@@ -114,7 +114,7 @@ class TrainingLoader:
         targets = np.cumsum(windows.num_targets[order])
         total = int(targets[-1]) if len(targets) else 0
         steps = self._num_steps or max(1, round(total / self.targets_per_step))
-        cuts = np.searchsorted(targets, np.arange(1, steps) * total / steps)
+        cuts = np.searchsorted(targets, np.arange(1, steps) * total / steps, side="right")
         lengths = windows.stop - windows.start
         parts = [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, cuts)]
         return windows, parts

@@ -28,6 +28,9 @@ class Ragged:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self):,} sequences")
+        row %= len(self)
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
-from linguarec.recipes.runs import CONFIG_FILE, learning_curve, refuse
+from linguarec.recipes.runs import CONFIG_FILE, learning_curve, refuse, seed_problems
 
 if TYPE_CHECKING:
     from linguarec.evaluation.evaluate import EvaluationResult
@@ -75,7 +75,7 @@ def compare(
     from linguarec.training.settings import TrainingSettings
 
     models = list(dict.fromkeys(models))
-    _check(models, seeds, baseline, training)
+    _check(models, seeds, first_seed, baseline, training)
     dataset = PreparedDataset.open(data)
     roles = dataset.roles(split)
     cases = evaluation_cases(dataset.sequences, roles, "test")
@@ -141,7 +141,7 @@ def compare(
     )
     write_json(output / "comparison.json", summary)
 
-    console = Console()
+    console = Console(markup=False)
     show_table(
         console, table, f"{dataset.name}, {split}, test: median of {seeds} seeds ± half the 95 % interval over users"
     )
@@ -152,7 +152,9 @@ def compare(
     return summary
 
 
-def _check(models: Sequence[str], seeds: int, baseline: str | None, training: "TrainingSettings | None") -> None:
+def _check(
+    models: Sequence[str], seeds: int, first_seed: int, baseline: str | None, training: "TrainingSettings | None"
+) -> None:
     from linguarec.models import MODELS
 
     problems = [f"unknown model {name!r}; there are: {', '.join(MODELS)}" for name in models if name not in MODELS]
@@ -160,6 +162,7 @@ def _check(models: Sequence[str], seeds: int, baseline: str | None, training: "T
         problems.append(f"models names none; there are: {', '.join(MODELS)}")
     if seeds < 1:
         problems.append(f"seeds is {seeds}; it must be at least 1")
+    problems += seed_problems(first_seed, "--first-seed")
     if baseline is not None and baseline not in (*models, "popularity"):
         problems.append(f"baseline is {baseline!r}; expected one of the models or popularity")
     if training is not None and training.devices > 1:

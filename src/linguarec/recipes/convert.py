@@ -317,4 +317,4 @@ def _show(title: str, result: dict[str, Any]) -> None:
         elif isinstance(value, int):
             value = f"{value:,}"
         rows.append([name.replace("_", " "), value or "none"])
-    show_table(Console(), Table(["what", ""], rows), title)
+    show_table(Console(markup=False), Table(["what", ""], rows), title)

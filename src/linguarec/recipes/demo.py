@@ -48,7 +48,7 @@ def demo(
     from linguarec.recipes.tables import show_table
 
     started = time.perf_counter()
-    console = Console()
+    console = Console(markup=False)
     _make_room(output, overwrite)
     _step(console, 1, "A made-up world: three shops, one law of taste")
     world = generate_world(seed, domains=3, size=DEMO if size == "demo" else TINY)
@@ -86,10 +86,8 @@ def demo(
         _sections(world, tables, home, output, newcomer, commands),
         f"A synthetic world of {len(world)} shops, from raw logs to recommendations in {seconds:.0f} seconds.",
     )
-    console.print(f"[bold]Done in {seconds:.0f} s.[/bold] Open the report: {report}\n")
-    console.print(
-        "What to try next:", *(f"  {command}" for command in commands), sep="\n", soft_wrap=True, markup=False
-    )
+    console.print(f"Done in {seconds:.0f} s. Open the report: {report}\n", style="bold")
+    console.print("What to try next:", *(f"  {command}" for command in commands), sep="\n", soft_wrap=True)
     return {
         "output": str(output),
         "report": str(report),
@@ -121,7 +119,9 @@ def _make_room(output: Path, overwrite: bool) -> None:
 
 
 def _step(console: "Console", number: int, title: str) -> None:
-    console.rule(f"[bold]{number} of {STEPS}: {title}", align="left")
+    from rich.text import Text
+
+    console.rule(Text(f"{number} of {STEPS}: {title}", style="bold"), align="left")
 
 
 def _prepare(console: "Console", world: "list[Domain]", output: Path) -> list[Path]:

@@ -44,7 +44,7 @@ def describe(data: Path) -> dict[str, Any]:
         "item codes": ", ".join(dataset.code_names) or "-",
         "item tokens": ", ".join(dataset.token_names) or "-",
     }
-    console = Console()
+    console = Console(markup=False)
     console.print(_pairs(str(data), facts))
     console.print(_histogram(histogram))
     console.print(_texts(text))

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from linguarec.recipes.runs import seed_problems
+
 
 def encode(
     data: Path,
@@ -46,7 +48,7 @@ def encode(
     from linguarec.text.shards import encode_in_shards, remove_shards
     from linguarec.text.word_drop import drop_words
 
-    problems = []
+    problems = seed_problems(seed)
     if word_drop_draws < 0:
         problems.append(f"word_drop_draws is {word_drop_draws}; expected 0 or more.")
     if not 0 < word_drop < 1:
@@ -72,17 +74,21 @@ def encode(
     started = time.perf_counter()
     found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}")
     seconds = time.perf_counter() - started
-    for old in file.parent.glob(f"{name}.drop*.npy"):
-        old.unlink()
     generator = np.random.default_rng(seed)
+    variants = []
     for draw in range(word_drop_draws):
         dropped = [drop_words(text, word_drop, generator) for text in dataset.texts]
-        variant = encode_in_shards(model, dropped, scratch, f"Word-drop draw {draw + 1} of {word_drop_draws}")
-        with writing_file(file.with_suffix(f".drop{draw}.npy")) as temporary, temporary.open("wb") as stream:
-            np.save(stream, variant.vectors)
+        title = f"Word-drop draw {draw + 1} of {word_drop_draws}"
+        variants.append(encode_in_shards(model, dropped, scratch, title).vectors)
+    # Only now is anything replaced, and the old draws go first: vectors never stand beside those of another encoder.
+    for old in file.parent.glob(f"{name}.drop*.npy"):
+        old.unlink()
     reference = model.reference
     info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
     dataset.write_features(name, found.vectors, info)
+    for draw, vectors in enumerate(variants):
+        with writing_file(file.with_suffix(f".drop{draw}.npy")) as temporary, temporary.open("wb") as stream:
+            np.save(stream, vectors)
     remove_shards(scratch)
 
     encoded = found.distinct - found.resumed
@@ -122,4 +128,4 @@ def _show(result: dict[str, Any]) -> None:
         if key not in ("data", "features", "weights_sha256") and value is not None:
             shown = f"{value:,}" if isinstance(value, int | float) else str(value)
             table.add_row(key.replace("_", " "), shown, notes.get(key, "") if value else "")
-    Console().print(table)
+    Console(markup=False).print(table)

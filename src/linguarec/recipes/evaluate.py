@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
-from linguarec.recipes.runs import SETTINGS_FILE
+from linguarec.recipes.runs import SETTINGS_FILE, check_seed
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,7 @@ def evaluate(
     from linguarec.recipes.truncation import count_cut, log_cut
     from linguarec.text.attributes import ItemTokens
 
+    check_seed(seed)
     ks = sorted(ks or [10, 50])
     if ks[0] < 1:
         raise SettingsError([f"ks holds {ks[0]}; each must be at least 1"])
@@ -135,7 +136,7 @@ def evaluate(
     summary["files"] = [str(path) for path in _write(folder, name, summary, result, cases, plots)]
     write_json(folder / f"{name}.json", summary)
 
-    console = Console()
+    console = Console(markup=False)
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
     show_table(console, systems_table(summary), what)

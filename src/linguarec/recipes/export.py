@@ -67,5 +67,5 @@ def export(
         for feature, suffix in vectors.items():
             write_vectors(dataset.features(feature), folder / f"{name}.{suffix}")
         files = sorted(file.name for file in folder.iterdir())
-    show_files(Console(), output, counts, files)
+    show_files(Console(markup=False), output, counts, files)
     return {"output": str(output), "files": files, **counts}

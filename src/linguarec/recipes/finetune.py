@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
-from linguarec.recipes.runs import open_run, read_of, refuse, versions, write_config
+from linguarec.recipes.runs import check_seed, open_run, read_of, refuse, versions, write_config
 
 if TYPE_CHECKING:
     from linguarec.nn.encoders import GRUConfig, TransformerConfig
@@ -74,6 +74,7 @@ def finetune(
     import torch
 
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.devices import device_of
     from linguarec.hub.pretrained import ModelDescription, encoder_kind
     from linguarec.models import MODELS
     from linguarec.recipes.finetune_recformer import finetune_recformer
@@ -87,6 +88,7 @@ def finetune(
     training = training or TrainingSettings(**MODELS[name].training)
     training.check()
     check_share(users)
+    check_seed(seed)
     if MODELS[name].reads == "tokens":
         given: dict[str, Any] = {"transformer": transformer, "gru": gru, "permutation": permutation, "frozen": frozen}
         given |= {"sequence-encoder": sequence_encoder, "features": features, "codes": codes, "mode": mode}
@@ -134,7 +136,7 @@ def finetune(
     trained = train(network, description, inputs, steps, training, stage, seed, output, resume)
     if not trained.result.main_process:
         return {}
-    return finish(network, description, inputs, trained, split, seed, output)
+    return finish(network, description, inputs, trained, split, seed, output, device_of(training.accelerator))
 
 
 def model_and_mode(model: str, mode: str | None, from_: Path | None) -> tuple[str, str | None]:

@@ -1,6 +1,5 @@
 """Fine-tuning of a Recformer: what `linguarec finetune` does where the model reads tokens."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from linguarec.batching.token_steps import HistoryLoader
 from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import EvaluationCases, evaluation_cases
+from linguarec.devices import device_of
 from linguarec.evaluation.evaluate import encode_tokens, rank_cases
 from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
 from linguarec.models.recformer import RecformerConfig
@@ -114,7 +114,6 @@ def finetune_recformer(
         },
     )
     log_cut(cut)
-    started = time.perf_counter()
     result = tune_in_two_stages(
         network,
         encode,
@@ -130,10 +129,9 @@ def finetune_recformer(
     )
     if not result.second.main_process:
         return {}
-    seconds = time.perf_counter() - started
     load_weights(network, output / WEIGHTS_FILE)
-    device = next(network.parameters()).device
-    recommender = _finish_run(output, network, description, dataset, stored.form, stored.tokens)
+    device = device_of(training.accelerator)  # Lightning has moved the model back
+    recommender = _finish_run(output, network.to(device), description, dataset, stored.form, stored.tokens)
     second = result.second
     in_second = result.best_stage == 2
     metrics = {
@@ -143,7 +141,7 @@ def finetune_recformer(
         "best_stage": result.best_stage,
         "best_epoch": second.best_epoch if in_second else result.first["best_epoch"],
         "epochs": result.first["epochs"] + second.epochs,
-        "seconds": round(seconds, 1),
+        "seconds": round(result.first["seconds"] + second.seconds, 1),
         "cut": cut,
         "stage1": result.first,
         "valid": valid_of(second.history, second.best_epoch) if in_second else result.first["valid"],

@@ -1,6 +1,5 @@
 """Fine-tuning of a model that reads items by ID, vector or code, piece by piece; `finetune` puts the pieces together."""
 
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +111,11 @@ class Trained:
 
     result: FitResult
     permutation: dict[str, Any] | None
-    seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return self.result.seconds + (self.permutation["seconds"] if self.permutation else 0.0)
 
 
 def train(
@@ -139,7 +142,6 @@ def train(
         output: run folder.
         resume: take up what it holds.
     """
-    started = time.perf_counter()
     candidates, stage = inputs.candidates(), None
     if permutation is not None:
         assert isinstance(network, VQRec)
@@ -156,7 +158,7 @@ def train(
         save_best=lambda current: save_pretrained(current, description, output),
         resume=resume,
     )
-    return Trained(result, stage, time.perf_counter() - started)
+    return Trained(result, stage)
 
 
 def finish(
@@ -167,6 +169,7 @@ def finish(
     split: str,
     seed: int,
     output: Path,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Make the run folder usable on its own, with the best weights; test them, and write and show the metrics."""
     dataset, result = inputs.dataset, trained.result
@@ -185,7 +188,7 @@ def finish(
         "seconds": round(trained.seconds, 1),
         **({} if trained.permutation is None else {"permutation": trained.permutation}),
         "valid": valid_of(result.history, result.best_epoch),
-        "test": evaluate_model(network, inputs.items, cases).means(),
+        "test": evaluate_model(network.to(device), inputs.items, cases, device=device).means(),
     }
     write_results(output, description.name, dataset.name, metrics, result.history)
     return metrics

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
+from linguarec.recipes.runs import seed_problems
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import Manifest
@@ -24,8 +25,7 @@ def check_settings(held_out_share: float, seed: int, k_core: int = 0) -> None:
     problems = []
     if not 0 <= held_out_share < 1:
         problems.append(f"--held-out-share is {held_out_share}; it must be at least 0 (no item held out) and below 1.")
-    if seed < 0:
-        problems.append(f"--seed is {seed}; it must be at least 0.")
+    problems += seed_problems(seed)
     if k_core < 0:
         problems.append(f"--k-core is {k_core}; it must be at least 0, which keeps all.")
     if problems:
@@ -108,4 +108,4 @@ def _show(output: Path, manifest: "Manifest") -> None:
     for what, number in manifest.report.items():
         if number:
             table.add_row(what.replace("_", " "), f"{number:,}")
-    Console().print(table)
+    Console(markup=False).print(table)

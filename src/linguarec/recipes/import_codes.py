@@ -101,4 +101,4 @@ def _show(result: dict[str, Any]) -> None:
     for key, value in result.items():
         if key not in ("data", "codes", "book_sha256") and value is not None:
             table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.recipes.runs import (
+    check_seed,
     choose,
     finish_pretraining,
     is_main_process,
@@ -95,7 +96,6 @@ def pretrain(
         resume: go on with a run that was interrupted
         overwrite: replace the run folder if it exists
     """
-    import time
 
     import torch
 
@@ -117,6 +117,7 @@ def pretrain(
     training.check()
     _check(data, valid, mixing, augmentation or AugmentationSettings())
     check_share(users)
+    check_seed(seed)
     check_other_folder(from_, output)
     if MODELS[model].reads == "tokens":
         given: dict[str, Any] = {
@@ -218,7 +219,6 @@ def pretrain(
     }
     write_config(output, flags)
     log_start(taken)
-    started = time.perf_counter()
     result = fit(
         PreTraining(network, loader, training, seed),
         output,
@@ -229,7 +229,7 @@ def pretrain(
     if not result.main_process:
         return {}
     counts = [domain.num_targets for domain in domains.domains]
-    return finish_pretraining(output, model, datasets, counts, seed, result, time.perf_counter() - started)
+    return finish_pretraining(output, model, datasets, counts, seed, result)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Pre-training of a Recformer: what `linguarec pretrain` does where the model reads tokens."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,6 @@ def pretrain_recformer(
         device = next(current.parameters()).device
         return ranked_means(current, ((read, encode_tokens(current, read, device), cases) for read, cases in parts))
 
-    started = time.perf_counter()
     result = fit(
         TokenPreTraining(network, TokenPairsLoader(steps, masking), training, seed),
         output,
@@ -149,4 +147,4 @@ def pretrain_recformer(
     if not result.main_process:
         return {}
     counts = [int((domain.sequences.lengths >= 2).sum()) for domain in domains.domains]
-    return finish_pretraining(output, NAME, datasets, counts, seed, result, time.perf_counter() - started, cut)
+    return finish_pretraining(output, NAME, datasets, counts, seed, result, cut)

@@ -119,7 +119,7 @@ def export_pretraining(
         files = sorted(file.name for file in folder.iterdir())
     counts["domains_without_word_drop"] = sum(not dropped for dropped in drops)
     counts["word_drop_draws_left_out"] = sum(len(dropped) - all(drops) for dropped in drops)
-    show_files(Console(), output, counts, files)
+    show_files(Console(markup=False), output, counts, files)
     return {"output": str(output), "files": files, **counts, "vector_width": encoder.width}
 
 
@@ -178,4 +178,4 @@ def _show(title: str, rows: list[dict[str, Any]]) -> None:
 
     columns = [key for key in rows[0] if key not in ("output", "report", "fingerprint")]
     cells = [[f"{row[key]:,}" if isinstance(row[key], int) else row[key] for key in columns] for row in rows]
-    show_table(Console(), Table([column.replace("_", " ") for column in columns], cells), title)
+    show_table(Console(markup=False), Table([column.replace("_", " ") for column in columns], cells), title)

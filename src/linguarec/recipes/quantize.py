@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from linguarec.recipes.runs import check_seed
+
 if TYPE_CHECKING:
     from linguarec.codes.quantisation import CodeStatistics
     from linguarec.data.dataset import PreparedDataset
@@ -44,6 +46,7 @@ def quantize(
 
     if not data:
         raise SettingsError(["data is empty; name at least one prepared folder."])
+    check_seed(seed)
     datasets = [PreparedDataset.open(folder) for folder in data]
     name = name or f"{features}.{method}{subvectors}x{centroids}"
     for dataset in datasets:
@@ -102,4 +105,4 @@ def _show(title: str, statistics: "CodeStatistics", centroids: int) -> None:
     )
     distortion = "none" if statistics.distortion is None else f"{statistics.distortion:.4f}"
     table.add_row("distortion", distortion, "share of the vectors' variance that the codes lose")
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -17,5 +17,5 @@ def export_recformer(data: Path, output: Path, overwrite: bool) -> dict[str, Any
     with writing_folder(output, overwrite) as folder:
         counts = write_recformer(dataset, folder)
         files = sorted(file.name for file in folder.iterdir())
-    show_files(Console(), output, counts, files)
+    show_files(Console(markup=False), output, counts, files)
     return {"output": str(output), "files": files, **counts}

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import DataFormatError, SettingsError
 
+if TYPE_CHECKING:
+    from linguarec.recommender import Recommender
+
+_LONGEST_FIELD = 1 << 27
 _JSON_ENDINGS = (".jsonl", ".ndjson")
 
 
@@ -40,14 +44,14 @@ def recommend(
     from linguarec.recommender import Recommender
 
     recommender = Recommender.load(run)
-    added = recommender.add_items(read_items(items)) if items is not None else 0
+    added = 0 if items is None else _add(recommender, items)
     whitelist = None if within is None else read_ids(within)
     _, unknown = recommender.catalogue.rows([history], skip_unknown)
     found = recommender.recommend([history], k, not include_seen, whitelist, skip_unknown)[0]
 
     catalogue = recommender.catalogue
     read = [raw_id for raw_id in history if raw_id in catalogue.position]
-    console = Console()
+    console = Console(markup=False)
     if added:
         console.print(f"{added} new items read by their text")
     if unknown:
@@ -63,6 +67,14 @@ def recommend(
         "added": added,
         "recommendations": [asdict(best) for best in found],
     }
+
+
+def _add(recommender: "Recommender", file: Path) -> int:
+    """Add the items in `file`; errors name it."""
+    try:
+        return recommender.add_items(read_items(file))
+    except DataFormatError as error:
+        raise error if str(file) in str(error) else DataFormatError(f"{file}: {error}") from error
 
 
 def read_items(file: Path) -> list[dict[str, Any]]:
@@ -91,15 +103,27 @@ def read_items(file: Path) -> list[dict[str, Any]]:
 def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:
     import csv
 
+    csv.field_size_limit(_LONGEST_FIELD)
     with file.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened)
-        for row in reader:
-            if None in row or None in row.values():
+        reader = csv.DictReader(opened, strict=True)
+        try:
+            names = list(reader.fieldnames or [])
+            if "raw_id" not in names or len(set(names)) < len(names):
                 raise DataFormatError(
-                    f"{file}, line {reader.line_num}: expected {len(reader.fieldnames or [])} columns "
-                    f"({', '.join(reader.fieldnames or [])}); found more or fewer."
+                    f"{file}: the columns are {', '.join(map(repr, names))}; expected raw_id and others, each once, "
+                    "separated by commas."
                 )
-            yield {name: value or None for name, value in row.items()}
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataFormatError(
+                        f"{file}, line {reader.line_num}: expected {len(names)} columns ({', '.join(names)}); found more or "
+                        "fewer."
+                    )
+                yield {name: value or None for name, value in row.items()}
+        except csv.Error as error:
+            raise DataFormatError(
+                f"{file}, line {reader.line_num}: {error}; expected CSV with quotes that are closed."
+            ) from error
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:

@@ -52,6 +52,17 @@ def _command(name: str, dataset: "PreparedDataset", flags: str) -> str:
     return f"{first}`linguarec quantize {dataset.path} --features {vectors[0] if vectors else 'all-MiniLM-L6-v2'}`"
 
 
+def seed_problems(seed: int, flag: str = "--seed") -> list[str]:
+    """What is wrong with a seed, as the lines of an error: nothing, or that it is negative."""
+    return [] if seed >= 0 else [f"{flag} is {seed}; it must be at least 0."]
+
+
+def check_seed(seed: int) -> None:
+    """Raise an error where `seed_problems` finds one."""
+    if problems := seed_problems(seed):
+        raise SettingsError(problems)
+
+
 def refuse(model: str, given: dict[str, Any]) -> None:
     """Refuse flags that say nothing to the model; a group of settings at its defaults was not given."""
     named = [flag for flag, value in given.items() if value is not None and value != _default(value)]
@@ -196,7 +207,6 @@ def finish_pretraining(
     counts: list[int],
     seed: int,
     result: "FitResult",
-    seconds: float,
     cut: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the results of a pre-training and return its metrics.
@@ -211,7 +221,7 @@ def finish_pretraining(
         "seed": seed,
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
-        "seconds": round(seconds, 1),
+        "seconds": round(result.seconds, 1),
         **({} if cut is None else {"cut": cut}),
         "valid": valid_of(result.history, result.best_epoch),
     }
@@ -248,7 +258,7 @@ def _show(metrics: dict[str, Any], note: str = "") -> None:
     for part in ("valid", "test"):
         if part in metrics:
             table.add_row(part, *(f"{metrics[part][key]:.4f}" for key in names))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(f"run folder: {metrics['run']}")
 

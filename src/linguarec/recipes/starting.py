@@ -164,6 +164,10 @@ def settings_of(
         CheckpointMismatchError: the start's folder holds another model.
     """
     if start is None:
+        unread, given = ("transformer", transformer) if kind == "gru" else ("gru", gru)
+        if given is not None and given != type(given)():
+            asked = "gru" if unread == "gru" else "transformer (the default)"
+            raise SettingsError([f"--{unread}.*: the sequence encoder is another; ask for --sequence-encoder {asked}"])
         encoder = (gru or GRUConfig()) if kind == "gru" else (transformer or TransformerConfig())
         return config or MODELS[model].config(), encoder
     start.check_model(model)

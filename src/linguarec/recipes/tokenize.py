@@ -121,4 +121,4 @@ def _show(result: dict[str, Any]) -> None:
         if key not in ("data", "tokens", "tokenizer_sha256"):
             shown = f"{value:,}" if isinstance(value, int | float) else ", ".join(value)
             table.add_row(key.replace("_", " "), shown, notes.get(key, "") if value else "")
-    Console().print(table)
+    Console(markup=False).print(table)

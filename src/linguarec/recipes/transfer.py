@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.recipes.runs import refuse
+from linguarec.recipes.runs import refuse, seed_problems
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
@@ -85,7 +85,7 @@ def transfer(
 
     shares = sorted(set(shares or [5, 20, 50, 100]))
     training = training or TrainingSettings()
-    _check(shares, seeds, training.devices)
+    _check(shares, seeds, first_seed, training.devices)
     start = Start.read(from_)
     start.network.to(device_for(None))
     training = training.or_else(MODELS[start.name].training)
@@ -175,7 +175,7 @@ def transfer(
         [Section("Results", table=table, note=note, figures=[Figure(plot, caption)])],
     )
     write_json(output / "transfer.json", summary)
-    console = Console()
+    console = Console(markup=False)
     show_table(console, table, f"{dataset.name}, {start.name} from {from_}: median of {seeds} seeds")
     console.print(f"report: {output / 'report.html'}")
     return summary
@@ -263,10 +263,11 @@ def verdict(difference: Mapping[str, float]) -> str:
     return "hurts" if difference["high"] < 0 else "no difference"
 
 
-def _check(shares: Sequence[int], seeds: int, devices: int) -> None:
+def _check(shares: Sequence[int], seeds: int, first_seed: int, devices: int) -> None:
     problems = [f"shares holds {share}; each is a percentage, 1 to 100" for share in shares if not 1 <= share <= 100]
     if seeds < 1:
         problems.append(f"seeds is {seeds}; it must be at least 1")
+    problems += seed_problems(first_seed, "--first-seed")
     if devices > 1:
         problems.append(f"training.devices is {devices}; transfer trains in one process, one run after the other")
     if problems:

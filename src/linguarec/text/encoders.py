@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from linguarec.devices import device_for
+from linguarec.devices import device_for, multiplies_bf16
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.progress import progress_bar
 from linguarec.text.references import (
@@ -201,14 +201,7 @@ def choose_precision(precision: Precision, device: torch.device) -> Literal["bf1
     """bf16 for "auto" where the processor multiplies it natively."""
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
-
-
-def _cpu_multiplies_bf16() -> bool:
-    flags = Path("/proc/cpuinfo")
-    return flags.is_file() and any(flag in flags.read_text() for flag in (" avx512_bf16", " amx_bf16"))
+    return "bf16" if multiplies_bf16(device.type) else "fp32"
 
 
 def _known_pooling(pooling: str) -> Pooling:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from linguarec.files import writing_file
@@ -37,11 +37,11 @@ class EpochRecord(Callback):
         self.validate = validate
         self.file = file
         self.rows: list[dict[str, Any]] = []
-        self.started = 0.0
+        self.started = self.elapsed = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock: an epoch that is resumed in its middle has no start of its own."""
-        self.started = time.perf_counter()
+        """Start the clock: an epoch that is resumed in its middle has no start of its own, and has taken time before."""
+        self.started = time.perf_counter() - self.elapsed
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
@@ -84,12 +84,12 @@ class EpochRecord(Callback):
             writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": list(self.rows)}
+        """The rows so far, and the seconds of the epoch that is under way."""
+        return {"rows": list(self.rows), "elapsed": time.perf_counter() - self.started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of the run that is resumed."""
-        self.rows = list(state_dict["rows"])
+        self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
 
 
 class StepProgress(Callback):
@@ -128,6 +128,20 @@ class Patience(EarlyStopping):
         """Stop where the checkpoint says that patience had run out; Lightning forgets that it did."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Checkpoints within an epoch, but none at its last step: that of the epoch's end follows.
+
+    Resumed behind the last step, Lightning would begin the next epoch, and this one would never be validated.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, where it is time."""
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
 
 class BestWeights(Callback):

@@ -15,8 +15,9 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from linguarec.devices import multiplies_bf16
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, Patience, StepProgress
+from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, Patience, StepCheckpoint, StepProgress
 from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
@@ -35,6 +36,11 @@ class FitResult:
     epochs: int
     history: list[dict[str, Any]]
     main_process: bool
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs, their validations included, however often the training was resumed."""
+        return float(sum(row["seconds"] + row["valid_seconds"] for row in self.history))
 
 
 def fit(
@@ -77,7 +83,7 @@ def fit(
     if every_n_steps:
         # Overwrites the same file between epochs, so that a killed run loses at most that many steps.
         callbacks.append(
-            ModelCheckpoint(
+            StepCheckpoint(
                 checkpoint.parent, filename="last", enable_version_counter=False, every_n_train_steps=every_n_steps
             )
         )
@@ -111,9 +117,7 @@ def uses_bf16(settings: TrainingSettings) -> bool:
     """Whether matrix products run in bfloat16: as asked, or where the device computes it natively."""
     if settings.precision != "auto":
         return settings.precision == "bf16"
-    if settings.accelerator != "cpu" and torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return multiplies_bf16("cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _check_checkpoint(file: Path) -> None:

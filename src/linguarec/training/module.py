@@ -138,7 +138,7 @@ class Stage(LightningModule):
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
-            fused=True,
+            fused=not self.settings.gradient_clip,  # Lightning clips for no fused optimiser
         )
         if not self.settings.warmup_steps and self.settings.schedule == "constant":
             return optimizer

@@ -82,6 +82,7 @@ def learn_permutation(
             f"valid {MONITOR}": result.best_valid,
             "best_epoch": result.best_epoch,
             "epochs": result.epochs,
+            "seconds": result.seconds,
         }
         if result.main_process:
             write_json(file, summary)

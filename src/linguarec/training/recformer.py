@@ -131,7 +131,7 @@ class HistoryTuning(Stage):
 
 @dataclass(frozen=True)
 class TwoStages:
-    """What both stages came to. `first`: best valid metrics of stage 1, their epoch, its epochs and steps."""
+    """What both stages came to. `first`: best valid metrics of stage 1, their epoch, its epochs, steps and seconds."""
 
     first: dict[str, Any]
     second: FitResult
@@ -194,6 +194,7 @@ def tune_in_two_stages(
             "best_epoch": result.best_epoch,
             "epochs": result.epochs,
             "steps": result.history[-1]["step"],
+            "seconds": result.seconds,
         }
         if result.main_process:
             write_json(file, first)

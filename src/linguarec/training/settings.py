@@ -79,6 +79,14 @@ class TrainingSettings:
         for name in ("valid_users", "window_stride", "warmup_steps", "checkpoint_every_n_steps"):
             if getattr(self, name) < 0:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
+        if self.accelerator == "gpu":
+            import torch
+
+            if torch.cuda.device_count() < self.devices:
+                problems.append(
+                    f"training.accelerator is gpu and training.devices {self.devices}, and torch finds "
+                    f"{torch.cuda.device_count()} GPUs here; ask for no more, or take cpu"
+                )
         started = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun says so
         if started is not None and int(started) != self.devices:
             # Each would train alone, all of them into one run folder.

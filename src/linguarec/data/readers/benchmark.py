@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from linguarec.data.attribute_names import attribute_names
 from linguarec.data.dataset import FeatureInfo
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
@@ -221,7 +222,9 @@ def _read_attributes(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]
                 with opened(file, file) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as lines:
                     reader = csv.DictReader(lines)
                     key, *names = reader.fieldnames or [""]
-                    return names, {row[key]: {name: row[name] for name in names} for row in reader}
+                    own = attribute_names(names, file)
+                    columns = dict(zip(own, names, strict=True))
+                    return own, {row[key]: {name: row[column] for name, column in columns.items()} for row in reader}
             except UnicodeDecodeError as error:
                 raise DataFormatError(f"{file} is not UTF-8 ({error}); convert the file.") from error
     return [], {}

@@ -25,6 +25,7 @@ from linguarec.errors import DataFormatError
 Encoding = Literal["utf-8", "latin-1"]
 TimeUnit = Literal["seconds", "milliseconds", "microseconds"]
 DELIMITERS = (",", "\t", ";", "|")
+_LARGEST = 9.2e18  # of 64-bit whole numbers, nearly
 _MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 
 
@@ -54,6 +55,7 @@ def csv_table(
         delimiter, header = _split_header(first_line, delimiter, list(columns.values()), file, quoted)
     elif delimiter is None:
         delimiter = ","
+    _check_distinct(header, file)
     table = engine.connection.read_csv(
         str(plain),
         columns=dict.fromkeys(header, "VARCHAR"),
@@ -119,7 +121,11 @@ def json_string(value: ir.Value) -> ir.StringValue:
 def parsed_time(raw: ir.StringValue, unit: TimeUnit, formats: Sequence[str] = ()) -> ir.IntegerValue:
     """Microseconds since 1970 from a number in `unit`, an ISO date or time, or one of `formats`; NULL where none fits."""
     factor = _MICROSECONDS[unit]
-    candidates = [raw.try_cast("int64") * factor, (raw.try_cast("float64") * factor).round().try_cast("int64")]
+    number = raw.try_cast("float64")
+    fits = number.abs() < _LARGEST / factor  # of NaN, too, this is false
+    # DuckDB would round '1.6' to a whole number of seconds.
+    whole = ibis.ifelse(fits & ~raw.contains("."), raw.try_cast("int64") * factor, ibis.null("int64"))
+    candidates = [whole, ibis.ifelse(fits, (number * factor).round(), ibis.null("int64"))]
     candidates += [functions.epoch_us(functions.try_strptime(raw, form)) for form in formats]
     candidates.append(functions.epoch_us(raw.try_cast("timestamp")))
     return ibis.coalesce(*candidates)
@@ -236,6 +242,18 @@ def _split_header(
     longest = max(headers.values(), key=len)
     _check_columns(longest, wanted, shown)
     raise AssertionError("a column is missing")
+
+
+def _check_distinct(header: Sequence[str], shown: Path) -> None:
+    """DuckDB, as SQL does, takes names that differ in case alone for one."""
+    seen: dict[str, str] = {}
+    for name in header:
+        if name.casefold() in seen:
+            raise DataFormatError(
+                f"{shown}: the columns {seen[name.casefold()]!r} and {name!r} have one name; rename one, upper and lower case "
+                "count as the same."
+            )
+        seen[name.casefold()] = name
 
 
 def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> None:

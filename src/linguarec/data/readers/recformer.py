@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from linguarec.data.attribute_names import attribute_names
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
 from linguarec.errors import DataFormatError
@@ -51,20 +52,19 @@ def content(folder: Path, make_text: Callable[[Sequence[str | None]], str]) -> C
         rows.append(
             {name: written_out(value, f"{file}: the attribute {name!r} {where}") for name, value in attributes.items()}
         )
-    # A folder has columns of its own that an attribute must not be mistaken for.
-    columns = {name: f"{name}_attribute" if name in ("item", "raw_id", "text") else name for name in names}
+    columns = attribute_names(names, file)
     values = [[row.get(name) for name in names] for row in rows]
     texts = [make_text(row) for row in values]
     table = pa.table(
         {
             "raw_id": pa.array(raw_items, pa.string()),
-            **{column: pa.array([row[k] for row in values], pa.string()) for k, column in enumerate(columns.values())},
+            **{column: pa.array([row[k] for row in values], pa.string()) for k, column in enumerate(columns)},
             "text": pa.array(texts, pa.string()),
         }
     )
     return Content(
         items=[table],
-        attributes=list(columns.values()),
+        attributes=columns,
         users=[pa.array(raw_users, pa.string())],
         offsets=sequences.offsets,
         interactions=sequences_in_pieces(sequences),

@@ -8,6 +8,7 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
+from linguarec.data.attribute_names import attribute_names
 from linguarec.data.engine import Engine
 from linguarec.data.preparation import Source
 from linguarec.data.readers.files import (
@@ -24,7 +25,6 @@ from linguarec.errors import DataFormatError
 
 Order = Literal["time", "rank", "file"]
 PARQUET = (".parquet", ".pq")
-RESERVED = ("item", "raw_id", "position", "code", "known_id", "text")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def read_table(
             else text_columns(items, scratch, columns.catalogue_item, encoding, delimiter, quoted)
         )
         attributes = [name for name in found if name != columns.catalogue_item]
+    named = attribute_names([name.split(":")[0] for name in attributes], items)  # without RecBole's type
     fields = {"raw_id": columns.catalogue_item, **{f"attribute_{k}": name for k, name in enumerate(attributes)}}
     catalogue = _open(engine, items, scratch, fields, encoding, delimiter, quoted)
     for name, column in fields.items():
@@ -84,20 +85,10 @@ def read_table(
                 "name the columns to read with --attributes."
             )
     stored = engine.store(catalogue.select(**{name: as_string(catalogue[name]) for name in fields}))
-    names = {attribute_name(name): f"attribute_{k}" for k, name in enumerate(attributes)}
-    if len(names) < len(attributes):
-        raise DataFormatError(
-            f"{items}: two of the attribute columns {', '.join(attributes)} have one name; rename one."
-        )
+    names = {name: f"attribute_{k}" for k, name in enumerate(named)}
     numbered = stored.mutate(position=stored.rowid())
     stored = engine.store(numbered.filter(numbered.raw_id.notnull()).select("raw_id", "position", **names), stored)
     return Source(log, stored, list(names), has_times=columns.order == "time")
-
-
-def attribute_name(column: str) -> str:
-    """Name of the attribute in the prepared folder: without RecBole's type, and clear of the folder's own columns."""
-    name = column.split(":")[0]
-    return f"{name}_attribute" if name in RESERVED else name
 
 
 def as_string(value: ir.Value) -> ir.StringValue:
