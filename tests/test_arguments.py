@@ -144,6 +144,15 @@ def test_a_list_takes_several_words_or_one_with_commas():
     assert read('D -o O --history "A,1",B')["history"] == ["A,1", "B"]
 
 
+def test_a_list_of_numbers_takes_commas_too():
+    expected = read("D -o O --history A --cutoffs 5 20")["cutoffs"]
+    assert list(expected) == [5, 20]
+    for words in ("--cutoffs 5,20", "--cutoffs=5,20", "--cutoffs 5, 20"):
+        assert read(f"D -o O --history A {words}")["cutoffs"] == expected
+    with pytest.raises(SettingsError, match="--cutoffs 5 many: expected int, got many"):
+        read("D -o O --history A --cutoffs 5,many")
+
+
 def test_a_dataclass_is_a_group_of_flags():
     found = read("D -o O --history A --training.learning_rate 0.1 --training.kind sgd --training.limit 4")
     assert found["training"] == Rate(learning_rate=0.1, kind="sgd", limit=4)

@@ -155,9 +155,30 @@ def test_unknown_ids_are_skipped_on_request_and_counted(recommender, caplog):
 def test_requests_without_an_answer_are_refused(recommender):
     with pytest.raises(SettingsError, match="history 2 is empty"):
         recommender.recommend([["i1"], []])
-    with pytest.raises(SettingsError, match="k is 0"):
-        recommender.recommend([["i1"]], k=0)
+    for k in (0, 2.5):
+        with pytest.raises(SettingsError, match=f"k is {k}; it must be a whole number"):
+            recommender.recommend([["i1"]], k=k)
+    with pytest.raises(SettingsError, match="within is empty"):
+        recommender.recommend([["i1"]], within=[])
+    for histories in ("i1", ["i1"]):
+        with pytest.raises(
+            SettingsError, match="expected a list of histories, each a list of item ids; found a string"
+        ):
+            recommender.recommend(histories)
+    with pytest.raises(SettingsError, match="found a string"):
+        recommender.remove_items("i3")
     assert recommender.recommend([]) == []
+
+
+def ids(found):
+    return [[best.raw_id for best in row] for row in found]
+
+
+def test_histories_may_come_one_by_one(recommender):
+    histories = [["i1"], ["i2", "i3"]]
+    expected = ids(recommender.recommend(histories, k=3))
+    assert ids(recommender.recommend((iter(history) for history in histories), k=3)) == expected
+    assert ids(recommender.recommend(np.array([["i1"]]), k=3)) == expected[:1]
 
 
 # -- new items
@@ -256,6 +277,14 @@ def test_a_removed_item_can_be_added_with_another_text(recommender):
         ([{"raw_id": "n", "title": float("nan")}], "cannot be read: it has none of title, text"),
         ([{"raw_id": "n", "title": {"x": 1}}], r"its 'title' is a dict .*expected text, a number, or a list of them"),
         ([{"raw_id": "n", "title": ["a", {"x": 1}]}], r"its 'title' is a dict"),
+        ([{"raw_id": " ", "title": "x"}], "New item 1: its `raw_id` is empty"),
+        ([{"raw_id": float("nan"), "title": "x"}], "New item 1: its `raw_id` is empty"),
+        (
+            [{"raw_id": "n", "title": "<b> </b>"}],
+            r"New item 1 \('n'\) cannot be read: cleaning leaves nothing of its text",
+        ),
+        ({"raw_id": "n", "title": "x"}, "a list of mappings"),
+        (["n"], "a list of mappings"),
     ],
 )
 def test_bad_new_items_are_refused_and_change_nothing(recommender, items, message):

@@ -88,9 +88,10 @@ class Catalogue:
             UnknownItemError: an id is not in the catalogue (and is not to be skipped), or a history has none that is.
             SettingsError: a history is empty, or no list of ids.
         """
-        histories = list(histories)
-        if any(isinstance(history, str) for history in histories):
+        given = list(histories)
+        if any(isinstance(history, str) for history in given):
             raise SettingsError(["expected a list of histories, each a list of item ids; found a string"])
+        histories = [list(history) for history in given]
         position = self.position
         unknown = list(dict.fromkeys(raw_id for history in histories for raw_id in history if raw_id not in position))
         if unknown and not skip_unknown:

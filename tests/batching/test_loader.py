@@ -35,6 +35,16 @@ def test_targets_are_the_items_that_follow() -> None:
     assert len(seen) == len(set(seen)) == sum(length - 1 for length in LENGTHS)
 
 
+def test_each_step_has_its_share_of_the_targets() -> None:
+    """Windows of one target each: the steps differ by one at most, and none is empty where there are as many as windows."""
+    for windows, per_step in ((40, 2), (40, 8), (41, 8)):
+        offsets = np.arange(0, 2 * windows + 1, 2)
+        loader = TrainingLoader(np.zeros(2 * windows, np.int32), offsets, 1, per_step, None, 0)
+        sizes = [len(batch.sequences.offsets) - 1 for batch in loader]
+        assert sum(sizes) == windows
+        assert max(sizes) - min(sizes) <= 1
+
+
 def test_positions_count_from_the_start_of_the_window_and_rows_come_by_length() -> None:
     for batch in make():
         offsets = batch.sequences.offsets

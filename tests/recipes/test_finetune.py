@@ -22,6 +22,8 @@ from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.models.unisrec import UniSRecConfig
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.recipes.finetune import finetune
+from linguarec.training.callbacks import EpochRecord
+from linguarec.training.fit import FitResult
 from linguarec.training.module import FineTuning
 from linguarec.training.settings import TrainingSettings
 
@@ -131,6 +133,75 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     assert curves[0] == curves[1]
 
 
+def test_killed_while_an_epoch_is_validated_it_validates_that_epoch(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is due at the last step of every epoch; it must not stand for the end of one."""
+    training = settings(checkpoint_every_n_steps=1)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    expected = finetune("sasrec", dataset.path, unbroken, transformer=SMALL, training=training)
+    whole = EpochRecord.on_train_epoch_end
+
+    def die(self: EpochRecord, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("killed")
+        whole(self, trainer, module)
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
+        patched.setattr(EpochRecord, "on_train_epoch_end", die)
+        finetune("sasrec", dataset.path, broken, transformer=SMALL, training=training)
+    found = finetune("sasrec", dataset.path, broken, transformer=SMALL, training=training, resume=True)
+    assert found["epochs"] == expected["epochs"] == 4
+    curves = [
+        [(row["epoch"], row["step"], row["loss"], row["valid ndcg@10"]) for row in csv.DictReader(file.open())]
+        for file in (unbroken / "metrics.csv", broken / "metrics.csv")
+    ]
+    assert curves[0] == curves[1]
+    weights = [load_file(run / "model.safetensors") for run in (unbroken, broken)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_seconds_are_those_of_all_sessions(dataset: PreparedDataset, tmp_path: Path) -> None:
+    record = EpochRecord(lambda model: {}, tmp_path / "metrics.csv")
+    record.load_state_dict({"rows": [], "elapsed": 1000.0})
+    record.on_train_start(None, None)  # type: ignore[arg-type]
+    assert 1000 <= record.state_dict()["elapsed"] < 1100
+    rows = [{"seconds": 2.0, "valid_seconds": 1.0}, {"seconds": 4.0, "valid_seconds": 0.5}]
+    assert FitResult(0.1, 0, 2, rows, True).seconds == 7.5
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_gradients_are_clipped_in_either_precision(precision: str, dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Adam does not feel the size of gradients, but it feels that some steps are scaled and others are not."""
+    training = settings(max_epochs=1, precision=precision)
+    found = {}
+    for clip in (0.0, 0.01, 1e6):
+        run = tmp_path / f"{clip}"
+        finetune("sasrec", dataset.path, run, transformer=SMALL, training=replace(training, gradient_clip=clip))
+        found[clip] = load_file(run / "model.safetensors")["item.weight"]
+    torch.testing.assert_close(found[1e6], found[0.0], atol=1e-5, rtol=1e-4)  # nothing is that large
+    assert not torch.allclose(found[0.01], found[0.0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": -1}, "--seed is -1; it must be at least 0"),
+        (
+            {"gru": GRUConfig(hidden_size=8)},
+            r"--gru\.\*: the sequence encoder is another; ask for --sequence-encoder gru",
+        ),
+        ({"training": settings(accelerator="gpu", devices=99)}, r"training\.devices 99, and torch finds \d GPUs here"),
+    ],
+)
+def test_what_cannot_work_is_told_before_the_folder_is_made(
+    given: dict[str, Any], message: str, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        finetune("unisrec", dataset.path, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
 def test_killed_after_its_last_epoch_it_trains_no_further_one(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +283,7 @@ def test_the_run_holds_the_best_weights_not_the_last(dataset: PreparedDataset, t
         dataset.path,
         run,
         transformer=SMALL,
-        training=settings(learning_rate=0.05, max_epochs=12, patience=12, precision="fp32"),
+        training=settings(learning_rate=0.2, max_epochs=12, patience=12, precision="fp32"),
     )
     assert result["best_epoch"] < result["epochs"] - 1
     cases = evaluation_cases(dataset.sequences, dataset.roles(), "valid", 20)

@@ -278,6 +278,8 @@ def test_two_processes_learn_the_permutation_and_the_embeddings_of_one(
     given = ["vqrec", shops[1].path, "-o", together, "--from", start, "--mode", "permutation"]
     found = in_two_processes("finetune", *given, **groups)
     assert np.array_equal(*(np.load(run / "permutation" / "order.npy") for run in (alone, together)))
+    took = [stage.pop("seconds") for stage in (found["permutation"], expected["permutation"])]
+    assert min(took) > 0
     assert found["permutation"] == pytest.approx(expected["permutation"], abs=1e-6)
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, OutputError, SettingsError
 from linguarec.recipes.prepare import (
@@ -118,6 +119,44 @@ def test_a_column_named_text_does_not_collide(tmp_path: Path) -> None:
     dataset = PreparedDataset.open(tmp_path / "out")
     assert dataset.texts[2] == "words 2."
     assert dataset.manifest.attributes == ["text_attribute"]
+
+
+def test_columns_with_names_of_our_own_do_not_collide(tmp_path: Path) -> None:
+    """`row` and `removed` are columns of a trained run's catalogue."""
+    log = write_log(tmp_path / "log.csv", rectangle())
+    rows = [(f"i{k}", f"words {k}", f"{k}", "no") for k in range(5)]
+    prepare_table(log, tmp_path / "out", write_items(tmp_path / "items.csv", rows, "item_id,title,row,Removed"))
+    dataset = PreparedDataset.open(tmp_path / "out")
+    assert dataset.manifest.attributes == ["title", "row_attribute", "Removed_attribute"]
+    catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, "default")
+    assert catalogue.removed.tolist() == [False] * 5
+    assert catalogue.attributes == dataset.manifest.attributes
+
+
+@pytest.mark.parametrize("header", ["item_id,title,Title", "item_id,title,title", "item_id,row,row_attribute"])
+def test_columns_of_one_name_are_refused(header: str, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", rectangle())
+    items = write_items(tmp_path / "items.csv", [(f"i{k}", "a", "b") for k in range(5)], header)
+    with pytest.raises(DataFormatError, match=r"items\.csv: the (columns|attributes) '\w+' and '\w+' .*rename one"):
+        prepare_table(log, tmp_path / "out", items)
+    assert nothing_written(tmp_path)
+
+
+def test_times_keep_their_fractions(tmp_path: Path) -> None:
+    """Two visits within a second are two, in their order."""
+    rows = [("u", "a", "1609459200.75"), ("u", "b", "1609459200.25"), ("u", "b", "1609459200.50"), ("u", "c", "1.6")]
+    prepare_table(write_log(tmp_path / "log.csv", rows), tmp_path / "out", k_core=0)
+    dataset = PreparedDataset.open(tmp_path / "out")
+    assert [dataset.raw_item_ids[row] for row in dataset.sequences[0]] == ["c", "b", "b", "a"]
+
+
+@pytest.mark.parametrize("bad", ["1e30", "-99999999999999999", "nan", "99999999999999999999"])
+def test_times_beyond_all_times_are_named_with_their_row(bad: str, tmp_path: Path) -> None:
+    rows: list[tuple[Any, ...]] = list(rectangle())
+    rows[7] = ("u1", "i2", bad)
+    with pytest.raises(DataFormatError, match=rf"log\.csv, data row 8: timestamp is '{bad}', expected a number"):
+        prepare_table(write_log(tmp_path / "log.csv", rows), tmp_path / "out")
+    assert nothing_written(tmp_path)
 
 
 def test_order_by_rank_and_by_file(tmp_path: Path) -> None:

@@ -89,6 +89,17 @@ def test_the_three_kinds_of_files_give_the_same_items(tmp_path):
         ("new.jsonl", b'{"raw_id": "a"}\n{"raw_id"\n', "line 2 is not JSON"),
         ("new.jsonl", b'["a"]\n', "line 1: expected an object, found list"),
         ("new.parquet", b"raw_id,title\n", "is not a Parquet file"),
+        (
+            "new.csv",
+            b'raw_id,title\na,"b\nc,d\n',
+            "new.csv, after line 1: unexpected end of data; expected CSV with quotes",
+        ),
+        (
+            "new.csv",
+            b"raw_id,title,raw_id\na,b,c\n",
+            "new.csv: the columns are 'raw_id', 'title', 'raw_id'; expected raw_id",
+        ),
+        ("new.csv", b"raw_id;title\na;b\n", "new.csv: the columns are 'raw_id;title'; .* separated by commas"),
         ("new.csv", b"raw_id,title\n", "new.csv holds no items; expected one a row, with their raw_id"),
     ],
 )
@@ -96,6 +107,27 @@ def test_bad_files_are_named_with_the_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataFormatError, match=message):
         read_items(tmp_path / name)
+
+
+def test_a_long_text_is_read(tmp_path):
+    (tmp_path / "new.csv").write_text(f"raw_id,title\na,{'x' * 200_000}\n", encoding="utf-8")
+    assert len(read_items(tmp_path / "new.csv")[0]["title"]) == 200_000
+
+
+def test_a_bad_item_is_named_with_its_file(run, tmp_path, fake_encoder):
+    (tmp_path / "new.csv").write_text("raw_id,title\na,b\n,c\n", encoding="utf-8")
+    with pytest.raises(DataFormatError, match=r"new\.csv: New item 2: its `raw_id` is empty"):
+        recommend(run, ["i3"], items=tmp_path / "new.csv")
+
+
+def test_brackets_are_shown_as_they_are(run, tmp_path, fake_encoder, capsys):
+    """The screen's library takes [red] for a colour and [/b] for an error."""
+    (tmp_path / "new.csv").write_text("raw_id,title\n[red]7,[bold]Box [/b] [2 pcs]\n", encoding="utf-8")
+    recommend(run, ["[red]7", "i3", "[/x]"], k=3, items=tmp_path / "new.csv", skip_unknown=True)
+    shown = capsys.readouterr().out
+    assert "[red]7" in shown
+    assert "[bold]Box [/b] [2 pcs]" in shown
+    assert "left out, not in the catalogue: [/x]" in shown
 
 
 def test_other_kinds_of_files_are_refused(tmp_path):

@@ -57,6 +57,10 @@ def test_scratch_begins_as_the_pre_training_did(
             assert (written["from"] is None) == (way == "scratch")
             values = found["systems"][share][way]["ndcg@10"]["seeds"]
             assert values == pytest.approx([read(run / "metrics.json")["test"]["ndcg@10"]], abs=1e-6)
+    one_each = settings(
+        targets_per_step=20, accumulate=4
+    )  # 4 histories of a step of 5 % of the users: one in each part
+    transfer(other.path, pre, tmp_path / "few", ways=["full"], shares=[5], seeds=1, training=one_each)
     untrained = evaluate(pre, other.path, zero_shot=True, plots=False)["systems"]["recformer"]["ndcg@10"]["mean"]
     assert found["systems"][20]["zero-shot"]["ndcg@10"]["median"] == pytest.approx(untrained)
     assert set(found["verdicts"][100]) == {"full", "zero-shot"}

@@ -122,7 +122,7 @@ def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:
                 yield {name: value or None for name, value in row.items()}
         except csv.Error as error:
             raise DataFormatError(
-                f"{file}, line {reader.line_num}: {error}; expected CSV with quotes that are closed."
+                f"{file}, after line {reader.line_num}: {error}; expected CSV with quotes that are closed."
             ) from error
 
 
