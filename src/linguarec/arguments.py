@@ -83,10 +83,11 @@ def parse(
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
     """
     words = [_spelling(word) for word in words]
-    entry = _named_model(words, positional, model)
+    models = [] if model is None else _models_of(recipe, model)
+    entry = _named_model(words, positional, model, models)
     config = None if entry is None else entry.config
     parameters = [p for p in _parameters(recipe, positional, model, config) if p.name not in given]
-    parser = _build(recipe, program, parameters, model, config)
+    parser = _build(recipe, program, parameters, models if config is None else [])
     if entry is not None:
         own = {f"{TRAINING_GROUP}.{name}": value for name, value in entry.training.items()}
         parser.set_defaults(own if TRAINING_GROUP in (p.key for p in parameters) else {})
@@ -147,16 +148,25 @@ def _without_commas(words: Sequence[str], parameters: Sequence[Parameter]) -> li
     return found
 
 
-def _named_model(words: Sequence[str], positional: Sequence[str], model: str | None) -> "ModelEntry | None":
+def _models_of(recipe: Callable[..., Any], model: str) -> list[str]:
+    """Names of the models that the recipe takes: those that its parameter `model` lists, or all."""
+    from linguarec.models import MODELS
+
+    return list(typing.get_args(_hints(recipe)[model])) or list(MODELS)
+
+
+def _named_model(
+    words: Sequence[str], positional: Sequence[str], model: str | None, models: Sequence[str]
+) -> "ModelEntry | None":
     """The model that is named on the command line (before the parser, which needs its config class, exists)."""
     if model is None or positional[0] != model or not words or words[0].startswith("-"):
         return None
     from linguarec.models import MODELS
 
-    if words[0] not in MODELS:
-        near = difflib.get_close_matches(words[0], list(MODELS), n=1, cutoff=0.4)
+    if words[0] not in models:
+        near = difflib.get_close_matches(words[0], models, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise SettingsError([f"unknown model {words[0]!r}; {hint}There are {', '.join(MODELS)}."])
+        raise SettingsError([f"unknown model {words[0]!r}; {hint}There are {', '.join(models)}."])
     return MODELS[words[0]]
 
 
@@ -217,7 +227,7 @@ def _without_none(hint: Any) -> Any:
 
 
 def _build(
-    recipe: Callable[..., Any], program: str, parameters: list[Parameter], model: str | None, config: type | None
+    recipe: Callable[..., Any], program: str, parameters: list[Parameter], models: Sequence[str]
 ) -> "ArgumentParser":
     import jsonargparse
 
@@ -234,11 +244,9 @@ def _build(
             return f"{text} (default: {default})".replace("%", "%%").strip()
 
     description = (inspect.getdoc(recipe) or "").split("\nArgs:")[0].strip()
-    if model is not None and config is None:
-        from linguarec.models import MODELS
-
-        example = f"{program} {next(iter(MODELS))} --help"
-        description += f"\n\nModels: {', '.join(MODELS)}. `{example}` adds the flags of that model's settings."
+    if models:
+        example = f"{program} {models[0]} --help"
+        description += f"\n\nModels: {', '.join(models)}. `{example}` adds the flags of that model's settings."
     parser = jsonargparse.ArgumentParser(
         prog=program,
         description=description,

@@ -35,14 +35,21 @@ def writing_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
+def writing_folder(path: Path, overwrite: bool = False, marker: str | None = None) -> Iterator[Path]:
     """Give a temporary folder beside `path`; rename it onto `path` when the block ends well, remove it otherwise.
 
+    With `overwrite` only what was written by us before is replaced: a folder that holds the file `marker`, or, without one,
+    a folder that holds nothing but what the new one holds, too.
+
     Raises:
-        OutputError: `path` exists already (and `overwrite` is false), is not writable, or the disk is full.
+        OutputError: `path` exists already and may not be replaced, is not writable, or the disk is full.
     """
-    if path.exists() and not overwrite and any(path.iterdir() if path.is_dir() else [path]):
-        raise OutputError(f"{path} exists already; choose another output folder, or pass --overwrite to replace it.")
+    if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+        if not overwrite:
+            raise OutputError(
+                f"{path} exists already; choose another output folder, or pass --overwrite to replace it."
+            )
+        check_ours(path, marker)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -52,10 +59,12 @@ def writing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         temporary.chmod(0o755)
         yield temporary
         if path.exists():
+            if marker is None:
+                _check_same_names(path, temporary)
             retired = temporary.with_suffix(".old")
             path.replace(retired)
             temporary.replace(path)
-            shutil.rmtree(retired) if retired.is_dir() else retired.unlink()
+            shutil.rmtree(retired)
         else:
             temporary.replace(path)
     except OSError as error:
@@ -64,6 +73,30 @@ def writing_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_ours(path: Path, marker: str | None) -> None:
+    """Refuse to replace what is no folder of ours: a file, or a folder with something in it and no `marker`.
+
+    Raises:
+        OutputError: it is none.
+    """
+    if not path.is_dir():
+        raise OutputError(f"{path} is a file, which --overwrite does not replace; choose another output folder.")
+    if marker is not None and any(path.iterdir()) and not (path / marker).exists():
+        raise OutputError(
+            f"{path} has no {marker}, so it holds something else than this command writes, and --overwrite does not replace "
+            "it; choose another output folder, or delete it yourself."
+        )
+
+
+def _check_same_names(path: Path, new: Path) -> None:
+    strange = sorted({entry.name for entry in path.iterdir()} - {entry.name for entry in new.iterdir()})
+    if strange:
+        raise OutputError(
+            f"{path} holds {strange[0]}, which this command does not write, so --overwrite does not replace the folder; choose "
+            "another one, or delete it yourself."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

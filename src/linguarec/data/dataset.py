@@ -23,6 +23,7 @@ from linguarec.files import write_json, writing_file
 from linguarec.stored import Error, read_array, read_json, read_record, read_table
 
 FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
 AGAIN = "Prepare the folder again."
 UNKNOWN = "unknown"
 
@@ -119,7 +120,7 @@ class PreparedDataset:
     def open(cls, path: str | Path) -> "PreparedDataset":
         """Open the folder `path`, checking that its parts fit together."""
         path = Path(path)
-        manifest_file = path / "manifest.json"
+        manifest_file = path / MANIFEST_FILE
         if not manifest_file.is_file():
             raise DataFormatError(
                 f"{path} is not a prepared dataset folder: it {'has no manifest.json' if path.exists() else 'does not exist'}. "

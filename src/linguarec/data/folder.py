@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linguarec.data.dataset import FORMAT_VERSION, FeatureInfo, Manifest
+from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, FeatureInfo, Manifest
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splitting import SplitSettings, write_splits
@@ -69,7 +69,7 @@ def write_folder(
         DataFormatError: the content holds no interaction.
         OutputError: `path` exists already, is not writable, or the disk is full.
     """
-    with writing_folder(path, overwrite) as folder:
+    with writing_folder(path, overwrite, MANIFEST_FILE) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
         digest = hashlib.sha256()
@@ -101,7 +101,7 @@ def write_folder(
             report=dict(content.report),
             format_version=FORMAT_VERSION,
         )
-        write_json(folder / "manifest.json", asdict(manifest))
+        write_json(folder / MANIFEST_FILE, asdict(manifest))
     return manifest
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
-from linguarec.recipes.runs import CONFIG_FILE, learning_curve, refuse, seed_problems
+from linguarec.recipes.runs import (
+    CONFIG_FILE,
+    check_report_folder,
+    learning_curve,
+    log_own_training,
+    refuse,
+    seed_problems,
+)
 
 if TYPE_CHECKING:
     from linguarec.evaluation.evaluate import EvaluationResult
@@ -71,15 +78,24 @@ def compare(
     from linguarec.models import MODELS
     from linguarec.recipes.evaluate import ranked
     from linguarec.recipes.finetune import finetune
+    from linguarec.recipes.matching import check_readable
     from linguarec.recipes.tables import show_table
     from linguarec.training.settings import TrainingSettings
 
     models = list(dict.fromkeys(models))
+    check_report_folder(output)
     _check(models, seeds, first_seed, baseline, training)
     dataset = PreparedDataset.open(data)
     roles = dataset.roles(split)
     cases = evaluation_cases(dataset.sequences, roles, "test")
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
+
+    named = {"features": features, "codes": codes, "backbone": backbone, "tokens": tokens}
+    own = {model: _flags_of(model, {"transformer": transformer, **named}) for model in models}
+    refuse(", ".join(models), {flag: name for flag, name in named.items() if not any(flag in own[of] for of in models)})
+    for model in models:  # before the first of them is trained
+        check_readable(model, dataset, **{flag: name for flag, name in own[model].items() if flag != "transformer"})
+        log_own_training(model)
 
     # The baselines draw nothing: they have the same result for every seed.
     results: dict[str, list[EvaluationResult]] = {
@@ -87,9 +103,6 @@ def compare(
         "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
     }
     runs: dict[str, list[dict[str, Any]]] = {}
-    named = {"features": features, "codes": codes, "backbone": backbone, "tokens": tokens}
-    own = {model: _flags_of(model, {"transformer": transformer, **named}) for model in models}
-    refuse(", ".join(models), {flag: name for flag, name in named.items() if not any(flag in own[of] for of in models)})
     for model in models:
         runs[model] = []
         for seed in range(first_seed, first_seed + seeds):

@@ -60,7 +60,7 @@ def convert(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.files import write_json, writing_file, writing_folder
     from linguarec.hub.conversion import describe, read_released, recbole_checkpoint
-    from linguarec.hub.pretrained import save_pretrained
+    from linguarec.hub.pretrained import CONFIG_FILE, save_pretrained
     from linguarec.hub.released_recformer import is_recformer
     from linguarec.recipes.convert_recformer import convert_recformer
     from linguarec.stored import read_json
@@ -91,7 +91,7 @@ def convert(
     description, assumed = describe(checkpoint, told if heads is None else {**told, "n_heads": heads})
     dataset = None if items is None else PreparedDataset.open(items)
     recommender = _recommender(checkpoint, description, dataset, item_ids, features, codes)
-    with writing_folder(output, overwrite) as folder:
+    with writing_folder(output, overwrite, CONFIG_FILE) as folder:
         if recommender is None:
             model = description.build()
             model.load_state_dict(weights.tensors)

@@ -14,7 +14,7 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.files import write_json, writing_file, writing_folder
 from linguarec.hub.backbone import check_vocabulary
 from linguarec.hub.conversion import ReleasedFile, read_released
-from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.hub.pretrained import CONFIG_FILE, ModelDescription, from_pretrained, save_pretrained
 from linguarec.hub.released_recformer import from_released_recformer, recformer_config, to_released_recformer
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import SETTINGS_FILE
@@ -97,7 +97,7 @@ def convert_recformer(
     model.load_state_dict(found.tensors)
     model.eval()
     recommender = None if dataset is None else _with_catalogue(model, description, dataset, tokens)
-    with writing_folder(output, overwrite) as folder:
+    with writing_folder(output, overwrite, CONFIG_FILE) as folder:
         if recommender is None:
             save_pretrained(model, description, folder)
         else:

@@ -10,6 +10,7 @@ from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeatur
 from linguarec.hub.pretrained import BOOK_FILE
 from linguarec.models import MODELS
 from linguarec.recipes.runs import choose, refuse
+from linguarec.recipes.sentence_inputs import tokens_for
 from linguarec.recipes.starting import Start
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,25 @@ def training_inputs(
     if start is not None:
         check_codes(start, dataset, name)
     return None, name
+
+
+def check_readable(
+    model: str,
+    dataset: PreparedDataset,
+    features: str | None = None,
+    codes: str | None = None,
+    tokens: str | None = None,
+    backbone: str | None = None,
+) -> None:
+    """Stop where the dataset lacks what `model` reads, trained from scratch.
+
+    Raises:
+        SettingsError: nothing of that name is there, or several without one asked for.
+    """
+    if MODELS[model].reads == "tokens":
+        tokens_for(None, dataset, tokens, backbone)
+    else:
+        training_inputs(model, None, dataset, None, features, codes)
 
 
 def own_codes(dataset: PreparedDataset, asked: str | None) -> str:

@@ -1,5 +1,6 @@
 """What trainings share: the run folder with its settings, what is read of the data, the results."""
 
+import logging
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from linguarec.training.fit import FitResult
 
 SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run.yaml"
+log = logging.getLogger(__name__)
 CURVE_FILE = "metrics.csv"  # one row an epoch, from the first one on
 RECORDED_LATER = ("data_sentences", "valid_sentences")  # which runs of earlier versions were trained without telling
 
@@ -125,7 +127,7 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
     """
     import shutil
 
-    from linguarec.files import write_json
+    from linguarec.files import check_ours, write_json
     from linguarec.hub.pretrained import AGAIN
     from linguarec.stored import read_json
 
@@ -143,7 +145,7 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
         now = {key: value for key, value in now.items() if key in before or key not in RECORDED_LATER}
         differing = [
             f"{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
-            for key in {**now, **{key: 0 for key in before if key.startswith("from.")}}
+            for key in {**now, **{key: 0 for key in before if "." in key}}
             if before.get(key) != now.get(key)
         ]
         if differing:
@@ -159,9 +161,36 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
             raise OutputError(
                 f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
             )
-        shutil.rmtree(output) if output.is_dir() else output.unlink()
+        check_ours(output, SETTINGS_FILE)
+        shutil.rmtree(output)
     write_json(file, settings)
     return None
+
+
+def log_own_training(model: str) -> None:
+    """Say which settings of its own a model is trained with where `training.*` is at the general defaults."""
+    from linguarec.models import MODELS
+
+    if own := MODELS[model].training:
+        log.info(
+            "%s: where not asked otherwise, %s", model, ", ".join(f"{name} {value}" for name, value in own.items())
+        )
+
+
+def check_report_folder(output: Path) -> None:
+    """Refuse to write a report of several runs into a prepared folder, a run or a model.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    from linguarec.data.dataset import MANIFEST_FILE
+    from linguarec.hub import pretrained
+
+    for name in (MANIFEST_FILE, pretrained.CONFIG_FILE, SETTINGS_FILE):
+        if (output / name).exists():
+            raise SettingsError(
+                [f"--output {output} holds a {name}, so it is no place for a report; name another folder"]
+            )
 
 
 def write_config(output: Path, flags: dict[str, Any]) -> None:
@@ -191,6 +220,14 @@ def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     flat["config"] = asdict(MODELS[flat["model"]].config()) | flat["config"]
     taken = settings.get("from") or {}
     flat |= {f"from.{key}": value for key, value in taken.items() if key not in ("folder", "backbone")}
+    encoder = (flat.get("encoder") or {}).get("kind", "encoder")
+    for group, flag in {
+        "training": "training",
+        "config": "model",
+        "encoder": encoder,
+        "augmentation": "augmentation",
+    }.items():
+        flat |= {f"{flag}.{key}": value for key, value in (flat.pop(group, None) or {}).items()}
     same: dict[str, Any] = json.loads(json.dumps(flat))
     return same
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.recipes.runs import refuse, seed_problems
+from linguarec.recipes.runs import check_report_folder, log_own_training, refuse, seed_problems
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
@@ -86,10 +86,12 @@ def transfer(
     shares = sorted(set(shares or [5, 20, 50, 100]))
     training = training or TrainingSettings()
     _check(shares, seeds, first_seed, training.devices)
+    check_report_folder(output)
     start = Start.read(from_)
     start.network.to(device_for(None))
     training = training.or_else(MODELS[start.name].training)
     training.check()
+    log_own_training(start.name)
     dataset = PreparedDataset.open(data)
     cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test")
     of_tokens = MODELS[start.name].reads == "tokens"
