@@ -289,6 +289,16 @@ def test_help_without_a_model_lists_the_models(capsys: pytest.CaptureFixture[str
     assert "`linguarec finetune sasrec --help` adds" in shown
 
 
+def test_only_models_that_the_recipe_takes_are_named(capsys: pytest.CaptureFixture[str]):
+    from linguarec.recipes.pretrain import pretrain
+
+    for name in ("nope", "sasrec"):
+        with pytest.raises(SettingsError, match=r"There are unisrec, vqrec, recformer\."):
+            parse(pretrain, [name, "DATA"], "linguarec pretrain", ("model", "data"), "model")
+    parse(pretrain, ["--help"], "linguarec pretrain", ("model", "data"), "model")
+    assert "Models: unisrec, vqrec, recformer." in capsys.readouterr().out
+
+
 def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys: pytest.CaptureFixture[str]):
     from linguarec.recipes.finetune import finetune
     from linguarec.training.settings import TrainingSettings

@@ -29,6 +29,32 @@ def test_errors_of_writing(tmp_path: Path, writing: Any, number: int) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_what_was_written_by_us_is_replaced(tmp_path: Path) -> None:
+    precious, file, ours, same = (tmp_path / name for name in ("precious", "file", "ours", "same"))
+    for folder, name in ((precious, "thesis.tex"), (ours, "manifest.json"), (same, "a.csv")):
+        folder.mkdir()
+        (folder / name).write_text("old")
+    file.write_text("old")
+    for marker in ("manifest.json", None):
+        with (
+            pytest.raises(OutputError, match=r"precious (has no manifest|holds thesis).*--overwrite does not replace"),
+            writing_folder(precious, True, marker) as folder,
+        ):
+            (folder / "a.csv").write_text("new")
+        with (
+            pytest.raises(OutputError, match="file is a file, which --overwrite does not replace"),
+            writing_folder(file, True, marker),
+        ):
+            pass
+    for path, marker in ((ours, "manifest.json"), (same, None)):
+        with writing_folder(path, True, marker) as folder:
+            (folder / "a.csv").write_text("new")
+    found = {
+        str(path.relative_to(tmp_path)): path.read_text() for path in sorted(tmp_path.rglob("*")) if path.is_file()
+    }
+    assert found == {"precious/thesis.tex": "old", "file": "old", "ours/a.csv": "new", "same/a.csv": "new"}
+
+
 @pytest.mark.parametrize("writing", [writing_file, writing_folder])
 def test_a_folder_that_is_a_file(tmp_path: Path, writing: Any) -> None:
     (tmp_path / "file").touch()

@@ -170,10 +170,6 @@ def test_requests_without_an_answer_are_refused(recommender):
     assert recommender.recommend([]) == []
 
 
-def ids(found):
-    return [[best.raw_id for best in row] for row in found]
-
-
 def test_histories_may_come_one_by_one(recommender):
     histories = [["i1"], ["i2", "i3"]]
     expected = ids(recommender.recommend(histories, k=3))

@@ -138,9 +138,13 @@ def test_what_a_gpu_runs_gives_what_the_chunks_of_a_cpu_give() -> None:
     made, lengths = attention(), [17, 9, 40]
     layout = WindowLayout.of(torch.tensor([0, *lengths]).cumsum(0), 3)
     assert layout.windows is not None
-    parts = torch.randn(sum(lengths), 3, HEADS, WIDTH // HEADS)
-    expected = made._in_windows(parts, layout.windows)
-    torch.testing.assert_close(attend_near(parts, layout.windows, 0.0).flatten(1), expected, atol=1e-5, rtol=1e-5)
+    parts = torch.randn(sum(lengths), 3, HEADS, WIDTH // HEADS, requires_grad=True)
+    weight = torch.randn(sum(lengths), WIDTH)
+    expected, found = made._in_windows(parts, layout.windows), attend_near(parts, layout.windows, 0.0).flatten(1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad((states * weight).sum(), parts)[0] for states in (expected, found)]
+    assert gradients[0].norm() > 1
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_with_dropout_are_those_of_the_same_draws() -> None:

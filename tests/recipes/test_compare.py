@@ -38,6 +38,8 @@ def test_trains_compares_and_reports(dataset, tmp_path, capsys):
         for run, value in zip(found["runs"][model], found["systems"][model]["ndcg@10"]["seeds"], strict=True):
             metrics = json.loads((output / run / "metrics.json").read_text())
             assert value == pytest.approx(metrics["test"]["ndcg@10"], abs=1e-9)
+    lengths = [part for part in found["slices"] if part["group"] == "history length"]
+    assert sum(part["cases"] for part in lengths) == sum(part["users"] for part in lengths) == 80
     assert json.loads((output / "comparison.json").read_text()) == json.loads(json.dumps(found))
     page = (output / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 3
@@ -49,6 +51,16 @@ def test_trains_compares_and_reports(dataset, tmp_path, capsys):
     again = compare(dataset.path, ["sasrec", "sasrec-text"], output, seeds=2, transformer=SMALL, training=SHORT)
     assert weights.stat().st_mtime_ns == before  # finished runs are not trained again
     assert again["systems"] == found["systems"]
+
+
+def test_what_a_model_lacks_is_told_before_another_is_trained(dataset, tmp_path):
+    with pytest.raises(SettingsError, match="linguarec tokenize"):
+        compare(dataset.path, ["sasrec", "recformer"], tmp_path / "out", seeds=1, transformer=SMALL, training=SHORT)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SettingsError, match=r"holds a manifest\.json, so it is no place for a report"):
+        compare(dataset.path, ["sasrec"], dataset.path)
+    with pytest.raises(SettingsError, match="--first-seed is -1"):
+        compare(dataset.path, ["sasrec"], tmp_path / "out", first_seed=-1)
 
 
 def test_all_bad_settings_are_named_at_once(tmp_path):

@@ -10,9 +10,10 @@ import torch
 
 import linguarec
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.hub.pretrained import from_pretrained
+from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
 from linguarec.hub.released_recformer import to_released_recformer
 from linguarec.models.recformer import Recformer, RecformerConfig
+from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.convert import convert
 from linguarec.recipes.evaluate import evaluate
 from linguarec.recipes.finetune import finetune
@@ -51,6 +52,19 @@ def test_there_and_back(released: dict[str, Any], tmp_path: Path) -> None:
     before, after = (torch.load(file, weights_only=True) for file in (released["source"], back))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("first_position", [0, 2])
+def test_what_tensors_do_not_tell_is_written_beside_them(first_position: int, tmp_path: Path) -> None:
+    """A Recformer made from a BERT, too, comes back as it was: also its first position, epsilon and window."""
+    config = replace(CONFIG, first_position=first_position, layer_norm_eps=1e-12, temperature=0.1, max_tokens=40)
+    description = ModelDescription("recformer", config, None, CatalogueShape(0))
+    save_pretrained(Recformer(config), description, tmp_path / "ours")
+    written = convert(tmp_path / "ours", tmp_path / "theirs.bin")
+    assert written["released_config"] == str(tmp_path / "theirs.config.json")
+    result = convert(tmp_path / "theirs.bin", tmp_path / "again", released_config=tmp_path / "theirs.config.json")
+    assert result["assumed"] == {}
+    assert from_pretrained(tmp_path / "again")[1].config == config
 
 
 def test_what_was_published_is_assumed_and_shown(released: dict[str, Any], tmp_path: Path) -> None:

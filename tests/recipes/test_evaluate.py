@@ -157,6 +157,15 @@ def test_unknown_items_need_zero_shot_and_are_counted(run, make_dataset):
     )
 
 
+def test_targets_that_may_have_been_trained_on_are_told(run, dataset, caplog):
+    np.save(dataset.path / "splits" / "temporal.npy", dataset.roles())
+    evaluate(run, dataset.path, plots=False)
+    assert "may be among what it learned from" not in caplog.text
+    found = evaluate(run, dataset.path, protocol="temporal", plots=False)
+    assert "was trained on the split leave-one-out of these data: targets of temporal may be among" in caplog.text
+    assert found["trained_on_split"] == "leave-one-out"
+
+
 def test_held_out_items_are_all_new_and_popularity_knows_none_of_them(run, dataset):
     roles = held_out_items(dataset.sequences, NUM_ITEMS, share=0.2, seed=0)
     np.save(dataset.path / "splits" / "held-out-items.npy", roles)

@@ -202,6 +202,24 @@ def test_what_cannot_work_is_told_before_the_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_no_run_is_not_replaced_by_one(dataset: PreparedDataset, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"has no settings\.json, .*--overwrite does not replace it"):
+        finetune("sasrec", dataset.path, dataset.path, transformer=SMALL, training=settings(), overwrite=True)
+    assert PreparedDataset.open(dataset.path).num_users == dataset.num_users
+
+
+def test_a_resumed_run_names_the_setting_that_differs(dataset: PreparedDataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1))
+    other = replace(SMALL, dropout=0.1)
+    with pytest.raises(SettingsError) as error:
+        finetune("sasrec", dataset.path, run, transformer=other, training=settings(max_epochs=2), resume=True)
+    assert error.value.problems[1:] == [
+        "training.max_epochs: the run has 1, now 2",
+        "transformer.dropout: the run has 0.2, now 0.1",
+    ]
+
+
 def test_killed_after_its_last_epoch_it_trains_no_further_one(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,4 +100,5 @@ def test_renumbered_codes_get_their_embeddings_back(world: World, tmp_path: Path
     reached = world.loss(found, items)
     assert reached < known + 0.5 * (lost - known), f"{known:.3f} known, {lost:.3f} renumbered, {reached:.3f} reached"
     undone = torch.argsort(renumbered, dim=1)
-    assert (order == undone).float().mean() > 0.5
+    for book in (0, 1):  # the others were right from the start
+        assert (order[book] == undone[book]).float().mean() > 0.4, book

@@ -64,6 +64,9 @@ LEFT_OUT = re.compile(
     r"|item_embedding\.weight"
 )
 PREFIX = re.compile(r"(?:_forward_module\.)?(?:module\.)?(?:model\.)?(?:(?:longformer|roberta|bert)\.)?")
+OWN_WINDOW = (
+    "recformer_window"  # in settings written here: what attention_window of a Longformer's settings does not tell
+)
 WITH_PADDING_POSITIONS = ("longformer", "roberta", "xlm-roberta", "camembert")  # positions begin behind the padding id
 
 
@@ -220,6 +223,26 @@ def recformer_config(
         )
     except (TypeError, ValueError) as error:
         raise CheckpointMismatchError(f"{source} cannot become a Recformer: {error}.") from error
+
+
+def released_settings(config: RecformerConfig) -> dict[str, Any]:
+    """What the tensors of such a model do not tell, under the names of the released code; `recformer_config` reads it."""
+    padded = config.first_position > 0
+    return {
+        "model_type": "longformer" if padded else "bert",
+        "pad_token_id": config.first_position - 1 if padded else 0,
+        "num_attention_heads": config.heads,
+        "attention_window": config.window,
+        OWN_WINDOW: config.window,
+        "max_token_num": config.max_tokens,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "layer_norm_eps": config.layer_norm_eps,
+        "initializer_range": config.initializer_range,
+        "temp": config.temperature,
+        "mlm_weight": config.mlm_weight,
+    }
 
 
 def _num_layers(keys: Iterable[str]) -> int:

@@ -127,6 +127,8 @@ def compare(
     minutes = {model: float(np.median([run["seconds"] for run in found])) / 60 for model, found in runs.items()}
     parts = [Slice(part.group, part.name, np.tile(part.mask, seeds)) for part in slices(cases, counts)]
     by_slice = summarise({name: pooled(found) for name, found in results.items()}, parts, KS)
+    for part in by_slice["slices"]:
+        part["cases"] //= seeds  # those of one seed
     table = comparison_table(systems, published, minutes)
     tests_table = differences_table(tests, reference)
     users = len(np.unique(cases.users))

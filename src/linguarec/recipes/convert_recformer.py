@@ -15,7 +15,13 @@ from linguarec.files import write_json, writing_file, writing_folder
 from linguarec.hub.backbone import check_vocabulary
 from linguarec.hub.conversion import ReleasedFile, read_released
 from linguarec.hub.pretrained import CONFIG_FILE, ModelDescription, from_pretrained, save_pretrained
-from linguarec.hub.released_recformer import from_released_recformer, recformer_config, to_released_recformer
+from linguarec.hub.released_recformer import (
+    OWN_WINDOW,
+    from_released_recformer,
+    recformer_config,
+    released_settings,
+    to_released_recformer,
+)
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import SETTINGS_FILE
 from linguarec.recipes.sentence_inputs import stored_tokens
@@ -70,6 +76,8 @@ def convert_recformer(
         raise CheckpointMismatchError(
             f"{released.file}: no tensor tells the number of attention heads; give it by --heads or --released-config"
         )
+    if window is None and isinstance(told.get(OWN_WINDOW), int):
+        window = told[OWN_WINDOW]
     if window is None and set(_windows(told)) - {PUBLISHED["attention_window"]}:
         raise CheckpointMismatchError(
             f"{released.file}: attention_window is {told['attention_window']} in the settings of the language model, and the "
@@ -128,13 +136,24 @@ def convert_recformer(
 
 
 def write_recformer(source: Path, output: Path) -> dict[str, Any]:
-    """Write a model folder as the released code saves a model: a state dict, which `torch.load(weights_only=True)` reads."""
+    """Write a model folder as the released code saves a model: a state dict, which `torch.load(weights_only=True)` reads.
+
+    What the tensors do not tell goes into a file beside it, for --released-config.
+    """
     model, description = from_pretrained(source)
     state = to_released_recformer(model.state_dict())
+    told = output.with_name(f"{output.stem}.config.json")
+    write_json(told, released_settings(description.config))
     with writing_file(output) as temporary:
         torch.save(state, temporary)
     parameters = sum(tensor.numel() for tensor in state.values())
-    return {"output": str(output), "model": description.name, "tensors": len(state), "parameters": parameters}
+    return {
+        "output": str(output),
+        "released_config": str(told),
+        "model": description.name,
+        "tensors": len(state),
+        "parameters": parameters,
+    }
 
 
 def _windows(told: Mapping[str, Any]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Evaluate: rank the targets of a split with a trained run, beside popularity and chance."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.recommender import Recommender
     from linguarec.text.attributes import ItemTokens
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -60,7 +63,7 @@ def evaluate(
     from rich.console import Console
 
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.data.splits import ROLE_OF_PART, evaluation_cases, training_sequences
+    from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines
     from linguarec.evaluation.evaluate import rank_cases
@@ -98,7 +101,18 @@ def evaluate(
             f"{dataset.path}: split {protocol!r} has no {split} target with a history before it; prepare it with more data, or "
             "name another split with --protocol."
         )
-    counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
+    trained = training_sequences(dataset.sequences, roles)
+    if own_data and settings.get("users", 1.0) < 1:  # what the run learned from, and not what others did
+        trained = trained.select(draw_users(dataset.num_users, settings["users"], settings["seed"]))
+    counts = training_counts(trained.values, dataset.num_items)
+    if own_data and protocol != settings["split"]:
+        log.warning(
+            "%s was trained on the split %s of these data: targets of %s may be among what it learned from, and then its "
+            "figures are too high",
+            run,
+            settings["split"],
+            protocol,
+        )
     model, inputs, keys, new_items = read_items(run, dataset, zero_shot, features, tokens, place)
     cut = None
     if isinstance(inputs, ItemTokens):
@@ -118,6 +132,7 @@ def evaluate(
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "trained_on_this_data": own_data,
+        "trained_on_split": settings.get("split") if own_data else None,
         "zero_shot": zero_shot,
         "protocol": protocol,
         "split": split,
