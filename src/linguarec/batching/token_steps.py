@@ -1,7 +1,7 @@
 """Training steps of a model that reads histories as text: one history and its next item from every user and epoch.
 
 An encoder that is not causal reads one prefix of a sequence a pass. As published, an epoch has one for every user, with a
-target that is drawn anew: in fine-tuning any item but the first, in pre-training one of the second half.
+target that is drawn anew: in fine-tuning any item but the first, in pre-training one from the middle on.
 """
 
 from collections.abc import Iterator

@@ -81,7 +81,7 @@ def training_pairs(offsets: IntArray, max_length: int, second_half: bool, genera
     Args:
         offsets: [B+1] bounds of the sequences in the flat array.
         max_length: longest window.
-        second_half: whether targets are drawn from the second half of the sequence, or from all of it; never the first item.
+        second_half: whether targets are drawn from the middle item of the sequence on, or from all of it; never the first item.
         generator: draws the targets.
     """
     lengths = np.diff(offsets)
