@@ -161,6 +161,10 @@ def test_killed_it_goes_on_where_it_stopped(
 def test_bad_settings_are_refused(dataset: PreparedDataset) -> None:
     with pytest.raises(SettingsError, match=r"word_drop_draws is -1.*\n.*word_drop is 2"):
         encode(dataset.path, word_drop_draws=-1, word_drop=2)
+    with pytest.raises(SettingsError, match="--max-tokens 100000: the encoder all-MiniLM-L6-v2 reads 256 at most"):
+        encode(dataset.path, max_tokens=100_000)
+    with pytest.raises(SettingsError, match="--seed is -1"):
+        encode(dataset.path, seed=-1)
     with pytest.raises(LinguarecError, match="no-such-encoder"):
         encode(dataset.path, encoder="no-such-encoder")
     encode(dataset.path)

@@ -288,6 +288,11 @@ def test_item_without_metadata(tmp_path: Path, items: Path, policy: Any) -> None
         assert (result["items"], result["report"]["rows_of_items_without_metadata"]) == (5, 6)
 
 
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="nowhere does not exist or is not a folder"):
+        prepare_atomic(tmp_path / "nowhere", tmp_path / "out")
+
+
 def test_no_common_item(tmp_path: Path, items: Path) -> None:
     log = write_log(tmp_path / "log.csv", [(item, user, time) for user, item, time in rectangle()])
     with pytest.raises(DataFormatError, match=r"None of the 5 items of the log \(such as 'u0'\).*swapped"):

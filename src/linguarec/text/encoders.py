@@ -112,13 +112,15 @@ class TextEncoder:
         target = device_for(device)
         used = choose_precision(precision, target)
         tokenizer, forward, width, limit = _load_model(folder, chosen, normalised, target, used)
-        limits = [limit for limit in (max_tokens, declared.max_tokens, limit) if limit is not None]
+        longest = limit if declared.max_tokens is None else min(limit, declared.max_tokens)
+        if max_tokens is not None and max_tokens > longest:
+            raise SettingsError([f"--max-tokens {max_tokens}: the encoder {name} reads {longest} at most"])
         reference = EncoderReference(
             encoder=name,
             width=width,
             pooling=chosen,
             weights_sha256=weights_fingerprint(folder),
-            max_tokens=min(limits),
+            max_tokens=longest if max_tokens is None else max_tokens,
             normalised=normalised,
             text_rules=text_rules,
         )

@@ -17,6 +17,8 @@ def find_name(folder: Path) -> str:
     Raises:
         DataFormatError: there is no NAME.inter or NAME.train.inter, or there are several names.
     """
+    if not folder.is_dir():
+        raise DataFormatError(f"{folder} does not exist or is not a folder; give the one that holds NAME.inter.")
     names = sorted({file.name.split(".")[0] for file in folder.glob("*.inter")})
     if len(names) != 1:
         raise DataFormatError(

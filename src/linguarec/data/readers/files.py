@@ -261,7 +261,7 @@ def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> 
     if missing:
         raise DataFormatError(
             f"{shown} has no column {missing[0]!r}; its columns are {', '.join(map(repr, found))}. "
-            "Name the columns with the flags of the command."
+            "Rename one, or name another where the command has a flag for it."
         )
 
 
