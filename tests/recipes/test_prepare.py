@@ -8,7 +8,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from linguarec.catalogue import Catalogue
+from linguarec.data import filtering, preparation
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.readers import files
 from linguarec.errors import DataFormatError, OutputError, SettingsError
+from linguarec.recipes import folders
 from linguarec.recipes.prepare import (
     prepare_amazon,
     prepare_atomic,
     prepare_online_retail,
     prepare_table,
 )
+from linguarec.text import cleaning
 
 RETAIL_HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 
@@ -286,6 +290,18 @@ def test_item_without_metadata(tmp_path: Path, items: Path, policy: Any) -> None
         assert dataset.texts[dataset.item_row["i5"]] == ""
     else:
         assert (result["items"], result["report"]["rows_of_items_without_metadata"]) == (5, 6)
+
+
+def test_the_choices_of_the_flags_are_those_of_the_code() -> None:
+    """The recipes name them once more, so that --help need not load the database."""
+    for ours, theirs in (
+        (folders.TextRules, cleaning.TextRules),
+        (folders.Ties, filtering.Ties),
+        (folders.Duplicates, filtering.Duplicates),
+        (folders.Catalogue, preparation.Catalogue),
+        (folders.Encoding, files.Encoding),
+    ):
+        assert get_args(ours) == get_args(theirs)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
