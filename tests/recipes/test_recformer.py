@@ -389,6 +389,10 @@ BAD = [
     ({"training": settings(window_stride=2)}, "--training.window_stride: this is not for recformer"),
     ({"training": settings(accumulate=101)}, "training.accumulate is above training.targets_per_step"),
     ({"users": 2.0}, "users is 2.0"),
+    (
+        {"training": settings(targets_per_step=2, devices=3)},
+        r"has 2 histories, fewer than the 3 processes that share it; raise training\.targets_per_step",
+    ),
 ]
 
 

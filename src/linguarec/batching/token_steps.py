@@ -69,7 +69,8 @@ class HistoryLoader(MixedLoader):
         if fewest < processes:
             raise SettingsError(
                 [
-                    f"a step (an accumulated part) has {fewest} histories, fewer than the {processes} processes that share it"
+                    f"a step (an accumulated part) has {fewest} histories, fewer than the {processes} processes that share it; "
+                    "raise training.targets_per_step, or lower training.accumulate or training.devices"
                 ]
             )
         super().shard(rank, processes)

@@ -87,7 +87,7 @@ def finetune_recformer(
     def test_cases() -> EvaluationCases:
         return evaluation_cases(dataset.sequences, dataset.roles(split), "test", longest)
 
-    loader()  # refuses what cannot work; only now is the folder made
+    loader().shard(0, training.devices)  # refuses what cannot work; only now is the folder made
     done = open_run(output, settings, resume, overwrite)
     if done is not None:
         return done

@@ -100,6 +100,7 @@ def pretrain_recformer(
     masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
     per_step = training.targets_per_step // training.accumulate  # negatives come from a part, not from the whole step
     steps = HistoryLoader(domains, config.max_items, config.max_tokens, per_step, mixing, True, seed)
+    steps.shard(0, training.devices)  # refuses what cannot work; only now is the folder made
     done = open_run(output, settings, resume, overwrite)
     if done is not None:
         return done
