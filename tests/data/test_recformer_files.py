@@ -91,6 +91,11 @@ BAD = [
     ("val", {"0": []}, r"user 0 has 2 items in train.json, 0 in val.json, 1 in test.json"),
     ("test", {"2": [1]}, r"user 2 has 2 items in train.json, 0 in val.json, 1 in test.json"),
     ("meta_data", {"B0": "Steel ruler"}, r"item 'B0' has 'Steel ruler'; expected its attributes by name"),
+    (
+        "meta_data",
+        {"B0": {"text": "a", "text_attribute": "b"}},
+        r"meta_data.json: the attributes 'text' and 'text_attribute'",
+    ),
     ("meta_data", {"B0": {"title": {"en": "x"}}}, r"attribute 'title' of item 'B0' is .*expected text, a number"),
 ]
 
@@ -109,6 +114,11 @@ def test_missing_cut_and_foreign_files_are_refused(source: Path, tmp_path: Path)
     (source / "val.json").write_text('{"0": [')
     with pytest.raises(DataFormatError, match=r"val.json is not JSON"):
         prepare_recformer(source, tmp_path / "data")
+    whole = (source / "umap.json").read_text()
+    (source / "umap.json").write_text("{}")
+    with pytest.raises(DataFormatError, match=r"umap.json is empty; expected a number for each raw id"):
+        prepare_recformer(source, tmp_path / "data")
+    (source / "umap.json").write_text(whole)
     (source / "val.json").write_text("[]")
     with pytest.raises(DataFormatError, match=r"val.json holds a list; expected a JSON object"):
         prepare_recformer(source, tmp_path / "data")

@@ -110,6 +110,8 @@ def _item_numbers(value: Any, file: Path, user: int, items: int) -> list[int]:
 def _by_number(file: Path) -> list[str]:
     """Raw ids in the order of their numbers."""
     numbers = _read(file)
+    if not numbers:
+        raise DataFormatError(f"{file} is empty; expected a number for each raw id.")
     if sorted(numbers.values(), key=str) != sorted(range(len(numbers)), key=str):
         raise DataFormatError(f"{file}: the numbers must run from 0 to {len(numbers) - 1}, each once.")
     return sorted(numbers, key=numbers.__getitem__)
