@@ -128,7 +128,7 @@ def test_missing_cut_and_foreign_files_are_refused(source: Path, tmp_path: Path)
 
 
 def test_files_without_users_are_refused(source: Path, tmp_path: Path) -> None:
-    for name in ("train", "val", "test", "umap"):
+    for name in ("train", "val", "test"):
         (source / f"{name}.json").write_text("{}")
     with pytest.raises(
         DataFormatError, match=f"nothing to prepare in {tmp_path}/data: no user of the source has an item"
