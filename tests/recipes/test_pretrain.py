@@ -312,7 +312,7 @@ def test_validation_reads_vectors_a_chunk_at_a_time(
 
     monkeypatch.setattr(UniSRec, "item_keys", counting)
     monkeypatch.setattr(PreparedDataset, "load_features", whole)
-    monkeypatch.setattr("linguarec.evaluation.evaluate.ITEMS_PER_CHUNK", 20)
+    monkeypatch.setattr("linguarec.recipes.pretraining_items.ITEMS_PER_CHUNK", 20)
     found = pretrain("unisrec", paths(folders), tmp_path / "parts", transformer=SMALL, training=settings(max_epochs=1))
     assert sizes == [20, 20, 8] * 3
     assert found["valid"] == pytest.approx(expected["valid"], abs=1e-3)  # in bfloat16 where the device has it
