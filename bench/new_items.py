@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
@@ -20,7 +19,7 @@ from linguarec.devices import device_for
 from linguarec.evaluation.comparison import compared, comparison_table, differences, differences_table
 from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
 from linguarec.recipes.evaluate import read_items
-from linguarec.recipes.tables import show_table
+from linguarec.recipes.tables import plain_console, show_table
 
 KS = (10, 50)
 
@@ -50,7 +49,7 @@ def main() -> None:
 
     systems = {name: compared(found, KS) for name, found in results.items()}
     tests = differences(results, baseline, ["recall@10", "ndcg@10"])
-    console = Console()
+    console = plain_console()
     show_table(
         console, comparison_table(systems, {}, {}), f"{dataset.name}: {len(cases):,} targets among held-out items"
     )

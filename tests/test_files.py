@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from linguarec.errors import OutputError
-from linguarec.files import writing_file, writing_folder
+from linguarec.files import Marker, writing_file, writing_folder
 
 
 @pytest.mark.parametrize("writing", [writing_file, writing_folder])
@@ -31,13 +31,14 @@ def test_errors_of_writing(tmp_path: Path, writing: Any, number: int) -> None:
 
 def test_only_what_was_written_by_us_is_replaced(tmp_path: Path) -> None:
     precious, file, ours, same = (tmp_path / name for name in ("precious", "file", "ours", "same"))
-    for folder, name in ((precious, "thesis.tex"), (ours, "manifest.json"), (same, "a.csv")):
+    ours_is = Marker("manifest.json", "fingerprint")
+    for folder, name in ((precious, "manifest.json"), (ours, "manifest.json"), (same, "a.csv")):
         folder.mkdir()
-        (folder / name).write_text("old")
+        (folder / name).write_text('{"fingerprint": "x"}' if folder == ours else "{}")
     file.write_text("old")
-    for marker in ("manifest.json", None):
+    for marker in (ours_is, None):
         with (
-            pytest.raises(OutputError, match=r"precious (has no manifest|holds thesis).*--overwrite does not replace"),
+            pytest.raises(OutputError, match=r"precious (has no|holds) manifest.json.*--overwrite does not replace"),
             writing_folder(precious, True, marker) as folder,
         ):
             (folder / "a.csv").write_text("new")
@@ -46,13 +47,13 @@ def test_only_what_was_written_by_us_is_replaced(tmp_path: Path) -> None:
             writing_folder(file, True, marker),
         ):
             pass
-    for path, marker in ((ours, "manifest.json"), (same, None)):
+    for path, marker in ((ours, ours_is), (same, None)):
         with writing_folder(path, True, marker) as folder:
             (folder / "a.csv").write_text("new")
     found = {
         str(path.relative_to(tmp_path)): path.read_text() for path in sorted(tmp_path.rglob("*")) if path.is_file()
     }
-    assert found == {"precious/thesis.tex": "old", "file": "old", "ours/a.csv": "new", "same/a.csv": "new"}
+    assert found == {"precious/manifest.json": "{}", "file": "old", "ours/a.csv": "new", "same/a.csv": "new"}
 
 
 @pytest.mark.parametrize("writing", [writing_file, writing_folder])

@@ -165,14 +165,17 @@ def test_requests_without_an_answer_are_refused(recommender):
             SettingsError, match="expected a list of histories, each a list of item ids; found a string"
         ):
             recommender.recommend(histories)
-    with pytest.raises(SettingsError, match="found a string"):
+    with pytest.raises(SettingsError, match="expected a list of item ids; found the string 'i3'"):
         recommender.remove_items("i3")
+    with pytest.raises(SettingsError, match="within is the string 'i3'; expected a list"):
+        recommender.recommend([["i1"]], within="i3")
     assert recommender.recommend([]) == []
 
 
 def test_histories_may_come_one_by_one(recommender):
     histories = [["i1"], ["i2", "i3"]]
     expected = ids(recommender.recommend(histories, k=3))
+    assert recommender.catalogue.new_entries(item for item in [{"raw_id": "n", "title": "q"}]).num_rows == 1
     assert ids(recommender.recommend((iter(history) for history in histories), k=3)) == expected
     assert ids(recommender.recommend(np.array([["i1"]]), k=3)) == expected[:1]
 

@@ -42,11 +42,6 @@ class Catalogue:
     @classmethod
     def of(cls, items: pa.Table, attributes: Sequence[str], text_rules: TextRules) -> "Catalogue":
         """The items that a model was trained on: `items` has `raw_id`, the attributes and `text`, in row order."""
-        strange = [name for name in attributes if name in _OWN_COLUMNS]
-        if strange:
-            raise DataFormatError(
-                f"The attribute {strange[0]!r} has the name of a column of the catalogue; prepare the folder again."
-            )
         table = items.select(["raw_id", *attributes, "text"])
         table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
         return cls(table.append_column("removed", pa.array(np.zeros(len(table), dtype=bool))), text_rules)
@@ -90,7 +85,7 @@ class Catalogue:
         """
         given = list(histories)
         if any(isinstance(history, str) for history in given):
-            raise SettingsError(["expected a list of histories, each a list of item ids; found a string"])
+            raise SettingsError(["expected a list of histories, each a list of item ids; found a string for a history"])
         histories = [list(history) for history in given]
         position = self.position
         unknown = list(dict.fromkeys(raw_id for history in histories for raw_id in history if raw_id not in position))
@@ -114,7 +109,9 @@ class Catalogue:
             DataFormatError: an id is missing, there twice or in the catalogue already; a column is unknown; an item has
                 neither text nor attributes.
         """
-        given = items.to_pylist() if isinstance(items, pa.Table) else items
+        given = (
+            items if isinstance(items, Mapping) else items.to_pylist() if isinstance(items, pa.Table) else list(items)
+        )
         if isinstance(given, Mapping) or any(not isinstance(item, Mapping) for item in given):
             raise DataFormatError(
                 "New items are a list of mappings, one an item, or an Arrow table; of a data frame take to_dict('records')."
@@ -145,6 +142,8 @@ class Catalogue:
         Raises:
             UnknownItemError: an id is not in the catalogue.
         """
+        if isinstance(raw_ids, str):
+            raise SettingsError([f"expected a list of item ids; found the string {raw_ids!r}"])
         removed = self.removed.copy()
         if len(raw_ids):
             removed[self.rows([raw_ids])[0].values] = True

@@ -7,10 +7,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from linguarec.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What tells a folder of ours: a JSON `file` of that name with that `key`."""
+
+    file: str
+    key: str
 
 
 @contextlib.contextmanager
@@ -35,11 +44,11 @@ def writing_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_folder(path: Path, overwrite: bool = False, marker: str | None = None) -> Iterator[Path]:
+def writing_folder(path: Path, overwrite: bool = False, marker: Marker | None = None) -> Iterator[Path]:
     """Give a temporary folder beside `path`; rename it onto `path` when the block ends well, remove it otherwise.
 
-    With `overwrite` only what was written by us before is replaced: a folder that holds the file `marker`, or, without one,
-    a folder that holds nothing but what the new one holds, too.
+    With `overwrite` only what was written by us before is replaced: a folder with the `marker`, or, where there is none, a
+    folder that holds nothing but what the new one holds, too.
 
     Raises:
         OutputError: `path` exists already and may not be replaced, is not writable, or the disk is full.
@@ -75,7 +84,7 @@ def writing_folder(path: Path, overwrite: bool = False, marker: str | None = Non
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_ours(path: Path, marker: str | None) -> None:
+def check_ours(path: Path, marker: Marker | None) -> None:
     """Refuse to replace what is no folder of ours: a file, or a folder with something in it and no `marker`.
 
     Raises:
@@ -83,19 +92,27 @@ def check_ours(path: Path, marker: str | None) -> None:
     """
     if not path.is_dir():
         raise OutputError(f"{path} is a file, which --overwrite does not replace; choose another output folder.")
-    if marker is not None and any(path.iterdir()) and not (path / marker).exists():
+    if marker is not None and any(path.iterdir()) and not _is_marked(path, marker):
         raise OutputError(
-            f"{path} has no {marker}, so it holds something else than this command writes, and --overwrite does not replace "
-            "it; choose another output folder, or delete it yourself."
+            f"{path} has no {marker.file} of ours, so it holds something else than this command writes, and --overwrite does "
+            "not replace it; choose another output folder, or delete it yourself."
         )
+
+
+def _is_marked(path: Path, marker: Marker) -> bool:
+    try:
+        found = json.loads((path / marker.file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and marker.key in found
 
 
 def _check_same_names(path: Path, new: Path) -> None:
     strange = sorted({entry.name for entry in path.iterdir()} - {entry.name for entry in new.iterdir()})
     if strange:
         raise OutputError(
-            f"{path} holds {strange[0]}, which this command does not write, so --overwrite does not replace the folder; choose "
-            "another one, or delete it yourself."
+            f"{path} holds {strange[0]}, which this command would not write again, so --overwrite does not replace the folder; "
+            "choose another one, or delete it yourself."
         )
 
 

@@ -252,6 +252,8 @@ class Recommender:
         """
         if not isinstance(k, int | np.integer) or k < 1:
             raise SettingsError([f"k is {k}; it must be a whole number, at least 1"])
+        if isinstance(within, str):
+            raise SettingsError([f"within is the string {within!r}; expected a list of item ids"])
         if within is not None and not len(within):
             raise SettingsError(["within is empty, so nothing could be recommended; leave it out to allow all items"])
         rows, unknown = self.catalogue.rows(histories, skip_unknown)

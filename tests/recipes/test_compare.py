@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,9 @@ def test_what_a_model_lacks_is_told_before_another_is_trained(dataset, tmp_path)
     with pytest.raises(SettingsError, match="linguarec tokenize"):
         compare(dataset.path, ["sasrec", "recformer"], tmp_path / "out", seeds=1, transformer=SMALL, training=SHORT)
     assert not (tmp_path / "out").exists()
+    windows = replace(SHORT, window_stride=2)
+    with pytest.raises(SettingsError, match=r"--training\.window_stride: this is not for recformer"):
+        compare(dataset.path, ["sasrec", "recformer"], tmp_path / "out", transformer=SMALL, training=windows)
     with pytest.raises(SettingsError, match=r"holds a manifest\.json, so it is no place for a report"):
         compare(dataset.path, ["sasrec"], dataset.path)
     with pytest.raises(SettingsError, match="--first-seed is -1"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from linguarec.batching.catalogue import catalogue_batch
-from linguarec.data.splits import TEST, evaluation_cases, held_out_items
+from linguarec.data.splits import TEST, draw_users, evaluation_cases, held_out_items, training_sequences
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.files import write_json
@@ -155,6 +155,17 @@ def test_unknown_items_need_zero_shot_and_are_counted(run, make_dataset):
     assert found["systems"]["sasrec-text"]["mrr"]["mean"] == pytest.approx(
         evaluate_model(recommender.model, items, cases).mean("mrr"), abs=1e-6
     )
+
+
+def test_what_is_known_is_what_the_users_who_trained_had(run, dataset):
+    settings = json.loads((run / "settings.json").read_text())
+    write_json(run / "settings.json", {**settings, "users": 0.1, "seed": 0})
+    few = evaluate(run, plots=False)
+    trained = training_sequences(dataset.sequences, dataset.roles()).select(draw_users(dataset.num_users, 0.1, 0))
+    targets = evaluation_cases(dataset.sequences, dataset.roles(), "test").targets
+    expected = int((~np.isin(targets, trained.values)).sum())
+    assert expected > 0
+    assert [part["cases"] for part in few["slices"] if part["name"] == "new (not in training)"] == [expected]
 
 
 def test_targets_that_may_have_been_trained_on_are_told(run, dataset, caplog):

@@ -133,6 +133,21 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     assert curves[0] == curves[1]
 
 
+@pytest.mark.parametrize("part", [7, 8, 10])
+def test_killed_within_an_accumulated_step_it_goes_on_before_that_step(
+    part: int, dataset: PreparedDataset, tmp_path: Path, until_killed: Callable[..., None]
+) -> None:
+    """Epochs have 6 parts, two of them a step: 7 and 8 are second and first part of a step, 10 a later first one."""
+    training = settings(checkpoint_every_n_steps=1, targets_per_step=400, accumulate=2, max_epochs=2)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    finetune("sasrec", dataset.path, unbroken, transformer=SMALL, training=training)
+    words = ("finetune", "sasrec", dataset.path, "-o", broken)
+    until_killed(*words, where=f"batch.step == {part}", transformer=SMALL, training=training)
+    finetune("sasrec", dataset.path, broken, transformer=SMALL, training=training, resume=True)
+    weights = [load_file(run / "model.safetensors") for run in (unbroken, broken)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_killed_while_an_epoch_is_validated_it_validates_that_epoch(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +218,7 @@ def test_what_cannot_work_is_told_before_the_folder_is_made(
 
 
 def test_what_is_no_run_is_not_replaced_by_one(dataset: PreparedDataset, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"has no settings\.json, .*--overwrite does not replace it"):
+    with pytest.raises(OutputError, match=r"has no settings\.json of ours, .*--overwrite does not replace it"):
         finetune("sasrec", dataset.path, dataset.path, transformer=SMALL, training=settings(), overwrite=True)
     assert PreparedDataset.open(dataset.path).num_users == dataset.num_users
 

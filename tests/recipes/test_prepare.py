@@ -148,7 +148,7 @@ def test_columns_of_one_name_are_refused(header: str, tmp_path: Path) -> None:
 
 def test_times_keep_their_fractions(tmp_path: Path) -> None:
     """Two visits within a second are two, in their order."""
-    rows = [("u", "a", "1609459200.75"), ("u", "b", "1609459200.25"), ("u", "b", "1609459200.50"), ("u", "c", "1.6")]
+    rows = [("u", "a", "1609459200.75"), ("u", "b", "1609459200.25"), ("u", "b", "16094592005e-1"), ("u", "c", "1.6")]
     prepare_table(write_log(tmp_path / "log.csv", rows), tmp_path / "out", k_core=0)
     dataset = PreparedDataset.open(tmp_path / "out")
     assert [dataset.raw_item_ids[row] for row in dataset.sequences[0]] == ["c", "b", "b", "a"]

@@ -122,10 +122,11 @@ def test_a_bad_item_is_named_with_its_file(run, tmp_path, fake_encoder):
 
 def test_brackets_are_shown_as_they_are(run, tmp_path, fake_encoder, capsys):
     """The screen's library takes [red] for a colour and [/b] for an error."""
-    (tmp_path / "new.csv").write_text("raw_id,title\n[red]7,[bold]Box [/b] [2 pcs]\n", encoding="utf-8")
-    recommend(run, ["[red]7", "i3", "[/x]"], k=3, items=tmp_path / "new.csv", skip_unknown=True)
+    (tmp_path / "new.csv").write_text("raw_id,title\n[red]7,[bold]Box [/b] [2 pcs]\na:on:7,x\n", encoding="utf-8")
+    recommend(run, ["[red]7", "a:on:7", "i3", "[/x]"], k=3, items=tmp_path / "new.csv", skip_unknown=True)
     shown = capsys.readouterr().out
     assert "[red]7" in shown
+    assert "a:on:7" in shown
     assert "[bold]Box [/b] [2 pcs]" in shown
     assert "left out, not in the catalogue: [/x]" in shown
 

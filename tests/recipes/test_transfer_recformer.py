@@ -60,7 +60,11 @@ def test_scratch_begins_as_the_pre_training_did(
     one_each = settings(
         targets_per_step=20, accumulate=4
     )  # 4 histories of a step of 5 % of the users: one in each part
-    transfer(other.path, pre, tmp_path / "few", ways=["full"], shares=[5], seeds=1, training=one_each)
+    few = transfer(other.path, pre, tmp_path / "few", ways=["full"], shares=[5], seeds=1, training=one_each)
+    assert (
+        read(tmp_path / "few" / "runs" / "full" / "5" / "seed0" / "settings.json")["training"]["targets_per_step"] == 4
+    )
+    assert 0 < few["systems"][5]["full"]["ndcg@10"]["median"] < 1
     untrained = evaluate(pre, other.path, zero_shot=True, plots=False)["systems"]["recformer"]["ndcg@10"]["mean"]
     assert found["systems"][20]["zero-shot"]["ndcg@10"]["median"] == pytest.approx(untrained)
     assert set(found["verdicts"][100]) == {"full", "zero-shot"}

@@ -10,7 +10,7 @@ OWN_COLUMNS = ("item", "raw_id", "text", "position", "code", "known_id", "row", 
 
 def attribute_name(column: str) -> str:
     """What a column of the user's is called here: clear of our own columns."""
-    return f"{column}_attribute" if column.casefold() in OWN_COLUMNS else column
+    return f"{column}_attribute" if column.lower() in OWN_COLUMNS else column
 
 
 def attribute_names(columns: Iterable[str], file: Path) -> list[str]:
@@ -23,10 +23,10 @@ def attribute_names(columns: Iterable[str], file: Path) -> list[str]:
     names = []
     for column in columns:
         name = attribute_name(column)
-        if name.casefold() in named:
+        if name.lower() in named:
             raise DataFormatError(
-                f"{file}: the attributes {named[name.casefold()]!r} and {column!r} are both called {name!r} here; rename one."
+                f"{file}: the attributes {named[name.lower()]!r} and {column!r} are both called {name!r} here; rename one."
             )
-        named[name.casefold()] = column
+        named[name.lower()] = column
         names.append(name)
     return names

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from linguarec.data.attribute_names import OWN_COLUMNS
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import Roles
 from linguarec.data.vectors import check_finite
@@ -133,6 +134,11 @@ class PreparedDataset:
                 "prepare the folder again."
             )
         dataset = cls(path, read_record(Manifest, manifest_file, "a prepared dataset folder", DataFormatError, AGAIN))
+        strange = [name for name in dataset.manifest.attributes if name.lower() in OWN_COLUMNS]
+        if strange:
+            raise DataFormatError(
+                f"{path}: the attribute {strange[0]!r} has the name of a column of our own; prepare the folder again."
+            )
         dataset._check()
         return dataset
 

@@ -21,7 +21,7 @@ from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splitting import SplitSettings, write_splits
 from linguarec.errors import DataFormatError
-from linguarec.files import write_json, writing_folder
+from linguarec.files import Marker, write_json, writing_folder
 
 Integers = npt.NDArray[np.integer[Any]]
 
@@ -69,7 +69,7 @@ def write_folder(
         DataFormatError: the content holds no interaction.
         OutputError: `path` exists already, is not writable, or the disk is full.
     """
-    with writing_folder(path, overwrite, MANIFEST_FILE) as folder:
+    with writing_folder(path, overwrite, Marker(MANIFEST_FILE, "fingerprint")) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
         digest = hashlib.sha256()

@@ -64,7 +64,6 @@ def compare(
         exclude_history: items of the history are no candidates
     """
     import numpy as np
-    from rich.console import Console
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases, training_sequences
@@ -79,7 +78,7 @@ def compare(
     from linguarec.recipes.evaluate import ranked
     from linguarec.recipes.finetune import finetune
     from linguarec.recipes.matching import check_readable
-    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.tables import plain_console, show_table
     from linguarec.training.settings import TrainingSettings
 
     models = list(dict.fromkeys(models))
@@ -93,8 +92,15 @@ def compare(
     named = {"features": features, "codes": codes, "backbone": backbone, "tokens": tokens}
     own = {model: _flags_of(model, {"transformer": transformer, **named}) for model in models}
     refuse(", ".join(models), {flag: name for flag, name in named.items() if not any(flag in own[of] for of in models)})
+    trained_by = {model: (training or TrainingSettings()).or_else(MODELS[model].training) for model in models}
     for model in models:  # before the first of them is trained
-        check_readable(model, dataset, **{flag: name for flag, name in own[model].items() if flag != "transformer"})
+        trained_by[model].check()
+        check_readable(
+            model,
+            dataset,
+            trained_by[model],
+            **{flag: name for flag, name in own[model].items() if flag != "transformer"},
+        )
         log_own_training(model)
 
     # The baselines draw nothing: they have the same result for every seed.
@@ -114,7 +120,7 @@ def compare(
                 split=split,
                 seed=seed,
                 resume=True,
-                training=(training or TrainingSettings()).or_else(MODELS[model].training),
+                training=trained_by[model],
                 **own[model],
             )
             runs[model].append(run)
@@ -156,7 +162,7 @@ def compare(
     )
     write_json(output / "comparison.json", summary)
 
-    console = Console(markup=False)
+    console = plain_console()
     show_table(
         console, table, f"{dataset.name}, {split}, test: median of {seeds} seeds ± half the 95 % interval over users"
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from linguarec.errors import CheckpointMismatchError, DataFormatError, OutputError, SettingsError
-from linguarec.recipes.runs import refuse
+from linguarec.recipes.runs import SETTINGS_MARKER, refuse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ def convert(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.files import write_json, writing_file, writing_folder
     from linguarec.hub.conversion import describe, read_released, recbole_checkpoint
-    from linguarec.hub.pretrained import CONFIG_FILE, save_pretrained
+    from linguarec.hub.pretrained import save_pretrained
     from linguarec.hub.released_recformer import is_recformer
     from linguarec.recipes.convert_recformer import convert_recformer
     from linguarec.stored import read_json
@@ -91,7 +91,7 @@ def convert(
     description, assumed = describe(checkpoint, told if heads is None else {**told, "n_heads": heads})
     dataset = None if items is None else PreparedDataset.open(items)
     recommender = _recommender(checkpoint, description, dataset, item_ids, features, codes)
-    with writing_folder(output, overwrite, CONFIG_FILE) as folder:
+    with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
         if recommender is None:
             model = description.build()
             model.load_state_dict(weights.tensors)
@@ -282,7 +282,7 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
         raise OutputError(f"{output} exists already; {advice}.")
     title = f"{source.name}, as a checkpoint of the released code"
     if read_description(source).encoder is None:
-        result = write_recformer(source, output)
+        result = write_recformer(source, output, overwrite)
         _show(title, result)
         return result
     model, description = from_pretrained(source)
@@ -303,10 +303,8 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
 
 
 def _show(title: str, result: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from linguarec.evaluation.report import Table
-    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.tables import plain_console, show_table
 
     rows = []
     for name, value in result.items():
@@ -317,4 +315,4 @@ def _show(title: str, result: dict[str, Any]) -> None:
         elif isinstance(value, int):
             value = f"{value:,}"
         rows.append([name.replace("_", " "), value or "none"])
-    show_table(Console(markup=False), Table(["what", ""], rows), title)
+    show_table(plain_console(), Table(["what", ""], rows), title)

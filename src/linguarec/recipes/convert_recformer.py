@@ -10,11 +10,11 @@ from torch import Tensor
 
 from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.files import write_json, writing_file, writing_folder
 from linguarec.hub.backbone import check_vocabulary
 from linguarec.hub.conversion import ReleasedFile, read_released
-from linguarec.hub.pretrained import CONFIG_FILE, ModelDescription, from_pretrained, save_pretrained
+from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
 from linguarec.hub.released_recformer import (
     OWN_WINDOW,
     from_released_recformer,
@@ -23,7 +23,7 @@ from linguarec.hub.released_recformer import (
     to_released_recformer,
 )
 from linguarec.models.shape import CatalogueShape
-from linguarec.recipes.runs import SETTINGS_FILE
+from linguarec.recipes.runs import SETTINGS_FILE, SETTINGS_MARKER
 from linguarec.recipes.sentence_inputs import stored_tokens
 from linguarec.recommender import Recommender
 from linguarec.sentences import SentenceReader
@@ -105,7 +105,7 @@ def convert_recformer(
     model.load_state_dict(found.tensors)
     model.eval()
     recommender = None if dataset is None else _with_catalogue(model, description, dataset, tokens)
-    with writing_folder(output, overwrite, CONFIG_FILE) as folder:
+    with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
         if recommender is None:
             save_pretrained(model, description, folder)
         else:
@@ -135,17 +135,22 @@ def convert_recformer(
     }
 
 
-def write_recformer(source: Path, output: Path) -> dict[str, Any]:
+def write_recformer(source: Path, output: Path, overwrite: bool) -> dict[str, Any]:
     """Write a model folder as the released code saves a model: a state dict, which `torch.load(weights_only=True)` reads.
 
-    What the tensors do not tell goes into a file beside it, for --released-config.
+    What the tensors do not tell of the model goes into a file beside it, for --released-config.
+
+    Raises:
+        OutputError: that file exists already, and `overwrite` is false.
     """
+    told = output.with_name(f"{output.stem}.config.json")
+    if told.exists() and not overwrite:
+        raise OutputError(f"{told} exists already; choose another name, or pass --overwrite.")
     model, description = from_pretrained(source)
     state = to_released_recformer(model.state_dict())
-    told = output.with_name(f"{output.stem}.config.json")
-    write_json(told, released_settings(description.config))
     with writing_file(output) as temporary:
         torch.save(state, temporary)
+    write_json(told, released_settings(description.config))
     parameters = sum(tensor.numel() for tensor in state.values())
     return {
         "output": str(output),

@@ -41,14 +41,12 @@ def demo(
     """
     import time
 
-    from rich.console import Console
-
     from linguarec.data.synthetic import DEMO, TINY, generate_world
     from linguarec.evaluation.report import write_report
-    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.tables import plain_console, show_table
 
     started = time.perf_counter()
-    console = Console(markup=False)
+    console = plain_console()
     _make_room(output, overwrite)
     _step(console, 1, "A made-up world: three shops, one law of taste")
     world = generate_world(seed, domains=3, size=DEMO if size == "demo" else TINY)

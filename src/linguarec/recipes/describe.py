@@ -17,10 +17,9 @@ def describe(data: Path) -> dict[str, Any]:
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from linguarec.data import statistics
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.recipes.tables import plain_console
 
     dataset = PreparedDataset.open(data)
     histogram = statistics.length_histogram(dataset.sequences.lengths)
@@ -44,7 +43,7 @@ def describe(data: Path) -> dict[str, Any]:
         "item codes": ", ".join(dataset.code_names) or "-",
         "item tokens": ", ".join(dataset.token_names) or "-",
     }
-    console = Console(markup=False)
+    console = plain_console()
     console.print(_pairs(str(data), facts))
     console.print(_histogram(histogram))
     console.print(_texts(text))

@@ -115,8 +115,9 @@ def encode(
 
 def _show(result: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from linguarec.recipes.tables import plain_console
 
     table = Table(title=f"Vectors {result['features']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     notes = {
@@ -128,4 +129,4 @@ def _show(result: dict[str, Any]) -> None:
         if key not in ("data", "features", "weights_sha256") and value is not None:
             shown = f"{value:,}" if isinstance(value, int | float) else str(value)
             table.add_row(key.replace("_", " "), shown, notes.get(key, "") if value else "")
-    Console(markup=False).print(table)
+    plain_console().print(table)

@@ -60,7 +60,6 @@ def evaluate(
     import time
 
     import numpy as np
-    from rich.console import Console
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
@@ -72,7 +71,7 @@ def evaluate(
     from linguarec.files import write_json
     from linguarec.hub.pretrained import read_description
     from linguarec.models.recformer import Recformer
-    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.tables import plain_console, show_table
     from linguarec.recipes.truncation import count_cut, log_cut
     from linguarec.text.attributes import ItemTokens
 
@@ -151,7 +150,7 @@ def evaluate(
     summary["files"] = [str(path) for path in _write(folder, name, summary, result, cases, plots)]
     write_json(folder / f"{name}.json", summary)
 
-    console = Console(markup=False)
+    console = plain_console()
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
     show_table(console, systems_table(summary), what)

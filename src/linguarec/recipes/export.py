@@ -30,14 +30,12 @@ def export(
         form: benchmark files, or the JSON files that the released Recformer reads (train.json, meta_data.json and so on)
         overwrite: replace the output folder if it exists
     """
-    from rich.console import Console
-
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.export import write_benchmark, write_vectors
     from linguarec.files import writing_folder
     from linguarec.recipes.pretraining_files import export_pretraining
     from linguarec.recipes.recformer_files import export_recformer
-    from linguarec.recipes.tables import show_files
+    from linguarec.recipes.tables import plain_console, show_files
 
     problems = []
     if not data:
@@ -67,5 +65,5 @@ def export(
         for feature, suffix in vectors.items():
             write_vectors(dataset.features(feature), folder / f"{name}.{suffix}")
         files = sorted(file.name for file in folder.iterdir())
-    show_files(Console(markup=False), output, counts, files)
+    show_files(plain_console(), output, counts, files)
     return {"output": str(output), "files": files, **counts}

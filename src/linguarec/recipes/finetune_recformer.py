@@ -18,7 +18,7 @@ from linguarec.evaluation.evaluate import encode_tokens, rank_cases
 from linguarec.hub.pretrained import WEIGHTS_FILE, ModelDescription, load_weights, save_pretrained
 from linguarec.models.recformer import RecformerConfig
 from linguarec.models.shape import CatalogueShape
-from linguarec.recipes.runs import open_run, read_of, refuse, valid_of, versions, write_config, write_results
+from linguarec.recipes.runs import open_run, read_of, refuse_windows, valid_of, versions, write_config, write_results
 from linguarec.recipes.sentence_inputs import starting_model, tokens_for, warn_of_other_sentences
 from linguarec.recipes.starting import Start, check_other_folder, log_start
 from linguarec.recipes.training_data import TrainingData
@@ -49,7 +49,7 @@ def finetune_recformer(
 ) -> dict[str, Any]:
     """Train in two stages, keep what is best on valid, and test it; arguments as in `finetune`."""
     check_other_folder(from_, output)
-    refuse(NAME, {"training.window_stride": training.window_stride or None})  # an epoch asks for one item of each user
+    refuse_windows(NAME, training)
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
     if start is not None:
@@ -141,7 +141,7 @@ def finetune_recformer(
         "best_stage": result.best_stage,
         "best_epoch": second.best_epoch if in_second else result.first["best_epoch"],
         "epochs": result.first["epochs"] + second.epochs,
-        "seconds": round(result.first["seconds"] + second.seconds, 1),
+        "seconds": round(result.first.get("seconds", 0.0) + second.seconds, 1),
         "cut": cut,
         "stage1": result.first,
         "valid": valid_of(second.history, second.best_epoch) if in_second else result.first["valid"],

@@ -115,7 +115,7 @@ class Trained:
     @property
     def seconds(self) -> float:
         """Of all stages."""
-        return self.result.seconds + (self.permutation["seconds"] if self.permutation else 0.0)
+        return self.result.seconds + float((self.permutation or {}).get("seconds", 0.0))
 
 
 def train(

@@ -97,8 +97,9 @@ def write_content(
 
 
 def _show(output: Path, manifest: "Manifest") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from linguarec.recipes.tables import plain_console
 
     table = Table(title=f"{output} ({manifest.recipe})", show_header=False, title_justify="left")
     table.add_column("what")
@@ -108,4 +109,4 @@ def _show(output: Path, manifest: "Manifest") -> None:
     for what, number in manifest.report.items():
         if number:
             table.add_row(what.replace("_", " "), f"{number:,}")
-    Console(markup=False).print(table)
+    plain_console().print(table)

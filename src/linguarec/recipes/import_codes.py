@@ -94,11 +94,12 @@ def import_codes(
 
 def _show(result: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from linguarec.recipes.tables import plain_console
 
     table = Table(title=f"Codes {result['codes']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     for key, value in result.items():
         if key not in ("data", "codes", "book_sha256") and value is not None:
             table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    Console(markup=False).print(table)
+    plain_console().print(table)

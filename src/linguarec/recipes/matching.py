@@ -9,9 +9,10 @@ from linguarec.data.same_encoder import differing_vectors, encode_again
 from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
 from linguarec.hub.pretrained import BOOK_FILE
 from linguarec.models import MODELS
-from linguarec.recipes.runs import choose, refuse
+from linguarec.recipes.runs import choose, refuse, refuse_windows
 from linguarec.recipes.sentence_inputs import tokens_for
 from linguarec.recipes.starting import Start
+from linguarec.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +65,19 @@ def training_inputs(
 def check_readable(
     model: str,
     dataset: PreparedDataset,
+    training: TrainingSettings,
     features: str | None = None,
     codes: str | None = None,
     tokens: str | None = None,
     backbone: str | None = None,
 ) -> None:
-    """Stop where the dataset lacks what `model` reads, trained from scratch.
+    """Stop where the dataset lacks what `model` reads, trained from scratch, or where the settings are not for it.
 
     Raises:
-        SettingsError: nothing of that name is there, or several without one asked for.
+        SettingsError: nothing of that name is there, or several without one asked for; or a setting is not for the model.
     """
     if MODELS[model].reads == "tokens":
+        refuse_windows(model, training)
         tokens_for(None, dataset, tokens, backbone)
     else:
         training_inputs(model, None, dataset, None, features, codes)

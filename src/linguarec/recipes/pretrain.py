@@ -87,7 +87,6 @@ def pretrain(
         resume: go on with a run that was interrupted
         overwrite: replace the run folder if it exists
     """
-
     import torch
 
     from linguarec.batching.domains import Domain, Domains

@@ -21,7 +21,7 @@ from linguarec.recipes.runs import (
     is_main_process,
     open_run,
     read_of_domains,
-    refuse,
+    refuse_windows,
     versions,
     write_config,
 )
@@ -63,7 +63,7 @@ def pretrain_recformer(
 
     The word embeddings stay as they are, as published.
     """
-    refuse(NAME, {"training.window_stride": training.window_stride or None})  # an epoch asks for one item of each user
+    refuse_windows(NAME, training)
     datasets = [PreparedDataset.open(folder) for folder in data]
     start = None if from_ is None else Start.read(from_)
     form = tokens_for(start, datasets[0], tokens, backbone).form

@@ -84,15 +84,13 @@ def export_pretraining(
         StaleFeaturesError: the vectors are of different encoders, or the codes of different books.
         SettingsError: no vectors are named and none were imported; or the codes cannot be written as a faiss index.
     """
-    from rich.console import Console
-
     from linguarec.codes.faiss_index import write_faiss_index
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.export import write_pretraining, write_vectors
     from linguarec.data.readers.pretraining import VECTORS, WORD_DROP
     from linguarec.data.same_encoder import check_same_encoder
     from linguarec.files import writing_folder
-    from linguarec.recipes.tables import show_files
+    from linguarec.recipes.tables import plain_console, show_files
 
     datasets = [PreparedDataset.open(folder) for folder in data]
     name = name or "".join(dataset.name[0] for dataset in datasets)  # as the release: FHCKM
@@ -119,7 +117,7 @@ def export_pretraining(
         files = sorted(file.name for file in folder.iterdir())
     counts["domains_without_word_drop"] = sum(not dropped for dropped in drops)
     counts["word_drop_draws_left_out"] = sum(len(dropped) - all(drops) for dropped in drops)
-    show_files(Console(markup=False), output, counts, files)
+    show_files(plain_console(), output, counts, files)
     return {"output": str(output), "files": files, **counts, "vector_width": encoder.width}
 
 
@@ -171,11 +169,10 @@ def _joined_codes(datasets: "Sequence[PreparedDataset]", name: str) -> "IndexCon
 
 
 def _show(title: str, rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
 
     from linguarec.evaluation.report import Table
-    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.tables import plain_console, show_table
 
     columns = [key for key in rows[0] if key not in ("output", "report", "fingerprint")]
     cells = [[f"{row[key]:,}" if isinstance(row[key], int) else row[key] for key in columns] for row in rows]
-    show_table(Console(markup=False), Table([column.replace("_", " ") for column in columns], cells), title)
+    show_table(plain_console(), Table([column.replace("_", " ") for column in columns], cells), title)

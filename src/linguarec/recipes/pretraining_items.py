@@ -56,7 +56,6 @@ class ItemNames:
             SettingsError: nothing of that name is there, or several without one asked for.
             StaleFeaturesError, CheckpointMismatchError: they do not fit the start; both sides are named.
         """
-
         if MODELS[model].reads != "codes":
             if start is not None:
                 features = fitting_vectors(start, datasets[0], features)
@@ -92,7 +91,6 @@ class ItemOrigin:
         Raises:
             StaleFeaturesError: two folders differ in their encoder or code book.
         """
-
         if names.features is not None:
             read = [*datasets, *([valid] if valid else [])]
             encoder = check_same_encoder([(dataset, names.features) for dataset in read])
@@ -114,7 +112,6 @@ class ItemOrigin:
 
     def save(self, folder: Path) -> None:
         """Beside the model: `encoder.json` and `code_book.npz`, where known."""
-
         if self.encoder is not None:
             write_json(folder / ENCODER_FILE, asdict(replace(self.encoder, texts_fingerprint=None)))
         if self.book is not None:
@@ -132,7 +129,6 @@ class ItemOrigin:
         Raises:
             StaleFeaturesError, SettingsError: there are neither such codes nor such vectors; or as of `vectors_of`.
         """
-
         assert self.book is not None
         codes = codes or stored_codes(self.book, dataset)
         if codes is not None:
@@ -146,7 +142,6 @@ def reading(
     origin: ItemOrigin, dataset: PreparedDataset, codes: str | None, features: str | None
 ) -> Callable[[nn.Module, torch.device], tuple[Tensor, Tensor]]:
     """What gives a model's inputs and keys of all items of a folder: from vectors that stay on disk, or from codes."""
-
     if origin.features is None:
         items = origin.coded(dataset, codes, features)
         return lambda model, device: encode_items(model, items, device)
@@ -156,7 +151,6 @@ def reading(
 
 def _choose_for_all(kind: str, asked: str | None, datasets: list[PreparedDataset]) -> str:
     """The name that all folders have vectors or codes of."""
-
     names = [dataset.feature_names if kind == "vectors" else candidate_codes(dataset, asked) for dataset in datasets]
     command = "encode" if kind == "vectors" else "quantize"
     for dataset, stored in zip(datasets, names, strict=True):

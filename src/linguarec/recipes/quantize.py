@@ -91,8 +91,9 @@ def training_items(dataset: "PreparedDataset", split: str) -> Any:
 
 def _show(title: str, statistics: "CodeStatistics", centroids: int) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from linguarec.recipes.tables import plain_console
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_row("items", f"{statistics.items:,}", f"{statistics.distinct_vectors:,} distinct vectors")
@@ -105,4 +106,4 @@ def _show(title: str, statistics: "CodeStatistics", centroids: int) -> None:
     )
     distortion = "none" if statistics.distortion is None else f"{statistics.distortion:.4f}"
     table.add_row("distortion", distortion, "share of the vectors' variance that the codes lose")
-    Console(markup=False).print(table)
+    plain_console().print(table)

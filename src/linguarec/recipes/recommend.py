@@ -37,10 +37,8 @@ def recommend(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from linguarec.evaluation.report import Table
-    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.tables import plain_console, show_table
     from linguarec.recommender import Recommender
 
     recommender = Recommender.load(run)
@@ -51,7 +49,7 @@ def recommend(
 
     catalogue = recommender.catalogue
     read = [raw_id for raw_id in history if raw_id in catalogue.position]
-    console = Console(markup=False)
+    console = plain_console()
     if added:
         console.print(f"{added} new items read by their text")
     if unknown:
@@ -74,7 +72,9 @@ def _add(recommender: "Recommender", file: Path) -> int:
     try:
         return recommender.add_items(read_items(file))
     except DataFormatError as error:
-        raise error if str(file) in str(error) else DataFormatError(f"{file}: {error}") from error
+        if str(file) in str(error):
+            raise
+        raise DataFormatError(f"{file}: {error}") from error
 
 
 def read_items(file: Path) -> list[dict[str, Any]]:

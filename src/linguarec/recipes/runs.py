@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
+from linguarec.files import Marker
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.training.fit import FitResult
+    from linguarec.training.settings import TrainingSettings
 
 SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run.yaml"
 log = logging.getLogger(__name__)
+SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
 CURVE_FILE = "metrics.csv"  # one row an epoch, from the first one on
 RECORDED_LATER = ("data_sentences", "valid_sentences")  # which runs of earlier versions were trained without telling
 
@@ -70,6 +73,11 @@ def refuse(model: str, given: dict[str, Any]) -> None:
     named = [flag for flag, value in given.items() if value is not None and value != _default(value)]
     if named:
         raise SettingsError([f"--{flag}: this is not for {model}; leave it out" for flag in named])
+
+
+def refuse_windows(model: str, training: "TrainingSettings") -> None:
+    """Refuse windows of long histories for a model of tokens: an epoch asks for one item of each user."""
+    refuse(model, {"training.window_stride": training.window_stride or None})
 
 
 def _default(value: Any) -> Any:
@@ -143,6 +151,9 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
             )
         before, now = _compared(stored), _compared(settings)
         now = {key: value for key, value in now.items() if key in before or key not in RECORDED_LATER}
+        if before["sequence_encoder"] != now["sequence_encoder"]:  # then none of its settings can be compared
+            kinds = tuple(f"{each['sequence_encoder']}." for each in (before, now))
+            before, now = ({k: v for k, v in each.items() if not k.startswith(kinds)} for each in (before, now))
         differing = [
             f"{key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
             for key in {**now, **{key: 0 for key in before if "." in key}}
@@ -161,7 +172,7 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
             raise OutputError(
                 f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
             )
-        check_ours(output, SETTINGS_FILE)
+        check_ours(output, SETTINGS_MARKER)
         shutil.rmtree(output)
     write_json(file, settings)
     return None
@@ -220,7 +231,8 @@ def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     flat["config"] = asdict(MODELS[flat["model"]].config()) | flat["config"]
     taken = settings.get("from") or {}
     flat |= {f"from.{key}": value for key, value in taken.items() if key not in ("folder", "backbone")}
-    encoder = (flat.get("encoder") or {}).get("kind", "encoder")
+    flat["encoder"] = dict(flat.get("encoder") or {})
+    flat["sequence_encoder"] = encoder = flat["encoder"].pop("kind", "encoder")
     for group, flag in {
         "training": "training",
         "config": "model",
@@ -283,8 +295,9 @@ def write_results(
 
 
 def _show(metrics: dict[str, Any], note: str = "") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from linguarec.recipes.tables import plain_console
 
     table = Table(
         title=f"{metrics['model']}, best of {metrics['epochs']} epochs: {metrics['best_epoch']} {note}".strip()
@@ -295,7 +308,7 @@ def _show(metrics: dict[str, Any], note: str = "") -> None:
     for part in ("valid", "test"):
         if part in metrics:
             table.add_row(part, *(f"{metrics[part][key]:.4f}" for key in names))
-    console = Console(markup=False)
+    console = plain_console()
     console.print(table)
     console.print(f"run folder: {metrics['run']}")
 

@@ -10,21 +10,27 @@ if TYPE_CHECKING:
 
     from linguarec.evaluation.report import Table
 
-# A figure with or without its sign, unit and interval, or an empty cell.
-_FIGURE = re.compile(r"$|[-+±<] ?[\d.]|[\d.]+")
+# A figure with or without its sign, unit and interval, such as "+0.01 (0.00 to +0.02)" or "6 s", or an empty cell.
+_FIGURE = re.compile(r"[-\d\s.,:%±+<()–]*(to [-\d\s.,+()]*)?( ?(s|min|MiB|GiB))?")
 _TEXT_WIDTH = 11  # a column of texts is at least that wide where a word of it is
+
+
+def plain_console() -> "Console":
+    """The screen, for text that is shown as it is: [red] is no colour, :on: no picture."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False)
 
 
 def show_table(console: "Console", table: "Table", title: str) -> None:
     """Print `table` under `title`: figures aligned right and never cut, texts left and wrapped where the screen is narrow."""
     from rich import box
-    from rich.measure import Measurement
     from rich.table import Table as Screen
 
     screen = Screen(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(table.columns):
         cells = [row[number] for row in table.rows]
-        figures = number > 0 and all(_FIGURE.match(cell) for cell in cells)
+        figures = number > 0 and all(_FIGURE.fullmatch(cell) for cell in cells)
         word = max(map(len, " ".join([column, *cells]).split()), default=0)
         screen.add_column(
             column,
@@ -34,10 +40,7 @@ def show_table(console: "Console", table: "Table", title: str) -> None:
         )
     for number, row in enumerate(table.rows):
         screen.add_row(*row, style="bold" if number in table.strong else None)
-    # Narrower than its figures allow, a table would lose its last columns: then its lines are longer than the screen's.
-    console.print(
-        screen, width=max(console.width, Measurement.get(console, console.options, screen).minimum), crop=False
-    )
+    console.print(screen, crop=False)  # on a screen narrower than the figures, lines are longer than it; none is cut
 
 
 def show_files(console: "Console", folder: Path, counts: Mapping[str, int], files: Sequence[str]) -> None:

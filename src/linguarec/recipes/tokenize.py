@@ -107,8 +107,9 @@ def tokenize(
 
 def _show(result: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from linguarec.recipes.tables import plain_console
 
     table = Table(title=f"Tokens {result['tokens']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     notes = {
@@ -121,4 +122,4 @@ def _show(result: dict[str, Any]) -> None:
         if key not in ("data", "tokens", "tokenizer_sha256"):
             shown = f"{value:,}" if isinstance(value, int | float) else ", ".join(value)
             table.add_row(key.replace("_", " "), shown, notes.get(key, "") if value else "")
-    Console(markup=False).print(table)
+    plain_console().print(table)

@@ -64,7 +64,6 @@ def transfer(
         split: which interactions train, validate and test
     """
     import numpy as np
-    from rich.console import Console
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases
@@ -79,7 +78,7 @@ def transfer(
     from linguarec.recipes.evaluate import ranked, read_settings
     from linguarec.recipes.finetune import finetune
     from linguarec.recipes.starting import Start
-    from linguarec.recipes.tables import show_table
+    from linguarec.recipes.tables import plain_console, show_table
     from linguarec.recipes.zero_shot import names_by_text, read_by_text
     from linguarec.training.settings import TrainingSettings
 
@@ -177,7 +176,7 @@ def transfer(
         [Section("Results", table=table, note=note, figures=[Figure(plot, caption)])],
     )
     write_json(output / "transfer.json", summary)
-    console = Console(markup=False)
+    console = plain_console()
     show_table(console, table, f"{dataset.name}, {start.name} from {from_}: median of {seeds} seeds")
     console.print(f"report: {output / 'report.html'}")
     return summary

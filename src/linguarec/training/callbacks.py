@@ -89,7 +89,7 @@ class EpochRecord(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the rows of the run that is resumed."""
-        self.rows, self.elapsed = list(state_dict["rows"]), state_dict["elapsed"]
+        self.rows, self.elapsed = list(state_dict["rows"]), state_dict.get("elapsed", 0.0)
 
 
 class StepProgress(Callback):
@@ -131,16 +131,18 @@ class Patience(EarlyStopping):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Checkpoints within an epoch, but none at its last step: that of the epoch's end follows.
+    """Checkpoints between the optimiser steps of an epoch, but none at its last one: that of the epoch's end follows.
 
-    Resumed behind the last step, Lightning would begin the next epoch, and this one would never be validated.
+    Resumed behind the last step, Lightning would begin the next epoch, and this one would never be validated. Within an
+    accumulated step the gradient of the parts before would be lost.
     """
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, where it is time."""
-        if not trainer.is_last_batch:
+        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if whole_step and not trainer.is_last_batch:
             super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
 

@@ -123,8 +123,8 @@ def parsed_time(raw: ir.StringValue, unit: TimeUnit, formats: Sequence[str] = ()
     factor = _MICROSECONDS[unit]
     number = raw.try_cast("float64")
     fits = number.abs() < _LARGEST / factor  # of NaN, too, this is false
-    # DuckDB would round '1.6' to a whole number of seconds.
-    whole = ibis.ifelse(fits & ~raw.contains("."), raw.try_cast("int64") * factor, ibis.null("int64"))
+    # Of anything but digits DuckDB would make a whole number of seconds, '1.6' or '16e-1'.
+    whole = ibis.ifelse(fits & raw.re_search(r"^\s*[+-]?\d+\s*$"), raw.try_cast("int64") * factor, ibis.null("int64"))
     candidates = [whole, ibis.ifelse(fits, (number * factor).round(), ibis.null("int64"))]
     candidates += [functions.epoch_us(functions.try_strptime(raw, form)) for form in formats]
     candidates.append(functions.epoch_us(raw.try_cast("timestamp")))
@@ -248,12 +248,12 @@ def _check_distinct(header: Sequence[str], shown: Path) -> None:
     """DuckDB, as SQL does, takes names that differ in case alone for one."""
     seen: dict[str, str] = {}
     for name in header:
-        if name.casefold() in seen:
+        if name.lower() in seen:
             raise DataFormatError(
-                f"{shown}: the columns {seen[name.casefold()]!r} and {name!r} have one name; rename one, upper and lower case "
+                f"{shown}: the columns {seen[name.lower()]!r} and {name!r} have one name; rename one, upper and lower case "
                 "count as the same."
             )
-        seen[name.casefold()] = name
+        seen[name.lower()] = name
 
 
 def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> None:
