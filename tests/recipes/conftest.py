@@ -108,7 +108,8 @@ def in_two_processes(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def run(
         *words: object, by_torchrun: bool = False, patch: str = "", killed_where: str = "", **groups: Any
     ) -> dict[str, Any]:
-        groups["training"] = replace(groups["training"], devices=2, strategy="ddp")
+        strategy = "fsdp" if groups["training"].strategy == "fsdp" else "ddp"
+        groups["training"] = replace(groups["training"], devices=2, strategy=strategy)
         command = [sys.executable]
         if by_torchrun:
             command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

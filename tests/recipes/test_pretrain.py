@@ -206,6 +206,38 @@ def test_two_processes_take_the_steps_of_one(
     assert in_two_processes(*words, "--resume", by_torchrun=by_torchrun, **groups) == found
 
 
+SHARED_OUT = """
+from torch.distributed.tensor import DTensor
+trained = Stage.training_step
+
+def shared_out(self, batch, batch_index):
+    assert all(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+    assert sum(parameter.to_local().numel() for parameter in self.model.parameters()) < 0.6 * sum(
+        parameter.numel() for parameter in self.model.parameters()
+    )
+    return trained(self, batch, batch_index)
+
+Stage.training_step = shared_out
+"""
+
+
+def test_processes_that_share_the_weights_out_take_the_steps_of_one(
+    folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    groups = {"transformer": replace(SMALL, dropout=0.0), "training": settings(max_epochs=2, precision="fp32")}
+    expected = pretrain("vqrec", paths(folders), alone, **groups)
+    groups["training"] = replace(groups["training"], strategy="fsdp")
+    found = in_two_processes("pretrain", "vqrec", *paths(folders), "-o", together, patch=SHARED_OUT, **groups)
+    assert found["valid"] == pytest.approx(expected["valid"], abs=1e-3)
+    before, after = (load_file(run / "model.safetensors") for run in (alone, together))
+    assert before.keys() == after.keys()
+    for name in before:
+        torch.testing.assert_close(
+            after[name], before[name], atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
 # Both would differ with the number of processes, which draw their own: Adam's steps where gradients are near zero, gate noise.
 PLAIN_STEP = """
 torch.randn_like = torch.cos
@@ -245,11 +277,13 @@ def test_two_processes_take_the_very_step_of_one(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_process_that_is_killed_ends_them_all_and_they_go_on_to_the_same_weights(
-    folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., Any]
+    strategy: str, folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., Any]
 ) -> None:
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    groups = {"transformer": SMALL, "training": settings(max_epochs=2, checkpoint_every_n_steps=1)}
+    training = settings(max_epochs=2, checkpoint_every_n_steps=1, strategy=strategy)
+    groups = {"transformer": SMALL, "training": training}
     words = ("pretrain", "unisrec", *paths(folders), "-o")
     expected = in_two_processes(*words, unbroken, **groups)
     in_two_processes(*words, broken, killed_where="batch.step == 3 and self.global_rank == 1", **groups)

@@ -89,6 +89,10 @@ def finetune(
     training.check()
     check_share(users)
     check_seed(seed)
+    if training.strategy == "fsdp":
+        raise SettingsError(
+            ["training.strategy fsdp is for pretrain; a fine-tuned model is small beside its catalogue: take ddp"]
+        )
     if MODELS[name].reads == "tokens":
         given: dict[str, Any] = {"transformer": transformer, "gru": gru, "permutation": permutation, "frozen": frozen}
         given |= {"sequence-encoder": sequence_encoder, "features": features, "codes": codes, "mode": mode}

@@ -164,11 +164,13 @@ class BestWeights(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save if better."""
         assert isinstance(module, Stage)
-        value = float(trainer.callback_metrics[self.monitor])
+        # That of the first process: all must agree on whether to gather the weights.
+        value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         if value > self.best:
             self.best, self.best_epoch = value, trainer.current_epoch
+            whole = module.whole_result()
             if trainer.is_global_zero:
-                self.save(module.result)
+                self.save(whole)
 
     def state_dict(self) -> dict[str, Any]:
         """Best value so far and its epoch."""

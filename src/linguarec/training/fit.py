@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from linguarec.devices import multiplies_bf16
@@ -91,8 +92,8 @@ def fit(
         trainer = Trainer(
             accelerator=settings.accelerator,
             devices=settings.devices,
-            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),  # torchrun says so
-            strategy=settings.strategy,
+            num_nodes=_num_nodes(),
+            strategy=_strategy(settings),
             precision="bf16-mixed" if uses_bf16(settings) else "32-true",
             max_epochs=settings.max_epochs,
             accumulate_grad_batches=settings.accumulate,
@@ -111,6 +112,19 @@ def fit(
             weights_only=False,
         )
     return FitResult(best.best, best.best_epoch, len(record.rows), record.rows, trainer.is_global_zero)
+
+
+def _num_nodes() -> int:
+    return int(os.environ.get("GROUP_WORLD_SIZE", 1))  # torchrun says so
+
+
+def _strategy(settings: TrainingSettings) -> Any:
+    """Lightning's name of it; FSDP is its `ModelParallelStrategy` without a split of tensors, which runs on CPUs, too."""
+    if settings.strategy != "fsdp":
+        return settings.strategy
+    return ModelParallelStrategy(
+        data_parallel_size=settings.devices * _num_nodes(), tensor_parallel_size=1, save_distributed_checkpoint=False
+    )
 
 
 def uses_bf16(settings: TrainingSettings) -> bool:

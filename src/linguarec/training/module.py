@@ -1,5 +1,6 @@
 """A training stage as a Lightning module: a model, its loss at this stage, an optimiser, nothing else."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol
@@ -8,6 +9,8 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingBatch
@@ -15,6 +18,9 @@ from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.batching.token_steps import TokenPairsBatch
 from linguarec.training.averaging import averaged
 from linguarec.training.settings import TrainingSettings
+
+# The methods by which models are called; where weights are shared out, each first brings the whole of them together.
+_CALLED = ("pretrain_loss", "item_inputs", "item_keys", "queries", "encode")
 
 
 class StepLoader(Sized, Protocol):
@@ -49,6 +55,30 @@ class Stage(LightningModule):
         self.average = averaged(model, settings.averaging) if settings.averaging else None
         self.loss_sum = 0.0
         self.targets = 0
+        # In a list, where Lightning does not take it for a part of the model.
+        self._without_weights: list[nn.Module] = []
+
+    def configure_model(self) -> None:
+        """Share the weights out among the processes, where that is asked for."""
+        if self.settings.strategy != "fsdp" or self._without_weights:
+            return
+        self._without_weights = [copy.deepcopy(self.model).to("meta")]
+        assert self.device_mesh is not None
+        fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
+        for name in _CALLED:
+            if hasattr(self.model, name):
+                register_fsdp_forward_method(self.model, name)
+
+    def whole_result(self) -> nn.Module:
+        """`result` with all of its weights on the first process; all processes call this."""
+        if not self._without_weights:
+            return self.result
+        state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if not self.trainer.is_global_zero:
+            return self.result
+        whole = copy.deepcopy(self._without_weights[0])
+        whole.load_state_dict(state, assign=True)
+        return whole
 
     def step_loss(self, batch: Any) -> Tensor:
         """This process's share of a step's loss: the mean of the shares over the processes is the mean over all targets."""

@@ -34,7 +34,8 @@ class TrainingSettings:
         precision: bf16 = bfloat16 matrix products with float32 weights; auto = bf16 where the device computes it natively.
         accelerator: auto takes a GPU if there is one.
         devices: number of processes on this machine, one a device; with torchrun its --nproc-per-node.
-        strategy: how several processes work together.
+        strategy: how several processes work together. ddp = each holds the whole model; fsdp = each keeps a share of the
+            weights, their gradients and Adam's moments between steps (pre-training only).
         checkpoint_every_n_steps: besides the checkpoint after each epoch; 0 = none.
         loggers: besides metrics.csv; each needs its extra, for instance linguarec[tensorboard].
     """
@@ -54,7 +55,7 @@ class TrainingSettings:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     checkpoint_every_n_steps: int = 0
     loggers: list[Logger] = field(default_factory=list)
 
@@ -79,6 +80,12 @@ class TrainingSettings:
         for name in ("valid_users", "window_stride", "warmup_steps", "checkpoint_every_n_steps"):
             if getattr(self, name) < 0:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
+        if self.strategy == "fsdp" and self.devices < 2:
+            problems.append("training.strategy is fsdp, which shares a model out; it needs training.devices 2 or more")
+        if self.strategy == "fsdp" and self.averaging:
+            problems.append(
+                "training.strategy is fsdp, which keeps no mean of the weights; leave training.averaging at 0"
+            )
         if self.accelerator == "gpu":
             import torch
 
