@@ -206,6 +206,15 @@ def test_gradients_are_clipped_in_either_precision(precision: str, dataset: Prep
             {"gru": GRUConfig(hidden_size=8)},
             r"--gru\.\*: the sequence encoder is another; ask for --sequence-encoder gru",
         ),
+        (
+            {"training": settings(strategy="fsdp")},
+            r"training\.strategy is fsdp, .* it needs training\.devices 2 or more",
+        ),
+        (
+            {"training": settings(strategy="fsdp", devices=2, averaging=9.0)},
+            r"training\.strategy is fsdp, which keeps no mean of the weights",
+        ),
+        ({"training": settings(strategy="fsdp", devices=2)}, r"training\.strategy fsdp is for pretrain; .* take ddp"),
         ({"training": settings(accelerator="gpu", devices=99)}, r"training\.devices 99, and torch finds \d GPUs here"),
     ],
 )

@@ -221,14 +221,16 @@ Stage.training_step = shared_out
 """
 
 
+@pytest.mark.parametrize("by_torchrun", [False, True])
 def test_processes_that_share_the_weights_out_take_the_steps_of_one(
-    folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+    by_torchrun: bool, folders: list[PreparedDataset], tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     groups = {"transformer": replace(SMALL, dropout=0.0), "training": settings(max_epochs=2, precision="fp32")}
     expected = pretrain("vqrec", paths(folders), alone, **groups)
     groups["training"] = replace(groups["training"], strategy="fsdp")
-    found = in_two_processes("pretrain", "vqrec", *paths(folders), "-o", together, patch=SHARED_OUT, **groups)
+    words = ("pretrain", "vqrec", *paths(folders), "-o", together)
+    found = in_two_processes(*words, by_torchrun=by_torchrun, patch=SHARED_OUT, **groups)
     assert found["valid"] == pytest.approx(expected["valid"], abs=1e-3)
     before, after = (load_file(run / "model.safetensors") for run in (alone, together))
     assert before.keys() == after.keys()

@@ -89,6 +89,28 @@ def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_processes_that_share_the_weights_out_take_the_steps_of_those_that_do_not(
+    tokenized: list[PreparedDataset],
+    tiny_backbone: str,
+    tmp_path: Path,
+    in_two_processes: Callable[..., dict[str, Any]],
+) -> None:
+    """The word embeddings, which the language head shares, are fixed; from a backbone, with dropout."""
+    words = ("pretrain", "recformer", tokenized[0].path, "--backbone", tiny_backbone, "-o")
+    found = {}
+    for strategy in ("ddp", "fsdp"):
+        training = settings(max_epochs=1, precision="fp32", strategy=strategy, gradient_clip=0.5)
+        in_two_processes(*words, tmp_path / strategy, model=CONFIG, training=training)
+        found[strategy] = load_file(tmp_path / strategy / "model.safetensors")
+    assert found["ddp"].keys() == found["fsdp"].keys()
+    for name, expected in found["ddp"].items():
+        if name.endswith("global_key.bias"):
+            continue  # its gradient is zero but for rounding, and Adam makes steps of that
+        torch.testing.assert_close(
+            found["fsdp"][name], expected, atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
 def test_what_is_cut_is_counted_over_all_folders(tokenized: list[PreparedDataset], tmp_path: Path) -> None:
     config = RecformerConfig(
         hidden_size=16, layers=2, heads=2, inner_size=16, window=16, max_tokens=10, max_items=3, positions=128,
