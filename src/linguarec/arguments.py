@@ -135,17 +135,17 @@ def _without_commas(words: Sequence[str], parameters: Sequence[Parameter]) -> li
     found: list[str] = []
     in_list = False
     for word in words:
-        flag, equals, value = word.partition("=")
-        if re.match(r"--?[A-Za-z]", word):
-            in_list = flag in flags
-            if in_list and equals:
-                found.append(flag)
-                word = value
-            else:
-                found.append(word)
-                continue
-        found += [part for part in word.split(",") if part] if in_list else [word]
+        if not _is_flag(word):
+            found += filter(None, word.split(",")) if in_list else [word]
+            continue
+        flag, _, value = word.partition("=")
+        in_list = flag in flags
+        found += [flag, *filter(None, value.split(","))] if in_list else [word]
     return found
+
+
+def _is_flag(word: str) -> bool:
+    return re.match(r"--?[A-Za-z]", word) is not None
 
 
 def _models_of(recipe: Callable[..., Any], model: str) -> list[str]:
@@ -205,6 +205,7 @@ def _parameters(
     return sorted(found, key=lambda p: positional.index(p.name) if p.positional else len(positional))
 
 
+@functools.cache
 def _hints(recipe: Callable[..., Any]) -> dict[str, Any]:
     """Type hints of the recipe; names that its module imports only under TYPE_CHECKING are imported now."""
     module = inspect.getmodule(recipe)
@@ -312,7 +313,7 @@ def _occurrences(words: Sequence[str]) -> list[list[str]]:
     """The flags among `words`, each with the values that follow it."""
     found: list[list[str]] = []
     for word in words:
-        if re.match(r"--?[A-Za-z]", word):
+        if _is_flag(word):
             found.append([word])
         elif found:
             found[-1].append(word)

@@ -109,10 +109,8 @@ class Catalogue:
             DataFormatError: an id is missing, there twice or in the catalogue already; a column is unknown; an item has
                 neither text nor attributes.
         """
-        given = (
-            items if isinstance(items, Mapping) else items.to_pylist() if isinstance(items, pa.Table) else list(items)
-        )
-        if isinstance(given, Mapping) or any(not isinstance(item, Mapping) for item in given):
+        given = items.to_pylist() if isinstance(items, pa.Table) else list(items)
+        if isinstance(items, Mapping) or any(not isinstance(item, Mapping) for item in given):
             raise DataFormatError(
                 "New items are a list of mappings, one an item, or an Arrow table; of a data frame take to_dict('records')."
             )

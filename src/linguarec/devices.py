@@ -22,8 +22,8 @@ def device_for(asked: str | None) -> "torch.device":
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise SettingsError([f"--device {asked}: expected cpu or cuda"]) from None
-    if device.type not in ("cpu", "cuda"):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise SettingsError([f"--device {asked}: expected cpu or cuda"])
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError([f"--device {asked}: torch finds {torch.cuda.device_count()} GPUs here; take cpu"])

@@ -85,14 +85,14 @@ def writing_folder(path: Path, overwrite: bool = False, marker: Marker | None = 
 
 
 def check_ours(path: Path, marker: Marker | None) -> None:
-    """Refuse to replace what is no folder of ours: a file, or a folder with something in it and no `marker`.
+    """Refuse to replace what is no folder of ours: a file, or a folder without the `marker`.
 
     Raises:
         OutputError: it is none.
     """
     if not path.is_dir():
         raise OutputError(f"{path} is a file, which --overwrite does not replace; choose another output folder.")
-    if marker is not None and any(path.iterdir()) and not _is_marked(path, marker):
+    if marker is not None and not _is_marked(path, marker):
         raise OutputError(
             f"{path} has no {marker.file} of ours, so it holds something else than this command writes, and --overwrite does "
             "not replace it; choose another output folder, or delete it yourself."

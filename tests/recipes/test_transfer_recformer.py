@@ -57,9 +57,8 @@ def test_scratch_begins_as_the_pre_training_did(
             assert (written["from"] is None) == (way == "scratch")
             values = found["systems"][share][way]["ndcg@10"]["seeds"]
             assert values == pytest.approx([read(run / "metrics.json")["test"]["ndcg@10"]], abs=1e-6)
-    one_each = settings(
-        targets_per_step=20, accumulate=4
-    )  # 4 histories of a step of 5 % of the users: one in each part
+    # With 5 % of the users a step has 4 histories, one in each part.
+    one_each = settings(targets_per_step=20, accumulate=4)
     few = transfer(other.path, pre, tmp_path / "few", ways=["full"], shares=[5], seeds=1, training=one_each)
     assert (
         read(tmp_path / "few" / "runs" / "full" / "5" / "seed0" / "settings.json")["training"]["targets_per_step"] == 4

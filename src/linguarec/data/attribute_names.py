@@ -1,6 +1,6 @@
 """Names of attribute columns in prepared folders and in the catalogues of runs, which have columns of their own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from linguarec.errors import DataFormatError
@@ -8,25 +8,28 @@ from linguarec.errors import DataFormatError
 OWN_COLUMNS = ("item", "raw_id", "text", "position", "code", "known_id", "row", "removed")
 
 
-def attribute_name(column: str) -> str:
-    """What a column of the user's is called here: clear of our own columns."""
-    return f"{column}_attribute" if column.lower() in OWN_COLUMNS else column
-
-
 def attribute_names(columns: Iterable[str], file: Path) -> list[str]:
-    """Their names here, in their order.
+    """What columns of the user's are called here, in their order: clear of our own columns.
 
     Raises:
         DataFormatError: two have one name; names that differ in case alone are one.
     """
-    named: dict[str, str] = {}
-    names = []
-    for column in columns:
-        name = attribute_name(column)
-        if name.lower() in named:
-            raise DataFormatError(
-                f"{file}: the attributes {named[name.lower()]!r} and {column!r} are both called {name!r} here; rename one."
-            )
-        named[name.lower()] = column
-        names.append(name)
+    columns = list(columns)
+    names = [f"{column}_attribute" if column.lower() in OWN_COLUMNS else column for column in columns]
+    if pair := same_names(names):
+        first, second = pair
+        raise DataFormatError(
+            f"{file}: the attributes {columns[first]!r} and {columns[second]!r} are both called {names[second]!r} here; "
+            "rename one."
+        )
     return names
+
+
+def same_names(names: Sequence[str]) -> tuple[int, int] | None:
+    """The first two places that hold one name. DuckDB, as SQL does, takes names that differ in case alone for one."""
+    seen: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first = seen.setdefault(name.lower(), place)
+        if first != place:
+            return first, place
+    return None

@@ -91,15 +91,15 @@ def comparison_table(
         if gains[name] == max(gains.values()):
             strong.add(len(rows))
         cells = [str(replace(system.intervals[m], mean=system.median(m))) for m in metrics]
-        rows.append([name, *cells, *([f"{minutes[name]:.1f}" if name in minutes else ""] if minutes else [])])
+        rows.append([name, *cells, f"{minutes[name]:.1f}" if name in minutes else ""])
         values = {value.metric: value for value in published.get(name, ())}
         if values:
             known = next(iter(values.values()))
             label = f"  published: {known.system}{', pre-trained' if known.pretrained else ''}"
-            rows.append(
-                [label, *(f"{values[m].value:.4f}" if m in values else "" for m in metrics), *([""] if minutes else [])]
-            )
-    return Table(["system", *metrics, *(["minutes"] if minutes else [])], rows, frozenset(strong))
+            rows.append([label, *(f"{values[m].value:.4f}" if m in values else "" for m in metrics), ""])
+    columns = ["system", *metrics, "minutes"]
+    shown = len(columns) if minutes else len(columns) - 1
+    return Table(columns[:shown], [row[:shown] for row in rows], frozenset(strong))
 
 
 def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], baseline: str) -> Table:

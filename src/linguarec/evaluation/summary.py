@@ -27,14 +27,15 @@ def summarise(
     Returns:
         `systems`: name -> metric -> mean, low, high. `slices`: for each its group, name, cases, users and `systems`.
     """
+    first = next(iter(systems.values()))  # all have the same cases, and where seeds are pooled, each once a seed
     return {
         "systems": {name: _to_dict(intervals(result, ks, seed)) for name, result in systems.items()},
         "slices": [
             {
                 "group": part.group,
                 "name": part.name,
-                "cases": int(part.mask.sum()),
-                "users": len(np.unique(next(iter(systems.values())).users[part.mask])),
+                "cases": len(np.unique(first.cases[part.mask])),
+                "users": len(np.unique(first.users[part.mask])),
                 "systems": {
                     name: _to_dict(intervals(result.select(part.mask), ks, seed)) for name, result in systems.items()
                 },

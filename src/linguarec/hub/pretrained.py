@@ -19,8 +19,6 @@ from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
 from linguarec.stored import read_json
 
 ENCODERS: dict[str, type[Any]] = {"transformer": TransformerConfig, "gru": GRUConfig}
-
-
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 # Beside them in the folder of a model that has no catalogue yet: what its text vectors and codes are made by.
 ENCODER_FILE, BOOK_FILE = "encoder.json", "code_book.npz"

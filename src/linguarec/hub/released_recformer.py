@@ -64,9 +64,8 @@ LEFT_OUT = re.compile(
     r"|item_embedding\.weight"
 )
 PREFIX = re.compile(r"(?:_forward_module\.)?(?:module\.)?(?:model\.)?(?:(?:longformer|roberta|bert)\.)?")
-OWN_WINDOW = (
-    "recformer_window"  # in settings written here: what attention_window of a Longformer's settings does not tell
-)
+# In settings written here: what attention_window, of the Longformer that a Recformer was made from, does not tell.
+OWN_WINDOW = "recformer_window"
 WITH_PADDING_POSITIONS = ("longformer", "roberta", "xlm-roberta", "camembert")  # positions begin behind the padding id
 
 

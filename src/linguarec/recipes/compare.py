@@ -95,12 +95,7 @@ def compare(
     trained_by = {model: (training or TrainingSettings()).or_else(MODELS[model].training) for model in models}
     for model in models:  # before the first of them is trained
         trained_by[model].check()
-        check_readable(
-            model,
-            dataset,
-            trained_by[model],
-            **{flag: name for flag, name in own[model].items() if flag != "transformer"},
-        )
+        check_readable(model, dataset, trained_by[model], **_flags_of(model, named))
         log_own_training(model)
 
     # The baselines draw nothing: they have the same result for every seed.
@@ -133,8 +128,6 @@ def compare(
     minutes = {model: float(np.median([run["seconds"] for run in found])) / 60 for model, found in runs.items()}
     parts = [Slice(part.group, part.name, np.tile(part.mask, seeds)) for part in slices(cases, counts)]
     by_slice = summarise({name: pooled(found) for name, found in results.items()}, parts, KS)
-    for part in by_slice["slices"]:
-        part["cases"] //= seeds  # those of one seed
     table = comparison_table(systems, published, minutes)
     tests_table = differences_table(tests, reference)
     users = len(np.unique(cases.users))

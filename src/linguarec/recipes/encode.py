@@ -75,20 +75,22 @@ def encode(
     found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}")
     seconds = time.perf_counter() - started
     generator = np.random.default_rng(seed)
-    variants = []
+    drawn = []
     for draw in range(word_drop_draws):
         dropped = [drop_words(text, word_drop, generator) for text in dataset.texts]
         title = f"Word-drop draw {draw + 1} of {word_drop_draws}"
-        variants.append(encode_in_shards(model, dropped, scratch, title).vectors)
+        drawn.append(scratch / f"drop{draw}.npy")
+        vectors = encode_in_shards(model, dropped, scratch, title).vectors
+        with writing_file(drawn[-1]) as temporary, temporary.open("wb") as stream:
+            np.save(stream, vectors)
     # Only now is anything replaced, and the old draws go first: vectors never stand beside those of another encoder.
     for old in file.parent.glob(f"{name}.drop*.npy"):
         old.unlink()
     reference = model.reference
     info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
     dataset.write_features(name, found.vectors, info)
-    for draw, vectors in enumerate(variants):
-        with writing_file(file.with_suffix(f".drop{draw}.npy")) as temporary, temporary.open("wb") as stream:
-            np.save(stream, vectors)
+    for draws in drawn:
+        draws.replace(file.with_suffix(f".{draws.name}"))
     remove_shards(scratch)
 
     encoded = found.distinct - found.resumed

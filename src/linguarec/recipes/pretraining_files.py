@@ -169,7 +169,6 @@ def _joined_codes(datasets: "Sequence[PreparedDataset]", name: str) -> "IndexCon
 
 
 def _show(title: str, rows: list[dict[str, Any]]) -> None:
-
     from linguarec.evaluation.report import Table
     from linguarec.recipes.tables import plain_console, show_table
 

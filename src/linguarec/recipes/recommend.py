@@ -69,11 +69,10 @@ def recommend(
 
 def _add(recommender: "Recommender", file: Path) -> int:
     """Add the items in `file`; errors name it."""
+    items = read_items(file)
     try:
-        return recommender.add_items(read_items(file))
+        return recommender.add_items(items)
     except DataFormatError as error:
-        if str(file) in str(error):
-            raise
         raise DataFormatError(f"{file}: {error}") from error
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from linguarec.training.settings import TrainingSettings
 
 SETTINGS_FILE, METRICS_FILE, CONFIG_FILE = "settings.json", "metrics.json", "run.yaml"
-log = logging.getLogger(__name__)
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
 CURVE_FILE = "metrics.csv"  # one row an epoch, from the first one on
 RECORDED_LATER = ("data_sentences", "valid_sentences")  # which runs of earlier versions were trained without telling
+log = logging.getLogger(__name__)
 
 
 def choose(

@@ -18,6 +18,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from linguarec.data.attribute_names import same_names
 from linguarec.data.engine import Engine
 from linguarec.data.readers import functions
 from linguarec.errors import DataFormatError
@@ -245,15 +246,11 @@ def _split_header(
 
 
 def _check_distinct(header: Sequence[str], shown: Path) -> None:
-    """DuckDB, as SQL does, takes names that differ in case alone for one."""
-    seen: dict[str, str] = {}
-    for name in header:
-        if name.lower() in seen:
-            raise DataFormatError(
-                f"{shown}: the columns {seen[name.lower()]!r} and {name!r} have one name; rename one, upper and lower case "
-                "count as the same."
-            )
-        seen[name.lower()] = name
+    if pair := same_names(header):
+        first, second = (header[place] for place in pair)
+        raise DataFormatError(
+            f"{shown}: the columns {first!r} and {second!r} have one name; rename one, upper and lower case count as the same."
+        )
 
 
 def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> None:
