@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Batch = TypeVar("Batch", "TokenBatch", "TokenPairs", "ItemBatch", "SequenceBatch")
+Batch = TypeVar("Batch", "TokenBatch", "MaskedPairs", "TokenPairs", "ItemBatch", "SequenceBatch")
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,35 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class TokenPairs:
-    """P (history, next item) pairs for Recformer's pre-training, each side as it is and with words masked.
+class MaskedPairs:
+    """The two sides of `TokenPairs` with words masked: other ids in places.
 
-    `items` [P] int64: which item the next one is, equal for equal items. `users` [P] int64: whose pair it is.
-    `masked_histories`, `masked_targets`: as `histories` and `targets`, with other ids where a word is masked.
-    `history_labels`, `target_labels`: [T] int64 flat, the token to be guessed in each place of the masked sides, -1 = none.
+    `history_labels`, `target_labels`: [T] int64 flat, the token to be guessed in each place, -1 = none.
+    """
+
+    histories: TokenBatch
+    targets: TokenBatch
+    history_labels: Tensor
+    target_labels: Tensor
+
+    def to(self, device: torch.device | str) -> "MaskedPairs":
+        """The same pairs on another device."""
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """P (history, next item) pairs for Recformer's pre-training.
+
+    `items` [P] int64: which item the next one is, equal for equal items. `users` [P] int64: whose pair it is. `masked`: None
+    where no words are guessed.
     """
 
     histories: TokenBatch
     targets: TokenBatch
     items: Tensor
     users: Tensor
-    masked_histories: TokenBatch
-    masked_targets: TokenBatch
-    history_labels: Tensor
-    target_labels: Tensor
+    masked: MaskedPairs | None = None
 
     def to(self, device: torch.device | str) -> "TokenPairs":
         """The same pairs on another device."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from linguarec.batching.batches import TokenPairs
+from linguarec.batching.batches import MaskedPairs, TokenPairs
 from linguarec.batching.domains import Domains
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.masking import WordMasking
@@ -116,10 +116,10 @@ class TokenPairsLoader:
 
     Args:
         steps: histories and targets.
-        masking: which words are masked.
+        masking: which words are masked; None = no words are to be guessed.
     """
 
-    def __init__(self, steps: HistoryLoader, masking: WordMasking) -> None:
+    def __init__(self, steps: HistoryLoader, masking: WordMasking | None) -> None:
         self.steps = steps
         self.masking = masking
 
@@ -147,15 +147,9 @@ class TokenPairsLoader:
         assert sequences.tokens is not None
         numbers, place = np.unique(sequences.targets.numpy(), return_inverse=True)
         targets = item_tokens(self.steps.domains.tokens(numbers), place, self.steps.max_tokens)
+        pairs = TokenPairs(sequences.tokens, targets, sequences.targets, sequences.users)
+        if self.masking is None:
+            return pairs
         masked_histories, history_labels = self.masking.mask(sequences.tokens, batch.step, batch.windows, side=0)
         masked_targets, target_labels = self.masking.mask(targets, batch.step, batch.windows, side=1)
-        return TokenPairs(
-            histories=sequences.tokens,
-            targets=targets,
-            items=sequences.targets,
-            users=sequences.users,
-            masked_histories=masked_histories,
-            masked_targets=masked_targets,
-            history_labels=history_labels,
-            target_labels=target_labels,
-        )
+        return replace(pairs, masked=MaskedPairs(masked_histories, masked_targets, history_labels, target_labels))

@@ -54,10 +54,10 @@ class RecformerConfig:
         attention_dropout: of the attention weights.
         layer_norm_eps: epsilon of all LayerNorms.
         temperature: cosines are divided by it.
-        mlm_weight: weight of the masked-language loss in pre-training.
+        mlm_weight: weight of the masked-language loss in pre-training; 0 = no words are guessed, which takes half the time.
         sampled_negatives: fine-tuning: the softmax is over the targets of the step and so many items drawn anew for each
             step, which stand for all others; pays from several 100,000 items on. 0 = over all items.
-        language_head: whether the model has the head that pre-training needs to guess words.
+        language_head: whether the model has the head that guesses words in pre-training.
         recompute: training: compute the layers again in the backward pass instead of keeping what is in them; a third more
             time, memory of one layer instead of all.
         initializer_range: standard deviation of the initial weights.
@@ -231,7 +231,7 @@ class Recformer(nn.Module):
         return catalogue_cross_entropy(self.queries(batch), keys, batch.targets, log_weights)
 
     def finetuned_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that `finetune_loss` reaches.
+        """The parameters that `finetune_loss` reaches, and `pretrain_loss` without masked words.
 
         Not among them: the LM head, and in the last layer the local attention, as only `<s>` is read from it.
         """
@@ -242,14 +242,16 @@ class Recformer(nn.Module):
     def pretrain_loss(self, pairs: TokenPairs) -> Tensor:
         """This process's share of: item-item contrast + mlm_weight * (masked words of the histories + of the items)."""
         contrast, masked_words = self.pretrain_losses(pairs)
-        return contrast + self.config.mlm_weight * masked_words
+        return contrast if masked_words is None else contrast + self.config.mlm_weight * masked_words
 
-    def pretrain_losses(self, pairs: TokenPairs) -> tuple[Tensor, Tensor]:
-        """The two terms of `pretrain_loss`, not weighted."""
-        if self.language_head is None:
-            raise ValueError("pre-training needs a model with language_head = True")
+    def pretrain_losses(self, pairs: TokenPairs) -> tuple[Tensor, Tensor | None]:
+        """The two terms of `pretrain_loss`, not weighted; the second is None without masked views."""
         whole = TokenBatch.join([pairs.histories, pairs.targets])
-        masked = TokenBatch.join([pairs.masked_histories, pairs.masked_targets])
+        if pairs.masked is None:
+            return self._contrast(self.encode(whole), pairs), None
+        if self.language_head is None:
+            raise ValueError("guessing masked words needs a model with language_head = True")
+        masked = TokenBatch.join([pairs.masked.histories, pairs.masked.targets])
         together = TokenBatch.join([whole, masked])
         layout = self._layout(together)
         states = layout.ragged.from_blocks(self._lower_layers(self._embed(together, layout), layout))
@@ -257,14 +259,11 @@ class Recformer(nn.Module):
 
         layout = self._layout(whole)
         pooled = self._top.pool(layout.ragged.to_blocks(of_whole), layout).index_select(0, layout.place)
-        histories, items = F.normalize(pooled.float(), dim=-1).split(len(pairs.items))
-        contrast = contrastive_cross_entropy(
-            Pairs(histories, items / self.config.temperature, pairs.items, pairs.users)
-        )
+        contrast = self._contrast(pooled, pairs)
 
         layout = self._layout(masked)
-        labels = layout.ragged.to_blocks(torch.cat([pairs.history_labels, pairs.target_labels]))
-        of_history = torch.arange(len(masked.ids), device=labels.device) < len(pairs.history_labels)
+        labels = layout.ragged.to_blocks(torch.cat([pairs.masked.history_labels, pairs.masked.target_labels]))
+        of_history = torch.arange(len(masked.ids), device=labels.device) < len(pairs.masked.history_labels)
         rows = (labels >= 0).nonzero().squeeze(1)
         guessed, words = self._top.at(rows, layout.ragged.to_blocks(of_masked), layout), labels[rows]
         in_history = layout.ragged.to_blocks(of_history)[rows]
@@ -273,6 +272,11 @@ class Recformer(nn.Module):
             share = Gathering.of(words[side]).share  # of the masked words of all processes
             of_words = of_words + share * self.language_head.loss(guessed[side], words[side])
         return contrast, of_words
+
+    def _contrast(self, pooled: Tensor, pairs: TokenPairs) -> Tensor:
+        """Of the states [2 P, D] of the `<s>` of all histories, then of all next items."""
+        histories, items = F.normalize(pooled.float(), dim=-1).split(len(pairs.items))
+        return contrastive_cross_entropy(Pairs(histories, items / self.config.temperature, pairs.items, pairs.users))
 
     @property
     def _top(self) -> RecformerLayer:

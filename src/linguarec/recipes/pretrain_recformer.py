@@ -67,8 +67,6 @@ def pretrain_recformer(
     datasets = [PreparedDataset.open(folder) for folder in data]
     start = None if from_ is None else Start.read(from_)
     form = tokens_for(start, datasets[0], tokens, backbone).form
-    if form.mask is None:
-        raise SettingsError([f"the tokenizer of {form.backbone} has no mask token, which pre-training needs"])
     read = {dataset.path: fitting_tokens(form, dataset, tokens) for dataset in datasets}
     domains = Domains(
         [Domain.of(dataset, split, tokens=read[dataset.path].tokens, users=users, seed=seed) for dataset in datasets]
@@ -76,6 +74,11 @@ def pretrain_recformer(
     network, taken = starting_model(config or RecformerConfig(), form, backbone, start, True, seed)
     network.word.requires_grad_(False)
     config = network.config
+    if config.mlm_weight and form.mask is None:
+        problem = (
+            f"the tokenizer of {form.backbone} has no mask token; masked words need one (--model.mlm_weight 0: without)"
+        )
+        raise SettingsError([problem])
     held_out = None if valid is None else PreparedDataset.open(valid)
     of_valid = {} if held_out is None else {held_out.path: valid_tokens(form, held_out, tokens)}
     # One item more than the model reads, so that what it leaves out can be counted.
@@ -97,7 +100,10 @@ def pretrain_recformer(
         "from": taken,
         "versions": versions(),
     }
-    masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
+    masking = None
+    if config.mlm_weight:
+        assert form.mask is not None
+        masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
     per_step = training.targets_per_step // training.accumulate  # negatives come from a part, not from the whole step
     steps = HistoryLoader(domains, config.max_items, config.max_tokens, per_step, mixing, True, seed)
     steps.shard(0, training.devices)  # refuses what cannot work; only now is the folder made

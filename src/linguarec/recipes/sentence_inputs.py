@@ -174,7 +174,7 @@ def starting_model(
         form: of the items' tokens.
         backbone: the language model to start from, or None.
         start: the folder to start from, or None. Neither: random weights.
-        language_head: whether the network has the head that pre-training needs.
+        language_head: whether the network has the head that guesses words, if mlm_weight is above 0.
         seed: of what is drawn: without a start or a backbone all weights, else those of a missing head, but for its words,
             which are the word embeddings.
 
@@ -195,6 +195,7 @@ def starting_model(
             _check_tokenizer(own, form, str(start.folder))
         merged = start.config(config)
         check_vocabulary(form, merged)
+        language_head = language_head and merged.mlm_weight > 0
         network = Recformer(_with(merged, {"language_head": language_head}))
         new_head = None if start.description.config.language_head else network.language_head
         new = [] if new_head is None else [name for name in network.state_dict() if name.startswith("language_head.")]
@@ -210,7 +211,7 @@ def starting_model(
             config.window,
             config.max_tokens,
             config.max_items,
-            language_head,
+            language_head and config.mlm_weight > 0,
             {name: value for name, value in asked.items() if name not in _CHOSEN and not _of_backbone(name)},
         )
         theirs = vars(network.config)
@@ -229,6 +230,7 @@ def starting_model(
                 f"--model.vocabulary {config.vocabulary}: the items are tokenized into {form.vocabulary}; leave the flag out"
             ]
         )
+    language_head = language_head and config.mlm_weight > 0
     return Recformer(_with(config, {"language_head": language_head, "vocabulary": form.vocabulary})), None
 
 

@@ -8,7 +8,7 @@ One schedule of the learning rate runs over both stages.
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.negatives import StepClasses
-from linguarec.batching.token_steps import HistoryLoader, TokenPairsBatch
+from linguarec.batching.token_steps import HistoryLoader, TokenPairsBatch, TokenPairsLoader
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import write_json, writing_file
 from linguarec.hub.pretrained import AGAIN, load_weights, save_weights
@@ -36,7 +36,15 @@ log = logging.getLogger(__name__)
 
 
 class TokenPreTraining(Stage):
-    """`Recformer.pretrain_loss`: contrast within the step, across processes, and masked words."""
+    """`Recformer.pretrain_loss`: contrast within the step, across processes, and masked words.
+
+    What the loss does not reach is not trained.
+    """
+
+    def __init__(self, model: Recformer, loader: TokenPairsLoader, settings: TrainingSettings, seed: int) -> None:
+        if loader.masking is None:
+            _train_only(model, model.finetuned_parameters())
+        super().__init__(model, loader, settings, seed)
 
     def step_loss(self, batch: TokenPairsBatch) -> Tensor:
         """The model's loss, which knows its share of the step."""
@@ -67,9 +75,7 @@ class HistoryTuning(Stage):
         keys: Tensor | None = None,
         steps_before: int = 0,
     ) -> None:
-        reached = {id(parameter) for parameter in model.finetuned_parameters()}
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.requires_grad and id(parameter) in reached)
+        _train_only(model, model.finetuned_parameters())
         super().__init__(model, loader, settings, seed)
         self.encode_items = encode
         self.classes = classes
@@ -127,6 +133,13 @@ class HistoryTuning(Stage):
         """Go on with them."""
         super().on_load_checkpoint(checkpoint)
         self.keys = checkpoint["stage"]["keys"]
+
+
+def _train_only(model: nn.Module, reached: Iterable[nn.Parameter]) -> None:
+    """Freeze all other parameters; those frozen before stay so."""
+    numbers = {id(parameter) for parameter in reached}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in numbers)
 
 
 @dataclass(frozen=True)
