@@ -1,5 +1,6 @@
 """Recformer: its contract, on random weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from linguarec.batching.batches import ItemBatch, SequenceBatch, TokenBatch, TokenPairs
+from linguarec.batching.batches import ItemBatch, MaskedPairs, SequenceBatch, TokenBatch, TokenPairs
 from linguarec.models.recformer import Recformer, RecformerConfig
 
 CONFIG = RecformerConfig(
@@ -96,7 +97,7 @@ def pairs(model: Recformer) -> TokenPairs:
         sides.append((TokenBatch(ids, batch.types, batch.item_positions, batch.offsets), labels))
     (masked_left, left_labels), (masked_right, right_labels) = sides
     same, users = torch.tensor([0, 1, 0]), torch.arange(3)
-    return TokenPairs(left, right, same, users, masked_left, masked_right, left_labels, right_labels)
+    return TokenPairs(left, right, same, users, MaskedPairs(masked_left, masked_right, left_labels, right_labels))
 
 
 @torch.no_grad()
@@ -109,8 +110,9 @@ def test_the_losses_of_pre_training_are_those_of_separate_passes(model: Recforme
     logits[0, 2] = logits[2, 0] = -torch.inf  # the same item
     torch.testing.assert_close(contrast, torch.nn.functional.cross_entropy(logits, torch.arange(3)))
     assert model.language_head is not None
-    expected = torch.zeros(())
-    for batch, labels in ((given.masked_histories, given.history_labels), (given.masked_targets, given.target_labels)):
+    assert given.masked is not None
+    expected, masked = torch.zeros(()), given.masked
+    for batch, labels in ((masked.histories, masked.history_labels), (masked.targets, masked.target_labels)):
         states = model.language_head(model.states(batch))
         expected = expected + torch.nn.functional.cross_entropy(states, labels, ignore_index=-1)
     torch.testing.assert_close(words, expected, atol=1e-5, rtol=1e-5)
@@ -118,16 +120,21 @@ def test_the_losses_of_pre_training_are_those_of_separate_passes(model: Recforme
 
 def test_pre_training_without_masked_words_or_without_a_head(model: Recformer) -> None:
     given = pairs(model)
-    none = torch.full_like(given.history_labels, -1), torch.full_like(given.target_labels, -1)
-    unmasked = TokenPairs(
-        given.histories, given.targets, given.items, given.users, given.histories, given.targets, *none
-    )
-    contrast, words = model.pretrain_losses(unmasked)
+    assert given.masked is not None
+    none = torch.full_like(given.masked.history_labels, -1), torch.full_like(given.masked.target_labels, -1)
+    nothing_masked = replace(given, masked=MaskedPairs(given.histories, given.targets, *none))
+    contrast, words = model.pretrain_losses(nothing_masked)
+    assert words is not None
     assert words.item() == 0
-    assert torch.isfinite(contrast)
     model.language_head = None
     with pytest.raises(ValueError, match="language_head = True"):
         model.pretrain_loss(given)
+    alone, no_words = model.pretrain_losses(replace(given, masked=None))
+    assert no_words is None
+    torch.testing.assert_close(alone, contrast)
+    model.pretrain_loss(replace(given, masked=None)).backward()
+    reached = {id(parameter) for parameter in model.finetuned_parameters()}
+    assert {id(parameter) for parameter in model.parameters() if parameter.grad is not None} == reached
 
 
 def test_every_parameter_gets_a_gradient_from_pre_training(model: Recformer) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from linguarec.batching.batches import ItemBatch, SequenceBatch, TokenBatch, TokenPairs
+from linguarec.batching.batches import ItemBatch, MaskedPairs, SequenceBatch, TokenBatch, TokenPairs
 from linguarec.errors import CheckpointMismatchError
 from linguarec.hub.released_recformer import from_released_recformer, recformer_config, to_released_recformer
 from linguarec.models.recformer import Recformer
@@ -75,12 +75,10 @@ def test_losses_of_pre_training(shared: Path) -> None:
         targets,
         torch.arange(len(histories)),
         torch.arange(len(histories)),
-        masked_histories,
-        masked_targets,
-        history_labels,
-        target_labels,
+        MaskedPairs(masked_histories, masked_targets, history_labels, target_labels),
     )
     contrast, masked_words = model.pretrain_losses(pairs)
+    assert masked_words is not None
     torch.testing.assert_close(contrast, io["loss_item_item"][0], atol=1e-4, rtol=0)
     torch.testing.assert_close(contrast + 0.1 * masked_words, io["loss"][0], atol=1e-4, rtol=0)
     torch.testing.assert_close(model.pretrain_loss(pairs), io["loss"][0], atol=1e-4, rtol=0)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,34 @@ def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(
     pretrain("recformer", [data], broken, SIZES, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_without_masked_words_there_is_no_head_and_no_need_of_a_mask(
+    tokenized: list[PreparedDataset],
+    tiny_backbone: str,
+    tmp_path: Path,
+    in_two_processes: Callable[..., dict[str, Any]],
+) -> None:
+    run, config = tmp_path / "run", replace(CONFIG, mlm_weight=0.0)
+    training = settings(max_epochs=1, precision="fp32")
+    in_two_processes(
+        *("pretrain", "recformer", tokenized[0].path, "--backbone", tiny_backbone, "-o", run),
+        model=config,
+        training=training,
+    )
+    weights = load_file(run / "model.safetensors")
+    begin = recformer_from_backbone(tiny_backbone, 16, 128, 8).state_dict()
+    assert weights.keys() == begin.keys()
+    moved = {name for name, tensor in weights.items() if not torch.equal(tensor, begin[name])}
+    unread = "layers.1.attention.query_key_value"  # only <s> is read from the last layer
+    assert begin.keys() - moved == {"word.weight", f"{unread}.weight", f"{unread}.bias"}
+    description = from_pretrained(run)[1]
+    assert (description.config.mlm_weight, description.config.language_head) == (0, False)
+    # Words are guessed again from there, with a new head.
+    pretrain(
+        "recformer", [tokenized[0].path], tmp_path / "on", RecformerConfig(mlm_weight=0.2), training=training, from_=run
+    )
+    assert "language_head.dense.weight" in load_file(tmp_path / "on" / "model.safetensors")
 
 
 def test_processes_that_share_the_weights_out_take_the_steps_of_those_that_do_not(
