@@ -1,7 +1,7 @@
 """From signature and docstring to the command line: values, lists, groups, files, all bad settings named at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +9,7 @@ import pytest
 
 from linguarec.arguments import Call, parse
 from linguarec.errors import SettingsError
+from linguarec.given import given
 from linguarec.models import MODELS
 
 if TYPE_CHECKING:
@@ -156,6 +157,16 @@ def test_a_list_of_numbers_takes_commas_too():
 def test_a_dataclass_is_a_group_of_flags():
     found = read("D -o O --history A --training.learning_rate 0.1 --training.kind sgd --training.limit 4")
     assert found["training"] == Rate(learning_rate=0.1, kind="sgd", limit=4)
+
+
+def test_a_group_knows_what_was_asked_for(tmp_path: Path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("training:\n  steps: 3\n")
+    training = read("D -o O --history A --training.learning_rate 0.001")["training"]
+    assert given(training) == {"learning_rate": 0.001}  # the default, but named
+    training = read(f"D -o O --history A --config {file} --training.kind sgd")["training"]
+    assert given(training) == {"steps": 3, "kind": "sgd"}
+    assert given(replace(training, limit=4)) == {"kind": "sgd", "limit": 4}  # a copy: what differs from the defaults
 
 
 def test_dashes_and_underscores_are_the_same():

@@ -4,7 +4,8 @@ Flags are the parameters' names with dashes (`--text-rules`); `-o` is `--output`
 a Python keyword is left out (`from_` is `--from`). A list takes several values, or one
 with commas (`--history A,B`; an id that holds a comma is quoted as in CSV). A dataclass is a group of flags
 (`--training.learning_rate 0.001`). `--config run.yaml` gives any of them from a file; what is on the command line wins
-over what stands before it. All bad settings are reported at once.
+over what stands before it. All bad settings are reported at once. A group knows which of its settings were asked for
+(`given`).
 """
 
 import ast
@@ -26,6 +27,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
+from linguarec.given import note_given
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -114,6 +116,10 @@ def parse(
     except ValueError as error:  # settings that each can be but do not go together
         raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
     arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
+    asked = parser.parse_args(words, defaults=False)
+    for p in parameters:
+        if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None:
+            note_given(arguments[p.name], (asked.get(p.key) or {}).keys())
     return Call({**given, **arguments}, json=bool(values.get("json")))
 
 

@@ -348,13 +348,28 @@ def test_another_run_can_be_the_start(shop: PreparedDataset, tmp_path: Path, cap
     # SCRATCH has 16 and 128: as nothing else was asked for, they stay, and that is told.
     kept = "model.window 16, model.max_tokens 128"
     assert f"settings of {first} that are not the defaults are kept: {kept}" in caplog.text
+    # A default that is asked for by name is taken, and positions beyond those of the start are its own once more.
+    third, rows = tmp_path / "third", before["position.weight"]
+    words = ["--model.max_tokens", "1024", "--training.learning_rate", "1e-12", "--training.max_epochs", "1"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["finetune", "recformer", str(shop.path), "--from", str(first), "-o", str(third), *words])
+    config = json.loads((third / "config.json").read_text())["config"]
+    assert (config["max_tokens"], config["window"], config["positions"]) == (1024, 16, 1024 + config["first_position"])
+    longer = load_file(third / "model.safetensors")["position.weight"]
+    body = rows[config["first_position"] :]
+    torch.testing.assert_close(longer[len(rows) : len(rows) + 100], body[:100], atol=1e-6, rtol=0)
+    assert "are repeated for 1024" in caplog.text
     with pytest.raises(SettingsError, match=r"--model.layers 3: the weights of .* are for 2"):
         finetune("recformer", shop.path, tmp_path / "c", RecformerConfig(layers=3), from_=first, training=settings())
-    longer = RecformerConfig(max_tokens=129)
-    with pytest.raises(
-        SettingsError, match=rf"--model.\* with the weights of {first}: max_tokens is 129, but the table"
-    ):
-        finetune("recformer", shop.path, tmp_path / "c", longer, from_=first, training=settings())
+    with pytest.raises(SettingsError, match=r"--model.positions 99: the weights of .* are for 128"):
+        finetune(
+            "recformer",
+            shop.path,
+            tmp_path / "c",
+            RecformerConfig(max_tokens=90, positions=99),
+            from_=first,
+            training=settings(),
+        )
     words = replace(SCRATCH, vocabulary=99)
     with pytest.raises(SettingsError, match=r"--model\.vocabulary 99: the items are tokenized into"):
         finetune("recformer", shop.path, tmp_path / "c", words, training=settings())

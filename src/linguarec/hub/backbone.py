@@ -74,7 +74,7 @@ def recformer_from_backbone(
     types = tensors["token_type.weight"]
     if len(types) != TOKEN_TYPES:  # of a language model, which read everything as type 0
         tensors["token_type.weight"] = types[:1].expand(TOKEN_TYPES, -1)
-    tensors["position.weight"] = _extended(tensors["position.weight"], config.first_position, config.positions)
+    tensors["position.weight"] = extended_positions(tensors["position.weight"], config.first_position, config.positions)
     items = torch.zeros(max_items + 1, config.hidden_size)
     known = tensors.get("item_position.weight", items)[: max_items + 1]
     items[: len(known)] = known
@@ -107,8 +107,8 @@ def check_vocabulary(form: SentenceForm, config: RecformerConfig) -> None:
         )
 
 
-def _extended(table: Tensor, first: int, rows: int) -> Tensor:
-    """The position table with its rows from `first` on repeated until there are `rows`, as Longformer was made of
+def extended_positions(table: Tensor, first: int, rows: int) -> Tensor:
+    """The table of token positions, its rows from `first` on repeated until there are `rows`, as Longformer was made of
     RoBERTa."""
     if len(table) >= rows:
         return table

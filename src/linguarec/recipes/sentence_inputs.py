@@ -3,7 +3,7 @@
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
-from linguarec.hub.backbone import check_vocabulary, recformer_from_backbone
+from linguarec.given import given
+from linguarec.hub.backbone import check_vocabulary, extended_positions, recformer_from_backbone
 from linguarec.hub.pretrained import AGAIN, SENTENCES_FILE
 from linguarec.models.recformer import Recformer, RecformerConfig
 from linguarec.recipes.runs import SETTINGS_FILE, choose, is_main_process
@@ -170,7 +171,7 @@ def starting_model(
     """The network that a training begins with, and what was taken over from `start`, as settings.json records it.
 
     Args:
-        config: what was asked for; what differs from the defaults counts as asked for.
+        config: what was asked for (see `given`). More tokens than the weights of `start` have positions for repeat these.
         form: of the items' tokens.
         backbone: the language model to start from, or None.
         start: the folder to start from, or None. Neither: random weights.
@@ -185,21 +186,27 @@ def starting_model(
     if backbone is not None and start is not None:
         raise SettingsError(["--backbone and --from both name weights to start from; give one of them"])
     torch.manual_seed(seed)
-    asked = {field.name: getattr(config, field.name) for field in fields(config)}
-    asked = {name: value for name, value in asked.items() if value != getattr(RecformerConfig(), name)}
+    asked = given(config)
     asked.pop("language_head", None)
     if start is not None:
         start.check_model("recformer")
         own = form_of(start.folder)
         if own is not None:
             _check_tokenizer(own, form, str(start.folder))
-        merged = start.config(config)
+        began = start.description.config
+        rows = max(began.positions, began.first_position + asked.get("max_tokens", 0))
+        merged, problems = start.merged(replace(began, positions=rows), config, "model")
+        if problems:
+            raise SettingsError(problems)
         check_vocabulary(form, merged)
         language_head = language_head and merged.mlm_weight > 0
         network = Recformer(_with(merged, {"language_head": language_head}))
         new_head = None if start.description.config.language_head else network.language_head
         new = [] if new_head is None else [name for name in network.state_dict() if name.startswith("language_head.")]
-        taken = take_over(start, network, new=new)
+        positions = extended_positions(start.network.state_dict()["position.weight"], began.first_position, rows)
+        taken = take_over(start, network, new=new, grown={"position.weight": positions})
+        if rows > began.positions and is_main_process():
+            log.info("positions of %s, for %d tokens, are repeated for %d", start.folder, began.positions, rows)
         if new_head is not None:  # as for a backbone without one
             with torch.no_grad():
                 new_head.words.weight.copy_(network.word.weight)

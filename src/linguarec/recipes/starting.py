@@ -6,17 +6,19 @@ they are known, `encoder.json` (whose vectors it read) and its code book.
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from linguarec.codes.codebook import CodeBook
 from linguarec.data.dataset import FeatureInfo, read_feature_info
 from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.given import given
 from linguarec.hub.pretrained import (
     AGAIN,
     BOOK_FILE,
@@ -106,25 +108,17 @@ class Start:
                 f"a folder that holds a {model}."
             )
 
-    def config(self, asked: Any) -> Any:
-        """The model's settings: those of the folder, changed where that was asked for, as in `settings_of`.
-
-        Raises:
-            SettingsError: other settings than the weights need.
-        """
-        merged, problems = self.merged(self.description.config, asked, "model")
-        if problems:
-            raise SettingsError(problems)
-        return merged
-
     def merged(self, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
-        """The settings `own` with those of `asked` that differ from the defaults, and what cannot be changed."""
+        """The settings `own` with those of `asked` that were given, and what cannot be changed."""
         changes: dict[str, Any] = {}
         kept, problems = [], []
+        named = {} if asked is None else given(asked)
         for field in fields(asked) if asked is not None else ():
-            value, theirs = getattr(asked, field.name), getattr(own, field.name)
-            if value in (field.default, theirs):
-                if theirs != field.default and field.name not in (*WEIGHTS_NEED, "language_head"):
+            value, theirs = named.get(field.name, field.default), getattr(own, field.name)
+            if value == theirs:
+                continue
+            if field.name not in named:
+                if field.name not in (*WEIGHTS_NEED, "language_head"):
                     kept.append(f"{group}.{field.name} {theirs}")
                 continue
             if field.name in WEIGHTS_NEED:
@@ -157,7 +151,7 @@ def settings_of(
 ) -> tuple[Any, EncoderConfig]:
     """The model's and the sequence encoder's settings: as asked for, or those of a start, changed where that was asked for.
 
-    Beside a start, what differs from the defaults counts as asked for.
+    Beside a start, what was given counts as asked for (see `given`).
 
     Raises:
         SettingsError: other settings than the weights need; each is named with both values.
@@ -207,6 +201,7 @@ def take_over(
     frozen: str = "none",
     permutation: PermutationSettings | None = None,
     new: Collection[str] = CATALOGUE_TENSORS,
+    grown: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Load the start's weights into `network` and fix what is to be fixed; what was done, as settings.json records it.
 
@@ -217,11 +212,12 @@ def take_over(
         frozen: "encoder" fixes the sequence encoder.
         permutation: see `mode`.
         new: names of the tensors of `network` that are not loaded, if it has them.
+        grown: tensors to be loaded instead of the start's own.
 
     Raises:
         CheckpointMismatchError: a tensor is missing or of another shape.
     """
-    theirs, ours = start.network.state_dict(), network.state_dict()
+    theirs, ours = start.network.state_dict() | dict(grown), network.state_dict()
     loaded = [name for name in ours if name not in new]
     problems = [
         f"{name}: {'missing' if name not in theirs else tuple(theirs[name].shape)}, needed {tuple(ours[name].shape)}"

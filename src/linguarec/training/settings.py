@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from linguarec.errors import SettingsError
+from linguarec.given import given
 
 Logger = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -60,9 +61,9 @@ class TrainingSettings:
     loggers: list[Logger] = field(default_factory=list)
 
     def or_else(self, own: Mapping[str, Any]) -> "TrainingSettings":
-        """These settings, with those of a model's `own` training where they are at the defaults."""
-        at_default = {each.name for each in fields(self) if getattr(self, each.name) == getattr(_DEFAULTS, each.name)}
-        return replace(self, **{name: value for name, value in own.items() if name in at_default})
+        """These settings, with those of a model's `own` training where nothing else was asked for (`given`)."""
+        asked = given(self)
+        return replace(self, **{name: value for name, value in own.items() if name not in asked})
 
     def check(self) -> None:
         """Raise one error that names every setting that cannot work."""
@@ -103,9 +104,6 @@ class TrainingSettings:
             )
         if problems:
             raise SettingsError(problems)
-
-
-_DEFAULTS = TrainingSettings()
 
 
 @dataclass(frozen=True)
