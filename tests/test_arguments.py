@@ -11,6 +11,7 @@ from linguarec.arguments import Call, parse
 from linguarec.errors import SettingsError
 from linguarec.given import given
 from linguarec.models import MODELS
+from linguarec.recipes.finetune import finetune
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -326,3 +327,15 @@ def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys:
     assert training("recformer", "D", "--training.learning_rate", "0.001").warmup_steps == 100
     assert parse(finetune, ["recformer", "--help"], "linguarec finetune", ("model", "data"), "model") is None
     assert "5e-05" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["tensorboard,wandb", "tensorboard wandb", "[tensorboard,wandb]"])
+def test_a_list_in_a_group_is_written_as_any_other(words: str):
+    line = f"sasrec D -o O --training.loggers {words} --seed 3"
+    call = parse(finetune, line.split(), "linguarec finetune", ("model", "data"), "model")
+    assert call is not None
+    assert (call.arguments["training"].loggers, call.arguments["seed"]) == (["tensorboard", "wandb"], 3)
+    with pytest.raises(SettingsError, match=r"--training\.loggers .*expected one of 'tensorboard', 'wandb', 'mlflow'"):
+        parse(
+            finetune, [*line.split()[:4], "--training.loggers=paper"], "linguarec finetune", ("model", "data"), "model"
+        )

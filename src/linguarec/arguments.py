@@ -97,7 +97,7 @@ def parse(
     if "-h" in words or "--help" in words:
         parser.print_help(sys.stdout)
         return None
-    words = _without_commas(words, parameters)
+    words = _lists_of_groups(_without_commas(words, parameters), parameters)
     problems = _unknown(parser, words)
     namespace: Namespace | None = None
     if not problems:
@@ -147,6 +147,27 @@ def _without_commas(words: Sequence[str], parameters: Sequence[Parameter]) -> li
         flag, _, value = word.partition("=")
         in_list = flag in flags
         found += [flag, *filter(None, value.split(","))] if in_list else [word]
+    return found
+
+
+def _lists_of_groups(words: Sequence[str], parameters: Sequence[Parameter]) -> list[str]:
+    """`--training.loggers a,b` and `--training.loggers a b` as the parser wants a list in a group: `[a,b]`."""
+    flags = {
+        f"--{p.key}.{field.name}"
+        for p in parameters
+        if dataclasses.is_dataclass(p.type)
+        for field in dataclasses.fields(p.type)
+        if field.default_factory is list
+    }
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in flags and not _is_flag(word) and not word.startswith("["):
+            found.append(f"[{word}]")
+        elif len(found) > 1 and found[-2] in flags and not _is_flag(word) and found[-1].startswith("["):
+            found[-1] = f"{found[-1][:-1]},{word}]"
+        else:
+            flag, equals, value = word.partition("=")
+            found.append(f"{flag}=[{value}]" if equals and flag in flags and not value.startswith("[") else word)
     return found
 
 
