@@ -32,6 +32,11 @@ class ComparedSystem:
         }
 
 
+def median_of(seeds: int) -> str:
+    """What a column of medians is, for its caption."""
+    return "one seed" if seeds == 1 else f"median of {seeds} seeds"
+
+
 def pooled(results: Sequence[EvaluationResult]) -> EvaluationResult:
     """The results of several seeds on the same cases as one, in which a user's value is the mean over the seeds."""
     return EvaluationResult(

@@ -68,7 +68,14 @@ def compare(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases, training_sequences
     from linguarec.evaluation import baselines
-    from linguarec.evaluation.comparison import compared, comparison_table, differences, differences_table, pooled
+    from linguarec.evaluation.comparison import (
+        compared,
+        comparison_table,
+        differences,
+        differences_table,
+        median_of,
+        pooled,
+    )
     from linguarec.evaluation.published import published_values
     from linguarec.evaluation.report import write_report
     from linguarec.evaluation.slices import Slice, slices, training_counts
@@ -156,9 +163,7 @@ def compare(
     write_json(output / "comparison.json", summary)
 
     console = plain_console()
-    show_table(
-        console, table, f"{dataset.name}, {split}, test: median of {seeds} seeds ± half the 95 % interval over users"
-    )
+    show_table(console, table, f"{dataset.name}, {split}, test: {median_of(seeds)} ± half the 95 % interval over users")
     show_table(
         console, tests_table, "paired differences, mean of the seeds ± half the 95 % interval, p corrected by Holm"
     )
@@ -257,6 +262,7 @@ def _plots(
 def _sections(
     summary: Mapping[str, Any], by_slice: Mapping[str, Any], table: Any, tests_table: Any, figures: "Sequence[Figure]"
 ) -> "list[Section]":
+    from linguarec.evaluation.comparison import median_of
     from linguarec.evaluation.report import Section
     from linguarec.evaluation.summary import slices_table
     from linguarec.recipes.evaluate import read_settings
@@ -267,13 +273,13 @@ def _sections(
         f"linguarec finetune {found['model']} {found['data']} --config {Path(summary['runs'][model][0]) / CONFIG_FILE} -o RUN"
         for model, found in zip(summary["runs"], settings, strict=True)
     ]
-    seeds = len(summary["seeds"])
+    figures_are = median_of(len(summary["seeds"])).capitalize()
     return [
         Section(
             "Results",
             table=table,
             note=f"Test targets of {summary['users']:,} users, each ranked among all {summary['items']:,} items; items "
-            f"of the history are {'no ' if summary['exclude_history'] else ''}candidates. Median of {seeds} seeds ± "
+            f"of the history are {'no ' if summary['exclude_history'] else ''}candidates. {figures_are} ± "
             "half the width of the 95 % bootstrap interval over users. Minutes: median training time.",
             figures=figures[:1],
         ),

@@ -68,7 +68,7 @@ def transfer(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases
     from linguarec.devices import device_for
-    from linguarec.evaluation.comparison import compared, differences
+    from linguarec.evaluation.comparison import compared, differences, median_of
     from linguarec.evaluation.evaluate import rank_cases
     from linguarec.evaluation.intervals import Interval
     from linguarec.evaluation.plots import plot_by_share
@@ -166,8 +166,8 @@ def transfer(
     plot_by_share(plot, f"{dataset.name}: {start.name} from {from_.name}", "test ndcg@10", lines)
     caption = "Test ndcg@10 by the share of the users who train: mean of the seeds with its 95 % interval over users."
     note = (
-        f"Test targets of {summary['users']:,} users, each ranked among all {dataset.num_items:,} items; median of {seeds} "
-        "seeds ± half the 95 % interval over users. The difference to scratch is user by user; pre-training helps or hurts "
+        f"Test targets of {summary['users']:,} users, each ranked among all {dataset.num_items:,} items; {median_of(seeds)} "
+        "± half the 95 % interval over users. The difference to scratch is user by user; pre-training helps or hurts "
         "where the interval leaves 0 out."
     )
     write_report(
@@ -177,7 +177,7 @@ def transfer(
     )
     write_json(output / "transfer.json", summary)
     console = plain_console()
-    show_table(console, table, f"{dataset.name}, {start.name} from {from_}: median of {seeds} seeds")
+    show_table(console, table, f"{dataset.name}, {start.name} from {from_}: {median_of(seeds)}")
     console.print(f"report: {output / 'report.html'}")
     return summary
 
