@@ -120,7 +120,7 @@ def test_bare_names_item_vectors_and_foreign_keys(shared: Path) -> None:
 def test_what_tensors_cannot_tell_is_asked_for(shared: Path) -> None:
     tensors = from_released_recformer(released_state(shared, "recformer_seqrec")).tensors
     with pytest.raises(
-        CheckpointMismatchError, match=r"num_attention_heads is missing.*differs between layers: \[8, 4\]"
+        CheckpointMismatchError, match=r"num_attention_heads is None; expected.*differs between layers: \[8, 4\]"
     ):
         recformer_config({"attention_window": [8, 4]}, tensors, "X")
     config = recformer_config({"num_attention_heads": 4, "attention_window": [8, 4]}, tensors, "X", window=16)

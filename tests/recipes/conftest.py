@@ -18,6 +18,7 @@ from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.files import write_json
+from linguarec.given import given
 from linguarec.hub.pretrained import from_pretrained, save_pretrained
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recipes.finetune import finetune
@@ -92,8 +93,9 @@ Stage.training_step = train_or_die
 
 
 def flags(groups: dict[str, Any]) -> list[str]:
-    """Groups of settings as flags, defaults too: those of the command may be a model's own."""
-    values = {f"{group}.{name}": value for group, settings in groups.items() for name, value in vars(settings).items()}
+    """Groups of settings as flags; of the training, whose defaults may be a model's own, defaults too."""
+    asked = {group: vars(settings) if group == "training" else given(settings) for group, settings in groups.items()}
+    values = {f"{group}.{name}": value for group, settings in asked.items() for name, value in settings.items()}
     return [f"--{name}={value}" for name, value in values.items() if value is not None and not isinstance(value, list)]
 
 

@@ -144,15 +144,19 @@ def test_with_the_catalogue_of_a_prepared_folder(
 
 def test_tensors_that_do_not_fit_are_refused_by_name(released: dict[str, Any], tmp_path: Path) -> None:
     folder, state = tmp_path / "folder", torch.load(released["source"], weights_only=True)
+    lacking = "encoder.layer.0.output.dense.bias"
+    torch.save({name: tensor for name, tensor in state.items() if not name.endswith(lacking)}, released["source"])
+    with pytest.raises(CheckpointMismatchError, match=rf"cannot become a Recformer; it lacks: {lacking}\.$"):
+        convert(**released, output=folder)
     state["longformer.encoder.layer.1.intermediate.dense.weight"] = torch.zeros(31, 24)
-    del state["longformer.encoder.layer.0.output.dense.bias"]
+    state["longformer.encoder.layer.0.output.dense.bias"] = torch.zeros(25)
     torch.save(state, released["source"])
     with pytest.raises(CheckpointMismatchError) as caught:
         convert(**released, output=folder)
     told, *problems = str(caught.value).splitlines()
     assert told == f"{released['source']} does not fit its settings:"
     assert sorted(problems) == [
-        "layers.0.outer.bias: missing, needed (24,)",
+        "layers.0.outer.bias: (25,), needed (24,)",
         "layers.1.inner.weight: (31, 24), needed (32, 24)",
     ]
     assert not folder.exists()

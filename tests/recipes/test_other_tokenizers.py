@@ -136,7 +136,7 @@ def test_pretraining_reads_its_tokens(make: Any, shops: list[PreparedDataset], t
 def test_pretraining_needs_a_mask(shops: list[PreparedDataset], tmp_path: Path) -> None:
     backbone, run = backbone_folder(tmp_path / "backbone", byte_level(), without=("mask",)), tmp_path / "run"
     tokenize(shops[0].path, backbone)
-    with pytest.raises(SettingsError, match=f"the tokenizer of {backbone} has no mask token, which pre-training needs"):
+    with pytest.raises(SettingsError, match=f"the tokenizer of {backbone} has no mask token; masked words need one"):
         pretrain("recformer", [shops[0].path], run, training=ONE_EPOCH, backbone=backbone)
     assert not run.exists()
 

@@ -24,6 +24,7 @@ from linguarec.recipes.finetune import finetune
 from linguarec.recipes.pretrain import pretrain
 from linguarec.recipes.sentence_inputs import stored_tokens
 from linguarec.recipes.tokenize import tokenize
+from linguarec.recipes.validation import valid_cases
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, attention_dropout=0.0)
@@ -88,6 +89,11 @@ def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(
     pretrain("recformer", [data], broken, SIZES, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_valid_users_are_the_most_that_validate(tokenized: list[PreparedDataset]) -> None:
+    counts = [len(valid_cases([tokenized[0]], None, "leave-one-out", 9, most)[0][1]) for most in (0, 7)]
+    assert counts == [300, 7]
 
 
 def test_without_masked_words_there_is_no_head_and_no_need_of_a_mask(

@@ -25,6 +25,7 @@ from linguarec.errors import (
     UnknownItemError,
 )
 from linguarec.files import write_json
+from linguarec.hub.pretrained import from_pretrained
 from linguarec.models import MODELS
 from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.compare import compare
@@ -126,7 +127,7 @@ def test_another_shop_is_ranked_by_text_alone(
         evaluate(run, shops[1].path, zero_shot=True, features="words", plots=False)
     summary = evaluate(run, shops[1].path, zero_shot=True, plots=False)
     assert summary["items_read_by_text"] == shops[1].num_items
-    tokenize(shops[1].path, tiny_backbone, name="short", attribute_tokens=1)
+    tokenize(shops[1].path, tiny_backbone, name="short", attribute_tokens=3)
     with pytest.raises(SettingsError, match="several item tokens that fit: short, tiny; choose one with --tokens"):
         evaluate(run, shops[1].path, zero_shot=True, plots=False)
     again = evaluate(run, shops[1].path, zero_shot=True, tokens="tiny", plots=False)
@@ -373,6 +374,29 @@ def test_another_run_can_be_the_start(shop: PreparedDataset, tmp_path: Path, cap
     words = replace(SCRATCH, vocabulary=99)
     with pytest.raises(SettingsError, match=r"--model\.vocabulary 99: the items are tokenized into"):
         finetune("recformer", shop.path, tmp_path / "c", words, training=settings())
+
+
+def test_random_weights_by_the_command_line(shop: PreparedDataset, tmp_path: Path) -> None:
+    sizes = [
+        "--model.hidden_size=16",
+        "--model.layers=1",
+        "--model.heads=2",
+        "--model.inner_size=16",
+        "--model.positions=130",
+    ]
+    words = [
+        *sizes,
+        "--model.max_tokens=128",
+        "--training.max_epochs=1",
+        "--training.accumulate=1",
+        "--training.valid_users=9",
+    ]
+    for command, data in (("finetune", shop.path), ("pretrain", shop.path)):
+        run = tmp_path / command
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "recformer", str(data), "-o", str(run), *words])
+        description = from_pretrained(run)[1]
+        assert (description.config.layers, description.config.language_head) == (1, command == "pretrain")
 
 
 def test_the_learning_rate_rises_and_falls_over_both_stages(

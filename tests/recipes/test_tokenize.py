@@ -49,7 +49,9 @@ def test_existing_tokens_are_replaced_only_when_asked(dataset: PreparedDataset) 
 
 BAD = [
     ({"attributes": ["colour"]}, "no attribute 'colour'; .* has: title, text"),
-    ({"attributes": []}, "no attribute columns; pass --attributes text"),
+    ({"attributes": []}, "has the attributes title, text, and none was chosen; pass --attributes text"),
+    ({"attribute_tokens": 1}, "attribute_tokens is 1, which leaves no room for values: 'title' alone takes 1"),
+    ({"backbone": "/", "name": ""}, "name is ''; expected a plain file name"),
     ({"attributes": ["title", "title"]}, "each may be named once"),
     ({"attribute_tokens": 0}, "attribute_tokens is 0"),
     ({"name": "a/b"}, "name is 'a/b'"),

@@ -74,6 +74,27 @@ def test_released_rules_keep_values_and_empty_keys() -> None:
     assert counts.items_without_tokens == 0
 
 
+def test_a_value_without_a_token_is_none_and_special_tokens_are_text(minilm: AttributeTokenizer) -> None:
+    tokens, counts = minilm.tokenize({"title": ["\u200b", "[SEP] mug"], "brand": [None, "\u200b"]})
+    assert (tokens.lengths[0], counts.items_without_tokens) == (0, 1)
+    words = minilm._tokenizer.decode(
+        [int(number) for number in tokens.ids[tokens.types == 2]], skip_special_tokens=False
+    )
+    assert words == "[ sep ] mug"
+    assert tokens.types.tolist() == [1, 2, 2, 2, 2]  # brand has neither key nor value
+
+
+def test_long_texts_are_tokenized_a_few_at_a_time(minilm: AttributeTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = [f"mug number {number} " * (1 + number % 7) for number in range(50)]
+    at_once = minilm.tokenize({"title": titles})
+    monkeypatch.setattr("linguarec.text.attributes.LETTERS_A_BATCH", 100)
+    in_batches = minilm.tokenize({"title": titles})
+    assert at_once[1] == in_batches[1]
+    assert at_once[1].cut_values > 10
+    assert at_once[0].ids.tolist() == in_batches[0].ids.tolist()
+    assert at_once[0].offsets.tolist() == in_batches[0].offsets.tolist()
+
+
 @pytest.mark.parametrize("budget", [1, 2, 3])
 def test_a_small_budget_cuts_keys_too(budget: int) -> None:
     tokens, counts = AttributeTokenizer.load(MINILM, ["item_dimensions"], budget).tokenize(

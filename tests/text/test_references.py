@@ -8,7 +8,13 @@ import pytest
 
 from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.text.encoders import TextEncoder
-from linguarec.text.references import EncoderReference, find_encoder, folder_settings, weights_fingerprint
+from linguarec.text.references import (
+    EncoderReference,
+    find_encoder,
+    folder_settings,
+    stored_name,
+    weights_fingerprint,
+)
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "steel", "ruler", "30", "cm", "tea", "towel"]
 
@@ -67,6 +73,13 @@ def test_an_encoder_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         find_encoder("intfloat/e5")
     with pytest.raises(SettingsError, match=r"no config\.json"):
         find_encoder(str(tmp_path))
+
+
+def test_what_it_makes_is_called_after_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.chdir(tmp_path / "encoder")
+    names = ("org/name", "all-MiniLM-L6-v2", ".", "../encoder/", str(tmp_path / "encoder"))
+    assert [stored_name(name) for name in names] == ["name", "all-MiniLM-L6-v2", "encoder", "encoder", "encoder"]
 
 
 def test_what_a_folder_declares(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A Recformer that starts from a language model: any BERT-, RoBERTa- or Longformer-like checkpoint folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.hub.conversion import read_released
 from linguarec.hub.released_recformer import WITH_PADDING_POSITIONS, from_released_recformer, recformer_config
 from linguarec.models.recformer import TOKEN_TYPES, Recformer, RecformerConfig
+from linguarec.stored import read_json
 from linguarec.text.attributes import SentenceForm
 from linguarec.text.references import WEIGHT_FILES, find_encoder
 
+FETCH = "Fetch the folder again."
 MODEL_TYPES = ("bert", *WITH_PADDING_POSITIONS)
 
 
@@ -50,7 +52,7 @@ def recformer_from_backbone(
         CheckpointMismatchError: it is of another family, or its files do not fit together.
     """
     folder = find_encoder(backbone)
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = read_json(folder / "config.json", CheckpointMismatchError, FETCH)
     if settings.get("model_type") not in MODEL_TYPES:
         raise CheckpointMismatchError(
             f"{folder} holds a {settings.get('model_type')!r} model; a Recformer starts from one of: {', '.join(MODEL_TYPES)}."
@@ -87,7 +89,6 @@ def recformer_from_backbone(
         for name, tensor in tensors.items()
         if name not in state or tensor.shape != state[name].shape
     ]
-    problems += [f"{name}: missing" for name in state if name not in tensors and not name.startswith("language_head.")]
     if problems:
         raise CheckpointMismatchError(f"The weights in {folder} do not fit its config.json:\n" + "\n".join(problems))
     model.load_state_dict(state | {name: tensor.float() for name, tensor in tensors.items()})
@@ -125,8 +126,7 @@ def _read_weights(folder: Path) -> dict[str, Any]:
         raise CheckpointMismatchError(f"The folder {folder} holds no weights ({' or '.join(WEIGHT_FILES)}).")
     for file in files:
         try:
-            safe = file.suffix == ".safetensors"
-            tensors |= load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
-        except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-            raise CheckpointMismatchError(f"{file} cannot be read: {error}") from error
+            tensors |= load_file(file) if file.suffix == ".safetensors" else read_released(file).state
+        except (SafetensorError, OSError) as error:
+            raise CheckpointMismatchError(f"{file} cannot be read: {error}. {FETCH}") from error
     return tensors

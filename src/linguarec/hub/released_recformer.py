@@ -66,6 +66,15 @@ LEFT_OUT = re.compile(
 PREFIX = re.compile(r"(?:_forward_module\.)?(?:module\.)?(?:model\.)?(?:(?:longformer|roberta|bert)\.)?")
 # In settings written here: what attention_window, of the Longformer that a Recformer was made from, does not tell.
 OWN_WINDOW = "recformer_window"
+# Settings that are numbers, and may be left out.
+OF_NUMBERS = [
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "layer_norm_eps",
+    "temp",
+    "mlm_weight",
+    "initializer_range",
+]
 WITH_PADDING_POSITIONS = ("longformer", "roberta", "xlm-roberta", "camembert")  # positions begin behind the padding id
 
 
@@ -175,24 +184,49 @@ def recformer_config(
         CheckpointMismatchError: what tensors cannot tell is not in the settings, is not what this model computes, or does
             not go together.
     """
-    problems = []
+    layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
+    problems = _missing(tensors, layers)
+    if problems:
+        raise CheckpointMismatchError(f"{source} cannot become a Recformer; it lacks: {', '.join(problems)}.")
+    vocabulary, width = tensors["word.weight"].shape
+    inner_size = len(tensors["layers.0.inner.bias"])
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": inner_size,
+    }
+    problems = [
+        f"{name} is {settings[name]!r}, the tensors say {size}"
+        for name, size in sizes.items()
+        if settings.get(name) not in (None, size)
+    ]
     heads = settings.get("num_attention_heads")
-    if not isinstance(heads, int):
-        problems.append("num_attention_heads is missing; tensors cannot tell it")
+    if not _whole(heads):
+        problems.append(f"num_attention_heads is {heads!r}; expected a whole number, tensors cannot tell it")
+    for name in ("pad_token_id", "max_token_num"):
+        if not _whole(settings.get(name, 1)):
+            problems.append(f"{name} is {settings[name]!r}; expected a whole number")
+    for name in OF_NUMBERS:
+        value = settings.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            problems.append(f"{name} is {value!r}; expected a number, 0 or more")
     if settings.get("hidden_act", "gelu") != "gelu":
         problems.append(f"hidden_act is {settings['hidden_act']!r}; this model computes gelu")
     if settings.get("position_embedding_type", "absolute") != "absolute":
         problems.append(f"position_embedding_type is {settings['position_embedding_type']!r}; expected absolute")
     if window is None:
         windows = settings.get("attention_window", 64)
-        distinct = set(windows if isinstance(windows, list) else [windows])
-        if len(distinct) > 1:
+        distinct = list(dict.fromkeys(windows)) if isinstance(windows, list) else [windows]
+        if not all(map(_whole, distinct)) or not distinct:
+            problems.append(f"attention_window is {windows!r}; expected a whole number, or one for each layer")
+            distinct = [64]
+        elif len(distinct) > 1:
             problems.append(f"attention_window differs between layers: {windows}; give one with --window")
         window = int(max(distinct))
     if problems:
         raise CheckpointMismatchError(f"{source} cannot become a Recformer: " + "; ".join(problems) + ".")
     assert isinstance(heads, int)
-    vocabulary, width = tensors["word.weight"].shape
     positions = len(tensors["position.weight"])
     padded = settings.get("model_type") in WITH_PADDING_POSITIONS
     first_position = int(settings.get("pad_token_id", 1)) + 1 if padded else 0
@@ -204,9 +238,9 @@ def recformer_config(
         return RecformerConfig(
             vocabulary=vocabulary,
             hidden_size=width,
-            layers=1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers.")),
+            layers=layers,
             heads=heads,
-            inner_size=len(tensors["layers.0.inner.bias"]),
+            inner_size=inner_size,
             window=window,
             max_tokens=max_tokens,
             max_items=max_items,
@@ -242,6 +276,19 @@ def released_settings(config: RecformerConfig) -> dict[str, Any]:
         "temp": config.temperature,
         "mlm_weight": config.mlm_weight,
     }
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _missing(tensors: Mapping[str, Tensor], layers: int) -> list[str]:
+    """Released names of the tensors that even a language model has."""
+    needed = {ours: theirs for theirs, ours in EMBEDDINGS.items() if "item_position" not in ours}
+    for theirs, (ours, *_) in released_names(layers).items():
+        if ours.startswith("layers.") and ".global_" not in ours:
+            needed.setdefault(ours, theirs)
+    return [theirs for ours, theirs in needed.items() if ours not in tensors]
 
 
 def _num_layers(keys: Iterable[str]) -> int:

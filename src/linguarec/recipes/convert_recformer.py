@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -76,7 +77,9 @@ def convert_recformer(
         raise CheckpointMismatchError(
             f"{released.file}: no tensor tells the number of attention heads; give it by --heads or --released-config"
         )
-    if window is None and isinstance(told.get(OWN_WINDOW), int):
+    if OWN_WINDOW in told and (isinstance(told[OWN_WINDOW], bool) or not isinstance(told[OWN_WINDOW], int)):
+        raise CheckpointMismatchError(f"{released.file}: {OWN_WINDOW} is {told[OWN_WINDOW]!r}; expected a whole number")
+    if window is None and OWN_WINDOW in told:
         window = told[OWN_WINDOW]
     if window is None and set(_windows(told)) - {PUBLISHED["attention_window"]}:
         raise CheckpointMismatchError(
@@ -181,7 +184,10 @@ def _with_catalogue(
 
 def _read_words(file: Path) -> Tensor:
     """The word embeddings in a checkpoint of a language model, or alone in a file."""
-    state = load_file(file) if file.suffix == ".safetensors" else read_released(file).state
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else read_released(file).state
+    except (SafetensorError, OSError) as error:
+        raise SettingsError([f"--word-embeddings {file}: cannot be read ({error})"]) from error
     found = [tensor for name, tensor in state.items() if name.endswith(WORDS)]
     found = found or (list(state.values()) if len(state) == 1 else [])
     if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].dim() != 2:

@@ -45,6 +45,7 @@ def encode(
     from linguarec.errors import DataFormatError, OutputError, SettingsError
     from linguarec.files import writing_file
     from linguarec.text.encoders import TextEncoder
+    from linguarec.text.references import stored_name
     from linguarec.text.shards import encode_in_shards, remove_shards
     from linguarec.text.word_drop import drop_words
 
@@ -55,8 +56,8 @@ def encode(
         problems.append(f"word_drop is {word_drop}; expected a share between 0 and 1.")
     if max_tokens is not None and max_tokens < 3:
         problems.append(f"max_tokens is {max_tokens}; expected 3 or more (two are special tokens).")
-    name = name or Path(encoder.rstrip("/")).name
-    if "/" in name or name.startswith("."):
+    name = name or stored_name(encoder)
+    if not name or "/" in name or name.startswith("."):
         problems.append(f"name is {name!r}; expected a plain file name.")
     if problems:
         raise SettingsError(problems)

@@ -154,7 +154,7 @@ def pretrain(
     trained_on = dict(zip((dataset.path for dataset in datasets), names.codes, strict=True))
     parts = [
         (reading(origin, dataset, trained_on.get(dataset.path), features), cases)
-        for dataset, cases in valid_cases(datasets, held_out, split, encoder.max_length)
+        for dataset, cases in valid_cases(datasets, held_out, split, encoder.max_length, training.valid_users)
     ]
 
     def validate(model: "nn.Module") -> dict[str, float]:

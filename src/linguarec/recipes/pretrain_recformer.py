@@ -84,7 +84,7 @@ def pretrain_recformer(
     # One item more than the model reads, so that what it leaves out can be counted.
     parts = [
         ((of_valid or read)[dataset.path].tokens, cases)
-        for dataset, cases in valid_cases(datasets, held_out, split, config.max_items + 1)
+        for dataset, cases in valid_cases(datasets, held_out, split, config.max_items + 1, training.valid_users)
     ]
     description = ModelDescription(NAME, config, None, CatalogueShape(0))
     settings = {

@@ -200,7 +200,7 @@ def starting_model(
             raise SettingsError(problems)
         check_vocabulary(form, merged)
         language_head = language_head and merged.mlm_weight > 0
-        network = Recformer(_with(merged, {"language_head": language_head}))
+        network = Recformer(replace(merged, language_head=language_head))
         new_head = None if start.description.config.language_head else network.language_head
         new = [] if new_head is None else [name for name in network.state_dict() if name.startswith("language_head.")]
         positions = extended_positions(start.network.state_dict()["position.weight"], began.first_position, rows)
@@ -238,16 +238,12 @@ def starting_model(
             ]
         )
     language_head = language_head and config.mlm_weight > 0
-    return Recformer(_with(config, {"language_head": language_head, "vocabulary": form.vocabulary})), None
+    return Recformer(replace(config, language_head=language_head, vocabulary=form.vocabulary)), None
 
 
 def _of_backbone(name: str) -> bool:
     """Whether a setting comes with the backbone."""
     return name in (*WEIGHTS_NEED, "initializer_range") and name not in _CHOSEN
-
-
-def _with(config: RecformerConfig, changes: dict[str, Any]) -> RecformerConfig:
-    return RecformerConfig(**{**vars(config), **changes})
 
 
 def _check_tokenizer(own: SentenceForm, form: SentenceForm, source: str) -> None:

@@ -39,6 +39,7 @@ def tokenize(
     from linguarec.files import writing_folder
     from linguarec.progress import progress_bar
     from linguarec.text.attributes import AttributeTokenizer
+    from linguarec.text.references import stored_name
     from linguarec.text.token_store import open_tokens, write_tokens
 
     dataset = PreparedDataset.open(data)
@@ -51,19 +52,25 @@ def tokenize(
         if column not in columns
     ]
     if not chosen:
-        problems.append(
-            f"{data} has no attribute columns; pass --attributes text to use the item text as the only one."
+        has = (
+            "no attribute columns"
+            if attributes is None
+            else f"the attributes {', '.join(columns)}, and none was chosen"
         )
+        problems.append(f"{data} has {has}; pass --attributes text to use the item text as the only one.")
     if len(set(chosen)) < len(chosen):
         problems.append(f"attributes are {', '.join(chosen)}; each may be named once.")
     if attribute_tokens < 1:
         problems.append(f"attribute_tokens is {attribute_tokens}; expected 1 or more.")
-    name = name or Path(backbone.rstrip("/")).name
-    if "/" in name or name.startswith("."):
+    name = name or stored_name(backbone)
+    if not name or "/" in name or name.startswith("."):
         problems.append(f"name is {name!r}; expected a plain file name.")
     if problems:
         raise SettingsError(problems)
     tokenizer = AttributeTokenizer.load(backbone, chosen, attribute_tokens, dataset.manifest.text_rules)
+    if without_room := {key: length for key, length in tokenizer.key_lengths.items() if length >= attribute_tokens}:
+        told = ", ".join(f"{key!r} alone takes {length}" for key, length in without_room.items())
+        raise SettingsError([f"attribute_tokens is {attribute_tokens}, which leaves no room for values: {told}."])
 
     def pieces() -> "Iterator[dict[str, list[str | None]]]":
         for batch in items.iter_batches(ITEMS_A_PIECE, columns=chosen):

@@ -19,11 +19,15 @@ VALID_CASES = 2048  # targets that validation ranks in each folder
 
 
 def valid_cases(
-    datasets: Sequence[PreparedDataset], held_out: PreparedDataset | None, split: str, max_length: int
+    datasets: Sequence[PreparedDataset],
+    held_out: PreparedDataset | None,
+    split: str,
+    max_length: int,
+    valid_users: int = 0,
 ) -> list[tuple[PreparedDataset, EvaluationCases]]:
     """What picks the best weights: `held_out` or, where that is None, those of `datasets` that have valid targets.
 
-    Each with up to `VALID_CASES` of its valid targets.
+    Each with up to `valid_users` of its valid targets, 0 = `VALID_CASES`.
 
     Raises:
         DataFormatError: there are none.
@@ -32,7 +36,7 @@ def valid_cases(
     for dataset in datasets if held_out is None else [held_out]:
         cases = evaluation_cases(dataset.sequences, dataset.roles(split), "valid", max_length)
         if len(cases):
-            chosen = np.random.default_rng(0).permutation(len(cases))[:VALID_CASES]
+            chosen = np.random.default_rng(0).permutation(len(cases))[: valid_users or VALID_CASES]
             parts.append((dataset, cases.select(np.sort(chosen))))
         else:
             without.append(str(dataset.path))

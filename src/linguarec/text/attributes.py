@@ -3,15 +3,16 @@
     {"title": "eSUN filament", "brand": "eSUN"}   ->   ids    title es ##un fil ##ament brand es ##un
                                                        types    1   2   2    2    2       1   2   2
 
-An attribute gets a budget of tokens, key and value together. One that an item lacks gives no tokens, neither key nor
-value; under the released text rules an empty value gives its key, as the released code does.
+An attribute gets a budget of tokens, key and value together. One that an item lacks, or whose value has no token, gives no
+tokens, neither key nor value; under the released text rules such a value gives its key, as the released code does.
+Special tokens in a text ("[SEP]") are text.
 """
 
 import hashlib
 import itertools
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from linguarec.values import LIST_SEPARATOR, written_out
 
 KEY, VALUE = 1, 2  # token types; 0 is <s>
 ITEMS_A_BLOCK = 1 << 12  # items that `ItemTokens.select` gathers at a time
+LETTERS_A_BATCH = 1 << 20  # text that is tokenized at a time
 SPACES = ("\u0120", "\u2581")  # how byte-level and sentence-piece tokenizers write the space before a word
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # how sentence-piece tokenizers write a byte of a rare character
 
@@ -112,6 +114,7 @@ class AttributeTokenizer:
     def __init__(self, form: SentenceForm, tokenizer: Any) -> None:
         self.form = form
         self._tokenizer = tokenizer
+        self._tokenizer.encode_special_tokens = True
         self._keys = {name: self._encode([name])[0] for name in form.attributes}
 
     @classmethod
@@ -193,9 +196,9 @@ class AttributeTokenizer:
             row = np.fromiter((-1 if text is None else place.setdefault(text, len(place)) for text in texts), np.int64)
             values, offsets = self._encode(list(place))
             key = self._keys[name]
-            present = row >= 0
             room = max(budget - len(key), 0)
             needed = np.append(np.diff(offsets), 0)[row]
+            present = (row >= 0) & (needed > 0) if form.text_rules == "default" else row >= 0
             cut += int((needed > room).sum())
             starts[:, 2 * column], lengths[:, 2 * column] = filled, present * min(len(key), budget)
             starts[:, 2 * column + 1] = filled + len(key) + offsets[row]
@@ -208,6 +211,11 @@ class AttributeTokenizer:
         types = np.repeat(np.tile(np.array([KEY, VALUE], np.uint8), starts.size // 2), parts)
         tokens = ItemTokens(np.concatenate(pool)[source].astype(self.dtype), types, offsets, form.start)
         return tokens, Counts(cut, int((tokens.lengths == 0).sum()))
+
+    @property
+    def key_lengths(self) -> dict[str, int]:
+        """Tokens of each attribute's name, which its budget pays too; a longer one is cut there."""
+        return {name: len(key) for name, key in self._keys.items()}
 
     @property
     def dtype(self) -> npt.DTypeLike:
@@ -236,10 +244,24 @@ class AttributeTokenizer:
         return continues
 
     def _encode(self, texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Flat ids of the texts, offsets."""
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        rows = [encoding.ids for encoding in encodings]
-        return np.fromiter(itertools.chain.from_iterable(rows), np.int64), _offsets([len(row) for row in rows])
+        """Flat ids of the texts, each cut at the budget or above it; offsets."""
+        ids, lengths = [np.empty(0, np.int64)], []
+        for batch in _batches(texts):
+            encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            rows = [encoding.ids[: self.form.attribute_tokens] for encoding in encodings]
+            ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64))
+            lengths += [len(row) for row in rows]
+        return np.concatenate(ids), _offsets(lengths)
+
+
+def _batches(texts: list[str]) -> Iterator[list[str]]:
+    """The texts in their order, `LETTERS_A_BATCH` at a time, so that long ones take no more memory than short ones."""
+    first = letters = 0
+    for end, text in enumerate(texts, 1):
+        letters += len(text)
+        if letters >= LETTERS_A_BATCH or end == len(texts):
+            yield texts[first:end]
+            first, letters = end, 0
 
 
 def value_text(value: Any, name: str, rules: str) -> str | None:

@@ -116,6 +116,12 @@ def find_encoder(name: str) -> Path:
     )
 
 
+def stored_name(name: str) -> str:
+    """What is made by an encoder is called after the last part of its name, or after its folder."""
+    folder = Path(name).expanduser()
+    return (folder.resolve() if folder.is_dir() else folder).name
+
+
 def folder_settings(folder: Path) -> FolderSettings:
     """Pooling, normalisation and length limit as a sentence-transformers folder declares them."""
     modules = _read_json(folder / "modules.json") or []
@@ -140,7 +146,7 @@ def fast_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers' own kinds too: its settings are checked by a class of its own
         raise SettingsError(
             [f"The tokenizer in {folder} cannot be loaded: {error}. Fetch the folder again."]
         ) from error
