@@ -266,6 +266,13 @@ class Recommender:
             allowed &= candidate
         if unknown:
             log.warning("left out %d unknown item ids, for instance %r", len(unknown), unknown[0])
+        if isinstance(self.inputs, ItemTokens):
+            lengths = np.append(0, self.inputs.lengths[rows.values].cumsum())
+            blank = int((np.diff(lengths[rows.offsets]) == 0).sum())
+            if blank:
+                log.warning(
+                    "%d histories have items without any text alone, and get what any such history would", blank
+                )
         best = self._best(rows, k, exclude_seen, np.flatnonzero(allowed))
         return [[self._recommendation(entry, score) for entry, score in row] for row in best]
 

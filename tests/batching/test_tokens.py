@@ -73,22 +73,41 @@ def test_what_is_cut_is_counted(
     assert found == {
         f"over_{max_items}_items": sum(len(history) > max_items for history in histories),
         f"over_{max_tokens}_tokens": int((read < room).sum()),
+        "without_text": sum(len(history) > 0 and length == 1 for history, length in zip(histories, room, strict=True)),
     }
     rows = np.arange(12)
     short, whole = (item_tokens(catalogue, rows, most).lengths for most in (max_tokens, 10_000))
     assert cut_items(catalogue.lengths, max_tokens) == {f"over_{max_tokens}_tokens": int((short < whole).sum())}
 
 
+def test_histories_without_text_are_counted() -> None:
+    """Items 0 and 2 have no tokens; of the last history the two items that are read."""
+    histories = Ragged.from_lists([[0, 2], [0, 1], [], [1, 2, 0]])
+    assert cut_histories(np.array([0, 3, 0]), histories, 2, 9)["without_text"] == 2
+
+
 def test_the_first_token_counts(catalogue: ItemTokens) -> None:
     """Items 5, 4 and 3 have 12 tokens; with `<s>` 13."""
     histories = Ragged.from_lists([[5, 4, 3]])
-    assert cut_histories(catalogue.lengths, histories, 3, 13) == {"over_3_items": 0, "over_13_tokens": 0}
-    assert cut_histories(catalogue.lengths, histories, 3, 12) == {"over_3_items": 0, "over_12_tokens": 1}
+    assert cut_histories(catalogue.lengths, histories, 3, 13) == {
+        "over_3_items": 0,
+        "over_13_tokens": 0,
+        "without_text": 0,
+    }
+    assert cut_histories(catalogue.lengths, histories, 3, 12) == {
+        "over_3_items": 0,
+        "over_12_tokens": 1,
+        "without_text": 0,
+    }
     # Of what is over 2 items, the 7 tokens that are left fit.
-    assert cut_histories(catalogue.lengths, histories, 2, 8) == {"over_2_items": 1, "over_8_tokens": 0}
+    assert cut_histories(catalogue.lengths, histories, 2, 8) == {
+        "over_2_items": 1,
+        "over_8_tokens": 0,
+        "without_text": 0,
+    }
     assert cut_items(catalogue.lengths, 11) == {"over_11_tokens": 1}
     none = Ragged.from_lists([])
-    assert cut_histories(catalogue.lengths, none, 2, 8) == {"over_2_items": 0, "over_8_tokens": 0}
+    assert cut_histories(catalogue.lengths, none, 2, 8) == {"over_2_items": 0, "over_8_tokens": 0, "without_text": 0}
 
 
 def test_an_item_is_a_history_of_one(catalogue: ItemTokens) -> None:

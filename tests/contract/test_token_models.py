@@ -126,11 +126,15 @@ def test_recomputing_the_layers_changes_no_gradient(
     keys = encode_tokens(model, tokens, CPU)
     ((_, batch),) = token_batches(tokens, HISTORIES, 5, 40)
     batch = replace(batch, targets=torch.tensor([3, 0, 7, 1]))
-    gradients = []
+    gradients, passes = [], []
     for each in (model, thrifty):
+        calls: list[None] = []
+        each.layers[0].register_forward_pre_hook(lambda *_, seen=calls: seen.append(None))  # type: ignore[index,union-attr]
+        passes.append(calls)
         torch.manual_seed(1)
         each.train().finetune_loss(batch, keys).backward()
         gradients.append({name: p.grad for name, p in each.named_parameters() if p.grad is not None})
+    assert [len(calls) for calls in passes] == [1, 2]
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 

@@ -16,6 +16,13 @@ def test_drops_that_share_and_keeps_the_mean(probability: float) -> None:
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - probability)), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_nearly_everything_can_be_dropped(kind: torch.dtype) -> None:
+    out = Dropout(0.9999999)(torch.ones(400_000, dtype=kind))
+    assert 0 < (out > 0).sum() < 40
+    assert out.max() == 65536
+
+
 def test_neighbours_are_independent() -> None:
     torch.manual_seed(0)
     kept = (Dropout(0.5)(torch.ones(1_000_000)) > 0).double() - 0.5

@@ -157,7 +157,7 @@ def test_what_is_cut_is_counted_over_all_folders(tokenized: list[PreparedDataset
                 history = shop.sequences[user][: -1 - left]
                 over_items += len(history) > 3
                 over_tokens += 1 + lengths[history[-3:]].sum() > 10
-        return {"over_3_items": over_items, "over_10_tokens": int(over_tokens)}
+        return {"over_3_items": over_items, "over_10_tokens": int(over_tokens), "without_text": 0}
 
     def items(*shops: PreparedDataset) -> dict[str, int]:
         return {"over_10_tokens": sum(int((stored_tokens(one, None).tokens.lengths > 9).sum()) for one in shops)}

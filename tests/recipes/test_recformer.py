@@ -32,6 +32,7 @@ from linguarec.recipes.compare import compare
 from linguarec.recipes.evaluate import evaluate, item_tensors
 from linguarec.recipes.finetune import finetune
 from linguarec.recipes.recommend import recommend
+from linguarec.recipes.runs import learning_curve
 from linguarec.recipes.sentence_inputs import stored_tokens
 from linguarec.recipes.tokenize import tokenize
 from linguarec.recipes.training_data import TrainingData
@@ -58,7 +59,9 @@ def shop(shops: list[PreparedDataset], tiny_backbone: str) -> PreparedDataset:
     return shops[0]
 
 
-def test_it_learns_and_leaves_a_run_that_can_be_used(shop: PreparedDataset, tiny_backbone: str, tmp_path: Path) -> None:
+def test_it_learns_and_leaves_a_run_that_can_be_used(
+    shop: PreparedDataset, tiny_backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The backbone is random, so stage 1, whose item vectors move, learns little here; stage 2 comes near the best."""
     run = tmp_path / "run"
     training = settings(learning_rate=2e-3, targets_per_step=50, max_epochs=35, patience=7)
@@ -111,6 +114,15 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(shop: PreparedDataset, tiny
         recommender.recommend([["nobody"]])
     long = recommender.recommend([history * 20], k=3)[0]  # the last 8 are read
     assert long == recommender.recommend([(history * 20)[-8:]], k=3)[0]
+    assert isinstance(recommender.inputs, ItemTokens)
+    nothing = np.zeros(len(recommender.inputs) + 1, np.int64)
+    recommender.inputs = replace(recommender.inputs, offsets=nothing)
+    recommender.recommend([history, history[:1]])
+    assert "2 histories have items without any text alone" in caplog.text
+
+    epochs, values = learning_curve(run)  # of both stages
+    assert epochs == list(range(result["epochs"]))
+    assert max(values) == result["valid"]["ndcg@10"]
 
 
 def test_another_shop_is_ranked_by_text_alone(
@@ -248,6 +260,7 @@ def cut_by_a_loop(lengths: list[int], histories: list[list[int]]) -> dict[str, i
     return {
         "over_3_items": sum(len(history) > 3 for history in histories),
         "over_10_tokens": sum(1 + sum(lengths[item] for item in history[-3:]) > 10 for history in histories),
+        "without_text": 0,
     }
 
 
@@ -263,7 +276,7 @@ def test_what_the_model_does_not_read_is_counted_and_said(
     assert 0 < cut["items"]["over_10_tokens"] < len(lengths)
     assert cut["train_histories"] == cut_by_a_loop(lengths, [items[:-3] for items in users])
     assert cut["test_histories"] == cut_by_a_loop(lengths, [items[:-1] for items in users])
-    assert all(0 < count < 300 for count in cut["train_histories"].values())
+    assert all(0 < count < 300 for over, count in cut["train_histories"].items() if over != "without_text")
     drawn = TrainingData.of(shop, "leave-one-out", 1.0, 100, 0, 50).valid.users
     assert cut["valid_histories"] == cut_by_a_loop(lengths, [users[user][:-2] for user in drawn])
     (line,) = [record.getMessage() for record in caplog.records if "and cut" in record.getMessage()]
@@ -287,7 +300,10 @@ def test_what_the_model_does_not_read_is_counted_and_said(
     )
     assert whole["cut"] == {
         "items": {"over_128_tokens": 0},
-        **{f"{part}_histories": {"over_9_items": 0, "over_128_tokens": 0} for part in ("train", "valid", "test")},
+        **{
+            f"{part}_histories": {"over_9_items": 0, "over_128_tokens": 0, "without_text": 0}
+            for part in ("train", "valid", "test")
+        },
     }
     assert "and cut" not in caplog.text
 

@@ -57,7 +57,7 @@ def item_tokens(tokens: ItemTokens, rows: Integers, max_tokens: int) -> TokenBat
 
 
 def cut_histories(lengths: Integers, histories: Ragged, max_items: int, max_tokens: int) -> dict[str, int]:
-    """How many histories `history_tokens` cuts, counted in blocks of histories.
+    """How many histories `history_tokens` cuts, or finds nothing in, counted in blocks of histories.
 
     Args:
         lengths: tokens of each item [N].
@@ -66,18 +66,21 @@ def cut_histories(lengths: Integers, histories: Ragged, max_items: int, max_toke
         max_tokens: most tokens of a sequence.
 
     Returns:
-        `over_<max_items>_items`, and `over_<max_tokens>_tokens`: those whose last `max_items` items have, with `<s>`, more
-        tokens. A history may be of both.
+        `over_<max_items>_items`; `over_<max_tokens>_tokens`: those whose last `max_items` items have, with `<s>`, more
+        tokens; `without_text`: those whose last `max_items` items have none. A history may be of several.
     """
-    over_tokens = 0
+    over_tokens = without_text = 0
     for first, last in user_blocks(histories.offsets):
         offsets = histories.offsets[first : last + 1]
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[histories.values[offsets[0] : offsets[-1]]])])
         begin = np.maximum(offsets[:-1], offsets[1:] - max_items) - offsets[0]
-        over_tokens += int((1 + ends[offsets[1:] - offsets[0]] - ends[begin] > max_tokens).sum())
+        tokens = ends[offsets[1:] - offsets[0]] - ends[begin]
+        over_tokens += int((1 + tokens > max_tokens).sum())
+        without_text += int((tokens[np.diff(offsets) > 0] == 0).sum())
     return {
         f"over_{max_items}_items": int((histories.lengths > max_items).sum()),
         f"over_{max_tokens}_tokens": over_tokens,
+        "without_text": without_text,
     }
 
 

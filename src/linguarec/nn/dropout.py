@@ -34,7 +34,7 @@ class Dropout(nn.Module):
 
 def keep_mask(like: Tensor, probability: float) -> Tensor:
     """A tensor as `like`, float32 or bfloat16, that holds 0 with `probability`, else 1 / (1 - probability)."""
-    dropped_levels = round(probability * _LEVELS)
+    dropped_levels = min(round(probability * _LEVELS), _LEVELS - 1)
     if dropped_levels == 0:
         return torch.ones_like(like)
     draws = torch.empty((like.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)

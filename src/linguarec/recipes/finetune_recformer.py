@@ -147,7 +147,7 @@ def finetune_recformer(
         "valid": valid_of(second.history, second.best_epoch) if in_second else result.first["valid"],
         "test": rank_cases(network.to(device), recommender.inputs, recommender.keys.to(device), test_cases()).means(),
     }
-    write_results(output, NAME, dataset.name, metrics, second.history)
+    write_results(output, NAME, dataset.name, metrics)
     return metrics
 
 

@@ -190,5 +190,5 @@ def finish(
         "valid": valid_of(result.history, result.best_epoch),
         "test": evaluate_model(network.to(device), inputs.items, cases, device=device).means(),
     }
-    write_results(output, description.name, dataset.name, metrics, result.history)
+    write_results(output, description.name, dataset.name, metrics)
     return metrics

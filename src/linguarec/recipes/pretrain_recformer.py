@@ -1,5 +1,6 @@
 """Pre-training of a Recformer: what `linguarec pretrain` does where the model reads tokens."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from linguarec.training.recformer import TokenPreTraining
 from linguarec.training.settings import TrainingSettings
 
 NAME = "recformer"
+log = logging.getLogger(__name__)
 
 
 def pretrain_recformer(
@@ -139,6 +141,12 @@ def pretrain_recformer(
         },
     )
     log_cut(cut)
+    if training.accumulate > 1 and is_main_process():
+        log.info(
+            "contrast: each part of a step is %d pairs, each other's negatives; --training.accumulate 1 contrasts all %d",
+            per_step,
+            training.targets_per_step,
+        )
 
     def validate(current: nn.Module) -> dict[str, float]:
         device = next(current.parameters()).device

@@ -274,20 +274,17 @@ def finish_pretraining(
         **({} if cut is None else {"cut": cut}),
         "valid": valid_of(result.history, result.best_epoch),
     }
-    write_results(output, name, " + ".join(names), metrics, result.history)
+    write_results(output, name, " + ".join(names), metrics)
     return metrics
 
 
-def write_results(
-    output: Path, name: str, data_name: str, metrics: dict[str, Any], history: list[dict[str, Any]]
-) -> None:
+def write_results(output: Path, name: str, data_name: str, metrics: dict[str, Any]) -> None:
     import shutil
 
     from linguarec.evaluation.plots import plot_learning_curves
     from linguarec.files import write_json
 
-    epochs = [row["epoch"] for row in history]
-    curve = {name: (epochs, [row["valid ndcg@10"] for row in history])}
+    curve = {name: learning_curve(output)}
     plot_learning_curves(output / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
     write_json(output / METRICS_FILE, metrics)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)  # for resuming only; the run is finished
@@ -299,8 +296,9 @@ def _show(metrics: dict[str, Any], note: str = "") -> None:
 
     from linguarec.recipes.tables import plain_console
 
+    stage = f" of stage {metrics['best_stage']}" if "best_stage" in metrics else ""
     table = Table(
-        title=f"{metrics['model']}, best of {metrics['epochs']} epochs: {metrics['best_epoch']} {note}".strip()
+        title=f"{metrics['model']}, best of {metrics['epochs']} epochs: {metrics['best_epoch']}{stage} {note}".strip()
     )
     names = list(metrics["valid"])
     for column in ("part", *names):
@@ -314,9 +312,18 @@ def _show(metrics: dict[str, Any], note: str = "") -> None:
 
 
 def learning_curve(run: Path) -> tuple[list[float], list[float]]:
-    """Epochs of a run and its valid ndcg@10 after each."""
+    """Epochs of a run and its valid ndcg@10 after each; of a run of two stages those of the second follow the first's."""
     import csv
 
-    with (run / CURVE_FILE).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [float(row["epoch"]) for row in rows], [float(row["valid ndcg@10"]) for row in rows]
+    from linguarec.training.recformer import STAGE_FOLDER
+
+    epochs: list[float] = []
+    values: list[float] = []
+    for file in (run / STAGE_FOLDER / CURVE_FILE, run / CURVE_FILE):
+        if file.exists():
+            with file.open(newline="", encoding="utf-8") as opened:
+                rows = list(csv.DictReader(opened))
+            before = len(epochs)
+            epochs += [before + float(row["epoch"]) for row in rows]
+            values += [float(row["valid ndcg@10"]) for row in rows]
+    return epochs, values

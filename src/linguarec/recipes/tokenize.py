@@ -124,6 +124,7 @@ def _show(result: dict[str, Any]) -> None:
         "items_without_tokens": "known by nothing: ranked with score 0",
         f"histories_over_{HISTORY_ITEMS}_items": f"the last {HISTORY_ITEMS} are read by default",
         f"histories_over_{HISTORY_TOKENS}_tokens": "of these the most recent items are read by default",
+        "histories_without_text": "of items without tokens alone: all read alike",
     }
     for key, value in result.items():
         if key not in ("data", "tokens", "tokenizer_sha256"):

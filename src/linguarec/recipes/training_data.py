@@ -51,7 +51,8 @@ class TrainingData:
             )
         if len(valid) == 0:
             raise DataFormatError(
-                f"{dataset.path}: split {split!r} has no valid target to stop the training by; prepare more data."
+                f"{dataset.path}: split {split!r} has no valid target to stop the training by"
+                + ("; prepare more data." if users == 1 else f" among the {users:.3g} of the users; raise --users.")
             )
         return cls(sequences, valid)
 

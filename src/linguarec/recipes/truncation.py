@@ -17,9 +17,9 @@ def count_cut(
     catalogues: Sequence[ItemTokens],
     histories: Mapping[str, Sequence[tuple[ItemTokens, Ragged]]],
 ) -> dict[str, dict[str, int]]:
-    """How many items and histories are longer than the model reads, as the result of a command records it.
+    """How many items and histories are longer than the model reads, or empty, as the result of a command records it.
 
-        {"items": {"over_256_tokens": 3}, "test_histories": {"over_50_items": 12, "over_256_tokens": 40}}
+        {"items": {"over_256_tokens": 3}, "test_histories": {"over_50_items": 12, "over_256_tokens": 40, "without_text": 0}}
 
     Args:
         config: of the model; its limits count.
@@ -34,14 +34,21 @@ def count_cut(
 
 
 def log_cut(cut: Mapping[str, Mapping[str, int]]) -> None:
-    """Say in one line what is cut, if anything is; one process of a training does."""
-    said = []
+    """Say in a line each what is cut and what has no text, if anything has; one process of a training does."""
+    too_long, without_text = [], []
     for what, counts in cut.items():
-        shown = [f"{count:,} {over.replace('_', ' ')}" for over, count in counts.items() if count]
+        name = what.replace("_", " ")
+        shown = [
+            f"{count:,} {over.replace('_', ' ')}" for over, count in counts.items() if count and over != "without_text"
+        ]
         if shown:
-            said.append(f"{what.replace('_', ' ')}: {', '.join(shown)}")
-    if said and is_main_process():
-        log.warning("longer than the model reads, and cut: %s", "; ".join(said))
+            too_long.append(f"{name}: {', '.join(shown)}")
+        if counts.get("without_text"):
+            without_text.append(f"{name}: {counts['without_text']:,}")
+    if too_long and is_main_process():
+        log.warning("longer than the model reads, and cut: %s", "; ".join(too_long))
+    if without_text and is_main_process():
+        log.warning("of items without any text alone, and therefore all read alike: %s", "; ".join(without_text))
 
 
 def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
