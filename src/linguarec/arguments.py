@@ -367,7 +367,9 @@ def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list
             parser.parse_args(occurrence)
         except ArgumentError as error:
             in_file = occurrence[0].startswith("--config")
-            problems.append(f"{' '.join(occurrence)}: {_plain(str(error), parameters if in_file else [])}")
+            strange = in_file and "is not accepted" in str(error)
+            of_file = " (--config is a YAML file of this command's own flags)" if strange else ""
+            problems.append(f"{' '.join(occurrence)}: {_plain(str(error), parameters if in_file else [])}{of_file}")
     return problems
 
 

@@ -67,6 +67,13 @@ def test_the_files_come_back(source: Path, tmp_path: Path) -> None:
     prepare_recformer(tmp_path / "out", tmp_path / "again")
     datasets = [PreparedDataset.open(tmp_path / name) for name in ("data", "again")]
     assert datasets[0].fingerprint == datasets[1].fingerprint
+    few = tmp_path / "few"
+    export([tmp_path / "data"], few, form="recformer", attributes=["category", "title"])
+    written = json.loads((few / "meta_data.json").read_text())
+    assert {name for item in written.values() for name in item} == {"category", "title"}
+    assert list(written["B0"]) == ["category", "title"]
+    with pytest.raises(SettingsError, match=r"there is no attribute 'colour'; .* has: title, brand, category"):
+        export([tmp_path / "data"], tmp_path / "none", form="recformer", attributes=["colour"])
 
 
 def test_attributes_that_are_no_text(source: Path, tmp_path: Path) -> None:
@@ -141,3 +148,5 @@ def test_flags_of_benchmark_files_are_refused(source: Path, tmp_path: Path) -> N
     prepare_recformer(source, tmp_path / "data")
     with pytest.raises(SettingsError, match="takes one folder and gives fixed names"):
         export([tmp_path / "data"], tmp_path / "out", form="recformer", name="X")
+    with pytest.raises(SettingsError, match="--attributes is for --form recformer"):
+        export([tmp_path / "data"], tmp_path / "out", attributes=["title"])

@@ -142,6 +142,31 @@ def test_with_the_catalogue_of_a_prepared_folder(
         linguarec.load_model(bare)
 
 
+def test_item_vectors_go_there_and_back(
+    shops: list[Any], tiny_backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenize(shops[0].path, tiny_backbone, name="tiny")
+    tokenize(shops[1].path, tiny_backbone, name="tiny")
+    run, file, again = tmp_path / "run", tmp_path / "run.bin", tmp_path / "again"
+    quick = TrainingSettings(learning_rate=1e-3, max_epochs=1, accelerator="cpu", targets_per_step=100)
+    finetune("recformer", shops[0].path, run, RecformerConfig(window=16), backbone=tiny_backbone, training=quick)
+    assert convert(run, file)["item_vectors"] == 48
+    assert "item_model.safetensors) are not written" in caplog.text
+    told = {"released_config": tmp_path / "run.config.json"}
+    assert "item_embedding.weight" not in convert(file, again, items=shops[0].path, **told)["left_out"]
+    before, after = (linguarec.load_model(folder) for folder in (run, again))
+    torch.testing.assert_close(after.keys, before.keys)
+    history = shops[0].raw_item_ids[:3]
+    ranked = [[one.raw_id for one in model.recommend([history], k=20)[0]] for model in (before, after)]
+    assert ranked[0] == ranked[1]
+    # Those of another shop are no use.
+    cut = torch.load(file, weights_only=True)
+    cut["item_embedding.weight"] = cut["item_embedding.weight"][:-1]
+    torch.save(cut, file)
+    convert(file, tmp_path / "other", items=shops[0].path, **told)
+    assert "item vectors (47, 32) are not of the 48 items" in caplog.text
+
+
 def test_tensors_that_do_not_fit_are_refused_by_name(released: dict[str, Any], tmp_path: Path) -> None:
     folder, state = tmp_path / "folder", torch.load(released["source"], weights_only=True)
     lacking = "encoder.layer.0.output.dense.bias"

@@ -1,6 +1,7 @@
 """A prepared folder as the JSON files that the released Recformer fine-tunes on (see `readers.recformer`)."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import TEST, TRAIN, VALID
 
 
-def write_recformer(dataset: PreparedDataset, folder: Path) -> dict[str, int]:
+def write_recformer(dataset: PreparedDataset, folder: Path, names: Sequence[str]) -> dict[str, int]:
     """Write `train.json`, `val.json`, `test.json`, `smap.json`, `umap.json`, `meta_data.json` into `folder`; counts.
 
-    Parts are those of the leave-one-out split. An attribute that an item lacks is not written.
+    Parts are those of the leave-one-out split. `names`: the attributes to write; one that an item lacks is not.
     """
     sequences, roles = dataset.sequences, dataset.roles("leave-one-out")
     parts: dict[int, dict[str, list[int]]] = {TRAIN: {}, VALID: {}, TEST: {}}
@@ -23,7 +24,6 @@ def write_recformer(dataset: PreparedDataset, folder: Path) -> dict[str, int]:
             found = np.asarray(items)[of_user == role].tolist()
             if found or role == TRAIN:
                 part[str(user)] = found
-    names = dataset.manifest.attributes
     rows = zip(*(dataset.items([name])[name].to_pylist() for name in names), strict=True)
     attributes = [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows]
     metadata = dict(zip(dataset.raw_item_ids, attributes, strict=True)) if names else {}

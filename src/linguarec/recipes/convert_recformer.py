@@ -1,5 +1,6 @@
 """A checkpoint of the released Recformer, or of Longformer, as a model folder, and back."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
@@ -15,7 +17,7 @@ from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.files import write_json, writing_file, writing_folder
 from linguarec.hub.backbone import check_vocabulary
 from linguarec.hub.conversion import ReleasedFile, read_released
-from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.hub.pretrained import AGAIN, ModelDescription, from_pretrained, save_pretrained
 from linguarec.hub.released_recformer import (
     OWN_WINDOW,
     from_released_recformer,
@@ -26,8 +28,9 @@ from linguarec.hub.released_recformer import (
 from linguarec.models.shape import CatalogueShape
 from linguarec.recipes.runs import SETTINGS_FILE, SETTINGS_MARKER
 from linguarec.recipes.sentence_inputs import stored_tokens
-from linguarec.recommender import Recommender
-from linguarec.sentences import SentenceReader
+from linguarec.recommender import KEYS_FILE, Recommender
+from linguarec.sentences import ITEM_WEIGHTS_FILE, SentenceReader
+from linguarec.stored import read_array
 from linguarec.text.cleaning import TextRules
 
 NAME = "recformer"
@@ -43,6 +46,8 @@ PUBLISHED = {
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
 }
+ITEM_VECTORS = "item_embedding.weight"
+log = logging.getLogger(__name__)
 WORDS = "embeddings.word_embeddings.weight"
 
 
@@ -107,7 +112,8 @@ def convert_recformer(
         raise CheckpointMismatchError(f"{released.file} does not fit its settings:\n" + "\n".join(problems))
     model.load_state_dict(found.tensors)
     model.eval()
-    recommender = None if dataset is None else _with_catalogue(model, description, dataset, tokens)
+    vectors = _item_vectors(released)
+    recommender = None if dataset is None else _with_catalogue(model, description, dataset, tokens, vectors)
     with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
         if recommender is None:
             save_pretrained(model, description, folder)
@@ -133,7 +139,7 @@ def convert_recformer(
         "heads": config.heads,
         "window": config.window,
         "assumed": assumed,
-        "left_out": found.left_out,
+        "left_out": [key for key in found.left_out if recommender is None or not key.endswith(ITEM_VECTORS)],
         "not_made": released.not_made,
     }
 
@@ -141,7 +147,9 @@ def convert_recformer(
 def write_recformer(source: Path, output: Path, overwrite: bool) -> dict[str, Any]:
     """Write a model folder as the released code saves a model: a state dict, which `torch.load(weights_only=True)` reads.
 
-    What the tensors do not tell of the model goes into a file beside it, for --released-config.
+    The item vectors of a run are written as the released second stage keeps them; the weights that read new items, which are
+    others in a run of two stages, have no place in that form. What the tensors do not tell of the model goes into a file
+    beside it, for --released-config.
 
     Raises:
         OutputError: that file exists already, and `overwrite` is false.
@@ -151,6 +159,17 @@ def write_recformer(source: Path, output: Path, overwrite: bool) -> dict[str, An
         raise OutputError(f"{told} exists already; choose another name, or pass --overwrite.")
     model, description = from_pretrained(source)
     state = to_released_recformer(model.state_dict())
+    if (source / KEYS_FILE).exists():
+        keys = read_array(source / KEYS_FILE, CheckpointMismatchError, AGAIN)
+        state[ITEM_VECTORS] = torch.from_numpy(keys) * description.config.temperature
+    if (source / ITEM_WEIGHTS_FILE).exists():
+        log.warning(
+            "the weights of %s that read new items (%s) are not written: the released form has one set, that of the histories; "
+            "the vectors of the %d items are",
+            source,
+            ITEM_WEIGHTS_FILE,
+            len(state[ITEM_VECTORS]),
+        )
     with writing_file(output) as temporary:
         torch.save(state, temporary)
     write_json(told, released_settings(description.config))
@@ -161,7 +180,14 @@ def write_recformer(source: Path, output: Path, overwrite: bool) -> dict[str, An
         "model": description.name,
         "tensors": len(state),
         "parameters": parameters,
+        "item_vectors": len(state.get(ITEM_VECTORS, ())),
     }
+
+
+def _item_vectors(released: ReleasedFile) -> Tensor | None:
+    """The item vectors [N, D] that the second stage of fine-tuning was trained with, if the checkpoint holds any."""
+    found = [tensor for key, tensor in released.state.items() if key.endswith(ITEM_VECTORS)]
+    return found[0] if found and isinstance(found[0], Tensor) else None
 
 
 def _windows(told: Mapping[str, Any]) -> list[Any]:
@@ -171,14 +197,35 @@ def _windows(told: Mapping[str, Any]) -> list[Any]:
 
 
 def _with_catalogue(
-    model: torch.nn.Module, description: ModelDescription, dataset: PreparedDataset, tokens: str | None
+    model: torch.nn.Module,
+    description: ModelDescription,
+    dataset: PreparedDataset,
+    tokens: str | None,
+    vectors: Tensor | None,
 ) -> Recommender:
+    """The model with the folder's items, known by the checkpoint's `vectors` where there is one for each, else encoded."""
     stored = stored_tokens(dataset, tokens)
     check_vocabulary(stored.form, description.config)
     reader = SentenceReader(stored.form, model)
     rules = cast(TextRules, dataset.manifest.text_rules)
     catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
-    keys = reader.keys(stored.tokens, torch.device("cpu"))
+    width = description.config.hidden_size
+    if vectors is not None and tuple(vectors.shape) == (dataset.num_items, width):
+        log.info(
+            "the %d items are known by the checkpoint's own vectors, taken in the order of %s",
+            *vectors.shape[:1],
+            dataset.path,
+        )
+        keys = F.normalize(vectors.float(), dim=-1) / description.config.temperature
+    else:
+        if vectors is not None:
+            log.warning(
+                "item vectors %s are not of the %d items of %s, which are encoded instead: other scores than released",
+                tuple(vectors.shape),
+                dataset.num_items,
+                dataset.path,
+            )
+        keys = reader.keys(stored.tokens, torch.device("cpu"))
     return Recommender(model, description, catalogue, stored.tokens, keys, reader=reader)
 
 

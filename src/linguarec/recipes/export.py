@@ -15,6 +15,7 @@ def export(
     pretraining: bool = False,
     window: int = 50,
     form: Literal["benchmark", "recformer"] = "benchmark",
+    attributes: list[str] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a prepared folder as RecBole benchmark files, or several as one pre-training folder, for UniSRec and VQ-Rec.
@@ -28,6 +29,8 @@ def export(
         pretraining: write a pre-training folder of a single domain too
         window: longest history of a row
         form: benchmark files, or the JSON files that the released Recformer reads (train.json, meta_data.json and so on)
+        attributes: --form recformer: attributes of the items to write, in order (default: all); the released code reads all
+            that are there
         overwrite: replace the output folder if it exists
     """
     from linguarec.data.dataset import PreparedDataset
@@ -49,10 +52,12 @@ def export(
         problems.append(
             "--form recformer takes one folder and gives fixed names: leave out --name, --features and --window."
         )
+    if attributes is not None and form != "recformer":
+        problems.append("--attributes is for --form recformer; benchmark files hold all of them.")
     if problems:
         raise SettingsError(problems)
     if form == "recformer":
-        return export_recformer(data[0], output, overwrite)
+        return export_recformer(data[0], output, attributes, overwrite)
     if pretraining:
         return export_pretraining(data, output, name, features, codes, window, overwrite)
     dataset = PreparedDataset.open(data[0])

@@ -98,12 +98,15 @@ def form_of(folder: Path) -> SentenceForm | None:
 def tokens_for(
     start: Start | None, dataset: PreparedDataset, asked: str | None, backbone: str | None = None
 ) -> StoredTokens:
-    """The tokens of a folder for a training that begins with `start`: those of its tokenizer, where it tells which.
+    """The tokens of a folder for a training that begins with `start` or a backbone: those of its tokenizer, where it tells
+    which.
 
     Raises:
         SettingsError, StaleFeaturesError: as `stored_tokens`, `fitting_tokens`.
     """
     form = None if start is None else form_of(start.folder)
+    if backbone is not None and start is None and asked is None and len(dataset.token_names) > 1:
+        form = AttributeTokenizer.load(backbone).form
     return stored_tokens(dataset, asked, backbone) if form is None else fitting_tokens(form, dataset, asked)
 
 
