@@ -24,17 +24,21 @@ from linguarec.files import write_json, writing_folder
 from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, load_weights, save_weights
 from linguarec.models.recformer import Recformer
 from linguarec.text.attributes import AttributeTokenizer, ItemTokens, SentenceForm
-from linguarec.text.token_store import open_tokens, read_form, save_tokens
+from linguarec.text.token_store import TOKENIZER_FILE, copy_tokenizer, open_tokens, read_form, save_tokens
 
 TOKENS_FOLDER, ITEM_WEIGHTS_FILE = "tokens", "item_model.safetensors"
 log = logging.getLogger(__name__)
 
 
 class SentenceReader:
-    """Reads items: attributes -> tokens of the `form` -> keys by the `model`."""
+    """Reads items: attributes -> tokens of the `form` -> keys by the `model`.
 
-    def __init__(self, form: SentenceForm, model: nn.Module) -> None:
+    `tokenizer`: its file; without one that of the form's backbone is taken, which must then be at hand.
+    """
+
+    def __init__(self, form: SentenceForm, model: nn.Module, tokenizer: Path | None = None) -> None:
         self.form = form
+        self.tokenizer = tokenizer
         self.model = model.eval()
 
     def __repr__(self) -> str:
@@ -42,7 +46,7 @@ class SentenceReader:
 
     @cached_property
     def _tokenizer(self) -> AttributeTokenizer:
-        return AttributeTokenizer.of(self.form)
+        return AttributeTokenizer.of(self.form, self.tokenizer)
 
     def keys(self, tokens: ItemTokens, device: torch.device) -> Tensor:
         """Keys [N, D] of items, float32."""
@@ -79,6 +83,7 @@ class SentenceReader:
     def save(self, folder: Path, tokens: ItemTokens, raw_ids: list[str]) -> None:
         """Write form, weights and the tokens of the run's items into `folder`."""
         write_json(folder / SENTENCES_FILE, asdict(self.form))
+        copy_tokenizer(self.tokenizer, folder)
         save_weights(self.model, folder / ITEM_WEIGHTS_FILE)
         with writing_folder(folder / TOKENS_FOLDER, overwrite=True) as target:
             save_tokens(target, tokens, self.form, fingerprint_of_texts(raw_ids))
@@ -100,7 +105,7 @@ class SentenceReader:
         if (folder / ITEM_WEIGHTS_FILE).exists():
             model = description.build()
             load_weights(model, folder / ITEM_WEIGHTS_FILE)
-        return cls(form, model)
+        return cls(form, model, folder / TOKENIZER_FILE)
 
     @staticmethod
     def stored_tokens(folder: Path, raw_ids: list[str]) -> ItemTokens:

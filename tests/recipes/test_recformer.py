@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from linguarec.models.recformer import RecformerConfig
 from linguarec.recipes.compare import compare
 from linguarec.recipes.evaluate import evaluate, item_tensors
 from linguarec.recipes.finetune import finetune
+from linguarec.recipes.pretrain import pretrain
 from linguarec.recipes.recommend import recommend
 from linguarec.recipes.runs import learning_curve
 from linguarec.recipes.sentence_inputs import stored_tokens
@@ -413,6 +415,27 @@ def test_random_weights_by_the_command_line(shop: PreparedDataset, tmp_path: Pat
             main([command, "recformer", str(data), "-o", str(run), *words])
         description = from_pretrained(run)[1]
         assert (description.config.layers, description.config.language_head) == (1, command == "pretrain")
+
+
+def test_a_run_reads_new_items_where_its_backbone_is_not(
+    shop: PreparedDataset, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, run, pre = tmp_path / "backbone", tmp_path / "run", tmp_path / "pre"
+    shutil.copytree(tiny_backbone, backbone)
+    monkeypatch.chdir(tmp_path)
+    tokenize(shop.path, "backbone", overwrite=True)
+    flags: dict[str, Any] = {"tokens": "backbone", "backbone": "backbone", "training": settings(max_epochs=1)}
+    finetune("recformer", shop.path, run, CONFIG, **flags)
+    pretrain("recformer", [shop.path], pre, CONFIG, **flags)
+    assert json.loads((run / "settings.json").read_text())["backbone"] == str(backbone)
+    backbone.rename(tmp_path / "elsewhere")
+    for folder in (run, pre):
+        recommender = linguarec.load_model(folder)
+        recommender.add_items([{"raw_id": "new", "title": shop.texts[4]}])
+        recommender.save(tmp_path / "saved")
+        grown = linguarec.load_model(tmp_path / "saved")
+        assert grown.add_items([{"raw_id": "newer", "title": shop.texts[4]}]) == 1
+        torch.testing.assert_close(grown.keys[-1], recommender.keys[-1], atol=1e-4, rtol=1e-5)
 
 
 def test_the_learning_rate_rises_and_falls_over_both_stages(

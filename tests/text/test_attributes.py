@@ -124,6 +124,22 @@ def test_unknown_backbones_and_other_tokenizers_are_refused(minilm: AttributeTok
     with pytest.raises(SettingsError, match="tokenizer"):
         AttributeTokenizer.load(str(tmp_path))
     assert AttributeTokenizer.of(minilm.form).form == minilm.form
+    copy, gone = tmp_path / "tokenizer.json", replace(minilm.form, backbone="gone")
+    with pytest.raises(SettingsError, match="no encoder 'gone'"):
+        AttributeTokenizer.of(gone, copy)
+    minilm.save(copy)
+    columns = {"title": ["eSUN filament"], "brand": ["eSUN [SEP]"]}
+    assert (
+        AttributeTokenizer.of(gone, copy).tokenize(columns)[0].ids.tolist() == minilm.tokenize(columns)[0].ids.tolist()
+    )
+    copy.write_text(copy.read_text().replace('"steel"', '"stale"'))
+    with pytest.raises(
+        StaleFeaturesError, match=r"tokenizer\.json \(SHA-256 .* is not the one that made the stored tokens"
+    ):
+        AttributeTokenizer.of(gone, copy)
+    copy.write_text("{")
+    with pytest.raises(StaleFeaturesError, match=r"tokenizer\.json is no tokenizer"):
+        AttributeTokenizer.of(gone, copy)
     other = type(minilm.form)(**{**vars(minilm.form), "tokenizer_sha256": "0" * 64})
     with pytest.raises(StaleFeaturesError, match="its ids mean other words"):
         AttributeTokenizer.of(other)

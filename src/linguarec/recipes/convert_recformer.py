@@ -206,7 +206,7 @@ def _with_catalogue(
     """The model with the folder's items, known by the checkpoint's `vectors` where there is one for each, else encoded."""
     stored = stored_tokens(dataset, tokens)
     check_vocabulary(stored.form, description.config)
-    reader = SentenceReader(stored.form, model)
+    reader = SentenceReader(stored.form, model, stored.tokenizer)
     rules = cast(TextRules, dataset.manifest.text_rules)
     catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
     width = description.config.hidden_size

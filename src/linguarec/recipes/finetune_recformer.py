@@ -25,8 +25,9 @@ from linguarec.recipes.training_data import TrainingData
 from linguarec.recipes.truncation import count_cut, log_cut
 from linguarec.recommender import Recommender
 from linguarec.sentences import ITEM_WEIGHTS_FILE, SentenceReader
-from linguarec.text.attributes import SentenceForm
 from linguarec.text.cleaning import TextRules
+from linguarec.text.references import lasting_name
+from linguarec.text.token_store import StoredTokens
 from linguarec.training.recformer import tune_in_two_stages
 from linguarec.training.settings import TrainingSettings
 
@@ -52,6 +53,7 @@ def finetune_recformer(
     refuse_windows(NAME, training)
     dataset = PreparedDataset.open(data)
     start = None if from_ is None else Start.read(from_)
+    backbone = None if backbone is None else lasting_name(backbone)
     if start is not None:
         start.check_model(NAME)
     stored = tokens_for(start, dataset, tokens, backbone)
@@ -131,7 +133,7 @@ def finetune_recformer(
         return {}
     load_weights(network, output / WEIGHTS_FILE)
     device = device_of(training.accelerator)  # Lightning has moved the model back
-    recommender = _finish_run(output, network.to(device), description, dataset, stored.form, stored.tokens)
+    recommender = _finish_run(output, network.to(device), description, dataset, stored)
     second = result.second
     in_second = result.best_stage == 2
     metrics = {
@@ -156,18 +158,17 @@ def _finish_run(
     network: nn.Module,
     description: ModelDescription,
     dataset: PreparedDataset,
-    form: SentenceForm,
-    tokens: Any,
+    stored: StoredTokens,
 ) -> Recommender:
     """Make the run folder usable on its own: catalogue, tokens, keys, how new items are read."""
     item_model = description.build()
     load_weights(item_model, output / ITEM_WEIGHTS_FILE)
     device = next(network.parameters()).device
-    reader = SentenceReader(form, item_model.to(device))
-    keys = reader.keys(tokens, device).cpu()
+    reader = SentenceReader(stored.form, item_model.to(device), stored.tokenizer)
+    keys = reader.keys(stored.tokens, device).cpu()
     reader.model.cpu()
     rules = cast(TextRules, dataset.manifest.text_rules)
     catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
-    recommender = Recommender(network.cpu(), description, catalogue, tokens, keys, reader=reader)
+    recommender = Recommender(network.cpu(), description, catalogue, stored.tokens, keys, reader=reader)
     recommender.save(output)
     return recommender

@@ -37,6 +37,8 @@ from linguarec.recipes.starting import Start, log_start
 from linguarec.recipes.truncation import count_cut, log_cut
 from linguarec.recipes.validation import ranked_means, valid_cases
 from linguarec.text.attributes import AttributeTokenizer
+from linguarec.text.references import lasting_name
+from linguarec.text.token_store import copy_tokenizer
 from linguarec.training.fit import fit
 from linguarec.training.recformer import TokenPreTraining
 from linguarec.training.settings import TrainingSettings
@@ -68,7 +70,9 @@ def pretrain_recformer(
     refuse_windows(NAME, training)
     datasets = [PreparedDataset.open(folder) for folder in data]
     start = None if from_ is None else Start.read(from_)
-    form = tokens_for(start, datasets[0], tokens, backbone).form
+    backbone = None if backbone is None else lasting_name(backbone)
+    first = tokens_for(start, datasets[0], tokens, backbone)
+    form = first.form
     read = {dataset.path: fitting_tokens(form, dataset, tokens) for dataset in datasets}
     domains = Domains(
         [Domain.of(dataset, split, tokens=read[dataset.path].tokens, users=users, seed=seed) for dataset in datasets]
@@ -105,7 +109,7 @@ def pretrain_recformer(
     masking = None
     if config.mlm_weight:
         assert form.mask is not None
-        masking = WordMasking(AttributeTokenizer.of(form).continues_a_word(), form.mask, seed)
+        masking = WordMasking(AttributeTokenizer.of(form, first.tokenizer).continues_a_word(), form.mask, seed)
     per_step = training.targets_per_step // training.accumulate  # negatives come from a part, not from the whole step
     steps = HistoryLoader(domains, config.max_items, config.max_tokens, per_step, mixing, True, seed)
     steps.shard(0, training.devices)  # refuses what cannot work; only now is the folder made
@@ -114,6 +118,7 @@ def pretrain_recformer(
         return done
     if is_main_process():
         write_json(output / SENTENCES_FILE, asdict(form))
+        copy_tokenizer(first.tokenizer, output)
     flags = {
         "valid": valid,
         "from": from_,

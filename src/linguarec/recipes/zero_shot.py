@@ -47,7 +47,7 @@ def read_by_text(
         read = tokens_for(start, dataset, tokens)
         if form_of(start.folder) is None:  # after a conversion: whatever form the data's tokens have
             check_vocabulary(read.form, start.description.config)
-            reader = SentenceReader(read.form, start.network)
+            reader = SentenceReader(read.form, start.network, read.tokenizer)
         else:
             reader = SentenceReader.load(start.folder, start.network, start.description)
         warn_of_other_sentences(start, {dataset.path: read.form})

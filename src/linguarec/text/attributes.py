@@ -14,6 +14,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.text.cleaning import clean_text
-from linguarec.text.references import DEFAULT_ENCODER, fast_tokenizer, find_encoder
+from linguarec.text.references import DEFAULT_ENCODER, fast_tokenizer, find_encoder, lasting_name
 from linguarec.values import LIST_SEPARATOR, written_out
 
 KEY, VALUE = 1, 2  # token types; 0 is <s>
@@ -144,8 +145,8 @@ class AttributeTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         form = SentenceForm(
-            backbone=backbone,
-            tokenizer_sha256=hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+            backbone=lasting_name(backbone),
+            tokenizer_sha256=_sha256(tokenizer),
             vocabulary=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),  # their numbers may have gaps
             start=start,
             mask=loaded.mask_token_id,
@@ -156,21 +157,40 @@ class AttributeTokenizer:
         return cls(form, tokenizer)
 
     @classmethod
-    def of(cls, form: SentenceForm) -> Self:
+    def of(cls, form: SentenceForm, copy: Path | None = None) -> Self:
         """The tokenizer that made stored tokens, for new items.
+
+        Args:
+            form: of the stored tokens.
+            copy: file that `save` wrote; where there is none, the backbone must be at hand.
 
         Raises:
             SettingsError: the backbone is not on this machine.
-            StaleFeaturesError: it has another tokenizer here.
+            StaleFeaturesError: it has another tokenizer here, or the copy is damaged.
         """
-        made = cls.load(form.backbone, form.attributes, form.attribute_tokens, form.text_rules)
-        if made.form.tokenizer_sha256 != form.tokenizer_sha256:
+        if copy is not None and copy.is_file():
+            from tokenizers import Tokenizer
+
+            source = str(copy)
+            try:
+                made = cls(form, Tokenizer.from_file(source))
+            except Exception as error:  # tokenizers has no other kind
+                raise StaleFeaturesError(f"{copy} is no tokenizer ({error}). Copy its folder again.") from error
+        else:
+            source = f"The tokenizer of {form.backbone} here"
+            made = cls.load(form.backbone, form.attributes, form.attribute_tokens, form.text_rules)
+        found = _sha256(made._tokenizer)
+        if found != form.tokenizer_sha256:
             raise StaleFeaturesError(
-                f"The tokenizer of {form.backbone} here (SHA-256 {made.form.tokenizer_sha256[:12]}) is not the one that made "
+                f"{source} (SHA-256 {found[:12]}) is not the one that made "
                 f"the stored tokens ({form.tokenizer_sha256[:12]}): its ids mean other words. Bring the same folder along, or "
                 "tokenize the catalogue again and train on it."
             )
         return made
+
+    def save(self, file: Path) -> None:
+        """Write the tokenizer, so that `of` needs no backbone."""
+        file.write_text(self._tokenizer.to_str(), encoding="utf-8")
 
     def tokenize(self, columns: Mapping[str, Sequence[Any]]) -> tuple[ItemTokens, Counts]:
         """Tokens of N items from the values of their attributes.
@@ -252,6 +272,10 @@ class AttributeTokenizer:
             ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64))
             lengths += [len(row) for row in rows]
         return np.concatenate(ids), _offsets(lengths)
+
+
+def _sha256(tokenizer: Any) -> str:
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def _batches(texts: list[str]) -> Iterator[list[str]]:

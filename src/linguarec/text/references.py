@@ -116,6 +116,12 @@ def find_encoder(name: str) -> Path:
     )
 
 
+def lasting_name(name: str) -> str:
+    """The name of an encoder as it is recorded: a folder by its whole path, so that it is found from anywhere."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
 def stored_name(name: str) -> str:
     """What is made by an encoder is called after the last part of its name, or after its folder."""
     folder = Path(name).expanduser()

@@ -1,9 +1,10 @@
-"""Item tokens on disk: `ids.npy`, `types.npy`, `offsets.npy`, and `tokens.json` with their form and origin."""
+"""Item tokens on disk: `ids.npy`, `types.npy`, `offsets.npy`, `tokens.json` with their form and origin, and the tokenizer."""
 
 import csv
 import io
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,22 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from linguarec.errors import DataFormatError, StaleFeaturesError
-from linguarec.files import write_json
+from linguarec.files import write_json, writing_file
 from linguarec.stored import read_record
 from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, SentenceForm
 
 INFO_FILE = "tokens.json"
+TOKENIZER_FILE = "tokenizer.json"
 FORMAT_VERSION = 1
 NO_LONGER_COUNTED = ("converted_values",)  # which folders of earlier versions hold
 
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """Tokens of a whole catalogue, memory-mapped, the form they have, and what happened when they were made."""
+    """Tokens of a whole catalogue, memory-mapped, the form they have, and what happened when they were made.
+
+    `tokenizer`: file of the tokenizer that made them; folders of earlier versions lack it.
+    """
 
     tokens: ItemTokens
     form: SentenceForm
     counts: Counts
+    tokenizer: Path
 
 
 def write_tokens(
@@ -62,6 +68,7 @@ def write_tokens(
             lengths.append(tokens.lengths)
             advance(len(tokens))
     np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+    tokenizer.save(folder / TOKENIZER_FILE)
     _write_info(folder, tokenizer.form, counts, fingerprint)
     return counts
 
@@ -72,6 +79,14 @@ def save_tokens(folder: Path, tokens: ItemTokens, form: SentenceForm, fingerprin
         np.save(folder / f"{name}.npy", getattr(tokens, name))
     counts = Counts(items_without_tokens=int((tokens.lengths == 0).sum()))
     _write_info(folder, form, counts, fingerprint)
+
+
+def copy_tokenizer(tokenizer: Path | None, folder: Path) -> None:
+    """Put a tokenizer into a run's folder, if there is one, so that the run can read new items without the backbone."""
+    target = folder / TOKENIZER_FILE
+    if tokenizer is not None and tokenizer.is_file() and not (target.exists() and target.samefile(tokenizer)):
+        with writing_file(target) as temporary:
+            shutil.copyfile(tokenizer, temporary)
 
 
 def read_form(file: Path) -> SentenceForm:
@@ -155,7 +170,7 @@ def open_tokens(
         raise DataFormatError(f"{folder} does not hold item tokens ({error}). {again(form)}") from error
     if found != fingerprint:
         raise StaleFeaturesError(f"{folder} was made from another catalogue than the folder has now. {again(form)}")
-    return StoredTokens(ItemTokens(ids, types, offsets, form.start), form, counts)
+    return StoredTokens(ItemTokens(ids, types, offsets, form.start), form, counts, folder / TOKENIZER_FILE)
 
 
 def _write_info(folder: Path, form: SentenceForm, counts: Counts, fingerprint: str) -> None:
