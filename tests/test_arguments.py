@@ -336,6 +336,7 @@ def test_a_list_in_a_group_is_written_as_any_other(words: str):
     call = parse(finetune, line.split(), "linguarec finetune", ("model", "data"), "model")
     assert call is not None
     assert (call.arguments["training"].loggers, call.arguments["seed"]) == (["tensorboard", "wandb"], 3)
+    line = f"sasrec D -o O --training.loggers {words}"
     with pytest.raises(SettingsError, match=r"--training\.loggers=.*expected one of 'tensorboard', 'wandb', 'mlflow'"):
         parse(
             finetune, [*line.split()[:4], "--training.loggers=paper"], "linguarec finetune", ("model", "data"), "model"

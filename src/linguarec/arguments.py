@@ -160,14 +160,17 @@ def _lists_of_groups(words: Sequence[str], parameters: Sequence[Parameter]) -> l
         if field.default_factory is list
     }
     found: list[str] = []
+    opened = False  # a list that goes on with the next word
     for word in words:
-        if found and found[-1] in flags and not _is_flag(word) and not word.startswith("["):
-            found.append(f"[{word}]")
-        elif len(found) > 1 and found[-2] in flags and not _is_flag(word) and found[-1].startswith("["):
+        flag, equals, value = word.partition("=")
+        if opened and not _is_flag(word):
             found[-1] = f"{found[-1][:-1]},{word}]"
+        elif found and found[-1] in flags and not _is_flag(word) and not word.startswith("["):
+            found[-1], opened = f"{found[-1]}=[{word}]", True
         else:
-            flag, equals, value = word.partition("=")
-            found.append(f"{flag}=[{value}]" if equals and flag in flags and not value.startswith("[") else word)
+            bare = equals and flag in flags and not value.startswith("[")
+            found.append(f"{flag}=[{value}]" if bare else word)
+            opened = False
     return found
 
 

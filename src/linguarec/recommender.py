@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.catalogue import vectors_of_book
+from linguarec.batching.tokens import cut_histories
 from linguarec.catalogue import Catalogue, Items
 from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
 from linguarec.data.dataset import FeatureInfo, PreparedDataset, read_feature_info
@@ -267,8 +268,8 @@ class Recommender:
         if unknown:
             log.warning("left out %d unknown item ids, for instance %r", len(unknown), unknown[0])
         if isinstance(self.inputs, ItemTokens):
-            lengths = np.append(0, self.inputs.lengths[rows.values].cumsum())
-            blank = int((np.diff(lengths[rows.offsets]) == 0).sum())
+            config = self.description.config
+            blank = cut_histories(self.inputs.lengths, rows, config.max_items, config.max_tokens)["without_text"]
             if blank:
                 log.warning(
                     "%d histories have items without any text alone, and get what any such history would", blank

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from linguarec.evaluation.comparison import compared, comparison_table, differences, differences_table, pooled
+from linguarec.evaluation.comparison import (
+    compared,
+    comparison_table,
+    differences,
+    differences_table,
+    median_of,
+    pooled,
+)
 from linguarec.evaluation.evaluate import EvaluationResult
 from linguarec.evaluation.published import PublishedValue
 from linguarec.evaluation.ranks import TargetRanks
@@ -59,3 +66,7 @@ def test_table_has_published_values_under_the_system():
     assert table.rows[1][4] == "2.0"
     assert table.rows[2][1:] == ["", "0.0593", "", ""]
     assert table.strong == {1}
+
+
+def test_one_seed_is_no_median():
+    assert [median_of(seeds) for seeds in (1, 3)] == ["one seed", "median of 3 seeds"]

@@ -160,11 +160,17 @@ def test_item_vectors_go_there_and_back(
     ranked = [[one.raw_id for one in model.recommend([history], k=20)[0]] for model in (before, after)]
     assert ranked[0] == ranked[1]
     # Those of another shop are no use.
+    other = convert(file, tmp_path / "shop", items=shops[1].path, **told)
+    assert f"item vectors (48, 32) are not of the 48 items of {shops[1].path}" in caplog.text
+    assert "item_embedding.weight" in other["left_out"]
     cut = torch.load(file, weights_only=True)
     cut["item_embedding.weight"] = cut["item_embedding.weight"][:-1]
     torch.save(cut, file)
     convert(file, tmp_path / "other", items=shops[0].path, **told)
     assert "item vectors (47, 32) are not of the 48 items" in caplog.text
+    (run / "keys.npy").unlink()
+    assert convert(run, tmp_path / "unfinished.bin")["item_vectors"] == 0
+    assert "of a training that has not finished" in caplog.text
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name(released: dict[str, Any], tmp_path: Path) -> None:

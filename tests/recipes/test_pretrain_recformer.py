@@ -91,9 +91,13 @@ def test_killed_in_an_epoch_it_goes_on_to_the_same_weights(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_valid_users_are_the_most_that_validate(tokenized: list[PreparedDataset]) -> None:
+def test_valid_users_are_the_most_that_validate(tokenized: list[PreparedDataset], tmp_path: Path) -> None:
     counts = [len(valid_cases([tokenized[0]], None, "leave-one-out", 9, most)[0][1]) for most in (0, 7)]
     assert counts == [300, 7]
+    few = settings(max_epochs=1, valid_users=7)
+    found = pretrain("recformer", [tokenized[0].path], tmp_path / "run", SIZES, training=few)["valid"]["recall@10"]
+    assert 7 * found == pytest.approx(round(7 * found))
+    assert 300 * found != pytest.approx(round(300 * found)) or found in (0, 1)
 
 
 def test_without_masked_words_there_is_no_head_and_no_need_of_a_mask(

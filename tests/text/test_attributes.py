@@ -102,6 +102,7 @@ def test_a_small_budget_cuts_keys_too(budget: int) -> None:
     )
     ids, types = by_a_loop({"item_dimensions": "27 x 20"}, budget)
     assert (tokens.ids.tolist(), tokens.types.tolist(), counts.cut_values) == (ids, types, 1)
+    assert AttributeTokenizer.load(MINILM, ["item_dimensions"], budget).key_lengths == {"item_dimensions": 3}
 
 
 def test_attributes_that_are_missing_or_not_asked_for(minilm: AttributeTokenizer) -> None:

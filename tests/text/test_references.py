@@ -12,6 +12,7 @@ from linguarec.text.references import (
     EncoderReference,
     find_encoder,
     folder_settings,
+    lasting_name,
     stored_name,
     weights_fingerprint,
 )
@@ -78,8 +79,13 @@ def test_an_encoder_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_it_makes_is_called_after_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "encoder").mkdir()
     monkeypatch.chdir(tmp_path / "encoder")
-    names = ("org/name", "all-MiniLM-L6-v2", ".", "../encoder/", str(tmp_path / "encoder"))
-    assert [stored_name(name) for name in names] == ["name", "all-MiniLM-L6-v2", "encoder", "encoder", "encoder"]
+    (tmp_path / "nice").symlink_to(tmp_path / "encoder")
+    names = ("org/name", "all-MiniLM-L6-v2", ".", "../encoder/", "../nice")
+    assert [stored_name(name) for name in names] == ["name", "all-MiniLM-L6-v2", "encoder", "encoder", "nice"]
+    assert [lasting_name(name) for name in names] == [
+        *names[:2],
+        *(str(tmp_path / name) for name in ("encoder", "encoder", "nice")),
+    ]
 
 
 def test_what_a_folder_declares(tmp_path: Path) -> None:

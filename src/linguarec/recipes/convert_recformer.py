@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -31,6 +32,7 @@ from linguarec.recipes.sentence_inputs import stored_tokens
 from linguarec.recommender import KEYS_FILE, Recommender
 from linguarec.sentences import ITEM_WEIGHTS_FILE, SentenceReader
 from linguarec.stored import read_array
+from linguarec.text.attributes import ItemTokens
 from linguarec.text.cleaning import TextRules
 
 NAME = "recformer"
@@ -113,7 +115,9 @@ def convert_recformer(
     model.load_state_dict(found.tensors)
     model.eval()
     vectors = _item_vectors(released)
-    recommender = None if dataset is None else _with_catalogue(model, description, dataset, tokens, vectors)
+    recommender, taken = None, False
+    if dataset is not None:
+        recommender, taken = _with_catalogue(model, description, dataset, tokens, vectors)
     with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
         if recommender is None:
             save_pretrained(model, description, folder)
@@ -139,7 +143,7 @@ def convert_recformer(
         "heads": config.heads,
         "window": config.window,
         "assumed": assumed,
-        "left_out": [key for key in found.left_out if recommender is None or not key.endswith(ITEM_VECTORS)],
+        "left_out": [key for key in found.left_out if not (taken and key.endswith(ITEM_VECTORS))],
         "not_made": released.not_made,
     }
 
@@ -162,13 +166,15 @@ def write_recformer(source: Path, output: Path, overwrite: bool) -> dict[str, An
     if (source / KEYS_FILE).exists():
         keys = read_array(source / KEYS_FILE, CheckpointMismatchError, AGAIN)
         state[ITEM_VECTORS] = torch.from_numpy(keys) * description.config.temperature
+    elif (source / ITEM_WEIGHTS_FILE).exists():
+        log.warning(
+            "%s is of a training that has not finished; its best weights so far are taken, without item vectors", source
+        )
     if (source / ITEM_WEIGHTS_FILE).exists():
         log.warning(
-            "the weights of %s that read new items (%s) are not written: the released form has one set, that of the histories; "
-            "the vectors of the %d items are",
+            "the weights of %s that read new items (%s) are not written: the released form has one set, that of the histories",
             source,
             ITEM_WEIGHTS_FILE,
-            len(state[ITEM_VECTORS]),
         )
     with writing_file(output) as temporary:
         torch.save(state, temporary)
@@ -202,20 +208,16 @@ def _with_catalogue(
     dataset: PreparedDataset,
     tokens: str | None,
     vectors: Tensor | None,
-) -> Recommender:
-    """The model with the folder's items, known by the checkpoint's `vectors` where there is one for each, else encoded."""
+) -> tuple[Recommender, bool]:
+    """The model with the folder's items, and whether these are known by the checkpoint's `vectors`; else they are encoded."""
     stored = stored_tokens(dataset, tokens)
     check_vocabulary(stored.form, description.config)
     reader = SentenceReader(stored.form, model, stored.tokenizer)
     rules = cast(TextRules, dataset.manifest.text_rules)
     catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
-    width = description.config.hidden_size
-    if vectors is not None and tuple(vectors.shape) == (dataset.num_items, width):
-        log.info(
-            "the %d items are known by the checkpoint's own vectors, taken in the order of %s",
-            *vectors.shape[:1],
-            dataset.path,
-        )
+    taken = vectors is not None and _are_of(vectors, stored.tokens, reader)
+    if vectors is not None and taken:
+        log.info("the items are known by the checkpoint's own vectors, taken in the order of %s", dataset.path)
         keys = F.normalize(vectors.float(), dim=-1) / description.config.temperature
     else:
         if vectors is not None:
@@ -226,7 +228,24 @@ def _with_catalogue(
                 dataset.path,
             )
         keys = reader.keys(stored.tokens, torch.device("cpu"))
-    return Recommender(model, description, catalogue, stored.tokens, keys, reader=reader)
+    return Recommender(model, description, catalogue, stored.tokens, keys, reader=reader), taken
+
+
+def _are_of(vectors: Tensor, tokens: ItemTokens, reader: SentenceReader) -> bool:
+    """Whether the vectors are these items', in this order: as many, and nearer to their own item than to another.
+
+    The weights have learned on since they made them, so they are not what the items are encoded to now. Some items are tried.
+    """
+    rows = np.unique(np.linspace(0, len(tokens) - 1, 256).astype(np.int64))
+    rows = rows[tokens.lengths[rows] > 0]
+    if len(vectors) != len(tokens) or vectors.dim() != 2 or len(rows) < 2:
+        return False
+    encoded = F.normalize(reader.keys(tokens.select(rows), torch.device("cpu")), dim=-1)
+    theirs = F.normalize(vectors[torch.from_numpy(rows)].float(), dim=-1)
+    if theirs.shape != encoded.shape:
+        return False
+    own, other = ((encoded * each).sum(-1) for each in (theirs, theirs.roll(1, 0)))
+    return float((own > other).float().mean()) > 0.75
 
 
 def _read_words(file: Path) -> Tensor:

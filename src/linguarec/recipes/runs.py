@@ -179,7 +179,7 @@ def open_run(output: Path, settings: dict[str, Any], resume: bool, overwrite: bo
 
 
 def log_own_training(model: str) -> None:
-    """Say which settings of its own a model is trained with where `training.*` is at the general defaults."""
+    """Say which settings of its own a model is trained with where nothing else was asked for."""
     from linguarec.models import MODELS
 
     if own := MODELS[model].training:
@@ -231,6 +231,8 @@ def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     flat["config"] = asdict(MODELS[flat["model"]].config()) | flat["config"]
     taken = settings.get("from") or {}
     flat |= {f"from.{key}": value for key, value in taken.items() if key not in ("folder", "backbone")}
+    # A folder is told by its tokenizer (`sentences`), wherever it lies.
+    flat["backbone"] = settings.get("backbone") is not None
     flat["encoder"] = dict(flat.get("encoder") or {})
     flat["sequence_encoder"] = encoder = flat["encoder"].pop("kind", "encoder")
     for group, flag in {

@@ -55,7 +55,7 @@ def transfer(
         seeds: how many runs of each
         first_seed: the first of them
         mode: as of `linguarec finetune --from`
-        training: settings of all trainings; where they are at the defaults, the model's own. With a share of the users a step
+        training: settings of all trainings; where nothing is asked for, the model's own. With a share of the users a step
             takes that share of targets_per_step, so that an epoch has as many steps as with all of them
         features: name of the item text vectors, for models that read them, and for --mode reuse to code the items
         codes: name of the item codes, for models that read them; with --mode reuse those that scratch reads; the data's own

@@ -116,7 +116,7 @@ class AttributeTokenizer:
         self.form = form
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
-        self._keys = {name: self._encode([name])[0] for name in form.attributes}
+        self._keys = {name: self._encode([name], limit=None)[0] for name in form.attributes}
 
     @classmethod
     def load(
@@ -214,7 +214,7 @@ class AttributeTokenizer:
             texts = [value_text(value, name, form.text_rules) for value in columns[name]]
             place: dict[str, int] = {}
             row = np.fromiter((-1 if text is None else place.setdefault(text, len(place)) for text in texts), np.int64)
-            values, offsets = self._encode(list(place))
+            values, offsets = self._encode(list(place), limit=budget + 1)  # one more tells that there are more
             key = self._keys[name]
             room = max(budget - len(key), 0)
             needed = np.append(np.diff(offsets), 0)[row]
@@ -234,7 +234,7 @@ class AttributeTokenizer:
 
     @property
     def key_lengths(self) -> dict[str, int]:
-        """Tokens of each attribute's name, which its budget pays too; a longer one is cut there."""
+        """Tokens of each attribute's name, which its budget pays too."""
         return {name: len(key) for name, key in self._keys.items()}
 
     @property
@@ -263,12 +263,12 @@ class AttributeTokenizer:
             continues[number] = False
         return continues
 
-    def _encode(self, texts: list[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Flat ids of the texts, each cut at the budget or above it; offsets."""
+    def _encode(self, texts: list[str], limit: int | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Flat ids of the texts, of each at most `limit`; offsets."""
         ids, lengths = [np.empty(0, np.int64)], []
         for batch in _batches(texts):
             encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-            rows = [encoding.ids[: self.form.attribute_tokens] for encoding in encodings]
+            rows = [encoding.ids[:limit] for encoding in encodings]
             ids.append(np.fromiter(itertools.chain.from_iterable(rows), np.int64))
             lengths += [len(row) for row in rows]
         return np.concatenate(ids), _offsets(lengths)

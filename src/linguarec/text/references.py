@@ -118,14 +118,17 @@ def find_encoder(name: str) -> Path:
 
 def lasting_name(name: str) -> str:
     """The name of an encoder as it is recorded: a folder by its whole path, so that it is found from anywhere."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
+    return str(_absolute(name)) if Path(name).expanduser().is_dir() else name
 
 
 def stored_name(name: str) -> str:
     """What is made by an encoder is called after the last part of its name, or after its folder."""
-    folder = Path(name).expanduser()
-    return (folder.resolve() if folder.is_dir() else folder).name
+    return (_absolute(name) if Path(name).expanduser().is_dir() else Path(name)).name
+
+
+def _absolute(folder: str) -> Path:
+    """Without dots; links keep their names, which `resolve` would take from them."""
+    return Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100
 
 
 def folder_settings(folder: Path) -> FolderSettings:

@@ -23,8 +23,8 @@ class TrainingSettings:
             from one part, so there the same step has fewer of them.
         max_epochs: the training ends there at the latest.
         patience: it ends after that many epochs without a better valid ndcg@10.
-        valid_users: most users that are ranked after an epoch, drawn by the seed; 0 = all, in pre-training 2,048 of each
-            domain. For models whose validation takes as long as their training.
+        valid_users: most users that are ranked after an epoch, drawn by the seed; 0 = all. In pre-training the most targets of
+            each domain, of one draw for all seeds; 0 = 2,048. For models whose validation takes as long as their training.
         window_stride: how histories beyond the model's max_length are trained. 0 = each target with its own window (exact);
             n = windows end every n items (faster).
         averaging: 0 = validate and keep the weights of the last step; above 0 = the mean of the weights over all steps, in
