@@ -1,5 +1,6 @@
 """From signature and docstring to the command line: values, lists, groups, files, all bad settings named at once."""
 
+import doctest
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
+import linguarec.given
 from linguarec.arguments import Call, parse
 from linguarec.errors import SettingsError
 from linguarec.given import given
@@ -158,6 +160,12 @@ def test_a_list_of_numbers_takes_commas_too():
 def test_a_dataclass_is_a_group_of_flags():
     found = read("D -o O --history A --training.learning_rate 0.1 --training.kind sgd --training.limit 4")
     assert found["training"] == Rate(learning_rate=0.1, kind="sgd", limit=4)
+
+
+def test_doctests_of_given() -> None:
+    result = doctest.testmod(linguarec.given)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_a_group_knows_what_was_asked_for(tmp_path: Path):

@@ -116,10 +116,10 @@ def parse(
     except ValueError as error:  # settings that each can be but do not go together
         raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
     arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
-    asked = parser.parse_args(words, defaults=False)
-    for p in parameters:
-        if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None:
-            note_given(arguments[p.name], (asked.get(p.key) or {}).keys())
+    groups = [p for p in parameters if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None]
+    asked: Any = parser.parse_args(words, defaults=False) if groups else {}
+    for p in groups:
+        note_given(arguments[p.name], (asked.get(p.key) or {}).keys())
     return Call({**given, **arguments}, json=bool(values.get("json")))
 
 

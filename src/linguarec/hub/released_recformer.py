@@ -202,10 +202,10 @@ def recformer_config(
         if settings.get(name) not in (None, size)
     ]
     heads = settings.get("num_attention_heads")
-    if not _whole(heads):
+    if not is_whole(heads):
         problems.append(f"num_attention_heads is {heads!r}; expected a whole number, tensors cannot tell it")
     for name in ("pad_token_id", "max_token_num"):
-        if not _whole(settings.get(name, 1)):
+        if not is_whole(settings.get(name, 1)):
             problems.append(f"{name} is {settings[name]!r}; expected a whole number")
     for name in OF_NUMBERS:
         value = settings.get(name, 1)
@@ -218,7 +218,7 @@ def recformer_config(
     if window is None:
         windows = settings.get("attention_window", 64)
         distinct = list(dict.fromkeys(windows)) if isinstance(windows, list) else [windows]
-        if not all(map(_whole, distinct)) or not distinct:
+        if not all(map(is_whole, distinct)) or not distinct:
             problems.append(f"attention_window is {windows!r}; expected a whole number, or one for each layer")
             distinct = [64]
         elif len(distinct) > 1:
@@ -278,7 +278,8 @@ def released_settings(config: RecformerConfig) -> dict[str, Any]:
     }
 
 
-def _whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a setting is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

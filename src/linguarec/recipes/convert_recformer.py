@@ -22,6 +22,7 @@ from linguarec.hub.pretrained import AGAIN, ModelDescription, from_pretrained, s
 from linguarec.hub.released_recformer import (
     OWN_WINDOW,
     from_released_recformer,
+    is_whole,
     recformer_config,
     released_settings,
     to_released_recformer,
@@ -84,7 +85,7 @@ def convert_recformer(
         raise CheckpointMismatchError(
             f"{released.file}: no tensor tells the number of attention heads; give it by --heads or --released-config"
         )
-    if OWN_WINDOW in told and (isinstance(told[OWN_WINDOW], bool) or not isinstance(told[OWN_WINDOW], int)):
+    if OWN_WINDOW in told and not is_whole(told[OWN_WINDOW]):
         raise CheckpointMismatchError(f"{released.file}: {OWN_WINDOW} is {told[OWN_WINDOW]!r}; expected a whole number")
     if window is None and OWN_WINDOW in told:
         window = told[OWN_WINDOW]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from linguarec.recipes.runs import seed_problems
+from linguarec.recipes.runs import name_problems, seed_problems
 
 
 def encode(
@@ -57,8 +57,7 @@ def encode(
     if max_tokens is not None and max_tokens < 3:
         problems.append(f"max_tokens is {max_tokens}; expected 3 or more (two are special tokens).")
     name = name or stored_name(encoder)
-    if not name or "/" in name or name.startswith("."):
-        problems.append(f"name is {name!r}; expected a plain file name.")
+    problems += name_problems(name)
     if problems:
         raise SettingsError(problems)
     dataset = PreparedDataset.open(data)

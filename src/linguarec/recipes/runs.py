@@ -62,6 +62,12 @@ def seed_problems(seed: int, flag: str = "--seed") -> list[str]:
     return [] if seed >= 0 else [f"{flag} is {seed}; it must be at least 0."]
 
 
+def name_problems(name: str) -> list[str]:
+    """What is wrong with the name that vectors or tokens are to be stored under, as the lines of an error."""
+    plain = name and "/" not in name and not name.startswith(".")
+    return [] if plain else [f"name is {name!r}; expected a plain file name."]
+
+
 def check_seed(seed: int) -> None:
     """Raise an error where `seed_problems` finds one."""
     if problems := seed_problems(seed):

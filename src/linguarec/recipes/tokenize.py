@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from linguarec.recipes.runs import name_problems
+
 ITEMS_A_PIECE = 16_384
 HISTORY_ITEMS, HISTORY_TOKENS = 50, 1024  # what Recformer reads by default; longer histories are reported
 
@@ -63,8 +65,7 @@ def tokenize(
     if attribute_tokens < 1:
         problems.append(f"attribute_tokens is {attribute_tokens}; expected 1 or more.")
     name = name or stored_name(backbone)
-    if not name or "/" in name or name.startswith("."):
-        problems.append(f"name is {name!r}; expected a plain file name.")
+    problems += name_problems(name)
     if problems:
         raise SettingsError(problems)
     tokenizer = AttributeTokenizer.load(backbone, chosen, attribute_tokens, dataset.manifest.text_rules)

@@ -118,17 +118,14 @@ def find_encoder(name: str) -> Path:
 
 def lasting_name(name: str) -> str:
     """The name of an encoder as it is recorded: a folder by its whole path, so that it is found from anywhere."""
-    return str(_absolute(name)) if Path(name).expanduser().is_dir() else name
+    folder = Path(name).expanduser()
+    # `resolve` would take the names of links from them.
+    return os.path.abspath(folder) if folder.is_dir() else name  # noqa: PTH100
 
 
 def stored_name(name: str) -> str:
     """What is made by an encoder is called after the last part of its name, or after its folder."""
-    return (_absolute(name) if Path(name).expanduser().is_dir() else Path(name)).name
-
-
-def _absolute(folder: str) -> Path:
-    """Without dots; links keep their names, which `resolve` would take from them."""
-    return Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100
+    return Path(lasting_name(name)).name
 
 
 def folder_settings(folder: Path) -> FolderSettings:
