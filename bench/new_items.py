@@ -18,8 +18,8 @@ from linguarec.data.splits import evaluation_cases
 from linguarec.devices import device_for
 from linguarec.evaluation.comparison import compared, comparison_table, differences, differences_table
 from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
-from linguarec.recipes.evaluate import read_items
-from linguarec.recipes.tables import plain_console, show_table
+from linguarec.commands.evaluate import read_items
+from linguarec.runs.tables import plain_console, show_table
 
 KS = (10, 50)
 

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from linguarec.batching.catalogue import load_codes
+from linguarec.sources.catalogue import load_codes
 from linguarec.data.dataset import PreparedDataset
-from linguarec.hub.pretrained import from_pretrained, save_pretrained
-from linguarec.nn.permutation import reorder
-from linguarec.recipes.finetune import finetune
-from linguarec.recipes.matching import training_inputs
-from linguarec.recipes.starting import Start
+from linguarec.families.pretrained import from_pretrained, save_pretrained
+from linguarec.families.vqrec.code_permutation import reorder
+from linguarec.commands.finetune import finetune
+from linguarec.sources.matching import training_inputs
+from linguarec.families.starting import Start
 from linguarec.training.settings import PermutationSettings, TrainingSettings
 
 WAYS = ("learned", "none", "random", "released")

@@ -177,7 +177,7 @@ def run_one(what: str, paths: list[Path]) -> dict:
     elif what == "plain-online-retail":
         users, items, rows = plain_online_retail(*paths)
     else:
-        from linguarec.recipes.prepare import prepare_amazon, prepare_online_retail
+        from linguarec.commands.prepare import prepare_amazon, prepare_online_retail
 
         with tempfile.TemporaryDirectory(dir=paths[-1]) as folder:
             output = Path(folder) / "prepared"

@@ -27,7 +27,7 @@ from linguarec.batching.domains import Domain, Domains
 from linguarec.batching.pretraining import AugmentationSettings, PretrainingLoader
 from linguarec.data.dataset import PreparedDataset
 from linguarec.models import MODELS, build_model
-from linguarec.models.shape import CatalogueShape
+from linguarec.nn.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
 
 HERE = Path(__file__).parent

@@ -30,9 +30,9 @@ from linguarec.batching.batches import TokenBatch
 from linguarec.batching.tokens import history_tokens
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
-from linguarec.hub.released_recformer import to_released_recformer
-from linguarec.models.recformer import Recformer, RecformerConfig
-from linguarec.recipes.sentence_inputs import stored_tokens
+from linguarec.families.recformer.released_tensors import to_released_recformer
+from linguarec.families.recformer.model import Recformer, RecformerConfig
+from linguarec.families.recformer.sentence_inputs import stored_tokens
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".envs" / "longformer"

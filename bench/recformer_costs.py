@@ -24,12 +24,12 @@ import torch
 from torch import nn
 
 from linguarec.batching.domains import Domain, Domains
-from linguarec.batching.token_steps import HistoryLoader
+from linguarec.families.recformer.loaders import HistoryLoader
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
 from linguarec.evaluation.evaluate import encode_tokens, rank_cases
-from linguarec.models.recformer import Recformer
-from linguarec.recipes.sentence_inputs import stored_tokens
+from linguarec.families.recformer.model import Recformer
+from linguarec.families.recformer.sentence_inputs import stored_tokens
 from linguarec.recommender import Recommender
 
 HERE = Path(__file__).parent

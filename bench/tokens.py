@@ -97,7 +97,7 @@ def made_up_words(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def run_tokenize(path: Path) -> dict:
     """`linguarec tokenize` in this process."""
-    from linguarec.recipes.tokenize import tokenize
+    from linguarec.commands.tokenize import tokenize
     from linguarec.text.attributes import AttributeTokenizer
 
     AttributeTokenizer.load()  # imports what the command imports

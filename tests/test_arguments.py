@@ -13,7 +13,7 @@ from linguarec.arguments import Call, parse
 from linguarec.errors import SettingsError
 from linguarec.given import given
 from linguarec.models import MODELS
-from linguarec.recipes.finetune import finetune
+from linguarec.commands.finetune import finetune
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -311,7 +311,7 @@ def test_help_without_a_model_lists_the_models(capsys: pytest.CaptureFixture[str
 
 
 def test_only_models_that_the_recipe_takes_are_named(capsys: pytest.CaptureFixture[str]):
-    from linguarec.recipes.pretrain import pretrain
+    from linguarec.commands.pretrain import pretrain
 
     for name in ("nope", "sasrec"):
         with pytest.raises(SettingsError, match=r"There are unisrec, vqrec, recformer\."):
@@ -321,7 +321,7 @@ def test_only_models_that_the_recipe_takes_are_named(capsys: pytest.CaptureFixtu
 
 
 def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys: pytest.CaptureFixture[str]):
-    from linguarec.recipes.finetune import finetune
+    from linguarec.commands.finetune import finetune
     from linguarec.training.settings import TrainingSettings
 
     def training(*words: str) -> TrainingSettings:

@@ -33,9 +33,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None
 
     def put(recipe: Callable[..., Any]) -> None:
         monkeypatch.setattr(recipes_stand_in, "fake", recipe, raising=False)
-        monkeypatch.setitem(COMMANDS, "fake", Command("linguarec.recipes", "fake", "Only in tests.", ("path",)))
+        monkeypatch.setitem(COMMANDS, "fake", Command("linguarec.commands", "fake", "Only in tests.", ("path",)))
 
-    recipes_stand_in = importlib.import_module("linguarec.recipes")
+    recipes_stand_in = importlib.import_module("linguarec.commands")
     return put
 
 

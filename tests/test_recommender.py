@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import linguarec
-from linguarec.batching.catalogue import catalogue_batch
+from linguarec.sources.catalogue import catalogue_batch
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.errors import (
     CheckpointMismatchError,
@@ -17,10 +17,10 @@ from linguarec.errors import (
     StaleFeaturesError,
     UnknownItemError,
 )
-from linguarec.evaluation.ranks import best_columns
-from linguarec.hub.pretrained import ModelDescription
+from linguarec.ranking.ranks import best_columns
+from linguarec.families.pretrained import ModelDescription
 from linguarec.models import MODELS
-from linguarec.models.shape import CatalogueShape
+from linguarec.nn.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recommender import Recommender
 
@@ -212,7 +212,7 @@ def test_items_added_later_equal_items_there_from_the_start(name, make_dataset):
 @pytest.mark.slow
 def test_a_new_item_is_read_by_the_language_model_of_the_run(make_dataset, tmp_path):
     """The same text, once encoded with the catalogue and once as a new item, gives the same vectors."""
-    from linguarec.recipes.encode import encode
+    from linguarec.commands.encode import encode
 
     texts = [f"{colour} {thing}." for colour in ("Red", "Blue") for thing in ("ruler", "cordless drill", "saw")]
     dataset = make_dataset([[0, 1, 2]], texts=texts, name="encoded")

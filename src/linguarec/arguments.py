@@ -1,4 +1,4 @@
-"""From a recipe's signature and docstring to its command line, by jsonargparse.
+"""From a function's signature and docstring to its command line, by jsonargparse.
 
 Flags are the parameters' names with dashes (`--text-rules`); `-o` is `--output`. The underscore behind a name that would be
 a Python keyword is left out (`from_` is `--from`). A list takes several values, or one
@@ -23,7 +23,6 @@ from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatte
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
@@ -32,7 +31,8 @@ from linguarec.given import note_given
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from linguarec.models import ModelEntry
+    from linguarec.cli import Command
+    from linguarec.families.family import Family
 
 SHORT = {"output": "-o"}
 MODEL_GROUP, TRAINING_GROUP = "model", "training"
@@ -40,7 +40,7 @@ MODEL_GROUP, TRAINING_GROUP = "model", "training"
 
 @dataclass(frozen=True)
 class Call:
-    """Arguments for the recipe, and whether the result is to be printed as JSON."""
+    """Arguments for the function, and whether the result is to be printed as JSON."""
 
     arguments: dict[str, Any]
     json: bool
@@ -48,7 +48,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a recipe as the command line sees it.
+    """One parameter of a function as the command line sees it.
 
     `key` is its name in the parser and in YAML files, `type` its type without `None`; `many`: tuple or list where
     it takes several of `type`.
@@ -71,34 +71,26 @@ class Parameter:
         return f"-{self.key}" if len(self.key) == 1 else f"--{self.key.replace('_', '-')}"
 
 
-def parse(
-    recipe: Callable[..., Any],
-    words: Sequence[str],
-    program: str,
-    positional: Sequence[str] = (),
-    model: str | None = None,
-    given: Mapping[str, Any] = MappingProxyType({}),
-) -> Call | None:
-    """Read `words` as arguments of `recipe`, beside those `given`; None = help was asked for and shown.
+def parse(function: Callable[..., Any], words: Sequence[str], program: str, command: "Command") -> Call | None:
+    """Read `words` as arguments of `function`, beside those that the command gives; None = help was asked for and shown.
 
     Raises:
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
     """
     words = [_spelling(word) for word in words]
-    models = [] if model is None else _models_of(recipe, model)
-    entry = _named_model(words, positional, model, models)
-    config = None if entry is None else entry.config
-    parameters = [p for p in _parameters(recipe, positional, model, config) if p.name not in given]
-    parser = _build(recipe, program, parameters, models if config is None else [])
-    if entry is not None:
-        own = {f"{TRAINING_GROUP}.{name}": value for name, value in entry.training.items()}
+    models = [] if command.model is None else _models_of(command)
+    family = _named_model(words, command, models)
+    parameters = [p for p in _parameters(function, command, family) if p.name not in command.given]
+    parser = _build(function, program, parameters, models if family is None else [])
+    if family is not None:
+        own = {f"{TRAINING_GROUP}.{name}": value for name, value in family.training.items()}
         parser.set_defaults(own if TRAINING_GROUP in (p.key for p in parameters) else {})
         program = f"{program} {words[0]}"
     if "-h" in words or "--help" in words:
         parser.print_help(sys.stdout)
         return None
     words = _lists_of_groups(_without_commas(words, parameters), parameters)
-    problems = _unknown(parser, words)
+    problems = _unknown(parser, words, _of_other_families(command, family))
     namespace: Namespace | None = None
     if not problems:
         try:
@@ -120,7 +112,7 @@ def parse(
     asked: Any = parser.parse_args(words, defaults=False) if groups else {}
     for p in groups:
         note_given(arguments[p.name], (asked.get(p.key) or {}).keys())
-    return Call({**given, **arguments}, json=bool(values.get("json")))
+    return Call({**command.given, **arguments}, json=bool(values.get("json")))
 
 
 def _spelling(word: str) -> str:
@@ -178,45 +170,41 @@ def _is_flag(word: str) -> bool:
     return re.match(r"--?[A-Za-z]", word) is not None
 
 
-def _models_of(recipe: Callable[..., Any], model: str) -> list[str]:
-    """Names of the models that the recipe takes: those that its parameter `model` lists, or all."""
-    from linguarec.models import MODELS
+def _models_of(command: "Command") -> list[str]:
+    """Names of the families that the command takes: those that offer its training."""
+    from linguarec.families import FAMILIES
 
-    return list(typing.get_args(_hints(recipe)[model])) or list(MODELS)
+    return [name for name, family in FAMILIES.items() if getattr(family, command.options or "finetuning") is not None]
 
 
-def _named_model(
-    words: Sequence[str], positional: Sequence[str], model: str | None, models: Sequence[str]
-) -> "ModelEntry | None":
-    """The model that is named on the command line (before the parser, which needs its config class, exists)."""
-    if model is None or positional[0] != model or not words or words[0].startswith("-"):
+def _named_model(words: Sequence[str], command: "Command", models: Sequence[str]) -> "Family | None":
+    """The family that is named on the command line (before the parser, which needs its config class, exists)."""
+    if command.model is None or command.positional[0] != command.model or not words or words[0].startswith("-"):
         return None
-    from linguarec.models import MODELS
+    from linguarec.families import FAMILIES
 
     if words[0] not in models:
         near = difflib.get_close_matches(words[0], models, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise SettingsError([f"unknown model {words[0]!r}; {hint}There are {', '.join(models)}."])
-    return MODELS[words[0]]
+    return FAMILIES[words[0]]
 
 
-def _parameters(
-    recipe: Callable[..., Any], positional: Sequence[str], model: str | None, config: type | None
-) -> list[Parameter]:
-    import docstring_parser
-
-    documented = docstring_parser.parse(inspect.getdoc(recipe) or "")
-    helps = {p.arg_name: " ".join((p.description or "").split()) for p in documented.params}
-    hints = _hints(recipe)
+def _parameters(function: Callable[..., Any], command: "Command", family: "Family | None") -> list[Parameter]:
+    helps, hints = _documented(function), _hints(function)
+    positional = command.positional
     found = []
-    for name, declared in inspect.signature(recipe).parameters.items():
+    for name, declared in inspect.signature(function).parameters.items():
+        if declared.kind is inspect.Parameter.VAR_KEYWORD:
+            found += _option_parameters(command, family)
+            continue
         key, hint = name.removesuffix("_"), _without_none(hints[name])
-        if model is not None and name == model:
+        if command.model is not None and name == command.model:
             key = f"{name}_name"  # `model` in YAML and in flags is the group of the model's settings
-        elif model is not None and name == "config":
-            if config is None:
+        elif command.model is not None and name == "config":
+            if family is None:
                 continue
-            key, hint = MODEL_GROUP, config
+            key, hint = MODEL_GROUP, family.config
         origin = typing.get_origin(hint)
         many = tuple if origin is tuple else list if origin in (list, Sequence) else None
         required = declared.default is inspect.Parameter.empty
@@ -235,10 +223,81 @@ def _parameters(
     return sorted(found, key=lambda p: positional.index(p.name) if p.positional else len(positional))
 
 
+def _option_parameters(command: "Command", family: "Family | None") -> list[Parameter]:
+    """The flags that `**options` stand for: those of the family that is named, or, where none can be, of all."""
+    from linguarec.families import FAMILIES
+
+    if command.model is not None and family is None:
+        return []
+    families = FAMILIES.values() if family is None else [family]
+    types: dict[str, list[Any]] = {}
+    helps: dict[str, dict[str, list[str]]] = {}  # flag -> help -> families
+    for each in families:
+        for flag, (hint, text) in _declared_options(command, each).items():
+            types.setdefault(flag, []).append(_without_none(hint))
+            helps.setdefault(flag, {}).setdefault(text, []).append(each.name)
+    return [
+        Parameter(
+            name=flag,
+            key=flag,
+            type=_merged(types[flag]),
+            help=next(iter(of_flag))
+            if len(of_flag := helps[flag]) == 1
+            else "; ".join(f"{', '.join(names)}: {text}" for text, names in of_flag.items()),
+            default=None,
+            required=False,
+            positional=False,
+            many=None,
+        )
+        for flag in types
+    ]
+
+
+def _declared_options(command: "Command", family: "Family") -> dict[str, tuple[Any, str]]:
+    """Type and help of each option of a family."""
+    from linguarec.families.family import option_types
+
+    if command.options == "reading":
+        return {flag: (str, text) for flag, text in family.source.flags.items()}
+    task = family.pretraining if command.options == "pretraining" else family.finetuning
+    if task is None:
+        return {}
+    helps = _documented(task.options)
+    return {flag: (hint, helps.get(flag, "")) for flag, hint in option_types(task.options).items()}
+
+
+def _of_other_families(command: "Command", family: "Family | None") -> dict[str, str]:
+    """Flags, with dashes, that say something to other families alone -> the line that refuses them for this one."""
+    if family is None or command.options is None:
+        return {}
+    from linguarec.families import FAMILIES
+    from linguarec.families.family import refusals
+
+    own = _declared_options(command, family)
+    others = {flag for each in FAMILIES.values() for flag in _declared_options(command, each) if flag not in own}
+    return {f"--{flag.replace('_', '-')}": refusals(family.name, [flag])[0] for flag in others}
+
+
+def _merged(hints: Sequence[Any]) -> Any:
+    """One type for a flag that several families declare: choices are put together."""
+    choices = [
+        choice for hint in hints if typing.get_origin(hint) is typing.Literal for choice in typing.get_args(hint)
+    ]
+    return typing.Literal[tuple(dict.fromkeys(choices))] if choices else hints[0]
+
+
+def _documented(described: Any) -> dict[str, str]:
+    """The lines under `Args:` of a docstring, by name."""
+    import docstring_parser
+
+    found = docstring_parser.parse(inspect.getdoc(described) or "")
+    return {p.arg_name: " ".join((p.description or "").split()) for p in found.params}
+
+
 @functools.cache
-def _hints(recipe: Callable[..., Any]) -> dict[str, Any]:
-    """Type hints of the recipe; names that its module imports only under TYPE_CHECKING are imported now."""
-    module = inspect.getmodule(recipe)
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Type hints of the function; names that its module imports only under TYPE_CHECKING are imported now."""
+    module = inspect.getmodule(function)
     names: dict[str, Any] = {}
     if module is not None:
         for node in ast.parse(inspect.getsource(module)).body:
@@ -247,7 +306,7 @@ def _hints(recipe: Callable[..., Any]) -> dict[str, Any]:
                     if isinstance(line, ast.ImportFrom) and line.module is not None:
                         source = importlib.import_module(line.module)
                         names |= {alias.asname or alias.name: getattr(source, alias.name) for alias in line.names}
-    return typing.get_type_hints(recipe, localns=names)
+    return typing.get_type_hints(function, localns=names)
 
 
 def _without_none(hint: Any) -> Any:
@@ -258,7 +317,7 @@ def _without_none(hint: Any) -> Any:
 
 
 def _build(
-    recipe: Callable[..., Any], program: str, parameters: list[Parameter], models: Sequence[str]
+    function: Callable[..., Any], program: str, parameters: list[Parameter], models: Sequence[str]
 ) -> "ArgumentParser":
     import jsonargparse
 
@@ -274,7 +333,7 @@ def _build(
             default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
             return f"{text} (default: {default})".replace("%", "%%").strip()
 
-    description = (inspect.getdoc(recipe) or "").split("\nArgs:")[0].strip()
+    description = (inspect.getdoc(function) or "").split("\nArgs:")[0].strip()
     if models:
         example = f"{program} {models[0]} --help"
         description += f"\n\nModels: {', '.join(models)}. `{example}` adds the flags of that model's settings."
@@ -350,16 +409,21 @@ def _occurrences(words: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def _unknown(parser: "ArgumentParser", words: Sequence[str]) -> list[str]:
-    """One line for each flag that does not exist, with the nearest that does."""
+def _unknown(parser: "ArgumentParser", words: Sequence[str], foreign: Mapping[str, str]) -> list[str]:
+    """One line for each flag that does not exist: that it is for other models, or the nearest that does."""
     known = [name for action in parser._actions for name in action.option_strings]
     problems = []
     for flag, *_ in _occurrences(words):
         name = flag.partition("=")[0]
-        if name not in known and not (name[1] != "-" and name[:2] in known):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            problems.append(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "."))
-    return problems
+        if name in known or (name[1] != "-" and name[:2] in known):
+            continue
+        group = name.partition(".")[0]
+        if group in foreign:
+            problems.append(foreign[group])
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        problems.append(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "."))
+    return list(dict.fromkeys(problems))
 
 
 def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list[Parameter]) -> list[str]:

@@ -1,7 +1,7 @@
-"""The command line: a table from command to recipe, and nothing else to decide.
+"""The command line: a table from command to function, and nothing else to decide.
 
-A recipe's signature and docstring are its command line: positional arguments are named in the table, every other
-parameter is a flag, a dataclass parameter is a group of flags (parsing: `linguarec.arguments`). A recipe's module is
+A function's signature and docstring are its command line: positional arguments are named in the table, every other
+parameter is a flag, a dataclass parameter is a group of flags (parsing: `linguarec.arguments`). A command's module is
 imported only when its command is asked for, so that `linguarec --help` answers at once.
 """
 
@@ -14,17 +14,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from linguarec.errors import LinguarecError, SettingsError
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where the recipe is, its one-line help, which of its parameters are positional, and which one names a model.
+    """Where the function is, its one-line help, which of its parameters are positional, and which one names a model.
 
-    `given`: parameters that the command's name decides. `model`: the parameter whose value picks the model; the recipe's
-    `config` parameter then has that model's config class, and its flags are written `--model.<field>`.
+    `given`: parameters that the command's name decides. `model`: the parameter whose value picks the model family; the
+    function's `config` parameter then has that family's config class, and its flags are written `--model.<field>`. `options`:
+    what its `**options` stand for: flags that model families declare for fine-tuning or pre-training, or names of what they
+    read of a folder; those of the family that is picked, else of all.
     """
 
     module: str
@@ -32,14 +34,15 @@ class Command:
     help: str
     positional: tuple[str, ...] = ()
     model: str | None = None
+    options: Literal["finetuning", "pretraining", "reading"] | None = None
     given: Mapping[str, str] = field(default_factory=dict)
 
 
-PREPARE = "linguarec.recipes.prepare"
+PREPARE = "linguarec.commands.prepare"
 PATIENCE = 5.0  # seconds that a later process of a training waits before it says what is wrong
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("linguarec.recipes.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
+    "demo": Command("linguarec.commands.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
     "prepare amazon-2018": Command(
         PREPARE, "prepare_amazon", "Amazon 2018: ratings or reviews, and metadata.", given={"edition": "2018"}
     ),
@@ -55,49 +58,69 @@ COMMANDS: dict[str, Command] = {
         PREPARE, "prepare_recformer", "The JSON files that Recformer fine-tunes on.", ("source",)
     ),
     "describe": Command(
-        "linguarec.recipes.describe", "describe", "Counts, lengths, texts and problems of a prepared folder.", ("data",)
+        "linguarec.commands.describe",
+        "describe",
+        "Counts, lengths, texts and problems of a prepared folder.",
+        ("data",),
     ),
     "export": Command(
-        "linguarec.recipes.export", "export", "Prepared folders as benchmark or pre-training files.", ("data",)
+        "linguarec.commands.export", "export", "Prepared folders as benchmark or pre-training files.", ("data",)
     ),
-    "encode": Command("linguarec.recipes.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
+    "encode": Command("linguarec.commands.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
     "tokenize": Command(
-        "linguarec.recipes.tokenize", "tokenize", "Item attributes to key-value tokens, for Recformer.", ("data",)
+        "linguarec.commands.tokenize", "tokenize", "Item attributes to key-value tokens, for Recformer.", ("data",)
     ),
-    "quantize": Command("linguarec.recipes.quantize", "quantize", "Item vectors to discrete codes.", ("data",)),
+    "quantize": Command("linguarec.commands.quantize", "quantize", "Item vectors to discrete codes.", ("data",)),
     "import-codes": Command(
-        "linguarec.recipes.import_codes",
+        "linguarec.commands.import_codes",
         "import_codes",
         "Codes and vectors of a published faiss index.",
         ("data", "index"),
     ),
     "pretrain": Command(
-        "linguarec.recipes.pretrain",
+        "linguarec.commands.pretrain",
         "pretrain",
         "Train a model on several domains at once.",
         ("model", "data"),
         model="model",
+        options="pretraining",
     ),
     "finetune": Command(
-        "linguarec.recipes.finetune", "finetune", "Train a model on one folder.", ("model", "data"), model="model"
+        "linguarec.commands.finetune",
+        "finetune",
+        "Train a model on one folder.",
+        ("model", "data"),
+        model="model",
+        options="finetuning",
     ),
     "evaluate": Command(
-        "linguarec.recipes.evaluate", "evaluate", "Full-ranking metrics of a trained run.", ("run", "data")
+        "linguarec.commands.evaluate",
+        "evaluate",
+        "Full-ranking metrics of a trained run.",
+        ("run", "data"),
+        options="reading",
     ),
-    "recommend": Command("linguarec.recipes.recommend", "recommend", "The next items for a history.", ("run",)),
+    "recommend": Command("linguarec.commands.recommend", "recommend", "The next items for a history.", ("run",)),
     "convert": Command(
-        "linguarec.recipes.convert",
+        "linguarec.commands.convert",
         "convert",
         "A checkpoint of the released code as a model folder, and back.",
         ("source",),
     ),
     "transfer": Command(
-        "linguarec.recipes.transfer",
+        "linguarec.commands.transfer",
         "transfer",
         "What a pre-trained model is worth on a folder: against scratch, by share of its users.",
         ("data",),
+        options="finetuning",
     ),
-    "compare": Command("linguarec.recipes.compare", "compare", "Several models, several seeds, one table.", ("data",)),
+    "compare": Command(
+        "linguarec.commands.compare",
+        "compare",
+        "Several models, several seeds, one table.",
+        ("data",),
+        options="finetuning",
+    ),
 }
 
 GROUPS = {"prepare": "A log and a catalogue to a prepared dataset folder."}
@@ -171,14 +194,14 @@ def _run(words: list[str]) -> int:
 
     from linguarec.arguments import parse
 
-    recipe = getattr(importlib.import_module(command.module), command.function)
-    call = parse(recipe, rest, f"linguarec {name}", command.positional, command.model, command.given)
+    function = getattr(importlib.import_module(command.module), command.function)
+    call = parse(function, rest, f"linguarec {name}", command)
     if call is None:  # help was asked for and shown
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    result = recipe(**call.arguments)
+    result = function(**call.arguments)
     if call.json and result:  # the processes beside the first one of a training have none
         print(json.dumps(result, ensure_ascii=False), flush=True)  # noqa: T201
     return 0

@@ -1,17 +1,18 @@
-"""A trained run in use: model, catalogue, encoder reference and code book in one folder that can be moved.
+"""A trained run in use: model, catalogue and what new items are read by, in one folder that can be moved.
 
     recommender = linguarec.load_model("runs/scientific")
     recommender.add_items([{"raw_id": "new", "title": "Digital caliper, 150 mm"}])
     recommender.recommend([["B0001", "new"]], k=10)
 
-The text of a new item goes the way the catalogue went: cleaned, encoded, coded with the stored book, read by the model.
+The text of a new item goes the way the catalogue went: cleaned, then encoded, coded or tokenized, then read by the model.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,31 +21,27 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from linguarec.batching.batches import ItemBatch
-from linguarec.batching.catalogue import vectors_of_book
-from linguarec.batching.tokens import cut_histories
 from linguarec.catalogue import Catalogue, Items
-from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
-from linguarec.data.dataset import FeatureInfo, PreparedDataset, read_feature_info
 from linguarec.data.ragged import Ragged
-from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
-from linguarec.evaluation.evaluate import encode_items, evaluating, history_queries
-from linguarec.evaluation.ranks import best_columns, chunk_rows, full_precision
-from linguarec.files import write_json, writing_file
-from linguarec.hub.pretrained import AGAIN, BOOK_FILE, ENCODER_FILE, ModelDescription, from_pretrained, save_pretrained
-from linguarec.models import MODELS
-from linguarec.sentences import TOKENS_FOLDER, SentenceReader, no_tokens
-from linguarec.stored import read_array, read_table
-from linguarec.text.attributes import ItemTokens
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.families.family import ModelDescription
+from linguarec.families.opening import open_model
+from linguarec.families.weights import AGAIN, save_model
+from linguarec.files import writing_file
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.ranker import Best
+from linguarec.ranking.ranks import full_precision
+from linguarec.ranking.scorer import KEYS_FILE, Scorer, evaluating, left_out, log_left_out
+from linguarec.sources.inputs import mapped_tensor
+from linguarec.sources.source import ItemSource
+from linguarec.stored import read_table
 from linguarec.text.cleaning import TextRules
 
-if TYPE_CHECKING:
-    from linguarec.text.encoders import TextEncoder
-
-CATALOGUE_FILE, INPUTS_FILE, KEYS_FILE = "catalogue.parquet", "inputs.npy", "keys.npy"
-CODES_FILE = "codes.npz"
+CATALOGUE_FILE = "catalogue.parquet"
 
 Vectors = npt.NDArray[np.floating[Any]]
+Histories = Sequence[Sequence[str]]
+Within = Sequence[str] | Sequence[Sequence[str]]
 log = logging.getLogger(__name__)
 
 
@@ -58,184 +55,132 @@ class Recommendation:
     text: str
 
 
-class Recommender:
-    """Recommends items for histories of raw ids. Made by `from_training` or `load`.
+@dataclass(frozen=True)
+class Snapshot:
+    """The items at one moment, which never change: the catalogue, what histories read of its entries, and their ranker.
 
-    `inputs` (vectors [N, D], or tokens) and `keys` [N, Dk] are those of the catalogue's entries. `encoder`: whose text
-    vectors the model or its code book reads, None if it reads no text. `codes`: the items' codes and the book that codes
-    new ones, or None. `reader`: reads new items for a model of tokens, else None.
+    `source`: by which new items are read, with what a run keeps of the items.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        description: ModelDescription,
-        catalogue: Catalogue,
-        inputs: Tensor | ItemTokens,
-        keys: Tensor,
-        encoder: FeatureInfo | None = None,
-        codes: ItemCodes | None = None,
-        reader: SentenceReader | None = None,
-    ) -> None:
-        if not len(catalogue) == len(inputs) == len(keys):
+    catalogue: Catalogue
+    inputs: Any
+    ranker: DenseRanker
+    source: ItemSource
+
+    def __post_init__(self) -> None:
+        if not len(self.catalogue) == len(self.inputs) == len(self.ranker):
             raise CheckpointMismatchError(
-                f"The catalogue has {len(catalogue)} items, there are {len(inputs)} inputs and {len(keys)} keys."
+                f"The catalogue has {len(self.catalogue)} items, there are {len(self.inputs)} inputs and "
+                f"{len(self.ranker)} keys."
             )
-        self.model = model.eval()
+
+
+class Recommender:
+    """Recommends items for histories of raw ids. Made by `of_items` or `load`.
+
+    Adding and removing items makes a new `snapshot`; whoever reads at that time goes on with the old one. Calls may come
+    from several threads.
+    """
+
+    def __init__(self, scorer: Scorer, description: ModelDescription, snapshot: Snapshot) -> None:
+        self.scorer = scorer
         self.description = description
-        self.catalogue = catalogue
-        self.inputs = inputs
-        self.keys = keys
-        self.encoder = encoder
-        self.codes = codes
-        self.reader = reader
-        self._text_encoder: TextEncoder | None = None
+        self.snapshot = snapshot
+        self._writing = threading.RLock()
+        scorer.network.eval()
 
     def __repr__(self) -> str:
         return f"Recommender({self.description.name}, {self.catalogue})"
 
-    @classmethod
-    def from_training(
-        cls,
-        model: nn.Module,
-        description: ModelDescription,
-        dataset: PreparedDataset,
-        items: ItemBatch,
-        features: str | None,
-        codes: str | None,
-    ) -> "Recommender":
-        """The recommender of a model that was trained on `dataset`.
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items as they are now."""
+        return self.snapshot.catalogue
 
-        Args:
-            model: trained.
-            description: of the model.
-            dataset: whose items become the catalogue.
-            items: the catalogue of `dataset`, with the vectors and codes that the model reads.
-            features: name of the dataset's vectors that the model reads, or None.
-            codes: name of the dataset's codes that the model reads, or None.
-        """
-        stored = None if codes is None else ItemCodes.load(dataset.codes_path(codes))
-        encoder = features if stored is None else vectors_of_book(dataset, stored.book)
-        rules = cast(TextRules, dataset.manifest.text_rules)
-        return cls.of_items(
-            model,
-            description,
-            Catalogue.of(dataset.items(), dataset.manifest.attributes, rules),
-            items,
-            None if encoder is None else dataset.feature_info(encoder),
-            stored,
-        )
+    @property
+    def model(self) -> nn.Module:
+        """The network that reads histories."""
+        return self.scorer.network
 
     @classmethod
     def of_items(
         cls,
-        model: nn.Module,
+        scorer: Scorer,
         description: ModelDescription,
         catalogue: Catalogue,
-        items: ItemBatch,
-        encoder: FeatureInfo | None = None,
-        codes: ItemCodes | None = None,
+        source: ItemSource,
+        keys: Tensor | None = None,
     ) -> "Recommender":
-        """The recommender of a catalogue whose entries are `items`, which the model reads now."""
-        inputs, keys = _encode(model, items, torch.device("cpu"))
-        return cls(model, description, catalogue, inputs, keys, encoder, codes)
+        """The recommender of a catalogue whose entries are the items of `source`, which the model reads now.
+
+        Args:
+            scorer: of the trained network.
+            description: of the model.
+            catalogue: raw ids, attributes, texts.
+            source: what the model reads of them.
+            keys: [N, Dk] of the items, where they are not to be made by the scorer.
+        """
+        inputs, found = _encode(scorer, source)
+        ranker = DenseRanker(found if keys is None else keys)
+        return cls(scorer, description, Snapshot(catalogue, inputs, ranker, source.kept_by_run()))
 
     # -- the folder ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
         """Write everything that `load` needs into `folder`, each file atomically; other files there are left alone."""
-        folder = Path(folder)
-        save_pretrained(self.model, self.description, folder)
-        table = self.catalogue.table.replace_schema_metadata({"text_rules": self.catalogue.text_rules})
+        folder, now = Path(folder), self.snapshot
+        save_model(self.model, self.description, folder)
+        table = now.catalogue.table.replace_schema_metadata({"text_rules": now.catalogue.text_rules})
         with writing_file(folder / CATALOGUE_FILE) as temporary:
             pq.write_table(table, temporary, compression="zstd")
-        tensors = {KEYS_FILE: self.keys}
-        if isinstance(self.inputs, Tensor):
-            tensors[INPUTS_FILE] = self.inputs
-        elif self.reader is not None:
-            self.reader.save(folder, self.inputs, self.catalogue.raw_ids)
-        for name, tensor in tensors.items():
-            with writing_file(folder / name) as temporary, temporary.open("wb") as file:
-                np.save(file, tensor.float().cpu().numpy())
-        if self.encoder is not None:
-            write_json(folder / ENCODER_FILE, asdict(self.encoder))
-        if self.codes is not None:
-            self.codes.save(folder / CODES_FILE)
+        with writing_file(folder / KEYS_FILE) as temporary, temporary.open("wb") as file:
+            np.save(file, now.ranker.keys().float().cpu().numpy())
+        now.inputs.save(folder, now.catalogue.raw_ids)
+        now.source.save(folder)
+        self.scorer.save(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recommender":
         """Open a run folder, or that of a model without a catalogue (pre-trained or converted), to which items are added.
 
+        Keys and inputs are memory-mapped.
+
         Raises:
             CheckpointMismatchError: a part is missing, or the parts do not fit together.
         """
         folder = Path(folder)
-        model, description = from_pretrained(folder)
-        file = folder / ENCODER_FILE
-        encoder = read_feature_info(file, CheckpointMismatchError, AGAIN) if file.exists() else None
-        if description.shape.num_items == 0 and not (folder / CATALOGUE_FILE).exists():
-            book = CodeBook.load(folder / BOOK_FILE) if (folder / BOOK_FILE).exists() else None
-            reader = None
-            if MODELS[description.name].reads == "tokens":
-                reader = SentenceReader.load(folder, model, description)
-            return cls._without_items(model, description, encoder, book, reader)
-        tokens = MODELS[description.name].reads == "tokens"
-        for name in (CATALOGUE_FILE, TOKENS_FOLDER if tokens else INPUTS_FILE, KEYS_FILE):
+        network, description = open_model(folder)
+        family, shape = description.family, description.shape
+        if shape.num_items == 0 and not (folder / CATALOGUE_FILE).exists():
+            source = family.source.load(folder, shape)
+            scorer = family.scorer(network, description, source, folder)
+            rules = cast(TextRules, source.text_rules or "default")
+            names = ("raw_id", *source.attributes, "text")
+            nothing = pa.table({name: pa.array([], pa.string()) for name in names})
+            return cls.of_items(scorer, description, Catalogue.of(nothing, source.attributes, rules), source)
+        for name in (CATALOGUE_FILE, KEYS_FILE):
             if not (folder / name).exists():
                 raise CheckpointMismatchError(
                     f"{folder} has no {name}: its training is not finished; go on with it by "
                     "`linguarec finetune ... --resume`."
                 )
         table = read_table(folder / CATALOGUE_FILE, CheckpointMismatchError, AGAIN)
-        rules = (table.schema.metadata or {}).get(b"text_rules", b"default").decode()
-        catalogue = Catalogue(table.replace_schema_metadata(None), cast(TextRules, rules))
-        keys = torch.from_numpy(read_array(folder / KEYS_FILE, CheckpointMismatchError, AGAIN))
-        if tokens:
-            inputs = SentenceReader.stored_tokens(folder, catalogue.raw_ids)
-            reader = SentenceReader.load(folder, model, description)
-            return cls(model, description, catalogue, inputs, keys, reader=reader)
-        codes = folder / CODES_FILE
-        return cls(
-            model,
-            description,
-            catalogue,
-            torch.from_numpy(read_array(folder / INPUTS_FILE, CheckpointMismatchError, AGAIN)),
-            keys,
-            encoder,
-            ItemCodes.load(codes) if codes.exists() else None,
-        )
-
-    @classmethod
-    def _without_items(
-        cls,
-        model: nn.Module,
-        description: ModelDescription,
-        encoder: FeatureInfo | None,
-        book: CodeBook | None,
-        reader: SentenceReader | None,
-    ) -> "Recommender":
-        if reader is not None:
-            form = reader.form
-            attributes = [name for name in form.attributes if name != "text"]
-            columns = pa.table({name: pa.array([], pa.string()) for name in ("raw_id", *attributes, "text")})
-            catalogue = Catalogue.of(columns, attributes, cast(TextRules, form.text_rules))
-            keys = torch.zeros(0, description.config.hidden_size)
-            return cls(model, description, catalogue, no_tokens(form), keys, reader=reader)
-        assert description.encoder is not None
-        nothing = pa.table({name: pa.array([], pa.string()) for name in ("raw_id", "text")})
-        rules = cast(TextRules, "default" if encoder is None else encoder.text_rules)
-        none = torch.zeros(0, description.encoder.hidden_size)
-        codes = None if book is None else ItemCodes(np.zeros((0, book.subvectors), book.code_type), book)
-        return cls(model, description, Catalogue.of(nothing, [], rules), none, none, encoder, codes)
+        rules = cast(TextRules, (table.schema.metadata or {}).get(b"text_rules", b"default").decode())
+        catalogue = Catalogue(table.replace_schema_metadata(None), rules)
+        source = family.source.load(folder, shape, catalogue.raw_ids)
+        scorer = family.scorer(network, description, source, folder)
+        inputs = scorer.load_inputs(folder, source)
+        ranker = DenseRanker(mapped_tensor(folder / KEYS_FILE)).with_removed(np.flatnonzero(catalogue.removed))
+        return cls(scorer, description, Snapshot(catalogue, inputs, ranker, source))
 
     # -- recommending --------------------------------------------------------------------------------------------------
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Histories,
         k: int = 10,
         exclude_seen: bool = True,
-        within: Sequence[str] | None = None,
+        within: Within | None = None,
         skip_unknown: bool = False,
     ) -> list[list[Recommendation]]:
         """The `k` best items for each history, best first; fewer where fewer are left. Equal scores: catalogue order.
@@ -244,7 +189,7 @@ class Recommender:
             histories: raw ids of each history, oldest first. The model reads the last `max_length` of them.
             k: how many items for each.
             exclude_seen: items of the history are not recommended.
-            within: raw ids of the only items that may be recommended.
+            within: raw ids of the only items that may be recommended: one list for all histories, or one for each.
             skip_unknown: leave unknown ids out of histories and `within`, and log how many; else they are an error.
 
         Raises:
@@ -253,58 +198,80 @@ class Recommender:
         """
         if not isinstance(k, int | np.integer) or k < 1:
             raise SettingsError([f"k is {k}; it must be a whole number, at least 1"])
-        if isinstance(within, str):
-            raise SettingsError([f"within is the string {within!r}; expected a list of item ids"])
-        if within is not None and not len(within):
-            raise SettingsError(["within is empty, so nothing could be recommended; leave it out to allow all items"])
-        rows, unknown = self.catalogue.rows(histories, skip_unknown)
-        allowed = ~self.catalogue.removed
-        if within is not None:
-            listed, unlisted = self.catalogue.rows([within], skip_unknown)
-            unknown += unlisted
-            candidate = np.zeros(len(self.catalogue), dtype=bool)
-            candidate[listed.values] = True
-            allowed &= candidate
+        now = self.snapshot
+        rows, unknown = now.catalogue.rows(histories, skip_unknown)
+        candidates, unlisted = _candidates(now.catalogue, within, len(rows), skip_unknown)
+        unknown = [*unknown, *unlisted]
         if unknown:
             log.warning("left out %d unknown item ids, for instance %r", len(unknown), unknown[0])
-        if isinstance(self.inputs, ItemTokens):
-            config = self.description.config
-            blank = cut_histories(self.inputs.lengths, rows, config.max_items, config.max_tokens)["without_text"]
-            if blank:
-                log.warning(
-                    "%d histories have items without any text alone, and get what any such history would", blank
-                )
-        best = self._best(rows, k, exclude_seen, np.flatnonzero(allowed))
-        return [[self._recommendation(entry, score) for entry, score in row] for row in best]
+        blank = self.scorer.cut_histories(now.inputs, rows).get("without_text", 0)
+        if blank:
+            log.warning("%d histories have items without any text alone, and get what any such history would", blank)
+        found: list[list[Recommendation]] = [[] for _ in range(len(rows))]
+        for index, best in self._best(now, rows, k, exclude_seen, candidates):
+            for number, entries, scores in zip(index.tolist(), best.rows, best.scores, strict=True):
+                found[number] = [
+                    _recommendation(now.catalogue, int(entry), float(score))
+                    for entry, score in zip(entries, scores, strict=True)
+                    if entry >= 0
+                ]
+        return found
+
+    def similar_items(self, ids: Sequence[str], k: int = 10) -> list[list[Recommendation]]:
+        """The `k` items whose keys are nearest to those of each item by cosine, best first, without the item itself.
+
+        Raises:
+            UnknownItemError: an id is not in the catalogue.
+            SettingsError: k is below 1, or `ids` is no list.
+        """
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise SettingsError([f"k is {k}; it must be a whole number, at least 1"])
+        if isinstance(ids, str):
+            raise SettingsError([f"expected a list of item ids; found the string {ids!r}"])
+        now = self.snapshot
+        rows, _ = now.catalogue.rows([[raw_id] for raw_id in ids])
+        with torch.inference_mode(), full_precision(self.scorer.device):
+            normalised = now.ranker.normalised()
+            best = normalised.top_k(normalised.keys_at(rows.values.astype(np.int64)), k, exclude=rows)
+        return [
+            [
+                _recommendation(now.catalogue, int(entry), float(score))
+                for entry, score in zip(entries, scores, strict=True)
+                if entry >= 0
+            ]
+            for entries, scores in zip(best.rows, best.scores, strict=True)
+        ]
+
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """The keys [N, Dk] of all entries of the catalogue, in its order: the score of an item is its product with a query."""
+        return self.snapshot.ranker.keys().float().cpu().numpy()
+
+    def history_vectors(self, histories: Histories, skip_unknown: bool = False) -> npt.NDArray[np.float32]:
+        """The query [Q, Dk] of each history.
+
+        Raises:
+            UnknownItemError, SettingsError: as of `recommend`.
+        """
+        now = self.snapshot
+        rows, _ = now.catalogue.rows(histories, skip_unknown)
+        found: npt.NDArray[np.float32] | None = None
+        with evaluating(self.model), torch.inference_mode(), full_precision(self.scorer.device):
+            for index, queries in self.scorer.queries(now.inputs, rows):
+                values = queries.float().cpu().numpy()
+                if found is None:
+                    found = np.empty((len(rows), values.shape[1]), dtype=np.float32)
+                found[index] = values
+        return np.zeros((0, 0), np.float32) if found is None else found
 
     def _best(
-        self, histories: Ragged, k: int, exclude_seen: bool, allowed: npt.NDArray[np.int64]
-    ) -> list[list[tuple[int, float]]]:
-        """(entry, score) of the best `k` of the `allowed` entries for each history."""
-        device = self.keys.device
-        keys = self.keys[torch.from_numpy(allowed).to(device)]
-        column_of = np.full(len(self.catalogue), -1, dtype=np.int64)
-        column_of[allowed] = np.arange(len(allowed))
-        best: list[list[tuple[int, float]]] = [[] for _ in range(len(histories))]
-        chunk = chunk_rows(len(keys), device)
-        with torch.inference_mode(), full_precision(device):
-            for index, found in history_queries(self.model, self.inputs, histories, device):
-                queries = found.float()
-                for start in range(0, len(index), chunk):
-                    part = index[start : start + chunk]
-                    scores = queries[start : start + chunk] @ keys.T
-                    if exclude_seen:
-                        seen = histories.select(part)
-                        columns = column_of[seen.values]
-                        cases = np.repeat(np.arange(len(part)), seen.lengths)[columns >= 0]
-                        scores[torch.from_numpy(cases), torch.from_numpy(columns[columns >= 0])] = -torch.inf
-                    for number, row in zip(part.tolist(), best_columns(scores, k), strict=True):
-                        best[number] = [(int(allowed[column]), score) for column, score in row]
-        return best
-
-    def _recommendation(self, entry: int, score: float) -> Recommendation:
-        catalogue = self.catalogue
-        return Recommendation(catalogue.raw_ids[entry], score, catalogue.title(entry), catalogue.text(entry))
+        self, now: Snapshot, histories: Ragged, k: int, exclude_seen: bool, within: Any
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Best]]:
+        """Indices of histories, and the best `k` candidates of each."""
+        with torch.inference_mode(), full_precision(self.scorer.device):
+            for index, queries in self.scorer.queries(now.inputs, histories):
+                seen = histories.select(index) if exclude_seen else None
+                allowed = within.select(index) if isinstance(within, Ragged) else within
+                yield index, now.ranker.top_k(queries.float(), k, exclude=seen, within=allowed)
 
     # -- the catalogue -------------------------------------------------------------------------------------------------
 
@@ -323,26 +290,28 @@ class Recommender:
             DataFormatError: an id is missing, there twice or in the catalogue already; a column is missing or unknown.
             SettingsError: the model knows items by ID only, or its encoder is not at hand.
         """
-        entries = self.catalogue.new_entries(items)
-        if not len(entries):
-            return 0
-        if isinstance(self.inputs, Tensor):
-            inputs, keys, codes = self.encode(entries["text"].to_pylist(), vectors)
-            if self.codes is not None and codes is not None:
-                self.codes = ItemCodes(np.concatenate([self.codes.codes, codes]), self.codes.book)
-            self.inputs = torch.cat([self.inputs, inputs])
-        else:
-            assert self.reader is not None
-            if vectors is not None:
+        with self._writing:
+            now = self.snapshot
+            entries = now.catalogue.new_entries(items)
+            if not len(entries):
+                return 0
+            if not self.description.family.ranks_new:
                 raise SettingsError(
-                    [f"{self.description.name} reads the attributes of items and takes no vectors of them"]
+                    [
+                        f"{self.description.name} knows items by ID only and cannot read new ones; train a model that reads "
+                        "text"
+                    ]
                 )
-            tokens = self.reader.tokens(entries)
-            keys = self.reader.keys(tokens, self.keys.device)
-            self.inputs = ItemTokens.join([self.inputs, tokens])
-        self.keys = torch.cat([self.keys, keys])
-        self.catalogue = self.catalogue.with_added(entries)
-        return len(entries)
+            added = now.source.new(entries, vectors)
+            inputs, keys = self.encode(added)
+            log_left_out(left_out(self.scorer, inputs, {}))
+            self.snapshot = Snapshot(
+                now.catalogue.with_added(entries),
+                now.inputs.joined(inputs),
+                now.ranker.with_added(keys),
+                now.source.joined(added),
+            )
+            return len(entries)
 
     def remove_items(self, raw_ids: Sequence[str]) -> None:
         """Never recommend these items again; they stay readable in histories.
@@ -350,66 +319,47 @@ class Recommender:
         Raises:
             UnknownItemError: an id is not in the catalogue.
         """
-        self.catalogue = self.catalogue.with_removed(raw_ids)
+        if isinstance(raw_ids, str):
+            raise SettingsError([f"expected a list of item ids; found the string {raw_ids!r}"])
+        if not len(raw_ids):
+            return
+        with self._writing:
+            now = self.snapshot
+            rows, _ = now.catalogue.rows([raw_ids])
+            self.snapshot = Snapshot(
+                now.catalogue.with_removed(raw_ids), now.inputs, now.ranker.with_removed(rows.values), now.source
+            )
 
-    def encode(self, texts: Sequence[str], vectors: Vectors | None = None) -> tuple[Tensor, Tensor, Codes | None]:
-        """Inputs [n, D], keys [n, Dk] and codes [n, M] (or None) of items that the model never saw.
+    def encode(self, source: ItemSource) -> tuple[Any, Tensor]:
+        """What histories read of the items of a source, and their keys [n, Dk], float32."""
+        return _encode(self.scorer, source)
 
-        Args:
-            texts: cleaned item texts.
-            vectors: [n, F] text vectors of the run's encoder; None = encode the texts.
 
-        Raises:
-            SettingsError: the model knows items by ID only, or its encoder or code book is not at hand.
-            DataFormatError: the vectors are not of the width that the model reads, not one for each item, or not finite.
-        """
-        name, width = self.description.name, self.description.shape.feature_width
-        if MODELS[name].reads == "codes" and self.codes is None:
-            raise SettingsError(
-                [
-                    f"{name} reads item codes, and its folder holds no code book to code new items with; convert it again "
-                    "with --items DATA --codes NAME, or fine-tune it"
-                ]
-            )
-        if MODELS[name].reads == "ids":
-            raise SettingsError(
-                [f"{name} knows items by ID only and cannot read new ones; train a model that reads text"]
-            )
-        found = self._vectors(texts) if vectors is None else np.asarray(vectors, dtype=np.float32)
-        if len(found) != len(texts):
-            raise DataFormatError(f"There are {len(texts)} new items and {len(found)} vectors; give one for each item.")
-        if "features" in MODELS[name].reads and found.shape[1:] != (width,):
-            raise DataFormatError(
-                f"The vectors of the new items have the shape {found.shape}, this {name} reads vectors of width {width}; "
-                "take those of the encoder that it was trained with."
-            )
-        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-        if len(bad):
-            raise DataFormatError(
-                f"The vectors of {len(bad)} of the {len(found)} new items hold NaN or an infinity, first that of row {bad[0]}."
-            )
-        codes = None if self.codes is None else self.codes.book.encode(found)
-        items = ItemBatch(
-            rows=torch.full((len(texts),), -1),
-            domain=torch.zeros(len(texts), dtype=torch.int64),
-            features=torch.from_numpy(found),
-            codes=None if codes is None else torch.from_numpy(codes.astype(np.int64)),
+def _encode(scorer: Scorer, source: ItemSource) -> tuple[Any, Tensor]:
+    with full_precision(scorer.device):
+        inputs, keys = scorer.encode(source)
+    return inputs, keys.float()
+
+
+def _recommendation(catalogue: Catalogue, entry: int, score: float) -> Recommendation:
+    return Recommendation(catalogue.raw_ids[entry], score, catalogue.title(entry), catalogue.text(entry))
+
+
+def _candidates(
+    catalogue: Catalogue, within: Within | None, histories: int, skip_unknown: bool
+) -> tuple[npt.NDArray[np.int64] | Ragged | None, list[str]]:
+    """Entries of the only items that may be recommended, and the unknown ids among them."""
+    if within is None:
+        return None, []
+    if isinstance(within, str):
+        raise SettingsError([f"within is the string {within!r}; expected a list of item ids"])
+    if not len(within):
+        raise SettingsError(["within is empty, so nothing could be recommended; leave it out to allow all items"])
+    if isinstance(within[0], str | int | np.integer):
+        rows, unknown = catalogue.rows([cast(Sequence[str], within)], skip_unknown)
+        return np.unique(rows.values.astype(np.int64)), unknown
+    if len(within) != histories:
+        raise SettingsError(
+            [f"within holds {len(within)} lists for {histories} histories; give one list for all, or one for each"]
         )
-        inputs, keys = _encode(self.model, items, self.keys.device)
-        return inputs, keys, codes
-
-    def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        if self.encoder is None or self.encoder.weights_sha256 is None:
-            origin = "" if self.encoder is None else f" ({self.encoder.encoder})"
-            raise SettingsError([f"the run's text vectors{origin} were imported, not encoded here; give `vectors`"])
-        if self._text_encoder is None:
-            from linguarec.text.encoders import TextEncoder
-
-            self._text_encoder = TextEncoder.load(self.encoder)
-        return np.asarray(self._text_encoder.encode(list(texts)), dtype=np.float32)
-
-
-def _encode(model: nn.Module, items: ItemBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    with evaluating(model), torch.inference_mode(), full_precision(device):
-        inputs, keys = encode_items(model, items, device)
-    return inputs.float(), keys.float()
+    return catalogue.rows(within, skip_unknown)

@@ -16,9 +16,9 @@ from linguarec.data.synthetic import TINY, Domain, generate_world, word_vectors
 from linguarec.evaluation.baselines import popularity
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.evaluation.slices import training_counts
-from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.families.pretrained import ModelDescription, from_pretrained, save_pretrained
 from linguarec.models import MODELS
-from linguarec.models.shape import CatalogueShape
+from linguarec.nn.shape import CatalogueShape
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
 
 WIDTH, CODE_BOOKS, CENTROIDS = 32, 4, 16

@@ -16,7 +16,7 @@ from linguarec.batching.domains import Domain, Domains
 from linguarec.batching.pretraining import AugmentationSettings, PretrainingBatch, PretrainingLoader
 from linguarec.data.ragged import Ragged
 from linguarec.models import MODELS, build_model
-from linguarec.models.shape import CatalogueShape
+from linguarec.nn.shape import CatalogueShape
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
 
 WIDTH, CODE_BOOKS, CENTROIDS = 8, 4, 16

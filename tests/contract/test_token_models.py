@@ -13,15 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from linguarec.batching.batches import SequenceBatch, TokenPairs
 from linguarec.batching.domains import Domain, Domains
-from linguarec.batching.masking import WordMasking
-from linguarec.batching.token_steps import HistoryLoader, TokenPairsLoader
+from linguarec.families.recformer.masking import WordMasking
+from linguarec.families.recformer.loaders import HistoryLoader, TokenPairsLoader
 from linguarec.batching.tokens import token_batches
 from linguarec.data.ragged import Ragged
 from linguarec.evaluation.evaluate import encode_tokens, history_queries
-from linguarec.hub.pretrained import ModelDescription, from_pretrained, save_pretrained
+from linguarec.families.pretrained import ModelDescription, from_pretrained, save_pretrained
 from linguarec.models import MODELS
-from linguarec.models.recformer import RecformerConfig
-from linguarec.models.shape import CatalogueShape
+from linguarec.families.recformer.model import RecformerConfig
+from linguarec.nn.shape import CatalogueShape
 from linguarec.text.attributes import ItemTokens
 
 NAMES = [name for name, entry in MODELS.items() if entry.reads == "tokens"]

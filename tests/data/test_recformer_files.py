@@ -9,9 +9,9 @@ import pytest
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, SettingsError
-from linguarec.recipes.export import export
-from linguarec.recipes.prepare import prepare_recformer
-from linguarec.recipes.tokenize import tokenize
+from linguarec.commands.export import export
+from linguarec.commands.prepare import prepare_recformer
+from linguarec.commands.tokenize import tokenize
 
 FILES: dict[str, dict[str, Any]] = {
     "smap": {"B1": 0, "B0": 1, "B3": 2, "B2": 3},

@@ -5,7 +5,7 @@ import torch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.baselines import chance, popularity
-from linguarec.evaluation.ranks import target_ranks
+from linguarec.ranking.ranks import target_ranks
 
 COUNTS = np.array([3, 0, 5, 3, 0, 1, 8])
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from linguarec.data.ragged import Ragged
-from linguarec.evaluation.ranks import TargetRanks, chunk_rows, full_precision, target_ranks
+from linguarec.ranking.ranks import TargetRanks, chunk_rows, full_precision, target_ranks
 
 
 def oracle(queries, keys, targets, exclude=None, within=None):

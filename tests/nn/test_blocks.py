@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from linguarec.nn import losses
-from linguarec.nn.adaptor import MixtureOfExpertsAdaptor
-from linguarec.nn.code_embedding import CodeEmbedding
+from linguarec.families.unisrec.adaptor import MixtureOfExpertsAdaptor
+from linguarec.families.vqrec.code_embedding import CodeEmbedding
 from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.nn.ragged import RaggedLayout
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
-from linguarec.hub.conversion import read_checkpoint
-from linguarec.hub.pretrained import from_pretrained
+from linguarec.families.recbole_checkpoint import read_checkpoint
+from linguarec.families.pretrained import from_pretrained
 from linguarec.nn.losses import catalogue_cross_entropy
-from linguarec.recipes.convert import convert
+from linguarec.commands.convert import convert
 
 CASES = {
     "sasrec": "sasrec",

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from linguarec.batching.batches import ItemBatch, MaskedPairs, SequenceBatch, TokenBatch, TokenPairs
 from linguarec.errors import CheckpointMismatchError
-from linguarec.hub.released_recformer import from_released_recformer, recformer_config, to_released_recformer
-from linguarec.models.recformer import Recformer
+from linguarec.families.recformer.released_tensors import from_released_recformer, recformer_config, to_released_recformer
+from linguarec.families.recformer.model import Recformer
 
 FILES = {"recformer_seqrec": "recformer_seqrec_ckpt.bin", "recformer_pretrain": "pytorch_model.bin"}
 

@@ -10,6 +10,7 @@ see the same views and negatives as one process would.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
-from linguarec.batching.domains import Domains
 from linguarec.batching.draws import uniform
 from linguarec.batching.loader import TrainingBatch, TrainingLoader
+from linguarec.batching.logs import TrainingLogs
 from linguarec.batching.windows import Windows
+from linguarec.checks import fractions, refuse
 from linguarec.errors import SettingsError
 
 IntArray = npt.NDArray[np.int64]
@@ -28,30 +30,47 @@ IntArray = npt.NDArray[np.int64]
 _WORD_DROP, _WHICH_DRAW, _ITEM_DROP, _REPLACED, _CODE = range(5)
 
 
+class ItemParts(Protocol):
+    """The items of several logs by their numbers: what a step reads of them."""
+
+    @property
+    def num_draws(self) -> int:
+        """Stored word-drop draws of every item's vector."""
+
+    def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
+        """The items `rows` [N]; `draws` [N]: 0 = the vector of the whole text, k = that of word-drop draw k - 1."""
+
+
 @dataclass(frozen=True)
-class AugmentationSettings:
-    """What pre-training changes in its inputs. Each model uses the settings of its paper, defaults as published.
+class ViewSettings:
+    """How the augmented view of a history is made, defaults as published for UniSRec.
 
     Args:
-        item_drop: UniSRec: share of the items that an augmented history leaves out; at least one stays.
-        word_drop: UniSRec: share of the histories whose view has words left out of its texts instead (stored draws, see
+        item_drop: fraction of the items that an augmented history leaves out; at least one stays.
+        word_drop: fraction of the histories whose view has words left out of its texts instead (stored draws, see
             `linguarec encode --word-drop-draws`).
-        code_replacement: VQ-Rec: probability that a number of a code is drawn anew in a semi-synthetic negative; 0 = no such
-            negatives.
     """
 
     item_drop: float = 0.2
     word_drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        refuse(fractions(self, "item_drop", "word_drop"))
+
+
+@dataclass(frozen=True)
+class NegativeSettings:
+    """How semi-synthetic negatives are made, defaults as published for VQ-Rec.
+
+    Args:
+        code_replacement: probability that a number of a code is drawn anew in a semi-synthetic negative; 0 = no such
+            negatives.
+    """
+
     code_replacement: float = 0.75
 
-    def problems(self) -> list[str]:
-        """What cannot work, one line each."""
-        limits = {"item_drop": 1.0, "word_drop": 1.0, "code_replacement": 1.0}
-        return [
-            f"augmentation.{name} is {getattr(self, name)}; it must be in [0, {limit:g}]"
-            for name, limit in limits.items()
-            if not 0 <= getattr(self, name) <= limit
-        ]
+    def __post_init__(self) -> None:
+        refuse(fractions(self, "code_replacement"))
 
 
 @dataclass(frozen=True)
@@ -86,58 +105,43 @@ class PretrainingLoader:
     """Iterates over one epoch of `PretrainingBatch`; the position survives in `state_dict`.
 
     Args:
-        domains: what is read.
-        max_length: longest history.
-        targets_per_step: targets of one step over all processes; negatives come from the same step. Where a step is
-            accumulated, those of one part of it.
-        stride: see `TrainingLoader`.
-        mixing: a domain with n targets has a share of an epoch's targets in proportion to n^mixing: 1 = every target once an
-            epoch, 0 = equal shares.
-        centroids: K, the number of values of a code; None = no semi-synthetic negatives.
-        augmentation: views (made where the items have vectors) and negatives.
-        seed: of all draws.
-        views: whether the model asks for views.
+        steps: histories and targets of each step; negatives come from the same step (where a step is accumulated, from the
+            same part of it).
+        items: of all logs of `steps`.
+        views: how the augmented view of each history is made; None = there is none.
+        negatives: how semi-synthetic negatives are made; None = there are none.
+        centroids: K, the number of values of a code, for the negatives.
 
     Raises:
-        SettingsError: fewer targets than one step takes, or word drop without stored draws.
+        SettingsError: fewer targets than one step takes.
     """
 
     def __init__(
         self,
-        domains: Domains,
-        max_length: int,
-        targets_per_step: int,
-        stride: int | None,
-        mixing: float,
-        centroids: int | None,
-        augmentation: AugmentationSettings,
-        seed: int,
-        views: bool = True,
+        steps: "MixedLoader",
+        items: ItemParts,
+        views: ViewSettings | None,
+        negatives: NegativeSettings | None = None,
+        centroids: int | None = None,
     ) -> None:
-        self.domains = domains
-        self.augmentation = augmentation
+        self.steps = steps
+        self.items = items
+        self.views = views
+        self.replacement = 0.0 if negatives is None else negatives.code_replacement
         self.centroids = centroids
-        self.seed = seed
-        self.makes_views = views and domains.domains[0].features is not None
-        self.steps = MixedLoader(domains, max_length, targets_per_step, stride, mixing, seed)
-        problems = []
-        num_targets = sum(domain.num_targets for domain in domains.domains)
-        if num_targets < targets_per_step:
+        self.seed = steps.seed
+        num_targets = steps.logs.num_targets
+        if num_targets < steps.targets_per_step:
             few = ""
-            if num_targets < 2 * max_length:  # the least step, see `TrainingLoader`
+            if num_targets < 2 * steps.max_length:  # the least step, see `TrainingLoader`
                 few = f" (with so few, lower --transformer.max_length to {num_targets // 2} at most, or take more data)"
-            problems.append(
-                f"a step (an accumulated part of training.targets_per_step) takes {targets_per_step} targets, and all folders "
-                f"together have {num_targets}: negatives come from the same step, so ask for no more than there are{few}"
+            raise SettingsError(
+                [
+                    f"a step (an accumulated part of training.targets_per_step) takes {steps.targets_per_step} targets, and "
+                    f"all folders together have {num_targets}: negatives come from the same step, so ask for no more than "
+                    f"there are{few}"
+                ]
             )
-        if self.makes_views and augmentation.word_drop > 0 and domains.num_draws == 0:
-            problems.append(
-                "augmentation.word_drop needs vectors of texts with words left out, and there are none of "
-                f"{', '.join(domain.name for domain in domains.domains if not domain.word_drops)}: make them with `linguarec "
-                "encode DATA --encoder ENCODER --word-drop-draws 2 --overwrite`, or pass --augmentation.word_drop 0"
-            )
-        if problems:
-            raise SettingsError(problems)
 
     def shard(self, rank: int, processes: int) -> None:
         """Take every `processes`-th window of each step, from `rank` on."""
@@ -165,22 +169,22 @@ class PretrainingLoader:
         numbers = [items, targets[has_target]]
         draws = [np.zeros_like(part) for part in numbers]
         kept = None
-        if self.makes_views:
-            kept, draw = self._view(batch)
+        if self.views is not None:
+            kept, draw = self._view(batch, self.views)
             numbers.append(items[kept])
             draws.append(draw[kept])
         # A pair (item, draw) as one number, so that each distinct pair is read and encoded once.
-        choices = self.domains.num_draws + 1
+        choices = self.items.num_draws + 1
         pairs = np.concatenate(numbers) * choices + np.concatenate(draws)
         distinct, place = np.unique(pairs, return_inverse=True)
-        item_batch = self.domains.items(distinct // choices, distinct % choices)
+        item_batch = self.items.part(distinct // choices, distinct % choices)
         places = [torch.from_numpy(part) for part in np.split(place, np.cumsum([len(part) for part in numbers[:-1]]))]
         target_places = torch.full((len(targets),), -1)
         target_places[torch.from_numpy(has_target)] = places[1]
-        domain = torch.from_numpy(self.domains.of_sequence[sequences.users.numpy()])
+        domain = torch.from_numpy(self.steps.logs.domain_of_sequence[sequences.users.numpy()])
         sequences = replace(sequences, items=places[0], targets=target_places, domain=domain)
         negatives = None
-        if self.centroids is not None and item_batch.codes is not None and self.augmentation.code_replacement:
+        if self.replacement and self.centroids is not None and item_batch.codes is not None:
             negatives = self._synthetic(item_batch.codes[places[1]], batch, has_target, self.centroids)
         return PretrainingBatch(
             items=item_batch,
@@ -191,16 +195,16 @@ class PretrainingLoader:
             step_targets=batch.step_targets,
         )
 
-    def _view(self, batch: TrainingBatch) -> tuple[npt.NDArray[np.bool_], IntArray]:
+    def _view(self, batch: TrainingBatch, settings: ViewSettings) -> tuple[npt.NDArray[np.bool_], IntArray]:
         """Of each token: whether the view keeps it, and which draw of its vector it reads."""
         offsets = batch.sequences.offsets.numpy()
         lengths = np.diff(offsets)
         name = (self.seed, batch.step, batch.windows)
-        drops_words = uniform(_WORD_DROP, *name) < self.augmentation.word_drop
-        draw = 1 + (uniform(_WHICH_DRAW, *name) * self.domains.num_draws).astype(np.int64)
+        drops_words = uniform(_WORD_DROP, *name) < settings.word_drop
+        draw = 1 + (uniform(_WHICH_DRAW, *name) * self.items.num_draws).astype(np.int64)
         windows, positions = np.repeat(batch.windows, lengths), batch.sequences.positions.numpy()
         chance = uniform(_ITEM_DROP, self.seed, batch.step, windows, positions)
-        kept = (chance >= self.augmentation.item_drop) | np.repeat(drops_words, lengths)
+        kept = (chance >= settings.item_drop) | np.repeat(drops_words, lengths)
         # Where nothing would stay, the item with the highest draw does: a uniform choice.
         highest = np.repeat(np.maximum.reduceat(chance, offsets[:-1]), lengths)
         some = np.repeat(np.logical_or.reduceat(kept, offsets[:-1]), lengths)
@@ -213,30 +217,32 @@ class PretrainingLoader:
         windows = np.repeat(batch.windows, np.diff(batch.sequences.offsets.numpy()))[has_target]
         positions = batch.sequences.positions.numpy()[has_target]
         name = (self.seed, batch.step, windows[:, None], positions[:, None], np.arange(codes.shape[1]))
-        replaced = torch.from_numpy(uniform(_REPLACED, *name) < self.augmentation.code_replacement)
+        replaced = torch.from_numpy(uniform(_REPLACED, *name) < self.replacement)
         return torch.where(replaced, torch.from_numpy((uniform(_CODE, *name) * centroids).astype(np.int64)), codes)
 
 
 class MixedLoader(TrainingLoader):
-    """The sequences of several domains in one shuffled order, each domain with its share of the epoch's targets.
+    """The sequences of several logs in one shuffled order, each log with its share of the epoch's targets.
+
+    A log with n targets has a share in proportion to n^mixing: 1 = every target once an epoch, 0 = equal shares.
 
     Shares count targets, the rows of the published protocol, not windows: a window holds up to `max_length` of them, and one
     alone behind that.
 
-    `users` of its batches are numbers of sequences in `domains.sequences`.
+    `users` of its batches are numbers of sequences in `logs.sequences`.
     """
 
     def __init__(
-        self, domains: Domains, max_length: int, targets_per_step: int, stride: int | None, mixing: float, seed: int
+        self, logs: TrainingLogs, max_length: int, targets_per_step: int, stride: int | None, mixing: float, seed: int
     ) -> None:
-        self.domain_of_sequence = domains.of_sequence
+        self.logs = logs
         self.mixing = mixing
-        sequences = domains.sequences
+        sequences = logs.sequences
         super().__init__(sequences.values, sequences.offsets, max_length, targets_per_step, stride, seed)
 
     def _order(self, windows: Windows, generator: np.random.Generator) -> IntArray:
         """Every window once at mixing 1; else each domain's windows over and over, or some of them, up to its share."""
-        domain, targets = self.domain_of_sequence[windows.user], windows.num_targets
+        domain, targets = self.logs.domain_of_sequence[windows.user], windows.num_targets
         sizes = np.bincount(domain, weights=targets)
         weights = np.where(sizes > 0, sizes**self.mixing, 0)
         wanted = np.round(sizes.sum() * weights / weights.sum()).astype(np.int64)

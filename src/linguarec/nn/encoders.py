@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linguarec.nn.checks import at_least, divided_by_heads, probabilities, refuse
+from linguarec.checks import at_least, divided_by_heads, probabilities, refuse, size
 from linguarec.nn.dropout import Dropout, keep_mask
 from linguarec.nn.ragged import RaggedLayout
 
@@ -31,14 +31,14 @@ class TransformerConfig:
         initializer_range: standard deviation of the initial weights.
     """
 
-    hidden_size: int = 300
-    layers: int = 2
-    heads: int = 2
-    inner_size: int = 256
+    hidden_size: int = size(300)
+    layers: int = size(2)
+    heads: int = size(2)
+    inner_size: int = size(256)
     dropout: float = 0.5
     attention_dropout: float | None = None
-    max_length: int = 50
-    layer_norm_eps: float = 1e-12
+    max_length: int = size(50)
+    layer_norm_eps: float = size(1e-12)
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -59,11 +59,11 @@ class GRUConfig:
         initializer_range: standard deviation of the initial weights of the projection.
     """
 
-    hidden_size: int = 300
-    layers: int = 1
-    inner_size: int = 300
+    hidden_size: int = size(300)
+    layers: int = size(1)
+    inner_size: int = size(300)
     dropout: float = 0.3
-    max_length: int = 50
+    max_length: int = size(50)
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -183,6 +183,12 @@ class GRUEncoder(nn.Module):
 
 
 SequenceEncoder = TransformerEncoder | GRUEncoder
+ENCODERS: dict[str, type[TransformerConfig] | type[GRUConfig]] = {"transformer": TransformerConfig, "gru": GRUConfig}
+
+
+def encoder_kind(config: EncoderConfig) -> str:
+    """Name in `ENCODERS` of the sequence encoder with these settings."""
+    return next(name for name, kind in ENCODERS.items() if isinstance(config, kind))
 
 
 def build_encoder(config: EncoderConfig) -> SequenceEncoder:

@@ -23,6 +23,7 @@ from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
 MONITOR = "ndcg@10"
+CURVE_FILE = "metrics.csv"  # one row an epoch, from the first one on
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def fit(
         CheckpointMismatchError: that file is no checkpoint.
     """
     settings = stage.settings
-    record = EpochRecord(validate, run / "metrics.csv")
+    record = EpochRecord(validate, run / CURVE_FILE)
     best = BestWeights(f"valid/{MONITOR}", save_best, best_before)
     checkpoint = run / "checkpoints" / "last.ckpt"
     if resume and checkpoint.exists():

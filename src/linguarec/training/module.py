@@ -15,12 +15,23 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.pretraining import PretrainingBatch
-from linguarec.batching.token_steps import TokenPairsBatch
 from linguarec.training.averaging import averaged
 from linguarec.training.settings import TrainingSettings
 
-# The methods by which models are called; where weights are shared out, each first brings the whole of them together.
+# The methods by which models are called. With FSDP each of them first gathers the whole weights.
 _CALLED = ("pretrain_loss", "item_inputs", "item_keys", "queries", "encode")
+
+
+class StepBatch(Protocol):
+    """What a stage asks of a batch: the number of its step, and the step's targets over all processes."""
+
+    @property
+    def step(self) -> int:
+        """Counts from the start of the training."""
+
+    @property
+    def step_targets(self) -> int:
+        """All targets of the step."""
 
 
 class StepLoader(Sized, Protocol):
@@ -40,7 +51,7 @@ class StepLoader(Sized, Protocol):
 
 
 class Stage(LightningModule):
-    """Trains a model with the loss of a stage, `step_loss`.
+    """Trains a model with the loss of a stage, `step_loss`. Parameters that do not require a gradient are not trained.
 
     Every step draws its random numbers (dropout, gate noise) from a generator seeded by seed, step and process, so that a
     resumed run repeats an unbroken one exactly.
@@ -55,11 +66,11 @@ class Stage(LightningModule):
         self.average = averaged(model, settings.averaging) if settings.averaging else None
         self.loss_sum = 0.0
         self.targets = 0
-        # In a list, where Lightning does not take it for a part of the model.
+        # In a list: Lightning would register a module as a part of the model.
         self._without_weights: list[nn.Module] = []
 
     def configure_model(self) -> None:
-        """Share the weights out among the processes, where that is asked for."""
+        """Shard the weights over the processes (FSDP), if that is asked for."""
         if self.settings.strategy != "fsdp" or self._without_weights:
             return
         self._without_weights = [copy.deepcopy(self.model).to("meta")]
@@ -98,7 +109,7 @@ class Stage(LightningModule):
         """Start the means of the epoch."""
         self.loss_sum, self.targets = 0.0, 0
 
-    def training_step(self, batch: TrainingBatch | PretrainingBatch | TokenPairsBatch, batch_index: int) -> Tensor:
+    def training_step(self, batch: StepBatch, batch_index: int) -> Tensor:
         """The loss of this process's share of the step."""
         torch.manual_seed(hash((self.seed, batch.step, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
         loss = self.step_loss(batch)

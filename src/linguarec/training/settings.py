@@ -104,35 +104,3 @@ class TrainingSettings:
             )
         if problems:
             raise SettingsError(problems)
-
-
-@dataclass(frozen=True)
-class PermutationSettings:
-    """The first stage of VQ-Rec's fine-tuning: a permutation of each code book is learned, all else is fixed.
-
-    Args:
-        epochs: of this stage; the best one on valid is kept.
-        learning_rate: of Adam on the permutations' logits.
-        temperature: the logits are divided by it before they are normalised.
-        rounds: normalisations of rows and columns (Sinkhorn).
-    """
-
-    epochs: int = 5
-    learning_rate: float = 0.01
-    temperature: float = 1.0
-    rounds: int = 3
-
-    def check(self) -> None:
-        """Raise one error that names every setting that cannot work."""
-        problems = []
-        if self.epochs < 1:
-            problems.append(
-                f"permutation.epochs is {self.epochs}; it must be at least 1 (without a permutation: --mode direct)"
-            )
-        for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                problems.append(f"permutation.{name} is {getattr(self, name)}; it must be above 0")
-        if self.rounds < 1:
-            problems.append(f"permutation.rounds is {self.rounds}; it must be at least 1")
-        if problems:
-            raise SettingsError(problems)

@@ -1,0 +1,284 @@
+"""Compare: train several models with several seeds on one folder, and put them into one table."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.evaluation.report import Figure, Section
+    from linguarec.families.family import Family
+    from linguarec.training.settings import TrainingSettings
+
+log = logging.getLogger(__name__)
+KS = (10, 50)
+TESTED = ("recall@10", "ndcg@10")
+
+
+def compare(
+    data: Path,
+    models: list[str],
+    output: Path,
+    seeds: int = 3,
+    first_seed: int = 0,
+    baseline: str | None = None,
+    training: "TrainingSettings | None" = None,
+    split: str = "leave-one-out",
+    exclude_history: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train models with several seeds and compare their test results: medians, intervals, paired tests, plots, report.
+
+    Finished runs are taken as they are and interrupted ones go on, so the command can be repeated, also with more
+    models or seeds. Popularity and chance stand beside the models, and published values where the data are the same.
+
+    Args:
+        data: prepared dataset folder
+        models: names of the models, separated by commas
+        output: folder for the runs, comparison.json, plots and report.html
+        seeds: how many runs of each model
+        first_seed: the first of them
+        baseline: what the others are tested against; by default the ID model best on valid, or popularity
+        training: settings of the training of all models; those that are not given are each model's own
+        split: which interactions train, validate and test
+        exclude_history: items of the history are no candidates
+        options: flags of the models, each given to those that it says something to
+    """
+    import numpy as np
+
+    from linguarec.commands.finetune import finetune, finetuning_request
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import evaluation_cases, training_sequences
+    from linguarec.evaluation import baselines
+    from linguarec.evaluation.comparison import (
+        compared,
+        comparison_table,
+        differences,
+        differences_table,
+        median_of,
+        pooled,
+    )
+    from linguarec.evaluation.published import published_values
+    from linguarec.evaluation.report import write_report
+    from linguarec.evaluation.slices import Slice, slices, training_counts
+    from linguarec.evaluation.summary import summarise
+    from linguarec.families.family import log_own_training, refuse
+    from linguarec.families.opening import families_named
+    from linguarec.files import write_json
+    from linguarec.run_items import ranked
+    from linguarec.runs.folder import check_report_folder
+    from linguarec.runs.tables import plain_console, show_table
+    from linguarec.training.settings import TrainingSettings
+
+    models = list(dict.fromkeys(models))
+    check_report_folder(output)
+    families = families_named(models)
+    _check(models, seeds, first_seed, baseline, training)
+    dataset = PreparedDataset.open(data)
+    roles = dataset.roles(split)
+    cases = evaluation_cases(dataset.sequences, roles, "test")
+    counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
+
+    own = {name: _options_of(family, options) for name, family in families.items()}
+    refuse(
+        ", ".join(models),
+        {flag: value for flag, value in options.items() if not any(flag in each for each in own.values())},
+    )
+    trained_by = {name: (training or TrainingSettings()).or_else(family.training) for name, family in families.items()}
+    for name, family in families.items():  # refuses what one of them lacks before the first of them is trained
+        plan = finetuning_request(
+            family, data, output / "runs" / name, None, trained_by[name], None, split, 1.0, first_seed, own[name]
+        )
+        family.finetuning.plan(plan)
+        log_own_training(family)
+
+    # The baselines draw nothing: they have the same result for every seed.
+    results: dict[str, list[EvaluationResult]] = {
+        "chance": [baselines.chance(cases, dataset.num_items, exclude_history)] * seeds,
+        "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
+    }
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for model in models:
+        runs[model] = []
+        for seed in range(first_seed, first_seed + seeds):
+            log.info("%s, seed %d", model, seed)
+            run = finetune(
+                model=model,
+                data=data,
+                output=output / "runs" / model / f"seed{seed}",
+                split=split,
+                seed=seed,
+                resume=True,
+                training=trained_by[model],
+                **own[model],
+            )
+            runs[model].append(run)
+        results[model] = [ranked(Path(run["run"]), dataset, cases, exclude_history) for run in runs[model]]
+
+    reference = baseline or _best_baseline(families, runs)
+    systems = {name: compared(found, KS) for name, found in results.items()}
+    tests = differences({name: results[name] for name in ("popularity", *models)}, reference, TESTED)
+    published = {} if exclude_history else published_values(dataset.manifest.counts, split)
+    minutes = {model: float(np.median([run["seconds"] for run in found])) / 60 for model, found in runs.items()}
+    parts = [Slice(part.group, part.name, np.tile(part.mask, seeds)) for part in slices(cases, counts)]
+    by_slice = summarise({name: pooled(found) for name, found in results.items()}, parts, KS)
+    table = comparison_table(systems, published, minutes)
+    tests_table = differences_table(tests, reference)
+    users = len(np.unique(cases.users))
+    summary: dict[str, Any] = {
+        "data": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "split": split,
+        "exclude_history": exclude_history,
+        "seeds": list(range(first_seed, first_seed + seeds)),
+        "users": users,
+        "items": dataset.num_items,
+        "baseline": reference,
+        "systems": {name: system.to_dict() for name, system in systems.items()},
+        "differences": tests,
+        "minutes": minutes,
+        "runs": {model: [run["run"] for run in found] for model, found in runs.items()},
+        "slices": by_slice["slices"],
+        "report": str(output / "report.html"),
+    }
+    figures = _plots(output, summary, by_slice, published)
+    write_report(
+        output / "report.html",
+        f"{dataset.name}: {', '.join(models)}",
+        _sections(summary, by_slice, table, tests_table, figures),
+    )
+    write_json(output / "comparison.json", summary)
+
+    console = plain_console()
+    show_table(console, table, f"{dataset.name}, {split}, test: {median_of(seeds)} ± half the 95 % interval over users")
+    show_table(
+        console, tests_table, "paired differences, mean of the seeds ± half the 95 % interval, p corrected by Holm"
+    )
+    console.print(f"report: {output / 'report.html'}")
+    return summary
+
+
+def _check(
+    models: Sequence[str], seeds: int, first_seed: int, baseline: str | None, training: "TrainingSettings | None"
+) -> None:
+    from linguarec.checks import seed_problems
+
+    problems = []
+    if seeds < 1:
+        problems.append(f"seeds is {seeds}; it must be at least 1")
+    problems += seed_problems(first_seed, "--first-seed")
+    if baseline is not None and baseline not in (*models, "popularity"):
+        problems.append(f"baseline is {baseline!r}; expected one of the models or popularity")
+    if training is not None and training.devices > 1:
+        problems.append(
+            f"training.devices is {training.devices}; compare trains in one process, one run after the other"
+        )
+    if problems:
+        raise SettingsError(problems)
+
+
+def _options_of(family: "Family", given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that say something to the family."""
+    from linguarec.families.family import option_types
+
+    known = option_types(family.finetuning.options)
+    return {flag: value for flag, value in given.items() if flag in known}
+
+
+def _best_baseline(families: "Mapping[str, Family]", runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The ID model with the best median on valid (choosing on test would favour it); or popularity."""
+    import statistics
+
+    by_id = [name for name in runs if families[name].by_id_alone]
+    if not by_id:
+        return "popularity"
+    return max(by_id, key=lambda name: statistics.median(run["valid"]["ndcg@10"] for run in runs[name]))
+
+
+def _plots(
+    output: Path, summary: Mapping[str, Any], by_slice: Mapping[str, Any], published: Mapping[str, Any]
+) -> "list[Figure]":
+    """Overall, learning curves, by slices; in this order."""
+    from linguarec.evaluation.intervals import Interval
+    from linguarec.evaluation.plots import plot_by_slice, plot_learning_curves, plot_systems
+    from linguarec.evaluation.report import Figure
+    from linguarec.evaluation.summary import slice_series
+    from linguarec.runs.results import learning_curve
+
+    folder, metric = output / "plots", "ndcg@10"
+    means = {
+        name: Interval(**{key: found[metric][key] for key in ("mean", "low", "high", "count")})
+        for name, found in summary["systems"].items()
+        if name != "chance"
+    }
+    values = {
+        name: value.value
+        for name, found in published.items()
+        for value in found
+        if value.metric == metric and name in means
+    }
+    overall, curves = folder / "systems.png", folder / "learning-curves.png"
+    plot_systems(overall, f"{summary['data']}, test", metric, means, values)
+    plot_learning_curves(
+        curves,
+        f"{summary['data']}: valid {metric}, first seed",
+        f"valid {metric}",
+        {model: learning_curve(Path(runs[0])) for model, runs in summary["runs"].items()},
+    )
+    figures = [
+        Figure(overall, f"{metric} of each system: mean of the seeds with its 95 % interval over users."),
+        Figure(curves, f"Valid {metric} after each epoch; the mark is the epoch that was kept."),
+    ]
+    for group, name in (("history length", "history-length"), ("popularity of the target", "popularity")):
+        series = slice_series(by_slice, group, metric)
+        series.pop("chance")
+        if len(series["popularity"]) > 1:
+            plot_by_slice(
+                folder / f"{name}.png", f"{summary['data']}, test: {metric} by {group}", group, metric, series
+            )
+            figures.append(Figure(folder / f"{name}.png", f"{metric} by {group}, with 95 % intervals over users."))
+    return figures
+
+
+def _sections(
+    summary: Mapping[str, Any], by_slice: Mapping[str, Any], table: Any, tests_table: Any, figures: "Sequence[Figure]"
+) -> "list[Section]":
+    from linguarec.evaluation.comparison import median_of
+    from linguarec.evaluation.report import Section
+    from linguarec.evaluation.summary import slices_table
+    from linguarec.runs.settings import CONFIG_FILE, read_settings
+
+    settings = [read_settings(Path(runs[0])) for runs in summary["runs"].values()]
+    versions = ", ".join(f"{name} {version}" for name, version in settings[0].get("versions", {}).items())
+    commands = [
+        f"linguarec finetune {found['model']} {found['data']} --config {Path(summary['runs'][model][0]) / CONFIG_FILE} -o RUN"
+        for model, found in zip(summary["runs"], settings, strict=True)
+    ]
+    figures_are = median_of(len(summary["seeds"])).capitalize()
+    return [
+        Section(
+            "Results",
+            table=table,
+            note=f"Test targets of {summary['users']:,} users, each ranked among all {summary['items']:,} items; items "
+            f"of the history are {'no ' if summary['exclude_history'] else ''}candidates. {figures_are} ± "
+            "half the width of the 95 % bootstrap interval over users. Minutes: median training time.",
+            figures=figures[:1],
+        ),
+        Section(
+            "Differences",
+            f"User by user, mean of the seeds, against {summary['baseline']} ± half the 95 % bootstrap interval; "
+            "p by the bootstrap, corrected by Holm's method for the number of systems.",
+            tests_table,
+        ),
+        Section("Where the systems differ", table=slices_table(by_slice, "ndcg@10"), figures=figures[2:]),
+        Section("Training", figures=figures[1:2]),
+        Section(
+            "How this was made",
+            f"Data {summary['data_fingerprint'][:16]} (fingerprint), split {summary['split']}, seeds "
+            f"{', '.join(map(str, summary['seeds']))}; {versions}. All settings are in settings.json of each run.",
+            commands=commands,
+        ),
+    ]

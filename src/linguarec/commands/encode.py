@@ -1,0 +1,134 @@
+"""Encode: item texts to vectors, by a language model."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from linguarec.checks import name_problems, seed_problems
+
+
+def encode(
+    data: Path,
+    encoder: str = "all-MiniLM-L6-v2",
+    pooling: Literal["auto", "cls", "mean"] = "auto",
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    name: str | None = None,
+    max_tokens: int | None = None,
+    word_drop_draws: int = 0,
+    word_drop: float = 0.2,
+    seed: int = 0,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Encode the item texts of a prepared folder and store the vectors in it.
+
+    A run that was killed goes on where it stopped when the same command is given again.
+
+    Args:
+        data: a prepared folder
+        encoder: name of an encoder (built in or in the hub cache), or a transformers or sentence-transformers folder
+        pooling: how token vectors become one; auto = as the encoder declares, else its first token (CLS)
+        precision: auto = bf16 where the processor multiplies it, else fp32
+        name: name of the stored vectors; by default the last part of the encoder's name
+        max_tokens: longer texts are cut there; by default the encoder's own limit
+        word_drop_draws: also store this many draws of vectors of texts with words left out, for augmentation
+        word_drop: share of the words that a draw leaves out
+        seed: seed of the draws
+        device: cpu or cuda; by default a GPU where there is one
+        overwrite: replace vectors of that name
+    """
+    import time
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from linguarec.data.dataset import FeatureInfo, PreparedDataset
+    from linguarec.errors import DataFormatError, OutputError, SettingsError
+    from linguarec.files import writing_file
+    from linguarec.text.encoders import TextEncoder
+    from linguarec.text.references import stored_name
+    from linguarec.text.shards import encode_in_shards, remove_shards
+    from linguarec.text.word_drop import drop_words
+
+    problems = seed_problems(seed)
+    if word_drop_draws < 0:
+        problems.append(f"word_drop_draws is {word_drop_draws}; expected 0 or more.")
+    if not 0 < word_drop < 1:
+        problems.append(f"word_drop is {word_drop}; expected a share between 0 and 1.")
+    if max_tokens is not None and max_tokens < 3:
+        problems.append(f"max_tokens is {max_tokens}; expected 3 or more (two are special tokens).")
+    name = name or stored_name(encoder)
+    problems += name_problems(name)
+    if problems:
+        raise SettingsError(problems)
+    dataset = PreparedDataset.open(data)
+    if name in dataset.feature_names and not overwrite:
+        raise OutputError(f"{data} has vectors {name!r} already; pass --overwrite to replace them, or --name another.")
+    if not any(text.strip() for text in dataset.texts):
+        raise DataFormatError(
+            f"No item of {data} has a text, so all would get one vector; prepare it with a catalogue that has texts (--items)."
+        )
+    model = TextEncoder.load(encoder, pooling, precision, max_tokens, dataset.manifest.text_rules, device)
+    file = dataset.feature_path(name)
+    scratch = file.with_name(f".{name}.shards")
+
+    started = time.perf_counter()
+    found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}")
+    seconds = time.perf_counter() - started
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for draw in range(word_drop_draws):
+        dropped = [drop_words(text, word_drop, generator) for text in dataset.texts]
+        title = f"Word-drop draw {draw + 1} of {word_drop_draws}"
+        drawn.append(scratch / f"drop{draw}.npy")
+        vectors = encode_in_shards(model, dropped, scratch, title).vectors
+        with writing_file(drawn[-1]) as temporary, temporary.open("wb") as stream:
+            np.save(stream, vectors)
+    # Only now is anything replaced, and the old draws go first: vectors never stand beside those of another encoder.
+    for old in file.parent.glob(f"{name}.drop*.npy"):
+        old.unlink()
+    reference = model.reference
+    info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
+    dataset.write_features(name, found.vectors, info)
+    for draws in drawn:
+        draws.replace(file.with_suffix(f".{draws.name}"))
+    remove_shards(scratch)
+
+    encoded = found.distinct - found.resumed
+    result = {
+        "data": str(data),
+        "features": name,
+        "items": dataset.num_items,
+        "distinct_texts": found.distinct,
+        "empty_texts": found.empty,
+        "cut_texts": found.cut,
+        "resumed_texts": found.resumed,
+        "width": reference.width,
+        "pooling": reference.pooling,
+        "max_tokens": reference.max_tokens,
+        "precision": model.precision,
+        "weights_sha256": reference.weights_sha256,
+        "word_drop_draws": word_drop_draws,
+        "seconds": round(seconds, 3),
+        "items_per_second": round(dataset.num_items / seconds, 1) if encoded else None,
+    }
+    _show(result)
+    return result
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from linguarec.runs.tables import plain_console
+
+    table = Table(title=f"Vectors {result['features']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    notes = {
+        "empty_texts": "encoded as the empty string",
+        "cut_texts": f"longer than {result['max_tokens']} tokens",
+        "resumed_texts": "from an earlier run that was stopped",
+    }
+    for key, value in result.items():
+        if key not in ("data", "features", "weights_sha256") and value is not None:
+            shown = f"{value:,}" if isinstance(value, int | float) else str(value)
+            table.add_row(key.replace("_", " "), shown, notes.get(key, "") if value else "")
+    plain_console().print(table)

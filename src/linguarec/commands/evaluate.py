@@ -1,0 +1,206 @@
+"""Evaluate: rank the targets of a split with a trained run, beside popularity and chance."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linguarec.errors import DataFormatError, SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import EvaluationCases
+    from linguarec.evaluation.evaluate import EvaluationResult
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    split: Literal["test", "valid"] = "test",
+    protocol: str | None = None,
+    zero_shot: bool = False,
+    exclude_history: bool = False,
+    ks: list[int] | None = None,
+    plots: bool = True,
+    device: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Rank each target among the whole catalogue and report recall, ndcg and mrr, beside popularity and chance.
+
+    Means are over users, with 95 % bootstrap intervals; with equal scores a metric is the mean over the tied ranks. The
+    same for new and known targets, by their popularity and by history length. Results and plots go into the run folder.
+
+    With --zero-shot the model may be one that was never tuned on the data, as a pre-training leaves it, and all items are
+    read by their text: by the data's vectors of the model's encoder, by codes of its codebook, or tokens of its tokenizer.
+
+    Args:
+        run: run folder of a trained model; with --zero-shot also a pre-training run or a converted checkpoint
+        data: prepared dataset folder; by default the one that the run was trained on
+        split: which targets are ranked
+        protocol: how the folder was split (leave-one-out, temporal, held-out-items); by default as in the training
+        zero_shot: items are read by their text; without this, items that the run does not know are an error
+        exclude_history: items of the history are no candidates (the published protocol keeps them)
+        ks: list lengths of recall and ndcg; 10 and 50 by default
+        plots: write plots by history length and popularity
+        device: cpu or cuda; by default a GPU where there is one
+        seed: of the bootstrap
+        options: with --zero-shot: names of what is read of the folder; by default what fits the model
+    """
+    import time
+
+    import numpy as np
+
+    from linguarec.checks import check_seed
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
+    from linguarec.devices import device_for
+    from linguarec.evaluation import baselines
+    from linguarec.evaluation.slices import slices, training_counts
+    from linguarec.evaluation.summary import slices_table, summarise, systems_table
+    from linguarec.families.opening import read_description
+    from linguarec.files import write_json
+    from linguarec.ranking.scorer import left_out, log_left_out
+    from linguarec.run_items import items_of_run
+    from linguarec.runs.settings import read_settings
+    from linguarec.runs.tables import plain_console, show_table
+
+    check_seed(seed)
+    ks = sorted(ks or [10, 50])
+    if ks[0] < 1:
+        raise SettingsError([f"ks holds {ks[0]}; each must be at least 1"])
+    place = device_for(device)
+    settings = read_settings(run)
+    model_name = read_description(run).name
+    if data is None and "data_fingerprint" not in settings:
+        raise SettingsError([f"{run} was trained on no folder of its own; name one: `linguarec evaluate {run} DATA`"])
+    dataset = PreparedDataset.open(data or _trained_on(run, settings))
+    own_data = dataset.fingerprint == settings.get("data_fingerprint")
+    if data is None and not own_data:
+        raise DataFormatError(
+            f"{dataset.path} was prepared anew since {run} was trained on it: the fingerprint of its content is now "
+            f"{dataset.fingerprint[:12]}, the run has {settings['data_fingerprint'][:12]}. Train again, or name the "
+            "folder, to evaluate the run on it as on any other data."
+        )
+    protocol = protocol or settings.get("split", "leave-one-out")
+    roles = dataset.roles(protocol)
+    cases = evaluation_cases(dataset.sequences, roles, split)
+    if len(cases) == 0:
+        raise DataFormatError(
+            f"{dataset.path}: split {protocol!r} has no {split} target with a history before it; prepare it with more data, or "
+            "name another split with --protocol."
+        )
+    trained = training_sequences(dataset.sequences, roles)
+    if own_data and settings.get("users", 1.0) < 1:  # what the run learned from, and not what others did
+        trained = trained.select(draw_users(dataset.num_users, settings["users"], settings["seed"]))
+    counts = training_counts(trained.values, dataset.num_items)
+    if own_data and protocol != settings["split"]:
+        log.warning(
+            "%s was trained on the split %s of these data: targets of %s may be among what it learned from, and then its "
+            "figures are too high",
+            run,
+            settings["split"],
+            protocol,
+        )
+    items = items_of_run(run, dataset, zero_shot, options, place)
+    cut = left_out(items.scorer, items.inputs, {split: cases.histories})
+    log_left_out(cut)
+    started = time.perf_counter()
+    result = items.rank(cases, exclude_history)
+    seconds = time.perf_counter() - started
+    systems = {
+        model_name: result,
+        "popularity": baselines.popularity(cases, counts, exclude_history),
+        "chance": baselines.chance(cases, dataset.num_items, exclude_history),
+    }
+    summary = {
+        "run": str(run),
+        "model": model_name,
+        "data": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "trained_on_this_data": own_data,
+        "trained_on_split": settings.get("split") if own_data else None,
+        "zero_shot": zero_shot,
+        "protocol": protocol,
+        "split": split,
+        "exclude_history": exclude_history,
+        "items": dataset.num_items,
+        "items_read_by_text": items.new_items,
+        "targets": len(cases),
+        "targets_without_history": int((np.asarray(roles) == ROLE_OF_PART[split]).sum()) - len(cases),
+        "users": len(np.unique(cases.users)),
+        **({} if cut is None else {"cut": cut}),
+        "seconds": round(seconds, 3),
+        **summarise(systems, slices(cases, counts), ks, seed),
+    }
+    folder = run / "evaluation"
+    name = _result_name(split, settings, dataset, protocol, own_data, zero_shot, exclude_history)
+    summary["files"] = [str(path) for path in _write(folder, name, summary, result, cases, plots)]
+    write_json(folder / f"{name}.json", summary)
+
+    console = plain_console()
+    size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
+    what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
+    show_table(console, systems_table(summary), what)
+    show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
+    if summary["targets_without_history"]:
+        console.print(f"left out: {summary['targets_without_history']:,} targets without a history before them")
+    console.print(f"written: {folder / f'{name}.json'}")
+    return summary
+
+
+def _trained_on(run: Path, settings: dict[str, Any]) -> Path:
+    path = Path(settings["data"])
+    if not path.exists():
+        raise DataFormatError(
+            f"{run} was trained on {path}, which is not there; name the folder: `linguarec evaluate {run} DATA`."
+        )
+    return path
+
+
+def _result_name(
+    split: str,
+    settings: dict[str, Any],
+    dataset: "PreparedDataset",
+    protocol: str,
+    own_data: bool,
+    zero_shot: bool,
+    exclude_history: bool,
+) -> str:
+    parts = [split]
+    if not own_data:
+        parts.append(dataset.name)
+    if not own_data or protocol != settings.get("split", protocol):
+        parts.append(protocol)
+    if zero_shot:
+        parts.append("zero-shot")
+    if exclude_history:
+        parts.append("without-history")
+    return "-".join(parts)
+
+
+def _write(
+    folder: Path, name: str, summary: dict[str, Any], result: "EvaluationResult", cases: "EvaluationCases", plots: bool
+) -> list[Path]:
+    """The ranks of every case, and the plots; the paths written."""
+    import numpy as np
+
+    from linguarec.evaluation.plots import plot_by_slice
+    from linguarec.evaluation.summary import slice_series
+    from linguarec.files import writing_file
+
+    ranks = folder / f"{name}.ranks.npz"
+    with writing_file(ranks) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file, users=result.users, targets=cases.targets, greater=result.ranks.greater, ties=result.ranks.ties
+        )
+    written = [ranks]
+    metric = next(metric for metric in summary["systems"]["chance"] if metric.startswith("ndcg"))
+    for group, file_name in (("history length", "history-length"), ("popularity of the target", "popularity")):
+        series = slice_series(summary, group, metric)
+        if plots and len(series["chance"]) > 1:
+            path = folder / f"{name}.{file_name}.png"
+            plot_by_slice(path, f"{summary['data']}, {summary['split']}: {metric} by {group}", group, metric, series)
+            written.append(path)
+    return written

@@ -1,0 +1,139 @@
+"""Fine-tune: train one model on one prepared folder into a self-contained run folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.families.family import Family, Plan, Request
+    from linguarec.training.settings import TrainingSettings
+
+
+def finetune(
+    model: str,
+    data: Path,
+    output: Path,
+    config: Any = None,
+    training: "TrainingSettings | None" = None,
+    from_: Path | None = None,
+    split: str = "leave-one-out",
+    users: float = 1.0,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train a model on a prepared folder, keep the weights that are best on the valid part, and test them.
+
+    The run folder holds everything that using the model needs: weights, catalogue, keys, codebook, settings, metrics by
+    epoch, plots. A run that was killed goes on with --resume and ends with the same weights as an unbroken one.
+
+    With --from the training starts from another model's weights, and the settings of model and sequence encoder are that
+    model's; of those that the weights do not need (dropout, temperature) others can be given.
+
+    Args:
+        model: name of the model
+        data: prepared dataset folder
+        output: run folder to write
+        config: settings of the model
+        training: settings of the training
+        from_: start from the model in this folder: a pre-training run, a converted checkpoint or another run
+        split: which interactions train, validate and test (leave-one-out, temporal or held-out-items)
+        users: fraction of the users who train and validate, drawn by the seed; all users are tested
+        seed: of initial weights, shuffling and dropout
+        resume: go on with a run that was interrupted
+        overwrite: replace the run folder if it exists
+        options: what the model reads, its stages, its sequence encoder: the model's own flags
+    """
+    from linguarec.families.opening import family_named
+    from linguarec.families.start import log_start
+    from linguarec.runs.folder import check_other_folder, open_run
+    from linguarec.runs.settings import RunSettings
+    from linguarec.training.processes import is_main_process
+    from linguarec.training.stages import run_stages
+
+    data, output = Path(data), Path(output)
+    family = family_named(model)
+    if training is not None and training.strategy == "fsdp":
+        raise SettingsError(
+            ["training.strategy fsdp is for pretrain; a fine-tuned model is small beside its catalogue: take ddp"]
+        )
+    check_other_folder(from_, output)
+    request = finetuning_request(family, data, output, config, training, from_, split, users, seed, options)
+    plan = family.finetuning.plan(request)
+    done = open_run(output, RunSettings.of("finetune", request, plan), resume, overwrite)
+    if done is not None:
+        return done
+    log_start(plan.taken)
+    plan.begin()
+    results = run_stages(plan.stages, output, resume)
+    if not is_main_process():
+        return {}
+    return _finish(request, plan, results)
+
+
+def finetuning_request(
+    family: "Family",
+    data: Path,
+    output: Path,
+    config: Any,
+    training: "TrainingSettings | None",
+    from_: Path | None,
+    split: str,
+    users: float,
+    seed: int,
+    options: dict[str, Any],
+) -> "Request":
+    """The arguments of `finetune`, checked and opened.
+
+    Raises:
+        SettingsError: an argument cannot be; or says nothing to the model.
+        CheckpointMismatchError: the folder to start from holds no model, or another one.
+    """
+    from linguarec.checks import check_seed
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.training_data import check_fraction
+    from linguarec.families.family import Request
+    from linguarec.families.opening import open_start
+    from linguarec.training.settings import TrainingSettings
+
+    chosen = family.options(family.finetuning, options)
+    training = training or TrainingSettings(**family.training)
+    training.check()
+    check_fraction(users)
+    check_seed(seed)
+    start = None if from_ is None else open_start(Path(from_))
+    if start is not None:
+        start.check(family)
+    dataset = PreparedDataset.open(data)
+    return Request(family, [dataset], start, config, chosen, training, split, users, seed, output)
+
+
+def _finish(request: "Request", plan: "Plan", results: list[Any]) -> dict[str, Any]:
+    """Make the run folder usable on its own, with the best weights; test them, and write and show the metrics."""
+    from typing import cast
+
+    from linguarec.catalogue import Catalogue
+    from linguarec.data.splits import evaluation_cases
+    from linguarec.devices import device_of
+    from linguarec.evaluation.evaluate import rank_cases
+    from linguarec.families.weights import WEIGHTS_FILE, load_weights
+    from linguarec.recommender import Recommender
+    from linguarec.runs.results import metrics_of, write_results
+    from linguarec.text.cleaning import TextRules
+
+    dataset, description, output = request.dataset, plan.description, request.output
+    load_weights(plan.network, output / WEIGHTS_FILE)
+    scorer = description.family.scorer(plan.network.eval(), description, plan.source, output)
+    device = device_of(request.training.accelerator)  # Lightning has moved the network back
+    rules = cast(TextRules, dataset.manifest.text_rules)
+    catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
+    recommender = Recommender.of_items(scorer.to(device), description, catalogue, plan.source)
+    recommender.save(output)
+    cases = evaluation_cases(dataset.sequences, dataset.roles(request.split), "test", scorer.max_length)
+    now = recommender.snapshot
+    metrics = metrics_of(request, plan, results, plan.left_out())
+    metrics["test"] = rank_cases(scorer, now.inputs, now.ranker, cases).means()
+    write_results(output, dataset.name, metrics)
+    return metrics

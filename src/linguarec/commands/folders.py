@@ -1,0 +1,112 @@
+"""What all `prepare` recipes share: run the steps, write the folder, show what was counted."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linguarec.checks import seed_problems
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.data.dataset import Manifest
+    from linguarec.data.folder import Content
+    from linguarec.data.preparation import FilterSettings, Reader
+
+TextRules = Literal["default", "released"]
+Ties = Literal["file", "random"]
+Duplicates = Literal["identical", "first", "keep"]
+Catalogue = Literal["log", "all"]
+Encoding = Literal["utf-8", "latin-1"]
+
+
+def check_settings(held_out_share: float, seed: int, k_core: int = 0) -> None:
+    """Raise one error that names every setting that cannot work."""
+    problems = []
+    if not 0 <= held_out_share < 1:
+        problems.append(f"--held-out-share is {held_out_share}; it must be at least 0 (no item held out) and below 1.")
+    problems += seed_problems(seed)
+    if k_core < 0:
+        problems.append(f"--k-core is {k_core}; it must be at least 0, which keeps all.")
+    if problems:
+        raise SettingsError(problems)
+
+
+def prepare_folder(
+    recipe: str,
+    arguments: Mapping[str, Any],
+    read: "Reader",
+    filters: "FilterSettings",
+    text_rules: TextRules,
+    output: Path,
+    held_out_share: float,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from linguarec.data.preparation import prepare_content
+    from linguarec.text.cleaning import item_text
+
+    check_settings(held_out_share, filters.seed, filters.k_core)
+    arguments = {
+        **arguments,
+        "k_core": filters.k_core,
+        "ties": filters.ties,
+        "duplicates": filters.duplicates,
+        "catalogue": filters.catalogue,
+    }
+    return write_content(
+        recipe,
+        arguments,
+        lambda scratch: prepare_content(scratch, read, filters, lambda values: item_text(values, text_rules)),
+        text_rules,
+        output,
+        held_out_share,
+        filters.seed,
+        overwrite,
+    )
+
+
+def write_content(
+    recipe: str,
+    arguments: Mapping[str, Any],
+    make_content: "Callable[[Path], AbstractContextManager[Content]]",
+    text_rules: TextRules,
+    output: Path,
+    held_out_share: float,
+    seed: int,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from linguarec.data.folder import Origin, write_folder
+    from linguarec.data.splitting import SplitSettings
+
+    arguments = {**arguments, "text_rules": text_rules, "held_out_share": held_out_share, "seed": seed}
+    manifest = write_folder(
+        output,
+        Origin(recipe, arguments, text_rules),
+        SplitSettings(held_out_share=held_out_share, seed=seed),
+        overwrite,
+        make_content,
+    )
+    _show(output, manifest)
+    return {
+        "output": str(output),
+        **manifest.counts,
+        "attributes": manifest.attributes,
+        "report": manifest.report,
+        "fingerprint": manifest.fingerprint,
+    }
+
+
+def _show(output: Path, manifest: "Manifest") -> None:
+    from rich.table import Table
+
+    from linguarec.runs.tables import plain_console
+
+    table = Table(title=f"{output} ({manifest.recipe})", show_header=False, title_justify="left")
+    table.add_column("what")
+    table.add_column("number", justify="right")
+    for what, number in manifest.counts.items():
+        table.add_row(what, f"{number:,}", style="bold")
+    for what, number in manifest.report.items():
+        if number:
+            table.add_row(what.replace("_", " "), f"{number:,}")
+    plain_console().print(table)

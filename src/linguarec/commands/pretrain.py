@@ -1,0 +1,122 @@
+"""Pre-train: one model on several prepared folders at once, to be fine-tuned on another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.training.settings import TrainingSettings
+
+
+def pretrain(
+    model: str,
+    data: list[Path],
+    output: Path,
+    config: Any = None,
+    training: "TrainingSettings | None" = None,
+    valid: Path | None = None,
+    from_: Path | None = None,
+    mixing: float = 1.0,
+    split: str = "leave-one-out",
+    users: float = 1.0,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train a model by contrast on the logs of several domains; keep the weights that are best on a domain it never saw.
+
+    The run folder holds weights, settings, metrics by epoch, a plot, and what its item vectors and codes are made by. It has
+    no catalogue: `linguarec finetune MODEL DATA --from RUN` takes it to a domain, `linguarec evaluate RUN DATA --zero-shot`
+    tests it there as it is.
+
+    With --from the training starts from another model's weights, and the settings of model and sequence encoder are that
+    model's; of those that the weights do not need (dropout, temperature) others can be given.
+
+    Args:
+        model: name of the model
+        data: prepared folders, one a domain, with vectors of one encoder, codes of one codebook or tokens of one tokenizer,
+            whichever the model reads
+        output: run folder to write
+        config: settings of the model
+        training: settings of the training
+        valid: prepared folder of a further domain whose valid part, ranked without training on it, picks the best weights; by
+            default the valid parts of the training domains themselves
+        from_: start from the model in this folder: another pre-training run, a converted checkpoint or a fine-tuning run,
+            whose items were read by the same encoder, codebook or tokenizer
+        mixing: how often a domain is seen, whose histories have n next items to learn: in proportion to n^mixing; 1 = by size,
+            0 = all alike
+        split: which interactions train; what it holds back for valid and test is not seen
+        users: fraction of each domain's users who train, drawn by the seed
+        seed: of initial weights, shuffling, augmentation and dropout
+        resume: go on with a run that was interrupted
+        overwrite: replace the run folder if it exists
+        options: what the model reads, its augmentation, its sequence encoder: the model's own flags
+    """
+    from linguarec.checks import check_seed
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.training_data import check_fraction
+    from linguarec.families import FAMILIES
+    from linguarec.families.family import Request
+    from linguarec.families.opening import family_named, open_start
+    from linguarec.families.start import log_start
+    from linguarec.runs.folder import check_other_folder, open_run
+    from linguarec.runs.results import metrics_of, write_results
+    from linguarec.runs.settings import RunSettings
+    from linguarec.training.processes import is_main_process
+    from linguarec.training.settings import TrainingSettings
+    from linguarec.training.stages import run_stages
+
+    family = family_named(model)
+    if family.pretraining is None:
+        able = ", ".join(name for name, each in FAMILIES.items() if each.pretraining is not None)
+        raise SettingsError([f"{model} cannot be pre-trained; there are: {able}"])
+    data, output = [Path(folder) for folder in data], Path(output)
+    chosen = family.options(family.pretraining, options)
+    training = training or TrainingSettings(**family.training)
+    training.check()
+    _check(data, valid, mixing)
+    check_fraction(users)
+    check_seed(seed)
+    check_other_folder(from_, output)
+    start = None if from_ is None else open_start(Path(from_))
+    if start is not None:
+        start.check(family)
+    datasets = [PreparedDataset.open(folder) for folder in data]
+    held_out = None if valid is None else PreparedDataset.open(valid)
+    request = Request(family, datasets, start, config, chosen, training, split, users, seed, output, held_out, mixing)
+    plan = family.pretraining.plan(request)
+    done = open_run(output, RunSettings.of("pretrain", request, plan), resume, overwrite)
+    if done is not None:
+        return done
+    log_start(plan.taken)
+    plan.begin()
+    results = run_stages(plan.stages, output, resume)
+    if not is_main_process():
+        return {}
+    names = [dataset.name for dataset in datasets]
+    metrics = metrics_of(request, plan, results, plan.left_out())
+    metrics["domains"] = dict(zip(names, plan.facts.get("targets", [None] * len(names)), strict=True))
+    write_results(output, " + ".join(names), metrics)
+    return metrics
+
+
+def _check(data: Sequence[Path], valid: Path | None, mixing: float) -> None:
+    problems = []
+    if not data:
+        problems.append("data is empty; name at least one prepared folder")
+    places = [folder.resolve() for folder in data]
+    twice = sorted({str(place) for place in places if places.count(place) > 1})
+    if twice:
+        problems.append(f"these folders are named twice: {', '.join(twice)}")
+    if valid is not None and Path(valid).resolve() in places:
+        problems.append(
+            f"--valid {valid} is one of the folders that train; name a domain that the model never sees, or leave the flag "
+            "out: then the valid parts of all of them choose"
+        )
+    if not mixing >= 0:
+        problems.append(f"mixing is {mixing}; it must be 0 or above")
+    if problems:
+        raise SettingsError(problems)

@@ -1,0 +1,109 @@
+"""Quantize: item vectors to discrete codes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linguarec.checks import check_seed
+
+if TYPE_CHECKING:
+    from linguarec.codes.quantisation import CodeStatistics
+    from linguarec.data.dataset import PreparedDataset
+
+
+def quantize(
+    data: list[Path],
+    features: str,
+    subvectors: int = 32,
+    centroids: int = 256,
+    method: Literal["opq", "pq", "residual", "random"] = "opq",
+    fit_on: Literal["train", "all"] = "train",
+    split: str = "leave-one-out",
+    name: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Fit one code book on the item vectors of one or more folders and store each folder's codes in it.
+
+    Args:
+        data: prepared folders; several share one code book
+        features: name of the item vectors (see `linguarec encode`), the same in all folders
+        subvectors: numbers in a code (M)
+        centroids: values that each of them can take (K)
+        method: opq (rotated product quantisation), pq, residual, or random (codes without meaning, for comparison)
+        fit_on: fit on the items that occur in training sequences, or on all
+        split: the split that tells the training items
+        name: name of the stored codes; by default made of the vectors' name, method and size
+        seed: seed of the clustering
+        overwrite: replace codes of that name
+    """
+    import numpy as np
+
+    from linguarec.codes.codebook import ItemCodes
+    from linguarec.codes.quantisation import QuantisationSettings, code_statistics, fit_code_book
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.same_encoder import check_same_encoder
+    from linguarec.errors import OutputError, SettingsError
+
+    if not data:
+        raise SettingsError(["data is empty; name at least one prepared folder."])
+    check_seed(seed)
+    datasets = [PreparedDataset.open(folder) for folder in data]
+    name = name or f"{features}.{method}{subvectors}x{centroids}"
+    for dataset in datasets:
+        if name in dataset.code_names and not overwrite:
+            raise OutputError(f"{dataset.path} has codes {name!r} already; pass --overwrite, or --name another.")
+    encoder = check_same_encoder([(dataset, features) for dataset in datasets])
+    vectors = [dataset.features(features) for dataset in datasets]
+    fitted = [
+        np.asarray(matrix[training_items(dataset, split)] if fit_on == "train" else matrix, dtype=np.float32)
+        for dataset, matrix in zip(datasets, vectors, strict=True)
+    ]
+    settings = QuantisationSettings(method, subvectors, centroids, seed)
+    book = fit_code_book(np.concatenate(fitted), settings, features, encoder.weights_sha256)
+    folders = []
+    for dataset, matrix, points in zip(datasets, vectors, fitted, strict=True):
+        codes = ItemCodes(book.encode(matrix), book, dataset.feature_info(features).texts_fingerprint)
+        codes.save(dataset.codes_path(name))
+        statistics = code_statistics(codes.codes, matrix, book)
+        folders.append({"data": str(dataset.path), "fitted_items": len(points), **statistics.as_dict()})
+        _show(f"Codes {name} of {dataset.name}", statistics, centroids)
+    return {
+        "codes": name,
+        "method": method,
+        "subvectors": subvectors,
+        "centroids": centroids,
+        "seed": seed,
+        "fit_on": fit_on,
+        "fitted_items": sum(map(len, fitted)),
+        "book_sha256": book.fingerprint,
+        "folders": folders,
+    }
+
+
+def training_items(dataset: "PreparedDataset", split: str) -> Any:
+    """Rows of the items that occur in the training sequences of `split`, ascending, [n] int."""
+    import numpy as np
+
+    from linguarec.data.splits import training_sequences
+
+    return np.unique(training_sequences(dataset.sequences, dataset.roles(split)).values)
+
+
+def _show(title: str, statistics: "CodeStatistics", centroids: int) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from linguarec.runs.tables import plain_console
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_row("items", f"{statistics.items:,}", f"{statistics.distinct_vectors:,} distinct vectors")
+    table.add_row("distinct codes", f"{statistics.distinct_codes:,}", "")
+    table.add_row(
+        "colliding items", f"{statistics.colliding_items:,}", "share their code with an item of another vector"
+    )
+    table.add_row(
+        "centroids used", f"{statistics.centroids_used:.1%}", f"perplexity {statistics.perplexity:.1f} of {centroids}"
+    )
+    distortion = "none" if statistics.distortion is None else f"{statistics.distortion:.4f}"
+    table.add_row("distortion", distortion, "share of the vectors' variance that the codes lose")
+    plain_console().print(table)

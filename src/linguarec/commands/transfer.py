@@ -1,0 +1,253 @@
+"""Transfer: what a pre-trained model is worth on a folder, against training from scratch, by how many users train."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linguarec.errors import SettingsError
+
+if TYPE_CHECKING:
+    from linguarec.evaluation.comparison import ComparedSystem
+    from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.evaluation.report import Table
+    from linguarec.families.start import Start
+    from linguarec.training.settings import TrainingSettings
+
+Way = Literal["scratch", "frozen", "full", "zero-shot"]
+WAYS: tuple[Way, ...] = ("scratch", "frozen", "full", "zero-shot")
+log = logging.getLogger(__name__)
+KS = (10, 50)
+TESTED = ("recall@10", "ndcg@10")
+Results = dict[int, dict[str, "list[EvaluationResult]"]]
+
+
+def transfer(
+    data: Path,
+    from_: Path,
+    output: Path,
+    ways: list[Way] | None = None,
+    shares: list[int] | None = None,
+    seeds: int = 3,
+    first_seed: int = 0,
+    training: "TrainingSettings | None" = None,
+    split: str = "leave-one-out",
+    **options: Any,
+) -> dict[str, Any]:
+    """Train from scratch and from a pre-trained model with growing shares of the users, and say whether pre-training helps.
+
+    Every way is tested on all users, with several seeds; each is compared with scratch user by user. Finished runs are
+    taken as they are and interrupted ones go on, so the command can be repeated, also with more ways, shares or seeds.
+
+    Args:
+        data: prepared folder of the target domain
+        from_: pre-training run or converted checkpoint
+        output: folder for the runs, transfer.json, the plot and report.html
+        ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is tuned), zero-shot; all that the
+            model has by default
+        shares: percentages of the users who train; 5, 20, 50 and 100 by default
+        seeds: how many runs of each
+        first_seed: the first of them
+        training: settings of all trainings; where nothing is asked for, the model's own. With a share of the users a step
+            takes that share of targets_per_step, so that an epoch has as many steps as with all of them
+        split: which interactions train, validate and test
+        options: flags of the model, as of `linguarec finetune --from`
+    """
+    import numpy as np
+
+    from linguarec.commands.finetune import finetune, finetuning_request
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import evaluation_cases
+    from linguarec.devices import device_for
+    from linguarec.evaluation.comparison import compared, differences, median_of
+    from linguarec.evaluation.intervals import Interval
+    from linguarec.evaluation.plots import plot_by_share
+    from linguarec.evaluation.report import Figure, Section, write_report
+    from linguarec.families.family import log_own_training
+    from linguarec.families.opening import open_start
+    from linguarec.files import write_json
+    from linguarec.run_items import items_by_text, ranked
+    from linguarec.runs.folder import check_report_folder
+    from linguarec.runs.settings import read_settings
+    from linguarec.runs.tables import plain_console, show_table
+    from linguarec.training.settings import TrainingSettings
+
+    shares = sorted(set(shares or [5, 20, 50, 100]))
+    training = training or TrainingSettings()
+    _check(shares, seeds, first_seed, training.devices)
+    check_report_folder(output)
+    start = open_start(from_)
+    family = start.family
+    training = training.or_else(family.training)
+    training.check()
+    log_own_training(family)
+    dataset = PreparedDataset.open(data)
+    cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test")
+    flags, ways = _ways_of(start, options, ways)
+    encoder = start.description.encoder
+    smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
+    for way in (
+        way for way in ("scratch", "frozen", "full") if way in ways
+    ):  # refuses what does not fit; scratch first
+        given = dict(flags[way])
+        request = finetuning_request(
+            family,
+            data,
+            output / "runs" / way,
+            given.pop("config", None),
+            training,
+            given.pop("from_", None),
+            split,
+            1.0,
+            first_seed,
+            given,
+        )
+        family.finetuning.plan(request)
+    read = None
+    inputs: dict[str, dict[str, str | None]] = {}
+    if "zero-shot" in ways:
+        names = {flag: options.get(flag) for flag in family.source.flags}
+        read = items_by_text(start, dataset, names, device_for(None))
+
+    def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
+        log.info("%s, %d %% of the users, seed %d", way, share, seed)
+        per_step = max(smallest_step, round(training.targets_per_step * share / 100))
+        run = finetune(
+            model=family.name,
+            data=data,
+            output=output / "runs" / way / f"{share}" / f"seed{seed}",
+            training=replace(training, targets_per_step=per_step),
+            split=split,
+            users=share / 100,
+            seed=seed,
+            resume=True,
+            **flags[way],
+        )
+        recorded = read_settings(Path(run["run"]))
+        inputs[way] = {kind: recorded.get(kind) for kind in family.source.flags}
+        return ranked(Path(run["run"]), dataset, cases)
+
+    results: Results = {share: {} for share in shares}
+    for way in ways:
+        if read is not None and way == "zero-shot":
+            untrained = read.rank(cases)
+            for share in shares:
+                results[share][way] = [untrained] * seeds
+            continue
+        for share in shares:
+            results[share][way] = [trained(way, share, seed) for seed in range(first_seed, first_seed + seeds)]
+
+    systems = {share: {way: compared(found, KS) for way, found in of.items()} for share, of in results.items()}
+    tests = {
+        share: differences(of, "scratch", TESTED) if "scratch" in of and len(of) > 1 else {}
+        for share, of in results.items()
+    }
+    table = _table(systems, tests)
+    summary: dict[str, Any] = {
+        "data": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "from": str(from_),
+        "weights_sha256": start.weights_sha256,
+        "model": family.name,
+        "mode": flags["full"].get("mode"),
+        "inputs": inputs,
+        "split": split,
+        "seeds": list(range(first_seed, first_seed + seeds)),
+        "users": len(np.unique(cases.users)),
+        "systems": {share: {way: found.to_dict() for way, found in of.items()} for share, of in systems.items()},
+        "differences": tests,
+        "verdicts": {share: {way: verdict(test["ndcg@10"]) for way, test in of.items()} for share, of in tests.items()},
+        "report": str(output / "report.html"),
+    }
+    plot = output / "plots" / "shares.png"
+    lines: dict[str, list[tuple[str, Interval]]] = {
+        way: [(f"{share} %", of[way].intervals["ndcg@10"]) for share, of in systems.items()] for way in ways
+    }
+    plot_by_share(plot, f"{dataset.name}: {family.name} from {from_.name}", "test ndcg@10", lines)
+    caption = "Test ndcg@10 by the share of the users who train: mean of the seeds with its 95 % interval over users."
+    note = (
+        f"Test targets of {summary['users']:,} users, each ranked among all {dataset.num_items:,} items; {median_of(seeds)} "
+        "± half the 95 % interval over users. The difference to scratch is user by user; pre-training helps or hurts "
+        "where the interval leaves 0 out."
+    )
+    write_report(
+        output / "report.html",
+        f"{dataset.name}: {family.name} pre-trained and from scratch",
+        [Section("Results", table=table, note=note, figures=[Figure(plot, caption)])],
+    )
+    write_json(output / "transfer.json", summary)
+    console = plain_console()
+    show_table(console, table, f"{dataset.name}, {family.name} from {from_}: {median_of(seeds)}")
+    console.print(f"report: {output / 'report.html'}")
+    return summary
+
+
+def _ways_of(
+    start: "Start", options: Mapping[str, Any], ways: list[Way] | None
+) -> tuple[dict[str, dict[str, Any]], list[Way]]:
+    """What `finetune` is given for each way that the model has, and which of them are tried.
+
+    Raises:
+        SettingsError: the model has not the ways asked for, or an option says nothing to it.
+    """
+    family = start.family
+    if family.ways is None:
+        raise SettingsError([f"{start.folder} holds a {family.name}, of which nothing carries over to another shop"])
+    given = {flag: value for flag, value in options.items() if value is not None}
+    flags = family.ways(start, given)
+    able = [way for way in WAYS if way in (*flags, "zero-shot")]
+    lacking = [way for way in ways or () if way not in able]
+    if lacking:
+        raise SettingsError(
+            [
+                f"--ways {way}: the {family.name} in {start.folder} has no such way; compare the others: "
+                f"--ways {','.join(able)}"
+                for way in lacking
+            ]
+        )
+    return flags, [way for way in able if way in (ways or WAYS)]
+
+
+def verdict(difference: Mapping[str, float]) -> str:
+    """What a paired difference to scratch says, by its 95 % interval."""
+    if difference["low"] > 0:
+        return "helps"
+    return "hurts" if difference["high"] < 0 else "no difference"
+
+
+def _check(shares: Sequence[int], seeds: int, first_seed: int, devices: int) -> None:
+    from linguarec.checks import seed_problems
+
+    problems = [f"shares holds {share}; each is a percentage, 1 to 100" for share in shares if not 1 <= share <= 100]
+    if seeds < 1:
+        problems.append(f"seeds is {seeds}; it must be at least 1")
+    problems += seed_problems(first_seed, "--first-seed")
+    if devices > 1:
+        problems.append(f"training.devices is {devices}; transfer trains in one process, one run after the other")
+    if problems:
+        raise SettingsError(problems)
+
+
+def _table(
+    systems: "Mapping[int, Mapping[str, ComparedSystem]]",
+    tests: Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]],
+) -> "Table":
+    """A row a share and way; the best ndcg@10 of a share strong."""
+    from linguarec.evaluation.report import Table
+
+    rows: list[list[str]] = []
+    strong = set()
+    for share, of in systems.items():
+        best = max(of, key=lambda way: of[way].median("ndcg@10"))
+        for way, found in of.items():
+            if way == best:
+                strong.add(len(rows))
+            cells = [str(replace(found.intervals[metric], mean=found.median(metric))) for metric in TESTED]
+            difference, says = "", ""
+            if way in tests[share]:
+                test = tests[share][way]["ndcg@10"]
+                difference = f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})"
+                says = verdict(test)
+            rows.append([f"{share} %, {way}", *cells, difference, says])
+    return Table(["users, way", *TESTED, "ndcg@10 minus scratch", "pre-training"], rows, frozenset(strong))

@@ -1,0 +1,67 @@
+"""What a fine-tuning reads of a prepared folder: training sequences and valid cases, of all users or a share of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases, draw_users, evaluation_cases, training_sequences
+from linguarec.errors import DataFormatError, SettingsError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """`sequences`: item rows of each user's training part. `valid`: what picks the best weights."""
+
+    sequences: Ragged
+    valid: EvaluationCases
+
+    @classmethod
+    def of(
+        cls, dataset: PreparedDataset, split: str, users: float, valid_users: int, seed: int, max_length: int
+    ) -> "TrainingData":
+        """The parts of `split`.
+
+        Args:
+            dataset: prepared folder.
+            split: which interactions train and validate.
+            users: share of the users, drawn by the seed.
+            valid_users: most of them that validate, drawn by the seed; 0 = all.
+            seed: of these draws.
+            max_length: longest history of a valid case.
+
+        Raises:
+            DataFormatError: there is nothing to learn from, or nothing to stop by.
+        """
+        roles = dataset.roles(split)
+        sequences = training_sequences(dataset.sequences, roles)
+        valid = evaluation_cases(dataset.sequences, roles, "valid", max_length)
+        if users < 1:
+            some = draw_users(dataset.num_users, users, seed)
+            sequences = sequences.select(some)
+            valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
+        validating = np.unique(valid.users)
+        if 0 < valid_users < len(validating):
+            drawn = np.random.default_rng(seed).permutation(validating)[:valid_users]
+            valid = valid.select(np.flatnonzero(np.isin(valid.users, drawn)))
+        if not (sequences.lengths >= 2).any():
+            raise DataFormatError(
+                f"{dataset.path}: split {split!r} leaves no user with two training items; there is nothing to learn from."
+            )
+        if len(valid) == 0:
+            raise DataFormatError(
+                f"{dataset.path}: split {split!r} has no valid target to stop the training by"
+                + ("; prepare more data." if users == 1 else f" among the {users:.3g} of the users; raise --users.")
+            )
+        return cls(sequences, valid)
+
+
+def check_fraction(users: float) -> None:
+    """Refuse a fraction of the users that is none.
+
+    Raises:
+        SettingsError: it is not above 0 and at most 1.
+    """
+    if not 0 < users <= 1:
+        raise SettingsError([f"users is {users}; it is a fraction of the users, above 0 and at most 1"])

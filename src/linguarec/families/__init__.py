@@ -1,0 +1,12 @@
+"""The model families, one folder each, and the table that names them. A new family is a folder and a line here."""
+
+from linguarec.families.family import Family
+from linguarec.families.recformer.method import RECFORMER
+from linguarec.families.sasrec.method import SASREC
+from linguarec.families.sasrec_text.method import SASREC_TEXT
+from linguarec.families.unisrec.method import UNISREC, UNISREC_TRANSDUCTIVE
+from linguarec.families.vqrec.method import VQREC
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (SASREC, SASREC_TEXT, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER)
+}

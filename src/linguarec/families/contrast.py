@@ -1,0 +1,89 @@
+"""How models are pre-trained by contrast over several domains: in one stage, whose best weights a further domain may choose."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from linguarec.batching.logs import TrainingLog, TrainingLogs
+from linguarec.batching.pretraining import MixedLoader, PretrainingLoader
+from linguarec.families.family import ModelDescription, Plan, Request
+from linguarec.families.options import settings_of
+from linguarec.families.validation import ranked_means, valid_cases
+from linguarec.families.weights import save_model
+from linguarec.nn.encoders import encoder_kind
+from linguarec.ranking.scorer import VectorScorer
+from linguarec.sources.source import ItemSource
+from linguarec.training.module import PreTraining
+from linguarec.training.processes import is_main_process
+from linguarec.training.stages import Fit, PlannedStage, StageResult
+
+
+def plan_contrast(
+    request: Request,
+    sources: Sequence[ItemSource],
+    valid: ItemSource | None,
+    make_loader: Callable[[MixedLoader], PretrainingLoader],
+) -> Plan:
+    """The plan of a family whose network has `pretrain_loss`.
+
+    Args:
+        request: what was asked for; its options are `EncoderOptions`, with the names that were chosen.
+        sources: of the items of each folder.
+        valid: of the items of the folder that validates, or None: then those that train do.
+        make_loader: the steps of histories and targets -> the steps of the training.
+
+    Raises:
+        SettingsError, CheckpointMismatchError: settings cannot be met, or the start does not fit.
+        DataFormatError: there is nothing to learn from, or nothing to choose the best weights by.
+    """
+    training, seed = request.training, request.seed
+    config, encoder = settings_of(request)
+    logs = TrainingLogs([TrainingLog.of(dataset, request.split, request.users, seed) for dataset in request.datasets])
+    read = {dataset.path: source for dataset, source in zip(request.datasets, sources, strict=True)}
+    if valid is not None and request.valid is not None:
+        read = {request.valid.path: valid}
+    parts = [
+        (read[dataset.path], cases) for dataset, cases in valid_cases(request, encoder.max_length, training.valid_users)
+    ]
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        scorer = VectorScorer(model)
+        return ranked_means(scorer, ((*scorer.encode(source), cases) for source, cases in parts))
+
+    shape = replace(sources[0].shape, num_items=0)
+    description = ModelDescription(request.family, config, encoder, shape)
+    torch.manual_seed(seed)
+    network = description.build()
+    taken = None if request.start is None else request.start.take_over(network)
+    steps = MixedLoader(
+        logs, encoder.max_length, request.targets_per_part, training.window_stride or None, request.mixing, seed
+    )
+    loader = make_loader(steps)
+
+    def begin(before: Sequence[StageResult]) -> Fit:
+        return Fit(
+            PreTraining(network, loader, training, seed),
+            validate,
+            lambda current: save_model(current, description, request.output),
+        )
+
+    def write_origin() -> None:
+        if is_main_process():
+            sources[0].without_items().save(request.output)
+
+    kind = encoder_kind(encoder)
+    options = replace(request.options, sequence_encoder=kind, **{kind: encoder})
+    facts = {"targets": [log.num_targets for log in logs.logs]} | names_of(sources)
+    stages = [PlannedStage("", "", begin)]
+    return Plan(description, network, sources[0], stages, options, taken, facts, write_origin)
+
+
+def names_of(sources: Sequence[ItemSource]) -> dict[str, str | None | list[str | None]]:
+    """What is read of each folder, as settings record it: one name, or a list where folders differ."""
+    found: dict[str, str | list[str | None] | None] = {}
+    for flag in sources[0].names:
+        names = [source.names[flag] for source in sources]
+        found[flag] = names if len(set(names)) > 1 else names[0]
+    return found

@@ -1,0 +1,140 @@
+"""How models are fine-tuned that predict the next item at every position: cross-entropy over the catalogue, in one stage.
+
+A family may plan stages of its own before it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.batching.loader import TrainingLoader
+from linguarec.data.training_data import TrainingData
+from linguarec.errors import SettingsError
+from linguarec.evaluation.evaluate import rank_cases
+from linguarec.families.family import ModelDescription, Plan, Request
+from linguarec.families.options import EncoderOptions, freeze_encoder, settings_of
+from linguarec.families.weights import save_model
+from linguarec.nn.encoders import encoder_kind
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.scorer import VectorScorer
+from linguarec.sources.source import ItemSource
+from linguarec.training.module import FineTuning
+from linguarec.training.settings import TrainingSettings
+from linguarec.training.stages import Fit, PlannedStage, StageResult
+
+
+@dataclass(frozen=True)
+class StartOptions(EncoderOptions):
+    """What reads the histories, and what of a start is fixed.
+
+    Args:
+        sequence_encoder: what reads the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+    """
+
+    frozen: Literal["encoder", "none"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class NextItemData:
+    """What a fine-tuning reads: `source`, the whole catalogue; `read`, training sequences and valid cases."""
+
+    source: ItemSource
+    read: TrainingData
+    max_length: int
+
+    @cached_property
+    def known(self) -> npt.NDArray[np.int32]:
+        """Rows of the items that occur in training, ascending. The softmax is over them.
+
+        The others could only ever be negatives: a model would learn to rank them last whatever their text says.
+        """
+        known: npt.NDArray[np.int32] = np.unique(self.read.sequences.values)
+        return known
+
+    @cached_property
+    def candidates(self) -> ItemBatch:
+        """The items of the softmax."""
+        return self.source.part(self.known.astype(np.int64))
+
+    def loader(self, training: TrainingSettings, seed: int) -> TrainingLoader:
+        """The training steps, whose items are rows of `candidates`.
+
+        Raises:
+            SettingsError: a step of that size cannot be.
+        """
+        sequences = self.read.sequences
+        targets = np.searchsorted(self.known, sequences.values).astype(np.int32)
+        per_step, stride = training.targets_per_step // training.accumulate, training.window_stride or None
+        return TrainingLoader(targets, sequences.offsets, self.max_length, per_step, stride, seed)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of the valid cases."""
+        scorer = VectorScorer(model)
+        inputs, keys = scorer.encode(self.source)
+        return rank_cases(scorer, inputs, DenseRanker(keys), self.read.valid).means()
+
+
+FirstStage = Callable[[nn.Module, NextItemData], PlannedStage]
+
+
+def plan_next_item(
+    request: Request, source: ItemSource, first: Sequence[FirstStage] = (), mode: str | None = None
+) -> Plan:
+    """The plan of a family whose network has `finetune_loss` over the whole catalogue.
+
+    Args:
+        request: what was asked for; its options are `EncoderOptions` or `StartOptions`.
+        source: all items of the folder.
+        first: make the stages before, given the network and what is read.
+        mode: of the fine-tuning, to be recorded with what was taken over.
+
+    Raises:
+        SettingsError, CheckpointMismatchError: settings cannot be met, or the start does not fit.
+        DataFormatError: there is nothing to learn from.
+    """
+    family, training, seed = request.family, request.training, request.seed
+    frozen = getattr(request.options, "frozen", None)
+    if frozen == "encoder" and request.start is None:
+        raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
+    config, encoder = settings_of(request)
+    read = TrainingData.of(
+        request.dataset, request.split, request.users, training.valid_users, seed, encoder.max_length
+    )
+    data = NextItemData(source, read, encoder.max_length)
+    description = ModelDescription(family, config, encoder, source.shape)
+    torch.manual_seed(seed)
+    network = description.build()
+    taken: dict[str, Any] | None = None
+    if request.start is not None:
+        taken = request.start.take_over(network, family.per_item)
+        taken |= {"mode": mode, "frozen": frozen or "encoder"}
+        if taken["frozen"] == "encoder":
+            freeze_encoder(network)
+    steps = data.loader(training, seed)  # refuses what cannot work
+
+    def begin(before: Sequence[StageResult]) -> Fit:
+        return Fit(
+            FineTuning(network, data.candidates, steps, training, seed),
+            data.validate,
+            lambda current: save_model(current, description, request.output),
+        )
+
+    kind = encoder_kind(encoder)
+    options = replace(request.options, sequence_encoder=kind, **{kind: encoder}, **names_in(request.options, source))
+    stages = [*(make(network, data) for make in first), PlannedStage("", "", begin)]
+    return Plan(description, network, source, stages, options, taken, source.settings())
+
+
+def names_in(options: Any, source: ItemSource) -> dict[str, str | None]:
+    """The names that a source chose, for the fields of `options` that ask for them."""
+    return {flag: name for flag, name in source.names.items() if hasattr(options, flag)}

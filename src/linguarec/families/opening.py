@@ -1,0 +1,120 @@
+"""Open the folder of a model: a run, a pre-training run or a converted checkpoint; here families are found by name."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.families import FAMILIES
+from linguarec.families.family import Family, ModelDescription
+from linguarec.families.start import Start
+from linguarec.families.weights import AGAIN, CONFIG_FILE, WEIGHTS_FILE, load_weights
+from linguarec.nn.shape import CatalogueShape
+from linguarec.stored import read_json
+
+
+def family_named(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SettingsError([f"unknown model {name!r}; {hint}There are: {', '.join(FAMILIES)}."])
+    return FAMILIES[name]
+
+
+def families_named(names: Sequence[str], flag: str = "models") -> dict[str, Family]:
+    """The families of these names, each once.
+
+    Raises:
+        SettingsError: there is none of a name, or no name; all of them are named.
+    """
+    problems = [f"unknown model {name!r}; there are: {', '.join(FAMILIES)}" for name in names if name not in FAMILIES]
+    if not names:
+        problems.append(f"{flag} names none; there are: {', '.join(FAMILIES)}")
+    if problems:
+        raise SettingsError(problems)
+    return {name: FAMILIES[name] for name in names}
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """What `folder/config.json` describes.
+
+    Raises:
+        CheckpointMismatchError: there is no such file or it is not one of ours.
+    """
+    file = folder / CONFIG_FILE
+    if folder.is_file():
+        raise CheckpointMismatchError(
+            f"{folder} is a file, expected a model folder of linguarec; `linguarec convert {folder} -o FOLDER` makes one of "
+            "a released checkpoint."
+        )
+    if not file.is_file():
+        raise CheckpointMismatchError(
+            f"{folder} holds no model: {f'{CONFIG_FILE} is missing' if folder.exists() else 'there is no such folder'}. "
+            "Expected a run folder of linguarec."
+        )
+    return description_of(read_json(file, CheckpointMismatchError, AGAIN), file)
+
+
+def description_of(content: dict[str, Any], file: Path) -> ModelDescription:
+    """Inverse of `ModelDescription.to_dict`; `file` is named in errors.
+
+    Raises:
+        CheckpointMismatchError: it describes no model of this linguarec.
+    """
+    try:
+        name = content["model"]
+        if name not in FAMILIES:
+            raise CheckpointMismatchError(f"{file}: unknown model {name!r}; this linguarec has: {', '.join(FAMILIES)}.")
+        family = FAMILIES[name]
+        shape = CatalogueShape(**content["shape"])
+        config = family.config(**content["config"])
+        if not family.encoders:
+            return ModelDescription(family, config, None, shape)
+        encoder = dict(content["encoder"])
+        kind = encoder.pop("kind")
+        if kind not in family.encoders:
+            raise CheckpointMismatchError(
+                f"{file}: unknown sequence encoder {kind!r}; known: {', '.join(family.encoders)}."
+            )
+        return ModelDescription(family, config, family.encoders[kind](**encoder), shape)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        if "model_type" in content:
+            reason += (
+                f"; it is of a {content['model_type']!r} model of transformers, which `linguarec encode --encoder` and "
+                "the flag --backbone read"
+            )
+        raise CheckpointMismatchError(f"{file} does not describe a model of this linguarec: {reason}.") from error
+
+
+def open_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
+    """The network in evaluation mode, with its description.
+
+    Raises:
+        CheckpointMismatchError: the folder holds no model, or its tensors do not fit its description.
+    """
+    description = read_description(folder)
+    model = description.build()
+    load_weights(model, folder / WEIGHTS_FILE)
+    return model.eval(), description
+
+
+def open_start(folder: Path) -> Start:
+    """What a training or a zero-shot evaluation starts from; a training that has not finished is warned of.
+
+    Raises:
+        CheckpointMismatchError: the folder holds no model, or its parts do not fit together.
+    """
+    network, description = open_model(folder)
+    source = description.family.source.load(folder, description.shape)
+    start = Start(folder, network, description, source)
+    start.warn_if_unfinished()
+    return start

@@ -1,0 +1,68 @@
+"""Options that several families share: which sequence encoder reads the histories, and what a start fixes."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from linguarec.errors import SettingsError
+from linguarec.families.family import Request
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig, encoder_kind
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What reads the histories.
+
+    Args:
+        sequence_encoder: what reads the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+    """
+
+    sequence_encoder: Literal["transformer", "gru"] | None = None
+    transformer: TransformerConfig | None = None
+    gru: GRUConfig | None = None
+
+
+def settings_of(request: Request) -> tuple[Any, EncoderConfig]:
+    """The model's and the sequence encoder's settings: as asked for, or those of a start, changed where that was asked for.
+
+    Beside a start, only what was given counts as asked for (see `linguarec.given`).
+
+    Raises:
+        SettingsError: other settings than the weights need; each is named with both values.
+        CheckpointMismatchError: the start's folder holds another model.
+    """
+    options: EncoderOptions = request.options
+    start, kind = request.start, options.sequence_encoder
+    if start is None:
+        unread, given = ("transformer", options.transformer) if kind == "gru" else ("gru", options.gru)
+        if given is not None and given != type(given)():
+            asked = "gru" if unread == "gru" else "transformer (the default)"
+            raise SettingsError([f"--{unread}.*: the sequence encoder is another; ask for --sequence-encoder {asked}"])
+        encoder = (options.gru or GRUConfig()) if kind == "gru" else (options.transformer or TransformerConfig())
+        return request.config or request.family.config(), encoder
+    own = start.description.encoder
+    assert own is not None
+    own_kind = encoder_kind(own)
+    problems = []
+    if kind is not None and kind != own_kind:
+        problems.append(f"--sequence-encoder {kind}: the one of {start.folder} is a {own_kind}; leave the flag out")
+    other_kind, other = ("gru", options.gru) if own_kind == "transformer" else ("transformer", options.transformer)
+    if other is not None and other != type(other)():
+        problems.append(f"--{other_kind}.*: the sequence encoder of {start.folder} is a {own_kind}")
+    asked_for = options.transformer if own_kind == "transformer" else options.gru
+    encoder, differing = start.merged(own, asked_for, own_kind)
+    merged, also_differing = start.merged(start.description.config, request.config, "model")
+    problems += differing + also_differing
+    if problems:
+        raise SettingsError(problems)
+    return merged, encoder
+
+
+def freeze_encoder(network: nn.Module) -> None:
+    """Fix the sequence encoder except the LayerNorm of its inputs, as the released code does."""
+    for name, parameter in network.get_submodule("encoder").named_parameters():
+        if not name.startswith("input_norm."):
+            parameter.requires_grad_(False)

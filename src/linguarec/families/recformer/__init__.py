@@ -1,0 +1,1 @@
+"""Recformer: items and histories as text, read by a language model."""

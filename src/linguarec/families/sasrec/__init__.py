@@ -1,0 +1,1 @@
+"""SASRec: items by ID."""

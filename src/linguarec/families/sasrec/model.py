@@ -1,0 +1,65 @@
+"""SASRec: self-attentive sequential recommendation (Kang and McAuley, arXiv 1808.09781).
+
+An item is a learned vector. A causal Transformer reads the history; the score of an item is the product of the last state
+with the item's vector. Trained with the cross-entropy over the whole catalogue at every position, as in the tables of UniSRec
+and VQ-Rec (the paper itself samples one negative).
+
+A new item has no vector: it is read and scored as the zero vector.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.nn.encoders import SequenceEncoder
+from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.shape import CatalogueShape
+
+
+@dataclass(frozen=True)
+class SASRecConfig:
+    """SASRec has no settings beside those of its sequence encoder.
+
+    Args:
+        initializer_range: standard deviation of the initial item vectors.
+    """
+
+    initializer_range: float = 0.02
+
+
+class SASRec(nn.Module):
+    """Items by ID: `item.weight` [N, D], row = catalogue row."""
+
+    def __init__(self, config: SASRecConfig, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+        self.item = nn.Embedding(shape.num_items, encoder.config.hidden_size)
+        nn.init.normal_(self.item.weight, std=config.initializer_range)
+        self.encoder = encoder
+
+    @property
+    def max_length(self) -> int:
+        """Longest history that is read."""
+        return self.encoder.config.max_length
+
+    def item_inputs(self, items: ItemBatch) -> Tensor:
+        """Vectors [N, D] of the items; zero for items without a row."""
+        known = (items.rows >= 0).unsqueeze(-1)
+        vectors: Tensor = self.item(items.rows.clamp(min=0)) * known
+        return vectors
+
+    def item_keys(self, items: ItemBatch) -> Tensor:
+        """What is scored [N, D]: the same vectors."""
+        return self.item_inputs(items)
+
+    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
+        """State [T, D] of each position, having read it and all before."""
+        states: Tensor = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
+        return states
+
+    def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
+        """Mean cross-entropy of the next item over the catalogue `items`."""
+        vectors = self.item_inputs(items)
+        return catalogue_cross_entropy(self.queries(batch, vectors), vectors, batch.targets)

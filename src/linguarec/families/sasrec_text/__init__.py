@@ -1,0 +1,1 @@
+"""SASRec on text: items by one linear map of their text vector."""

@@ -1,0 +1,1 @@
+"""UniSRec: items by their text vectors, through a mixture-of-experts adaptor."""

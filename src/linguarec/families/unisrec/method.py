@@ -1,0 +1,119 @@
+"""How UniSRec is trained: contrast over several domains, then next items of one, known by text or by text and ID."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from linguarec.batching.pretraining import PretrainingLoader, ViewSettings
+from linguarec.errors import SettingsError
+from linguarec.families.contrast import plan_contrast
+from linguarec.families.family import Family, Plan, Request, Task, with_encoder
+from linguarec.families.next_item import StartOptions, plan_next_item
+from linguarec.families.options import EncoderOptions, settings_of
+from linguarec.families.recbole_checkpoint import RECBOLE
+from linguarec.families.unisrec.model import UniSRec, UniSRecConfig, UniSRecTransductive
+from linguarec.families.ways import ways_with_encoder
+from linguarec.sources.embeddings import EmbeddingSource
+from linguarec.sources.joined import JoinedItems
+
+
+@dataclass(frozen=True)
+class FineTuningOptions(StartOptions):
+    """What is read, and what of a start is fixed.
+
+    Args:
+        sequence_encoder: what reads the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+        features: name of the item text vectors; not needed if the folder has one kind
+        mode: inductive (default) knows items by text alone, transductive by text and ID
+    """
+
+    features: str | None = None
+    mode: Literal["inductive", "transductive"] | None = None
+
+
+@dataclass(frozen=True)
+class PretrainingOptions(EncoderOptions):
+    """What is read, and how histories are augmented.
+
+    Args:
+        sequence_encoder: what reads the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        features: name of the item text vectors; not needed if the folders have one kind
+        augmentation: how the view of a history is made that it is contrasted with
+    """
+
+    features: str | None = None
+    augmentation: ViewSettings | None = None
+
+
+def plan_finetuning(request: Request) -> Plan:
+    """One stage, over the vectors of the catalogue; the transductive form also learns a vector of each item."""
+    options: FineTuningOptions = request.options
+    if options.mode == "inductive" and request.family is UNISREC_TRANSDUCTIVE:
+        raise SettingsError(
+            [f"--mode inductive is for {UNISREC.name}, not for {request.family.name}, whose other form it is"]
+        )
+    family = UNISREC_TRANSDUCTIVE if options.mode == "transductive" else request.family
+    mode = "transductive" if family is UNISREC_TRANSDUCTIVE else "inductive"
+    start = request.start_source(EmbeddingSource)
+    source = EmbeddingSource.choose(request.dataset, {"features": options.features}, start)
+    return plan_next_item(replace(request, family=family), source, mode=mode)
+
+
+def plan_pretraining(request: Request) -> Plan:
+    """Contrast of histories with next items, and with augmented views of themselves."""
+    options: PretrainingOptions = request.options
+    views = options.augmentation or ViewSettings()
+    start = request.start_source(EmbeddingSource)
+    sources = EmbeddingSource.choose_for_all(request.datasets, {"features": options.features}, start)
+    held_out = None
+    if request.valid is not None:
+        name = sources[0].name if sources[0].name in request.valid.feature_names else None
+        held_out = sources[0].matching(request.valid, {"features": name}, encode=False)
+    config, _ = settings_of(request)
+    makes_views = config.sequence_contrast != 0
+    if makes_views and views.word_drop > 0:
+        _check_draws(request, sources)
+    options = replace(options, features=sources[0].name, augmentation=views)
+    return plan_contrast(
+        replace(request, options=options),
+        sources,
+        held_out,
+        lambda steps: PretrainingLoader(steps, JoinedItems(sources), views if makes_views else None),
+    )
+
+
+def _check_draws(request: Request, sources: list[EmbeddingSource]) -> None:
+    without = [dataset.name for dataset, source in zip(request.datasets, sources, strict=True) if not source.num_draws]
+    if without:
+        raise SettingsError(
+            [
+                "augmentation.word_drop needs vectors of texts with words left out, and there are none of "
+                f"{', '.join(without)}: make them with `linguarec encode DATA --encoder ENCODER --word-drop-draws 2 "
+                "--overwrite`, or pass --augmentation.word_drop 0"
+            ]
+        )
+
+
+UNISREC = Family(
+    name="unisrec",
+    summary="items by text vector, mixture-of-experts adaptor",
+    config=UniSRecConfig,
+    build=with_encoder(UniSRec),
+    source=EmbeddingSource,
+    finetuning=Task(FineTuningOptions, plan_finetuning),
+    pretraining=Task(PretrainingOptions, plan_pretraining),
+    ways=ways_with_encoder,
+    released=RECBOLE,
+)
+UNISREC_TRANSDUCTIVE = replace(
+    UNISREC,
+    name="unisrec-transductive",
+    summary="UniSRec with ID embeddings",
+    build=with_encoder(UniSRecTransductive),
+    pretraining=None,
+    per_item=("item.weight",),
+)

@@ -1,0 +1,74 @@
+"""How pre-training is validated: valid targets of each folder, ranked by a model that was not tuned on them."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import EvaluationCases, evaluation_cases
+from linguarec.errors import DataFormatError
+from linguarec.evaluation.evaluate import rank_cases
+from linguarec.families.family import Request
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.scorer import Scorer
+from linguarec.training.processes import is_main_process
+
+log = logging.getLogger(__name__)
+VALID_CASES = 2048  # targets that validation ranks in each folder
+
+
+def valid_cases(
+    request: Request, max_length: int, valid_users: int = 0
+) -> list[tuple[PreparedDataset, EvaluationCases]]:
+    """What picks the best weights: the folder that validates or, without one, those that train and have valid targets.
+
+    Args:
+        request: of the pre-training.
+        max_length: longest history of a case.
+        valid_users: most valid targets of each folder, 0 = `VALID_CASES`.
+
+    Raises:
+        DataFormatError: there are none.
+    """
+    held_out, split = request.valid, request.split
+    parts, without = [], []
+    for dataset in request.datasets if held_out is None else [held_out]:
+        cases = evaluation_cases(dataset.sequences, dataset.roles(split), "valid", max_length)
+        if len(cases):
+            chosen = np.random.default_rng(0).permutation(len(cases))[: valid_users or VALID_CASES]
+            parts.append((dataset, cases.select(np.sort(chosen))))
+        else:
+            without.append(str(dataset.path))
+    if not parts:
+        mend = (
+            "name a domain that has some with --valid"
+            if held_out is None
+            else "name another domain with --valid, or leave --valid out: then the training domains choose"
+        )
+        raise DataFormatError(
+            f"{', '.join(without)}: split {split!r} has no valid target to choose the best weights by; {mend}."
+        )
+    if without and is_main_process():
+        log.warning(
+            "%s: split %r has no valid target there; the best weights are chosen by the other folders alone",
+            ", ".join(without),
+            split,
+        )
+    return parts
+
+
+def ranked_means(scorer: Scorer, parts: Iterable[tuple[Any, Tensor, EvaluationCases]]) -> dict[str, float]:
+    """The mean of each metric over the folders, each given as inputs and keys of its items and its cases.
+
+    `contrast accuracy` is the fraction of targets that come first among the targets of all cases ranked.
+    """
+    found = []
+    for inputs, keys, cases in parts:
+        ranker = DenseRanker(keys)
+        means = rank_cases(scorer, inputs, ranker, cases).means()
+        among = rank_cases(scorer, inputs, ranker, cases, within=np.unique(cases.targets))
+        found.append({**means, "contrast accuracy": among.mean("recall@1")})
+    return {name: float(np.mean([means[name] for means in found])) for name in found[0]}

@@ -1,0 +1,1 @@
+"""VQ-Rec: items by the discrete codes of their text vectors."""

@@ -1,0 +1,140 @@
+"""How VQ-Rec is trained: contrast over several domains, then next items of one, known by their codes.
+
+The codes of a new domain are of the codebook of the pre-training (`--mode reuse`), or of its own; then a first stage may learn
+which pre-trained embedding each code takes (`--mode permutation`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from linguarec.batching.pretraining import NegativeSettings, PretrainingLoader
+from linguarec.errors import SettingsError
+from linguarec.families.contrast import plan_contrast
+from linguarec.families.family import Family, Plan, Request, Task, refuse, with_encoder
+from linguarec.families.next_item import FirstStage, StartOptions, plan_next_item
+from linguarec.families.options import EncoderOptions
+from linguarec.families.recbole_checkpoint import RECBOLE
+from linguarec.families.start import Start
+from linguarec.families.vqrec.model import VQRec, VQRecConfig
+from linguarec.families.vqrec.permutation import PermutationSettings, permutation_stage
+from linguarec.families.ways import ways_of
+from linguarec.sources.codes import CodeSource
+from linguarec.sources.joined import JoinedItems
+
+# What else can be done with a start whose codebook does not serve.
+OWN_CODES = "; or fine-tune on codes of the data's own by `linguarec finetune --mode permutation` or `--mode direct`"
+
+
+@dataclass(frozen=True)
+class FineTuningOptions(StartOptions):
+    """What is read, and what of a start is fixed.
+
+    Args:
+        sequence_encoder: what reads the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+        codes: name of the item codes; not needed if the folder has one kind beside those of borrowed codebooks (book-...)
+        features: --mode reuse: name of the item text vectors to code the items from; not needed if the folder has one kind
+        mode: with --from: reuse (default) codes the items with the codebook of the pre-training; with codes of the data's own,
+            permutation learns which pre-trained embedding each of them takes, and direct takes them as they are numbered
+        permutation: settings of the stage that learns the permutation (--mode permutation)
+    """
+
+    codes: str | None = None
+    features: str | None = None
+    mode: Literal["reuse", "permutation", "direct"] | None = None
+    permutation: PermutationSettings | None = None
+
+
+@dataclass(frozen=True)
+class PretrainingOptions(EncoderOptions):
+    """What is read, and how negatives are made.
+
+    Args:
+        sequence_encoder: what reads the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        codes: name of the item codes; not needed if the folders have one kind
+        features: name of the item text vectors, to code items that have no codes of the model's codebook (--from, --valid);
+            not needed if the folders have one kind
+        augmentation: how semi-synthetic negatives are made
+    """
+
+    codes: str | None = None
+    features: str | None = None
+    augmentation: NegativeSettings | None = None
+
+
+def plan_finetuning(request: Request) -> Plan:
+    """One stage over the codes of the catalogue; with `--mode permutation` one before it."""
+    options, start = request.options, request.start
+    if options.mode is not None and start is None:
+        raise SettingsError(
+            [f"--mode {options.mode} is about pre-trained code embeddings; name their folder with --from"]
+        )
+    mode = None if start is None else options.mode or "reuse"
+    if mode != "reuse":
+        who = request.family.name if mode is None else f"{request.family.name} --mode {mode}"
+        refuse(who, {"features": options.features})
+    settings = options.permutation or PermutationSettings()
+    if settings != PermutationSettings() and mode != "permutation":
+        raise SettingsError(["--permutation.*: these settings are for --from FOLDER --mode permutation"])
+    settings.check()
+    asked = {"codes": options.codes, "features": options.features}
+    own = request.start_source(CodeSource)
+    if own is not None and mode == "reuse":
+        source = own.coded_alike(request.dataset, asked, OWN_CODES)
+    else:
+        source = CodeSource.choose(request.dataset, asked, own)
+    learned = mode == "permutation"
+    request = replace(request, options=replace(options, permutation=settings if learned else None))
+    first: Sequence[FirstStage] = [permutation_stage(request, settings)] if learned else []
+    plan = plan_next_item(request, source, first, mode)
+    if plan.taken is not None:
+        plan = replace(plan, taken={**plan.taken, "permutation": asdict(settings) if learned else None})
+    return plan
+
+
+def plan_pretraining(request: Request) -> Plan:
+    """Contrast of histories with next items and their semi-synthetic variants."""
+    options: PretrainingOptions = request.options
+    negatives = options.augmentation or NegativeSettings()
+    if request.start is None and request.valid is None:
+        refuse(f"{request.family.name} without --from or --valid", {"features": options.features})
+    asked = {"codes": options.codes, "features": options.features}
+    sources = CodeSource.choose_for_all(request.datasets, asked, request.start_source(CodeSource))
+    held_out = None
+    if request.valid is not None:
+        held_out = sources[0].matching(request.valid, {"features": options.features}, encode=False)
+    codes = options.codes if request.start is not None else sources[0].name
+    options = replace(options, codes=codes, augmentation=negatives)
+    return plan_contrast(
+        replace(request, options=options),
+        sources,
+        held_out,
+        lambda steps: PretrainingLoader(steps, JoinedItems(sources), None, negatives, sources[0].centroids),
+    )
+
+
+def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Scratch reads codes of the data's own; so does a start but with `--mode reuse`, which codes the items from vectors."""
+    reuse = asked.get("mode") in (None, "reuse")
+    names = {flag: value for flag, value in asked.items() if flag != "mode"}
+    of_scratch = {flag: value for flag, value in names.items() if flag != "features"}
+    of_tuned = {flag: value for flag, value in names.items() if flag != ("codes" if reuse else "features")}
+    return ways_of(start, asked, of_scratch, of_tuned | {"mode": asked.get("mode") or "reuse"})
+
+
+VQREC = Family(
+    name="vqrec",
+    summary="items by vector-quantised text",
+    config=VQRecConfig,
+    build=with_encoder(VQRec),
+    source=CodeSource,
+    finetuning=Task(FineTuningOptions, plan_finetuning),
+    pretraining=Task(PretrainingOptions, plan_pretraining),
+    ways=ways,
+    released=RECBOLE,
+)

@@ -1,0 +1,69 @@
+"""VQ-Rec: vector-quantised item representations (Hou et al., TheWebConf'23, arXiv 2210.12316).
+
+    item        text vector -> M codes of an optimised product quantiser (done once, outside the network)
+                v = mean over m of E_m[code_m]          learned code embeddings (eq. 3)
+    history     SASRec's Transformer over v
+    score       cos(s, v) / temperature                 (eq. 5)
+
+In pre-training a state finds the next item among those of the whole step, from all domains, and one semi-synthetic item: the
+next item's code with some numbers drawn anew. What is no negative is left out of the softmax (the released code sets its logit
+to 0).
+
+A new item needs only its codes. Trained from scratch here; the released code freezes the sequence encoder even then, we train
+all of it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.batching.pretraining import PretrainingBatch
+from linguarec.checks import above_zero, refuse
+from linguarec.families.vqrec.code_embedding import CodeEmbedding
+from linguarec.nn.cosine import CosineRecommender
+from linguarec.nn.encoders import SequenceEncoder
+from linguarec.nn.losses import contrastive_cross_entropy
+from linguarec.nn.shape import CatalogueShape
+
+
+@dataclass(frozen=True)
+class VQRecConfig:
+    """Settings of the code side.
+
+    Args:
+        temperature: cosines are divided by it.
+        initializer_range: standard deviation of the initial code embeddings. An item is the mean of M of them, which
+            shrinks it by sqrt(M): with the usual 0.02 the positions would drown the items at the start.
+    """
+
+    temperature: float = 0.07
+    initializer_range: float = 0.2
+
+    def __post_init__(self) -> None:
+        refuse(above_zero(self, "temperature"))
+
+
+class VQRec(CosineRecommender):
+    """Items by their codes [N, M]."""
+
+    def __init__(self, config: VQRecConfig, shape: CatalogueShape, encoder: SequenceEncoder) -> None:
+        super().__init__(config, shape, encoder)
+        code_books, centroids = shape.needs_codes()
+        self.codes = CodeEmbedding(code_books, centroids, encoder.config.hidden_size, config.initializer_range)
+
+    def item_inputs(self, items: ItemBatch) -> Tensor:
+        """Item vectors [N, D] that the history is made of."""
+        pooled: Tensor = self.codes(items.codes)
+        return pooled
+
+    def pretrain_loss(self, batch: PretrainingBatch, masked_logit: float = -math.inf) -> Tensor:
+        """Contrast of each next item with those of the whole step, from all domains, and with its own semi-synthetic variant.
+
+        `masked_logit`: see `contrastive_cross_entropy`.
+        """
+        inputs = self.item_inputs(batch.items)
+        pairs = self.pairs(batch.sequences, batch.items, self.queries(batch.sequences, inputs), inputs)
+        negatives = None if batch.negatives is None else self._keys(self.codes(batch.negatives))
+        return contrastive_cross_entropy(pairs, negatives, masked_logit)

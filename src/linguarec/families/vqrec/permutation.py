@@ -1,0 +1,113 @@
+"""The first stage of VQ-Rec's fine-tuning: a permutation of each codebook is learned, and all that was loaded is fixed.
+
+`run/permutation/` gets `metrics.csv`, checkpoints until the stage is done, then `order.npy` and `metrics.json`.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.families.family import Request
+from linguarec.families.next_item import NextItemData
+from linguarec.families.vqrec.code_permutation import reorder
+from linguarec.families.vqrec.model import VQRec
+from linguarec.families.vqrec.permuted import PermutedVQRec
+from linguarec.files import writing_file
+from linguarec.stored import read_array
+from linguarec.training.fit import MONITOR
+from linguarec.training.module import FineTuning
+from linguarec.training.processes import is_main_process
+from linguarec.training.stages import AGAIN, Fit, PlannedStage, StageResult
+
+FOLDER, ORDER_FILE = "permutation", "order.npy"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PermutationSettings:
+    """The first stage of VQ-Rec's fine-tuning: a permutation of each code book is learned, all else is fixed.
+
+    Args:
+        epochs: of this stage; the best one on valid is kept.
+        learning_rate: of Adam on the permutations' logits.
+        temperature: the logits are divided by it before they are normalised.
+        rounds: normalisations of rows and columns (Sinkhorn).
+    """
+
+    epochs: int = 5
+    learning_rate: float = 0.01
+    temperature: float = 1.0
+    rounds: int = 3
+
+    def check(self) -> None:
+        """Raise one error that names every setting that cannot work."""
+        problems = []
+        if self.epochs < 1:
+            problems.append(
+                f"permutation.epochs is {self.epochs}; it must be at least 1 (without a permutation: --mode direct)"
+            )
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                problems.append(f"permutation.{name} is {getattr(self, name)}; it must be above 0")
+        if self.rounds < 1:
+            problems.append(f"permutation.rounds is {self.rounds}; it must be at least 1")
+        if problems:
+            raise SettingsError(problems)
+
+
+def permutation_stage(
+    request: Request, settings: PermutationSettings
+) -> Callable[[nn.Module, NextItemData], PlannedStage]:
+    """The stage that learns whose embedding each code takes: the order [M, K] that is best on valid is kept.
+
+    Args:
+        request: of the whole fine-tuning; its settings of the training hold, but for those that `settings` has.
+        settings: of this stage.
+
+    Returns:
+        What makes the stage, given the network, whose code embeddings belong to another codebook, and what is read.
+    """
+
+    def stage(network: nn.Module, data: NextItemData) -> PlannedStage:
+        assert isinstance(network, VQRec)
+        folder = request.output / FOLDER
+
+        def begin(before: Sequence[StageResult]) -> Fit:
+            learner = PermutedVQRec(copy.deepcopy(network), settings.temperature, settings.rounds)
+            start = data.validate(learner)[MONITOR]
+            if is_main_process():
+                log.info("valid %s without a permutation: %.4f", MONITOR, start)
+            schedule = replace(
+                request.training,
+                learning_rate=settings.learning_rate,
+                weight_decay=0.0,
+                averaging=0.0,
+                max_epochs=settings.epochs,
+                patience=settings.epochs,
+            )
+            steps = data.loader(request.training, request.seed)
+            stage = FineTuning(learner, data.candidates, steps, schedule, request.seed)
+            return Fit(stage, data.validate, lambda now: _save_order(now, folder), before=start)
+
+        def take_over(folder: Path) -> None:
+            # Written before the last checkpoint, at which the processes waited for each other.
+            order = torch.from_numpy(read_array(folder / ORDER_FILE, CheckpointMismatchError, AGAIN))
+            with torch.no_grad():
+                network.codes.weight.copy_(reorder(network.codes.weight, order))
+
+        return PlannedStage(FOLDER, "a permutation of each codebook", begin, take_over)
+
+    return stage
+
+
+def _save_order(learner: nn.Module, folder: Path) -> None:
+    assert isinstance(learner, PermutedVQRec)
+    with writing_file(folder / ORDER_FILE) as temporary, temporary.open("wb") as file:
+        np.save(file, learner.permutation.order().cpu().numpy())

@@ -1,1 +1,0 @@
-"""What a person does: one plain function a command."""

@@ -1,0 +1,157 @@
+"""The items of a prepared folder as a trained run reads them: those of its catalogue, and others by their text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import EvaluationCases
+from linguarec.devices import device_for
+from linguarec.errors import DataFormatError, SettingsError
+from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
+from linguarec.families.family import refuse
+from linguarec.families.opening import open_start, read_description
+from linguarec.families.start import Start
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.ranks import full_precision
+from linguarec.ranking.scorer import Scorer
+from linguarec.recommender import CATALOGUE_FILE, Recommender
+from linguarec.runs.settings import read_settings
+from linguarec.sources.source import Asked
+
+
+@dataclass(frozen=True)
+class RunItems:
+    """The items of a folder, in its row order, ready to be ranked by a run.
+
+    `inputs`: what histories read of them. `new_items`: how many of them were read by their text.
+    """
+
+    scorer: Scorer
+    inputs: Any
+    ranker: DenseRanker
+    new_items: int
+
+    def rank(self, cases: EvaluationCases, exclude_history: bool = False) -> EvaluationResult:
+        """The targets of `cases`, whose rows are those of the folder."""
+        return rank_cases(self.scorer, self.inputs, self.ranker, cases, exclude_history=exclude_history)
+
+
+def items_of_run(run: Path, dataset: PreparedDataset, zero_shot: bool, asked: Asked, device: torch.device) -> RunItems:
+    """The items of a folder by a run.
+
+    Args:
+        run: folder of a trained model.
+        dataset: the folder.
+        zero_shot: whether items that the run does not know are read by their text; else they are an error.
+        asked: with `zero_shot`: names of what is read of the folder, by flag.
+        device: where the work is done.
+
+    Raises:
+        SettingsError: the run knows no item, or a name is asked for that is not read.
+        DataFormatError: items are unknown.
+    """
+    has_catalogue = (run / CATALOGUE_FILE).exists()
+    # A model that reads text and ID keeps the IDs that it knows: only the items that are new to it are read by text alone.
+    if zero_shot and not (has_catalogue and read_description(run).family.per_item):
+        return items_by_text(open_start(run), dataset, asked, device)
+    named = [f"--{flag}" for flag, name in asked.items() if name is not None]
+    if named:
+        raise SettingsError(
+            [f"{flag} names what --zero-shot reads of the data, here the run's own keys are used" for flag in named]
+        )
+    if not has_catalogue and read_settings(run).get("data_fingerprint") is None:
+        raise SettingsError(
+            [f"{run} has no catalogue, so it knows no item; pass --zero-shot to read all by their text"]
+        )
+    return items_of_recommender(Recommender.load(run), dataset, zero_shot, device)
+
+
+def items_by_text(start: Start, dataset: PreparedDataset, asked: Asked, device: torch.device) -> RunItems:
+    """All items of a folder by their text, without any training on it.
+
+    Raises:
+        SettingsError: the model knows items by ID.
+        StaleFeaturesError: neither what the model reads nor what makes it is at hand.
+    """
+    family = start.family
+    if family.per_item:
+        raise SettingsError(
+            [
+                f"{start.folder} holds a {family.name}, which knows items by ID; the items of {dataset.path} have no ID "
+                "there. Take a model that reads text alone"
+            ]
+        )
+    refuse(family.name, {flag: name for flag, name in asked.items() if flag not in family.source.flags})
+    source = start.source.matching(dataset, asked)
+    scorer = family.scorer(start.network, start.description, source, start.folder).to(device)
+    with full_precision(device):
+        inputs, keys = scorer.encode(source)
+    return RunItems(scorer, inputs, DenseRanker(keys.float()), dataset.num_items)
+
+
+def items_of_recommender(
+    recommender: Recommender, dataset: PreparedDataset, zero_shot: bool, device: torch.device
+) -> RunItems:
+    """The items of a folder that a run knows by their raw id, and with `zero_shot` the others by their text.
+
+    Raises:
+        DataFormatError: items are unknown and `zero_shot` is false.
+        SettingsError: all items are unknown.
+    """
+    now = recommender.snapshot
+    scorer = recommender.scorer.to(device)
+    position = now.catalogue.position
+    entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
+    unknown = np.flatnonzero(entries < 0)
+    if np.array_equal(entries, np.arange(len(now.inputs))):  # not copied: what is memory-mapped may be large
+        return RunItems(scorer, now.inputs.to(device), DenseRanker(now.ranker.keys().to(device)), 0)
+    known = entries[entries >= 0]
+    inputs, keys = now.inputs.select(known), now.ranker.keys_at(known)
+    if len(unknown):
+        _check_unknown(recommender, dataset, unknown, zero_shot)
+        new_inputs, new_keys = recommender.encode(now.source.new_of(dataset, unknown))
+        # Known and new ones side by side, then in the order of the folder.
+        order = np.argsort(np.concatenate([np.flatnonzero(entries >= 0), unknown]))
+        inputs = inputs.joined(new_inputs).select(order)
+        keys = torch.cat([keys, new_keys])[torch.from_numpy(order)]
+    return RunItems(scorer, inputs.to(device), DenseRanker(keys.to(device)), len(unknown))
+
+
+def ranked(
+    run: Path, dataset: PreparedDataset, cases: EvaluationCases, exclude_history: bool = False
+) -> EvaluationResult:
+    """The targets of `cases` of the folder that the run was trained on, ranked by the run, on a GPU where there is one."""
+    items = items_of_recommender(Recommender.load(run), dataset, zero_shot=False, device=device_for(None))
+    return items.rank(cases, exclude_history)
+
+
+def _check_unknown(
+    recommender: Recommender, dataset: PreparedDataset, unknown: npt.NDArray[np.int64], zero_shot: bool
+) -> None:
+    name, family = recommender.description.name, recommender.description.family
+    if not zero_shot:
+        mend = "Pass --zero-shot to read them by their text"
+        if family.by_id_alone:
+            mend = f"A {name} knows items by ID only; take a model that reads text"
+        raise DataFormatError(
+            f"{len(unknown):,} of the {dataset.num_items:,} items of {dataset.path} are unknown to the run, such as "
+            f"{dataset.raw_item_ids[unknown[0]]!r}. {mend}."
+        )
+    if len(unknown) == dataset.num_items:
+        raise SettingsError(
+            [
+                f"the run is a {name}, which knows items by text and ID, and none of the items of {dataset.path} is in its "
+                "catalogue; take a model that reads text alone"
+            ]
+        )
+    rules = recommender.catalogue.text_rules
+    if dataset.manifest.text_rules != rules:
+        raise DataFormatError(
+            f"{dataset.path}: its texts were cleaned by the rules {dataset.manifest.text_rules!r}, those of the run by "
+            f"{rules!r}; prepare it again with --text-rules {rules}."
+        )

@@ -1,0 +1,79 @@
+"""Make a run folder, or take one up that is resumed."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from linguarec.data.dataset import MANIFEST_FILE
+from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
+from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
+from linguarec.files import check_ours
+from linguarec.runs.results import METRICS_FILE, show_metrics
+from linguarec.runs.settings import AGAIN, SETTINGS_FILE, SETTINGS_MARKER, RunSettings
+from linguarec.stored import read_json
+from linguarec.training.processes import is_main_process
+
+log = logging.getLogger(__name__)
+
+
+def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Make the run folder with its settings, or check that it can be resumed; the results if it is finished already.
+
+    Every process of a training runs its command and calls this; only the main one writes and says something.
+
+    Raises:
+        SettingsError: the run to be resumed was made with other settings; each is named with both values.
+        OutputError: the folder exists and is neither to be resumed nor replaced, or is no run.
+        CheckpointMismatchError: what is to be resumed is no training.
+    """
+    file = output / SETTINGS_FILE
+    if not is_main_process():
+        # torchrun starts all processes at once: where the main one finds nothing left to do, none may wait for it.
+        return {} if resume and (output / METRICS_FILE).exists() else None
+    if resume and file.exists():
+        stored = read_json(file, CheckpointMismatchError, AGAIN)
+        if not {"training", "model", "config"} <= stored.keys():
+            raise CheckpointMismatchError(
+                f"{file} does not stand for a training, so there is none to go on with; choose another output folder."
+            )
+        if differing := settings.differences(stored):
+            title = f"{output} cannot be resumed with other settings; give those of the run, or another output folder:"
+            raise SettingsError([title, *differing])
+        if (output / METRICS_FILE).exists():
+            metrics = read_json(output / METRICS_FILE, CheckpointMismatchError, AGAIN)
+            show_metrics(metrics, note="finished before; nothing left to do")
+            return metrics
+        return None
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if not overwrite:
+            raise OutputError(
+                f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
+            )
+        check_ours(output, SETTINGS_MARKER)
+        shutil.rmtree(output)
+    settings.write(output)
+    return None
+
+
+def check_other_folder(from_: Path | None, output: Path) -> None:
+    """Refuse a training that would replace what it starts from.
+
+    Raises:
+        SettingsError: both are one folder.
+    """
+    if from_ is not None and from_.resolve() == output.resolve():
+        raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
+
+
+def check_report_folder(output: Path) -> None:
+    """Refuse to write a report of several runs into a prepared folder, a run or a model.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    for name in (MANIFEST_FILE, MODEL_FILE, SETTINGS_FILE):
+        if (output / name).exists():
+            raise SettingsError(
+                [f"--output {output} holds a {name}, so it is no place for a report; name another folder"]
+            )

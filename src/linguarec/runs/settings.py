@@ -1,0 +1,181 @@
+"""The settings of a run: one object, from which `settings.json` and `run.yaml` are written, and a resumed run is compared."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError
+from linguarec.families.family import ModelDescription, Plan, Request
+from linguarec.files import Marker, write_json, writing_file
+from linguarec.nn.encoders import encoder_kind
+from linguarec.stored import read_json
+from linguarec.training.settings import TrainingSettings
+
+SETTINGS_FILE, CONFIG_FILE = "settings.json", "run.yaml"
+SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
+AGAIN = "Copy the folder again, or train the model anew."
+# Where folders lie, and which versions ran: a run may be resumed with others. Contents are told by fingerprints.
+_MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that a training was asked for, and what it reads.
+
+    `flags`: the command's own, by name (split, users, seed ...). `options`: the family's. `start`: what `--from` gave.
+    `facts`: what the family records of its items.
+    """
+
+    command: str
+    description: ModelDescription
+    data: Sequence[PreparedDataset]
+    flags: Mapping[str, Any]
+    options: Any
+    training: TrainingSettings
+    valid: PreparedDataset | None = None
+    start: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, command: str, request: Request, plan: Plan) -> "RunSettings":
+        """The settings of a planned training."""
+        flags = {"split": request.split, "users": request.users, "seed": request.seed}
+        if command == "pretrain":
+            flags["mixing"] = request.mixing
+        return cls(
+            command,
+            plan.description,
+            request.datasets,
+            flags,
+            plan.options,
+            request.training,
+            request.valid,
+            plan.taken,
+            plan.facts,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `settings.json` holds it."""
+        names = {
+            each.name: getattr(self.options, each.name)
+            for each in fields(self.options)
+            if not is_dataclass(getattr(self.options, each.name))
+        }
+        groups = {
+            each.name: asdict(value)
+            for each in fields(self.options)
+            if is_dataclass(value := getattr(self.options, each.name)) and not isinstance(value, type)
+        }
+        groups.pop(self._encoder_kind, None)  # stands under `encoder`
+        return {
+            "command": self.command,
+            **self.description.to_dict(),
+            **self._data(),
+            **names,
+            **groups,
+            **self.flags,
+            **self.facts,
+            "training": asdict(self.training),
+            "from": None if self.start is None else dict(self.start),
+            "versions": versions(),
+        }
+
+    def to_flags(self) -> dict[str, Any]:
+        """As `run.yaml` holds it: what `--config` takes to repeat the run."""
+        found: dict[str, Any] = {"valid": None if self.valid is None else str(self.valid.path)}
+        found["from"] = None if self.start is None else self.start["folder"]
+        for each in fields(self.options):
+            value = getattr(self.options, each.name)
+            found[each.name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        found |= {**self.flags, "model": asdict(self.description.config), "training": asdict(self.training)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def write(self, folder: Path) -> None:
+        """Write both files."""
+        import yaml
+
+        write_json(folder / SETTINGS_FILE, self.to_dict())
+        with writing_file(folder / CONFIG_FILE) as temporary:
+            temporary.write_text(yaml.safe_dump(self.to_flags(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def differences(self, stored: Mapping[str, Any]) -> list[str]:
+        """In what a run with the `stored` settings differs from these, a line each; empty: it can go on with these."""
+        before, now = _flat(stored), _flat(json.loads(json.dumps(self.to_dict())))
+        kinds = tuple(each.get("encoder.kind") for each in (before, now))
+        if kinds[0] != kinds[1]:  # then none of its settings can be compared
+            before, now = ({k: v for k, v in each.items() if not k.startswith("encoder.")} for each in (before, now))
+            before["sequence_encoder"], now["sequence_encoder"] = kinds
+        return [
+            f"{self._as_flag(key)}: the run has {before.get(key)!r}, now {now.get(key)!r}"
+            for key in {**now, **{key: None for key in before if "." in key}}
+            if before.get(key) != now.get(key)
+        ]
+
+    @property
+    def _encoder_kind(self) -> str:
+        return "" if self.description.encoder is None else encoder_kind(self.description.encoder)
+
+    def _as_flag(self, key: str) -> str:
+        """A key of settings.json as the flag that sets it."""
+        group, _, name = key.partition(".")
+        return f"{ {'config': 'model', 'encoder': self._encoder_kind}.get(group, group) }.{name}" if name else key
+
+    def _data(self) -> dict[str, Any]:
+        if self.command == "finetune":
+            (dataset,) = self.data
+            return {
+                "data": str(dataset.path),
+                "data_name": dataset.name,
+                "data_fingerprint": dataset.fingerprint,
+            }
+        return {
+            "stage": "pretrain",
+            "data": [str(dataset.path) for dataset in self.data],
+            "data_fingerprints": [dataset.fingerprint for dataset in self.data],
+            "valid": None if self.valid is None else str(self.valid.path),
+            "valid_fingerprint": None if self.valid is None else self.valid.fingerprint,
+        }
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The settings that a run was trained with, as `settings.json` holds them; runs of earlier versions have fewer.
+
+    Raises:
+        CheckpointMismatchError: the folder is not one of a trained run.
+    """
+    file = run / SETTINGS_FILE
+    if not file.is_file():
+        raise CheckpointMismatchError(
+            f"{run} is not a run folder: {f'it has no {SETTINGS_FILE}' if run.exists() else 'it does not exist'}. Make one by "
+            "`linguarec finetune`."
+        )
+    return read_json(file, CheckpointMismatchError, AGAIN)
+
+
+def versions() -> dict[str, str]:
+    """Of what a training depends on."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("linguarec", "torch", "lightning", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted keys, without those that may differ."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if key in _MAY_DIFFER:
+            continue
+        if isinstance(value, Mapping) and not key.endswith("sentences"):
+            found |= _flat(value, f"{key}.")
+        else:
+            found[key] = value
+    # A backbone by a path is told by its tokenizer (`sentences`), wherever it lies.
+    if not prefix:
+        found["backbone"] = settings.get("backbone") is not None
+    return found

@@ -1,0 +1,1 @@
+"""What a model reads of an item, as objects: IDs, embeddings, codes, tokens."""

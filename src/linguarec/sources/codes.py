@@ -1,0 +1,330 @@
+"""Items by their discrete codes: stored codes with their codebook, and new texts encoded and coded with it."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
+from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset
+from linguarec.data.same_encoder import check_same_encoder, differing_vectors, encode_again
+from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
+from linguarec.nn.shape import CatalogueShape
+from linguarec.sources.choosing import choose, choose_for_all
+from linguarec.sources.embeddings import EmbeddingSource, check_vectors, read_encoder, write_encoder
+from linguarec.sources.source import Asked, IntArray, ItemSource, Vectors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CODES_FILE, BOOK_FILE = "codes.npz", "code_book.npz"
+BORROWED = "book-"  # begins the names of codes that are of a start's codebook, made where items are coded with it
+log = logging.getLogger(__name__)
+
+
+class CodeSource(ItemSource):
+    """Codes [N, M] of items, the codebook that made them, and what is known of the encoder of its vectors.
+
+    `book` is None where it is not known, as after a conversion without items; `encoder` too. `name`: of the stored codes.
+    `centroids`: K, where no codebook tells it.
+    """
+
+    flags: ClassVar = {
+        "codes": "name of the item codes, for models that read them; not needed if the folder has one kind beside those of "
+        "borrowed codebooks (book-...)",
+        "features": "name of the item text vectors that items are coded from, where they have no codes of the model's codebook",
+    }
+
+    def __init__(
+        self,
+        folder: Path,
+        codes: Codes,
+        book: CodeBook | None,
+        encoder: FeatureInfo | None,
+        name: str | None = None,
+        centroids: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.codes = codes
+        self.book = book
+        self.encoder = encoder
+        self.name = name
+        self.centroids = centroids if book is None else book.num_centroids
+
+    # -- where codes come from ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def stored(cls, dataset: PreparedDataset, name: str) -> "CodeSource":
+        """The stored codes `name` of a folder.
+
+        Raises:
+            DataFormatError: there are none of that name.
+            StaleFeaturesError: they do not belong to the catalogue.
+        """
+        found = load_codes(dataset, name)
+        vectors = vectors_of_book(dataset, found.book)
+        encoder = None if vectors is None else dataset.feature_info(vectors)
+        return cls(dataset.path, found.codes, found.book, encoder, name)
+
+    @classmethod
+    def choose(cls, dataset: PreparedDataset, asked: Asked, start: "CodeSource | None" = None) -> "CodeSource":
+        """The stored codes asked for, or the only ones that are not of a borrowed codebook; with `start` of its sizes and
+        encoder, though not of its codebook (see `coded_alike`)."""
+        name = choose("codes", asked.get("codes"), own_names(dataset, asked.get("codes")), dataset, "quantize")
+        if start is not None:
+            start.check_sizes(dataset, name)
+        return cls.stored(dataset, name)
+
+    @classmethod
+    def choose_for_all(
+        cls, datasets: list[PreparedDataset], asked: Asked, start: "CodeSource | None" = None
+    ) -> list["CodeSource"]:
+        """Codes of one codebook; with `start` of its own, and items that have none of it are coded now."""
+        if start is not None:
+            sources = [start.coded_alike(dataset, asked) for dataset in datasets]
+        else:
+            stored = [own_names(dataset, asked.get("codes")) for dataset in datasets]
+            name = choose_for_all("codes", asked.get("codes"), datasets, stored, "quantize")
+            sources = [cls.stored(dataset, name) for dataset in datasets]
+        first = sources[0].known_book()
+        for source in sources[1:]:
+            book = source.known_book()
+            if book.fingerprint != first.fingerprint:
+                raise StaleFeaturesError(
+                    f"The codes {source.name} of {source.folder} are of {book}, those of {sources[0].folder} of {first} with "
+                    f"other contents: codebooks fitted apart. Fit one for all folders: "
+                    f"`linguarec quantize {' '.join(str(each.path) for each in datasets)} --features {book.encoder} "
+                    f"--subvectors {book.subvectors} --centroids {book.num_centroids} --name {source.name} --overwrite`."
+                )
+        known = [(dataset, name) for dataset in datasets if (name := vectors_of_book(dataset, first)) is not None]
+        common = check_same_encoder(known) if known else None
+        return [cls(each.folder, each.codes, each.book, common, each.name) for each in sources]
+
+    @classmethod
+    def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> "CodeSource":
+        """The codebook, if it is known, and the codes of the run's items."""
+        code_books, centroids = shape.needs_codes()
+        files = [folder / name for name in (BOOK_FILE, CODES_FILE) if (folder / name).exists()]
+        book = CodeBook.load(files[0]) if files else None
+        if book is not None and (book.subvectors, book.num_centroids) != (code_books, centroids):
+            raise CheckpointMismatchError(
+                f"{files[0]} has {book.subvectors} books of {book.num_centroids} codes, but the model beside it "
+                f"{code_books} of {centroids}; they do not belong together."
+            )
+        if raw_ids is not None and book is not None and (folder / CODES_FILE).exists():
+            codes = ItemCodes.load(folder / CODES_FILE).codes
+        else:
+            codes = np.zeros((0, code_books), np.uint8 if book is None else book.code_type)
+        return cls(folder, codes, book, read_encoder(folder), None, centroids)
+
+    def matching(self, dataset: PreparedDataset, asked: Asked, encode: bool = True) -> "CodeSource":
+        """The folder's stored codes of this codebook, or its vectors of the book's encoder coded now, or its texts."""
+        book = self.known_book()
+        name = stored_codes(book, dataset)
+        if name is not None:
+            self._leave_unread(dataset, asked.get("features"), name)
+            return type(self).stored(dataset, name)
+        found = self._vectors_of_encoder().matching(dataset, {"features": asked.get("features")}, encode)
+        with _naming(dataset.path if found.name is None else dataset.feature_path(found.name)):
+            return type(self)(dataset.path, book.encode(found.vectors), book, self.encoder)
+
+    def coded_alike(self, dataset: PreparedDataset, asked: Asked, otherwise: str = "") -> "CodeSource":
+        """The folder's items by codes of this source's codebook; where it has none they are made of its vectors, and stored.
+
+        Args:
+            dataset: whose items are coded.
+            asked: "codes": of that very codebook; "features": they have to fit even where stored codes make them needless.
+            otherwise: what else can be done where this cannot be, a clause to end the message.
+
+        Raises:
+            CheckpointMismatchError: the codebook is not known, or the codes asked for are of another one.
+            StaleFeaturesError: there are no vectors of the encoder that the book was fitted on.
+            SettingsError: there are no codes or vectors of that name.
+        """
+        book, codes = self.known_book(otherwise), asked.get("codes")
+        if codes is not None:
+            other = load_codes(dataset, choose("codes", codes, dataset.code_names, dataset, "quantize")).book
+            if other.fingerprint != book.fingerprint:
+                raise CheckpointMismatchError(
+                    f"The codes {codes} of {dataset.path} are of the codebook {other.fingerprint[:12]} ({other}), "
+                    f"the model in {self.folder} of {book.fingerprint[:12]} ({book}); leave --codes out to code the items "
+                    f"with it{otherwise}."
+                )
+        name = codes or stored_codes(book, dataset)
+        if name is not None:
+            self._leave_unread(dataset, asked.get("features"), name)
+            return type(self).stored(dataset, name)
+        vectors = self._vectors_of_encoder().fitting(dataset, asked.get("features"))
+        made = f"{BORROWED}{book.fingerprint[:12]}"
+        texts = dataset.feature_info(vectors).texts_fingerprint
+        with _naming(dataset.feature_path(vectors)):
+            coded = ItemCodes(book.encode(dataset.features(vectors)), book, texts)
+        coded.save(dataset.codes_path(made))
+        log.info("coded %d items with the codebook of %s: codes %s of %s", len(coded), self.folder, made, dataset.path)
+        return type(self).stored(dataset, made)
+
+    def known_book(self, otherwise: str = "") -> CodeBook:
+        """The codebook. `otherwise`: what else can be done where it is not known, a clause to end the message.
+
+        Raises:
+            CheckpointMismatchError: it is not known.
+        """
+        if self.book is None:
+            raise CheckpointMismatchError(
+                f"{self.folder} has no codebook ({BOOK_FILE}), so nothing can be coded with it. A converted checkpoint gets "
+                "one by `linguarec convert CHECKPOINT --items DATA --codes NAME`, with codes of the codebook that it was "
+                f"trained on{otherwise}."
+            )
+        return self.book
+
+    def check_sizes(self, dataset: PreparedDataset, name: str) -> None:
+        """Refuse codes of another size than this source's, or of another encoder's vectors.
+
+        Raises:
+            CheckpointMismatchError: the sizes differ.
+            StaleFeaturesError: the encoders differ.
+        """
+        book = load_codes(dataset, name).book
+        vectors = vectors_of_book(dataset, book)
+        code_books, centroids = self.shape.needs_codes()
+        if (book.subvectors, book.num_centroids) != (code_books, centroids):
+            raise CheckpointMismatchError(
+                f"The codes {name} of {dataset.path} are {book.subvectors} of {book.num_centroids} values, the model in "
+                f"{self.folder} reads {code_books} of {centroids}: `linguarec quantize {dataset.path} "
+                f"--features {vectors or book.encoder} --subvectors {code_books} --centroids {centroids}`."
+            )
+        wanted = self._known_encoder()
+        if wanted is None:
+            return
+        info = encoder_of_book(book)
+        differing = info.differences(wanted) if vectors is None else differing_vectors(dataset, wanted)[vectors]
+        if differing:
+            raise StaleFeaturesError(
+                f"{self.folder} was trained on vectors of {wanted.described}, the codes {name} of {dataset.path} stand for "
+                f"vectors of {info.described} ({', '.join(differing)}); quantize vectors of the same encoder. "
+                f"{encode_again(dataset, wanted)}"
+            )
+
+    def _known_encoder(self) -> FeatureInfo | None:
+        if self.encoder is not None:
+            return self.encoder
+        return None if self.book is None else encoder_of_book(self.book)
+
+    def _vectors_of_encoder(self) -> EmbeddingSource:
+        """The source of the vectors that the codebook codes; it holds no items."""
+        info = self.encoder or encoder_of_book(self.known_book())
+        return EmbeddingSource(self.folder, info, np.zeros((0, info.width), np.float32))
+
+    def _leave_unread(self, dataset: PreparedDataset, features: str | None, codes: str) -> None:
+        """Vectors that are asked for where stored codes make them needless have to fit all the same; it is logged."""
+        if features is not None:
+            self._vectors_of_encoder().fitting(dataset, features)
+            log.info("%s has codes of that codebook, %s; its vectors %s are not read", dataset.path, codes, features)
+
+    # -- the items ------------------------------------------------------------------------------------------------------
+
+    def new(self, items: "pa.Table", vectors: Vectors | None = None) -> "CodeSource":
+        """The items' texts encoded and coded, or the vectors given coded."""
+        if self.book is None:
+            raise SettingsError(
+                [
+                    f"{self.folder} holds no codebook to code new items with; convert it again with --items DATA --codes NAME, "
+                    "or fine-tune it"
+                ]
+            )
+        reader = self._vectors_of_encoder()
+        found = check_vectors(reader.vectors_of_new(items, vectors), len(items), None)
+        return type(self)(self.folder, self.book.encode(found), self.book, self.encoder)
+
+    @property
+    def shape(self) -> CatalogueShape:
+        """Number of items, M and K."""
+        return CatalogueShape(len(self), code_books=self.codes.shape[1], centroids=self.centroids)
+
+    @property
+    def names(self) -> dict[str, str | None]:
+        """The name of the codes."""
+        return {"codes": self.name}
+
+    @property
+    def text_rules(self) -> str | None:
+        """Those that the encoder of the codebook's vectors was used with."""
+        return None if self.encoder is None or self.encoder.text_rules == UNKNOWN else self.encoder.text_rules
+
+    def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
+        """Rows and codes [N, M] int64."""
+        codes = torch.from_numpy(self.codes[rows].astype(np.int64))
+        return ItemBatch(torch.from_numpy(rows), torch.zeros(len(rows), dtype=torch.int64), codes=codes)
+
+    def joined(self, other: "CodeSource") -> "CodeSource":
+        """The codes of both."""
+        return type(self)(self.folder, np.concatenate([self.codes, other.codes]), self.book, self.encoder)
+
+    def without_items(self) -> "CodeSource":
+        """The codebook alone."""
+        return type(self)(self.folder, self.codes[:0], self.book, self.encoder)
+
+    def save(self, folder: Path) -> None:
+        """Write the codebook, with the codes where there are items, and what is known of the encoder."""
+        if self.encoder is not None:
+            write_encoder(folder, self.encoder)
+        if self.book is not None and len(self):
+            ItemCodes(self.codes, self.book).save(folder / CODES_FILE)
+        elif self.book is not None:
+            self.book.save(folder / BOOK_FILE)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def own_names(dataset: PreparedDataset, asked: str | None) -> list[str]:
+    """Names of the dataset's codes, without those of a borrowed codebook unless one is asked for by its name."""
+    return [name for name in dataset.code_names if asked is not None or not name.startswith(BORROWED)]
+
+
+def stored_codes(book: CodeBook, dataset: PreparedDataset) -> str | None:
+    """Name of the dataset's codes that are of that very book; None if there are none."""
+    of_book = (name for name in dataset.code_names if load_codes(dataset, name).book.fingerprint == book.fingerprint)
+    return next(of_book, None)
+
+
+def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:
+    """The codes `name` of a folder with their codebook, checked against its catalogue.
+
+    Raises:
+        DataFormatError: the folder has no codes of that name.
+        StaleFeaturesError: they do not belong to the catalogue's texts.
+    """
+    path = dataset.codes_path(name)
+    codes = ItemCodes.load(path)
+    with _naming(path):
+        codes.check(dataset.num_items, dataset.texts_fingerprint)
+    return codes
+
+
+def encoder_of_book(book: CodeBook) -> FeatureInfo:
+    """What a codebook knows of the encoder of its vectors: width, name or the name of the vectors, and perhaps the hash."""
+    return FeatureInfo(book.encoder, book.width, UNKNOWN, book.encoder_fingerprint, None, UNKNOWN)
+
+
+def vectors_of_book(dataset: PreparedDataset, book: CodeBook) -> str | None:
+    """Name of the folder's vectors that are of the book's encoder, those of its name first; None = none is known to be."""
+    encoder = encoder_of_book(book)
+    if encoder.encoder == UNKNOWN and encoder.weights_sha256 is None:
+        return None
+    fitting = [name for name, differing in differing_vectors(dataset, encoder).items() if not differing]
+    return book.encoder if book.encoder in fitting else next(iter(fitting), None)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Begin the errors of what was read from `file` with its name."""
+    try:
+        yield
+    except (DataFormatError, StaleFeaturesError) as error:
+        raise type(error)(f"{file}: {error}") from error

@@ -1,0 +1,124 @@
+"""What the items of histories are read from: the vectors that a model made of them, or their tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linguarec.errors import CheckpointMismatchError
+from linguarec.files import writing_file
+from linguarec.sources.tokens import TokenSource
+from linguarec.stored import read_array
+
+INPUTS_FILE = "inputs.npy"
+AGAIN = "Copy the folder again, or train the model anew."
+
+
+class HistoryInputs(Protocol):
+    """N items as the sequence side of a model reads them in histories; a history is a list of their rows."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Self:
+        """The items at `rows`, in that order."""
+
+    def joined(self, other: Self) -> Self:
+        """The items of both, these first."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device, where that is of use."""
+
+    def save(self, folder: Path, raw_ids: Sequence[str]) -> None:
+        """Write them into a run folder."""
+
+
+class VectorInputs:
+    """Vectors [N, D], one an item: a base, which may be a memory map, and what was added."""
+
+    def __init__(self, base: Tensor, added: Tensor | None = None) -> None:
+        self.base = base
+        self.added = base[:0] if added is None else added
+
+    def __len__(self) -> int:
+        return len(self.base) + len(self.added)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """The vectors [T, D] at `rows` [T] int64; nothing else is read."""
+        if not len(self.added):
+            return self.base.index_select(0, rows)
+        of_base = rows < len(self.base)
+        found = self.base.new_empty(len(rows), self.base.shape[1])
+        found[of_base] = self.base.index_select(0, rows[of_base])
+        found[~of_base] = self.added.index_select(0, rows[~of_base] - len(self.base))
+        return found
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "VectorInputs":
+        """The items at `rows`, in that order."""
+        return VectorInputs(self.rows(torch.from_numpy(rows).to(self.base.device)))
+
+    def joined(self, other: "VectorInputs") -> "VectorInputs":
+        """The items of both; the base is shared, not copied."""
+        return VectorInputs(self.base, torch.cat([self.added, other.base.to(self.base.device), other.added]))
+
+    def to(self, device: torch.device | str) -> "VectorInputs":
+        """The same on another device."""
+        return VectorInputs(self.base.to(device), self.added.to(device))
+
+    def save(self, folder: Path, raw_ids: Sequence[str]) -> None:
+        """Write the vectors."""
+        whole = self.base if not len(self.added) else torch.cat([self.base, self.added])
+        with writing_file(folder / INPUTS_FILE) as temporary, temporary.open("wb") as file:
+            np.save(file, whole.float().cpu().numpy())
+
+    @classmethod
+    def load(cls, folder: Path) -> "VectorInputs":
+        """Read them, memory-mapped.
+
+        Raises:
+            CheckpointMismatchError: the file is missing or damaged.
+        """
+        return cls(mapped_tensor(folder / INPUTS_FILE))
+
+
+class TokenInputs:
+    """The tokens of items, which models of tokens read in histories too."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "TokenInputs":
+        """The items at `rows`, in that order."""
+        return TokenInputs(self.source.select(rows))
+
+    def joined(self, other: "TokenInputs") -> "TokenInputs":
+        """The items of both."""
+        return TokenInputs(self.source.joined(other.source))
+
+    def to(self, device: torch.device | str) -> "TokenInputs":
+        """The same: tokens move batch by batch."""
+        return self
+
+    def save(self, folder: Path, raw_ids: Sequence[str]) -> None:
+        """Write the tokens."""
+        self.source.save_items(folder, raw_ids)
+
+
+def mapped_tensor(file: Path) -> Tensor:
+    """A NumPy file as a read-only memory-mapped tensor.
+
+    Raises:
+        CheckpointMismatchError: the file is missing or damaged.
+    """
+    import warnings
+
+    array = read_array(file, CheckpointMismatchError, AGAIN, mapped=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

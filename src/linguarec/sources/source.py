@@ -1,0 +1,174 @@
+"""What a model reads of an item, as an object: chosen from a prepared folder, read in parts, saved with a run, loaded again.
+
+source = EmbeddingSource.choose(dataset, {"features": "all-MiniLM-L6-v2"})     # items of a prepared folder
+source.part(rows)                                                              # an ItemBatch of some of them
+source.save(run)                                                               # what new items are read by
+own = EmbeddingSource.load(run, shape)                                         # the source of a trained model, no items
+own.new(table)                                                                 # new items, by their text
+own.matching(other_dataset, {})                                                # the items of another folder, read alike
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from linguarec.batching.batches import ItemBatch
+from linguarec.data.dataset import PreparedDataset
+from linguarec.nn.shape import CatalogueShape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ITEMS_PER_CHUNK = 8_192
+
+IntArray = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.floating[Any]]
+Asked = Mapping[str, str | None]  # flag without dashes -> name asked for, None = not asked for
+
+
+class ItemSource(ABC):
+    """What a model reads of the items of one catalogue, and how new items become the same.
+
+    `flags`: what of a prepared folder may be asked for by name -> its help. `folder`: the prepared folder that the items come
+    from, or the run or model folder that the source was loaded from.
+    """
+
+    flags: ClassVar[Mapping[str, str]] = {}
+    folder: Path
+
+    @classmethod
+    @abstractmethod
+    def choose(cls, dataset: PreparedDataset, asked: Asked, start: Self | None = None) -> Self:
+        """The items of a prepared folder, by what is stored there under the name asked for, or by the only thing stored.
+
+        Args:
+            dataset: the folder.
+            asked: names by flag.
+            start: the source of the model that a training starts from; then what is read must be made as its items were.
+
+        Raises:
+            SettingsError: nothing of that name is there, or several without one asked for.
+            StaleFeaturesError, CheckpointMismatchError: what is stored does not fit the start; both sides are named.
+        """
+
+    @classmethod
+    @abstractmethod
+    def choose_for_all(cls, datasets: list[PreparedDataset], asked: Asked, start: Self | None = None) -> list[Self]:
+        """As `choose`, for several folders that are read as one: all made in the same way.
+
+        Raises:
+            SettingsError, StaleFeaturesError, CheckpointMismatchError: as `choose`; or two folders differ.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> Self:
+        """The source that a run or model folder holds, as far as it is known there.
+
+        Args:
+            folder: that `save` wrote into.
+            shape: of the model beside it.
+            raw_ids: of the run's catalogue, whose items are loaded where the folder holds them; None = no items.
+
+        Raises:
+            CheckpointMismatchError: the parts do not fit together.
+        """
+
+    @abstractmethod
+    def matching(self, dataset: PreparedDataset, asked: Asked, encode: bool = True) -> Self:
+        """The items of another prepared folder, made as those of this source: stored ones, or made now in memory.
+
+        Args:
+            dataset: the folder.
+            asked: names by flag.
+            encode: whether texts without stored vectors may be encoded now, which takes long.
+
+        Raises:
+            SettingsError, StaleFeaturesError, DataFormatError: this cannot be; both sides are named.
+        """
+
+    @abstractmethod
+    def new(self, items: "pa.Table", vectors: Vectors | None = None) -> Self:
+        """A source of new items, made as those of this source.
+
+        Args:
+            items: `raw_id`, the attribute columns, and `text`, cleaned.
+            vectors: [n, F] text vectors, for sources that read them; None = the texts are encoded now.
+
+        Raises:
+            SettingsError: new items cannot be read, or their encoder or codebook is not at hand.
+            DataFormatError: the vectors do not fit, or an item has nothing that is read.
+        """
+
+    def new_of(self, dataset: PreparedDataset, rows: IntArray) -> Self:
+        """A source of some items of another prepared folder as new items: by what is stored there where it fits, else as
+        `new`."""
+        return self.new(dataset.items().take(rows))
+
+    @property
+    @abstractmethod
+    def shape(self) -> CatalogueShape:
+        """Sizes of this source that a model is built for."""
+
+    @property
+    @abstractmethod
+    def names(self) -> dict[str, str | None]:
+        """What of the prepared folder is read, by flag; as settings record it."""
+
+    @abstractmethod
+    def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
+        """The items at `rows` [N].
+
+        `draws` [N]: which vector of each: 0 = of the whole text, k = of word-drop draw k - 1; None = all 0.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs, each file atomically."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    def num_draws(self) -> int:
+        """Stored word-drop draws of every item's vector."""
+        return 0
+
+    @property
+    def attributes(self) -> list[str]:
+        """Attributes that new items are read by, beside their text."""
+        return []
+
+    @property
+    def text_rules(self) -> str | None:
+        """How the texts of new items are cleaned; None = not known."""
+        return None
+
+    def catalogue(self) -> ItemBatch:
+        """All items."""
+        return self.part(np.arange(len(self)))
+
+    def chunks(self, size: int = ITEMS_PER_CHUNK) -> Iterator[ItemBatch]:
+        """All items in row order, `size` at a time: no more need be in memory at once."""
+        for start in range(0, len(self), size):
+            yield self.part(np.arange(start, min(start + size, len(self))))
+
+    @abstractmethod
+    def without_items(self) -> Self:
+        """What is known of how items are read, and no items."""
+
+    def kept_by_run(self) -> Self:
+        """What a run keeps of its items beside their keys: by default all."""
+        return self
+
+    def joined(self, other: Self) -> Self:
+        """The items of both, these first; for sources that `kept_by_run` gave."""
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Further facts for the settings of a run; what differs in them cannot be resumed."""
+        return {}

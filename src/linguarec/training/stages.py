@@ -1,0 +1,118 @@
+"""The stages of a training one after the other, each resumed on its own.
+
+The last stage writes into the run folder itself, every other one into a folder of its name in it: `metrics.csv`, checkpoints
+until it is done, what it keeps, and at its end `metrics.json`, by which a resumed training knows that it is done.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from linguarec.errors import CheckpointMismatchError
+from linguarec.files import write_json
+from linguarec.stored import read_record
+from linguarec.training.callbacks import Metrics
+from linguarec.training.fit import fit
+from linguarec.training.module import Stage
+from linguarec.training.processes import is_main_process
+
+STAGE_FILE = "metrics.json"
+AGAIN = "Copy the folder again, or train the model anew."
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage came to.
+
+    `valid`: the metrics of its best epoch, empty where none was better than the stage before. `best_epoch`: -1 likewise.
+    `before`: the monitored metric before its first step, where it was measured. `steps`: optimiser steps taken.
+    """
+
+    valid: Metrics
+    best_epoch: int
+    epochs: int
+    steps: int
+    seconds: float
+    before: float | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A stage of gradient steps, ready to run: the Lightning module, its valid metrics, how its best weights are kept.
+
+    `before`: metrics before the first step, if they are to be recorded. `best_before`: what must be surpassed.
+    """
+
+    stage: Stage
+    validate: Callable[[nn.Module], Metrics]
+    keep: Callable[[nn.Module], None]
+    before: float | None = None
+    best_before: float = -1.0
+
+    def run(self, folder: Path, resume: bool) -> StageResult:
+        """Train; every process has the same result."""
+        result = fit(self.stage, folder, self.validate, self.keep, resume, self.best_before)
+        best = next((row for row in result.history if row["epoch"] == result.best_epoch), {})
+        return StageResult(
+            valid={key.removeprefix("valid "): value for key, value in best.items() if key.startswith("valid ")},
+            best_epoch=result.best_epoch,
+            epochs=result.epochs,
+            steps=result.history[-1]["step"],
+            seconds=result.seconds,
+            before=self.before,
+        )
+
+
+class Runnable(Protocol):
+    """A stage that can run: gradient steps (`Fit`), or a closed form."""
+
+    def run(self, folder: Path, resume: bool) -> StageResult:
+        """Do the stage; every process has the same result."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan.
+
+    `name`: of its folder in the run; the last stage's is the run itself. `title`: what is logged when it begins, "" = nothing.
+    `begin`: makes the stage, given the results of the stages before it; called only if the stage is not done yet.
+    `take_over`: called when it is done, in this process or in an earlier one, with its folder: puts what it kept to use.
+    """
+
+    name: str
+    title: str
+    begin: Callable[[Sequence[StageResult]], Runnable]
+    take_over: Callable[[Path], None] = lambda folder: None
+
+
+def run_stages(stages: Sequence[PlannedStage], run: Path, resume: bool) -> list[StageResult]:
+    """Run the stages in order; the result of each, the same in every process.
+
+    Args:
+        stages: of the plan; at least one.
+        run: folder of the run.
+        resume: take up what it holds.
+    """
+    results: list[StageResult] = []
+    for number, planned in enumerate(stages, start=1):
+        last = number == len(stages)
+        folder = run if last else run / planned.name
+        file = folder / STAGE_FILE
+        if not last and resume and file.exists():
+            result = read_record(StageResult, file, "a stage of a training", CheckpointMismatchError, AGAIN)
+        else:
+            if planned.title and is_main_process():
+                log.info("stage %d: %s", number, planned.title)
+            result = planned.begin(results).run(folder, resume)
+            if not last and is_main_process():
+                write_json(file, asdict(result))
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        results.append(result)
+        planned.take_over(folder)
+    return results

@@ -1,0 +1,41 @@
+"""What a fine-tuning reads of a prepared folder."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linguarec.errors import DataFormatError
+from linguarec.data.training_data import TrainingData
+
+
+def test_some_users_validate_and_all_train(make_dataset: Any) -> None:
+    dataset = make_dataset([[user % 7, 1, 2, user % 5] for user in range(40)], num_items=7)
+
+    def read(users: float, valid_users: int, seed: int = 0) -> TrainingData:
+        return TrainingData.of(dataset, "leave-one-out", users, valid_users, seed, 50)
+
+    everyone, some = read(1.0, 0), read(1.0, 10)
+    assert (len(everyone.valid), len(some.valid)) == (40, 10)
+    assert len(some.sequences) == 40
+    rows = np.searchsorted(everyone.valid.users, some.valid.users)
+    np.testing.assert_array_equal(everyone.valid.targets[rows], some.valid.targets)
+    np.testing.assert_array_equal(read(1.0, 10).valid.users, some.valid.users)
+    assert read(1.0, 10, seed=1).valid.users.tolist() != some.valid.users.tolist()
+    assert len(read(1.0, 100).valid) == 40
+    half = read(0.5, 10)
+    assert len(half.sequences) == 20
+    assert len(half.valid) == 10
+
+
+def test_nothing_to_learn_from_or_to_stop_by_is_refused(make_dataset: Any) -> None:
+    dataset = make_dataset([[0, 1, 2, 3], [3, 2, 1, 0]])
+    split, file = dataset.roles(), dataset.path / "splits" / "leave-one-out.npy"
+    assert split.tolist() == [0, 0, 1, 2] * 2
+    for roles, message in (
+        ([0, 0, 0, 2], "has no valid target to stop the training by"),
+        ([0, 1, 1, 2], "two training items"),
+    ):
+        np.save(file, np.array(roles * 2, dtype=split.dtype))
+        with pytest.raises(DataFormatError, match=rf"{dataset.path}: split 'leave-one-out' .*{message}"):
+            TrainingData.of(dataset, "leave-one-out", 1.0, 0, 0, 50)

@@ -1,0 +1,277 @@
+"""Released names, shapes and settings to ours and back."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from linguarec.errors import CheckpointMismatchError
+from linguarec.families.recbole_checkpoint import describe, read_checkpoint, released_settings, write_checkpoint
+from linguarec.families.pretrained import ModelDescription
+from linguarec.families.recbole import CODES, ITEMS, PADDING, TRANS_MATRIX, VECTORS, from_released, recognise, to_released
+from linguarec.models import MODELS
+from linguarec.nn.shape import CatalogueShape
+from linguarec.nn.encoders import GRUConfig, TransformerConfig
+
+ENCODER = TransformerConfig(hidden_size=8, layers=2, heads=2, inner_size=12, max_length=6, dropout=0.3)
+SHAPE = CatalogueShape(5, 10, 3, 4)
+RELEASED = ("sasrec", "unisrec", "unisrec-transductive", "vqrec")
+
+
+def model_of(name, encoder=ENCODER):
+    torch.manual_seed(0)
+    description = ModelDescription(name, MODELS[name].config(), encoder, SHAPE)
+    return description.build(), description
+
+
+def state_of(name):
+    """A released state dict with padding, vectors and matrices of its own."""
+    model, _ = model_of(name)
+    carried = {}
+    if "ids" in MODELS[name].reads:
+        carried[PADDING + ITEMS] = torch.randn(8)
+    if "features" in MODELS[name].reads:
+        carried[VECTORS] = torch.randn(6, 10)
+    if name == "vqrec":
+        carried |= {PADDING + CODES: torch.randn(3, 8), TRANS_MATRIX: torch.randn(3, 5, 5)}
+    return to_released(name, model.state_dict(), carried, 3)
+
+
+def problems_of(state):
+    with pytest.raises(CheckpointMismatchError) as error:
+        from_released(state)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_there_and_back(name):
+    model, _ = model_of(name)
+    state = state_of(name)
+    released = from_released(state)
+    assert released.form.model == name
+    assert released.tensors.keys() == model.state_dict().keys()
+    assert all(torch.equal(released.tensors[key], tensor) for key, tensor in model.state_dict().items())
+    again = to_released(name, released.tensors, released.carried, released.sizes.get("code_dim"))
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], tensor) for key, tensor in state.items())
+
+
+def test_sizes_are_read_from_the_tensors():
+    encoder = {"hidden_size": 8, "inner_size": 12, "MAX_ITEM_LIST_LENGTH": 6, "n_layers": 2}
+    assert from_released(state_of("sasrec")).sizes == encoder
+    assert from_released(state_of("vqrec")).sizes == {**encoder, "code_dim": 3, "code_cap": 4}
+    released = from_released(state_of("unisrec-transductive"))
+    assert released.sizes == {**encoder, "plm_size": 10, "n_exps": 8}
+    assert released.num_items == 5
+
+
+def test_where_tensors_go():
+    state = state_of("vqrec")
+    released = from_released(state)
+    table = state[CODES].view(3, 5, 8)
+    assert torch.equal(released.tensors["codes.weight"].view(3, 4, 8), table[:, 1:])
+    assert torch.equal(released.carried[PADDING + CODES], table[:, 0])
+    assert torch.equal(released.null_item, table[0, 0])
+    joined = released.tensors["encoder.layers.1.attention.query_key_value.weight"]
+    assert torch.equal(joined[8:16], state["trm_encoder.layer.1.multi_head_attention.key.weight"])
+    state = state_of("unisrec-transductive")
+    released = from_released(state)
+    assert torch.equal(released.tensors["adaptor.weight"][3], state["moe_adaptor.experts.3.lin.weight"])
+    assert torch.equal(released.tensors["item.weight"], state[ITEMS][1:])
+    assert torch.equal(released.null_item, state[ITEMS][0])
+
+
+def test_the_form_is_told_by_the_keys():
+    titles = {name: recognise(state_of(name)).title for name in RELEASED}
+    assert titles == {
+        "sasrec": "SASRec of RecBole",
+        "unisrec": "inductive UniSRec",
+        "unisrec-transductive": "transductive UniSRec",
+        "vqrec": "VQ-Rec",
+    }
+    state = state_of("unisrec")
+    del state[VECTORS]
+    assert recognise(state).title == "pre-trained UniSRec"
+    assert from_released(state).num_items is None
+
+
+def test_a_trans_matrix_is_carried_and_not_applied():
+    """The released code evaluates with the code table as it stands, whatever the matrix is."""
+    state = state_of("vqrec")
+    state[TRANS_MATRIX] = torch.eye(5)[torch.tensor([0, 2, 1, 4, 3])].repeat(3, 1, 1)
+    released = from_released(state)
+    assert torch.equal(released.tensors["codes.weight"], model_of("vqrec")[0].codes.weight)
+    assert torch.equal(released.carried[TRANS_MATRIX], state[TRANS_MATRIX])
+
+
+def test_what_was_not_carried_is_made():
+    model, _ = model_of("vqrec")
+    state = to_released("vqrec", model.state_dict(), {}, 3)
+    assert torch.equal(state[CODES].view(3, 5, 8)[:, 0], torch.zeros(3, 8))
+    assert torch.equal(state[TRANS_MATRIX], torch.eye(5).expand(3, 5, 5))
+    model, _ = model_of("sasrec")
+    state = to_released("sasrec", model.state_dict(), {})
+    assert state[ITEMS][0].tolist() == [0] * 8
+    model, _ = model_of("unisrec")
+    assert recognise(to_released("unisrec", model.state_dict(), {})).title == "pre-trained UniSRec"
+    model, _ = model_of("unisrec-transductive")
+    with pytest.raises(CheckpointMismatchError, match=r"missing: plm_embedding\.weight, the text vectors of its items"):
+        to_released("unisrec-transductive", model.state_dict(), {})
+
+
+def test_every_missing_and_unexpected_key_is_named():
+    state = state_of("unisrec")
+    del state["trm_encoder.layer.0.feed_forward.dense_1.bias"], state["moe_adaptor.experts.2.bias"]
+    state |= {"trm_encoder.layer.1.new": torch.ones(1), "other": torch.ones(1)}
+    message = problems_of(state)
+    assert "taken for inductive UniSRec by its keys" in message
+    assert [line for line in message.splitlines() if "missing: " in line or "unexpected: " in line] == [
+        "missing: trm_encoder.layer.0.feed_forward.dense_1.bias",
+        "missing: moe_adaptor.experts.2.bias",
+        "unexpected: trm_encoder.layer.1.new",
+        "unexpected: other",
+    ]
+
+
+def test_a_state_dict_of_another_network():
+    message = problems_of({f"conv{number}.weight": torch.ones(1) for number in range(7)})
+    assert "no released SASRec, UniSRec or VQ-Rec" in message
+    assert "it has: conv0.weight, conv1.weight, conv2.weight, conv3.weight, conv4.weight and 2 more" in message
+
+
+def test_tensors_of_another_width_are_named_with_both():
+    state = state_of("sasrec")
+    key = "trm_encoder.layer.0.multi_head_attention.query.weight"
+    state[key] = torch.ones(16, 16)
+    assert f"{key}: shape (16, 16), expected (8, 8)" in problems_of(state)
+    state = state_of("unisrec")
+    state["moe_adaptor.w_gate"] = torch.ones(10, 9)
+    assert "moe_adaptor.w_gate: shape (10, 9), expected (10, 8)" in problems_of(state)
+    state["moe_adaptor.w_gate"] = torch.ones(10)
+    assert "moe_adaptor.w_gate: shape (10,), expected (10, 8)" in problems_of(state)
+
+
+def test_what_is_no_float32_tensor():
+    state = state_of("sasrec")
+    state["LayerNorm.weight"], state["LayerNorm.bias"] = state["LayerNorm.weight"].half(), [1.0]
+    message = problems_of(state)
+    assert "LayerNorm.weight: its numbers are torch.float16, expected torch.float32" in message
+    assert "LayerNorm.bias: expected a tensor, found [1.0]" in message
+
+
+def test_codes_that_do_not_fit():
+    state = state_of("vqrec")
+    state[CODES] = torch.ones(14, 8)
+    assert f"{CODES} has 14 rows, expected 3 code books x (4 centroids + 1)" in problems_of(state)
+
+
+def test_a_table_of_padding_alone():
+    state = state_of("sasrec")
+    state[ITEMS] = state[ITEMS][:1]
+    assert "its item table has no row beside that of padding" in problems_of(state)
+
+
+def test_models_that_the_released_code_lacks():
+    model, _ = model_of("sasrec-text")
+    with pytest.raises(CheckpointMismatchError, match=r"no form of sasrec-text; it has vqrec, unisrec-transductive"):
+        to_released("sasrec-text", model.state_dict(), {})
+    model, _ = model_of("sasrec", GRUConfig(hidden_size=8, inner_size=8))
+    with pytest.raises(CheckpointMismatchError) as error:
+        to_released("sasrec", model.state_dict(), {})
+    assert "the released code has no place for: encoder.output.weight" in str(error.value)
+    assert "missing: encoder.position.weight" in str(error.value)
+
+
+# -- settings
+
+
+SETTINGS = {
+    "n_heads": 4,
+    "temperature": 0.1,
+    "hidden_dropout_prob": 0.4,
+    "attn_dropout_prob": 0.2,
+    "plm_suffix": "feat1",
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """`checkpoint(model, settings)`: a released file of that model, read again."""
+
+    def make(name="unisrec", settings=SETTINGS):
+        torch.save({"state_dict": state_of(name), "config": settings, "epoch": 7}, tmp_path / "released.pth")
+        return read_checkpoint(tmp_path / "released.pth")
+
+    return make
+
+
+def test_settings_that_tensors_cannot_tell(checkpoint):
+    description, assumed = describe(checkpoint(), {})
+    assert description.encoder == replace(ENCODER, heads=4, dropout=0.4, attention_dropout=0.2)
+    assert (description.config.temperature, description.config.experts) == (0.1, 8)
+    assert description.shape == CatalogueShape(5, 10)
+    assert assumed == {"adaptor_dropout_prob": 0.2, "layer_norm_eps": 1e-12, "initializer_range": 0.02} | {
+        name: value for name, value in assumed.items() if name == "lambda"
+    }
+    assert checkpoint().epoch == 7
+    given, _ = describe(checkpoint(), {"n_heads": 2, "temperature": 0.5})
+    assert (given.encoder.heads, given.config.temperature) == (2, 0.5)
+
+
+def test_released_settings_are_the_inverse(checkpoint):
+    description, assumed = describe(checkpoint(), {})
+    settings = released_settings(description)
+    assert {**checkpoint().weights.sizes, **assumed, **SETTINGS, "plm_suffix": None} == {**settings, "plm_suffix": None}
+
+
+def test_heads_must_be_told_and_divide(checkpoint):
+    with pytest.raises(CheckpointMismatchError, match=r"give it by --heads or --released-config"):
+        describe(checkpoint(settings={}), {})
+    for heads, message in (
+        (3, "3 does not divide the hidden size 8"),
+        (0, "more than 0"),
+        ("two", "a number"),
+        (2.0, "whole"),
+    ):
+        with pytest.raises(CheckpointMismatchError, match=f"n_heads: .*{message}"):
+            describe(checkpoint(), {"n_heads": heads})
+
+
+def test_settings_that_contradict_the_tensors_are_all_named(checkpoint):
+    with pytest.raises(CheckpointMismatchError) as error:
+        describe(checkpoint(), {"hidden_size": 300, "n_exps": 4, "hidden_act": "relu", "temperature": 0})
+    assert str(error.value).splitlines()[1:] == [
+        "hidden_size: the tensors say 8, the settings 300",
+        "n_exps: the tensors say 8, the settings 4",
+        "hidden_act: 'relu'; the Transformer here has gelu only",
+        "temperature: expected more than 0, found 0",
+    ]
+    with pytest.raises(CheckpointMismatchError, match="code_cap: the tensors say 4, the settings 256"):
+        describe(checkpoint("vqrec"), {"code_cap": 256})
+
+
+def test_a_bare_state_dict_and_strange_contents(tmp_path):
+    torch.save(state_of("sasrec"), tmp_path / "bare.pth")
+    checkpoint = read_checkpoint(tmp_path / "bare.pth")
+    assert (checkpoint.weights.form.model, checkpoint.settings, checkpoint.epoch) == ("sasrec", {}, None)
+    torch.save([1, 2], tmp_path / "bare.pth")
+    with pytest.raises(CheckpointMismatchError, match=r"bare\.pth holds a list, expected a dict with a `state_dict`"):
+        read_checkpoint(tmp_path / "bare.pth")
+    torch.save({"state_dict": 1}, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointMismatchError, match="its `state_dict` is 1"):
+        read_checkpoint(tmp_path / "bare.pth")
+    torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointMismatchError, match=r"bare\.pth: no released"):
+        read_checkpoint(tmp_path / "bare.pth")
+
+
+@pytest.mark.parametrize("name", ["sasrec", "unisrec", "vqrec"])
+def test_a_written_file_loads_with_weights_only(name, tmp_path):
+    model, description = model_of(name)
+    state = write_checkpoint(tmp_path / "out.pth", description, model.state_dict(), {}, {"dataset": "x"}, 3)
+    content = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert content["state_dict"].keys() == state.keys()
+    assert (content["epoch"], content["config"]["dataset"], content["config"]["n_heads"]) == (3, "x", 2)
+    assert content["config"]["attn_dropout_prob"] == 0.3
+    again, _ = describe(read_checkpoint(tmp_path / "out.pth"), {})
+    assert again.encoder == replace(ENCODER, attention_dropout=0.3)
