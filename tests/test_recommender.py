@@ -17,11 +17,11 @@ from linguarec.errors import (
     StaleFeaturesError,
     UnknownItemError,
 )
-from linguarec.evaluation.ranks import best_columns
 from linguarec.hub.pretrained import ModelDescription
 from linguarec.models import MODELS
 from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.ranking.ranks import best_columns
 from linguarec.recommender import Recommender
 
 NUM_ITEMS, WIDTH = 40, 12

@@ -29,10 +29,10 @@ from linguarec.data.dataset import FeatureInfo, PreparedDataset, read_feature_in
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import encode_items, evaluating, history_queries
-from linguarec.evaluation.ranks import best_columns, chunk_rows, full_precision
 from linguarec.files import write_json, writing_file
 from linguarec.hub.pretrained import AGAIN, BOOK_FILE, ENCODER_FILE, ModelDescription, from_pretrained, save_pretrained
 from linguarec.models import MODELS
+from linguarec.ranking.ranks import best_columns, chunk_rows, full_precision
 from linguarec.sentences import TOKENS_FOLDER, SentenceReader, no_tokens
 from linguarec.stored import read_array, read_table
 from linguarec.text.attributes import ItemTokens

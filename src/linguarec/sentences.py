@@ -19,10 +19,10 @@ from linguarec.batching.tokens import cut_items
 from linguarec.data.dataset import fingerprint_of_texts
 from linguarec.errors import CheckpointMismatchError, DataFormatError
 from linguarec.evaluation.evaluate import encode_tokens
-from linguarec.evaluation.ranks import full_precision
 from linguarec.files import write_json, writing_folder
 from linguarec.hub.pretrained import SENTENCES_FILE, ModelDescription, load_weights, save_weights
 from linguarec.models.recformer import Recformer
+from linguarec.ranking.ranks import full_precision
 from linguarec.text.attributes import AttributeTokenizer, ItemTokens, SentenceForm
 from linguarec.text.token_store import TOKENIZER_FILE, copy_tokenizer, open_tokens, read_form, save_tokens
 

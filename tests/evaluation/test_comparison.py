@@ -11,7 +11,7 @@ from linguarec.evaluation.comparison import (
 )
 from linguarec.evaluation.evaluate import EvaluationResult
 from linguarec.evaluation.published import PublishedValue
-from linguarec.evaluation.ranks import TargetRanks
+from linguarec.ranking.ranks import TargetRanks
 
 
 def result(greater):

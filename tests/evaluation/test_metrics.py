@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from linguarec.evaluation.metrics import mrr, ndcg, per_case, per_user, recall
-from linguarec.evaluation.ranks import TargetRanks
+from linguarec.ranking.ranks import TargetRanks
 
 
 def ranks(greater, ties=None):

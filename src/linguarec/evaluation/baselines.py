@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.evaluate import EvaluationResult
-from linguarec.evaluation.ranks import TargetRanks
+from linguarec.ranking.ranks import TargetRanks
 
 IntArray = npt.NDArray[np.int64]
 

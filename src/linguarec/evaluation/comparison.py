@@ -9,8 +9,8 @@ import numpy as np
 from linguarec.evaluation.evaluate import EvaluationResult
 from linguarec.evaluation.intervals import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
 from linguarec.evaluation.published import PublishedValue
-from linguarec.evaluation.ranks import TargetRanks
 from linguarec.evaluation.report import Table
+from linguarec.ranking.ranks import TargetRanks
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from linguarec.batching.tokens import token_batches
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
-from linguarec.evaluation.ranks import TargetRanks, target_ranks
 from linguarec.models import Recommending
 from linguarec.models.recformer import Recformer
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.ranks import TargetRanks
 from linguarec.text.attributes import ItemTokens
 
 ITEMS_PER_CHUNK = 8_192
@@ -125,15 +126,14 @@ def rank_cases(
 
     `inputs`: what the model reads in histories, vectors [N, D] or tokens. Vectors and `keys` [N, Dk] are where the model is.
     """
-    candidates = None if within is None else torch.from_numpy(np.asarray(within, dtype=np.int64))
+    ranker = DenseRanker(keys)
     found: list[tuple[npt.NDArray[np.int64], TargetRanks]] = []
     with evaluating(model), torch.inference_mode():
         for index, queries in history_queries(
             model, inputs, cases.histories, keys.device, tokens_per_batch, cases.users, shard
         ):
-            targets = torch.from_numpy(cases.targets[index].astype(np.int64))
             exclude = cases.histories.select(index) if exclude_history else None
-            found.append((index, target_ranks(queries, keys, targets, exclude, candidates)))
+            found.append((index, ranker.ranks(queries, cases.targets[index], exclude, within)))
     return _result(found, cases.users)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from linguarec.evaluation.ranks import TargetRanks
+from linguarec.ranking.ranks import TargetRanks
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -10,9 +10,9 @@ from linguarec.batching.catalogue import load_codes
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import encode_items, evaluating
-from linguarec.evaluation.ranks import full_precision
 from linguarec.hub.backbone import check_vocabulary
 from linguarec.models import MODELS
+from linguarec.ranking.ranks import full_precision
 from linguarec.recipes.matching import OWN_CODES, book_of, fitting_vectors, leave_unread, stored_codes
 from linguarec.recipes.runs import refuse
 from linguarec.recipes.sentence_inputs import form_of, tokens_for, warn_of_other_sentences

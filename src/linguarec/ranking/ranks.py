@@ -1,0 +1,101 @@
+"""Ranks of targets, and what all exact rankers share: the size of a chunk, products in full float32."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+# Scores in one chunk: on a CPU few enough to stay in its caches between the product and the comparisons, twice as fast
+# as larger chunks; on a GPU enough to fill it.
+_CPU_SCORES, _GPU_SCORES = 1 << 22, 1 << 27
+
+
+@dataclass(frozen=True)
+class TargetRanks:
+    """For Q targets: how many candidates score higher, and how many score the same.
+
+    `greater` [Q] int64. `ties` [Q] int64, the target itself included. A target's rank is one of `greater + 1` to
+    `greater + ties`, each as likely.
+    """
+
+    greater: npt.NDArray[np.int64]
+    ties: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.greater.shape != self.ties.shape:
+            raise ValueError(f"{self.greater.shape} counts of higher scores, {self.ties.shape} of equal ones")
+        if len(self.ties) and (self.ties.min() < 1 or self.greater.min() < 0):
+            raise ValueError("a target ties at least with itself, and no count is negative")
+
+    def __len__(self) -> int:
+        return len(self.greater)
+
+    def __getitem__(self, index: npt.NDArray[np.generic]) -> "TargetRanks":
+        return TargetRanks(self.greater[index], self.ties[index])
+
+    @property
+    def expected(self) -> npt.NDArray[np.float64]:
+        """Mean rank over the ties, from 1, [Q]."""
+        return self.greater + (self.ties + 1) / 2
+
+
+def chunk_rows(num_keys: int, device: torch.device) -> int:
+    """Queries scored at once: a power of two from 64 to 512 (CPU) or 4,096 (GPU), by the size of the catalogue."""
+    scores, most = (_CPU_SCORES, 512) if device.type == "cpu" else (_GPU_SCORES, 4096)
+    fitting = max(1, scores // max(1, num_keys))
+    return max(64, min(most, 1 << (fitting.bit_length() - 1)))
+
+
+def best_columns(scores: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """(column, score) of the best `k` of each row, best first, equal ones by column; excluded ones (-inf) left out."""
+    k = min(k, scores.shape[1])
+    if k == 0:
+        return [[] for _ in range(len(scores))]
+    values, columns = scores.topk(k, dim=1)
+    columns, by_column = columns.sort(dim=1)
+    values, by_value = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, by_value)
+    # Which of several items with the last score are among the best k, topk does not say: items with the same text tie.
+    cut = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
+    columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    found = zip(columns.tolist(), values.tolist(), strict=True)
+    return [[(c, v) for c, v in zip(row, best, strict=True) if v != float("-inf")] for row, best in found]
+
+
+class _Precision:
+    """How many threads need full precision now, and the setting that the last of them puts back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.before = "highest"
+
+
+_PRECISION = _Precision()
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No gradient, no autocast, and float32 products without TF32 or bf16 inside (which training may have allowed).
+
+    The precision of products is a setting of the whole process: the first thread that enters sets it, the last one that
+    leaves puts it back.
+    """
+    with _PRECISION.lock:
+        if _PRECISION.users == 0:
+            _PRECISION.before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")
+        _PRECISION.users += 1
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        with _PRECISION.lock:
+            _PRECISION.users -= 1
+            if _PRECISION.users == 0:
+                torch.set_float32_matmul_precision(_PRECISION.before)
