@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import linguarec
-from linguarec.sources.catalogue import catalogue_batch
+from linguarec.batching.catalogue import catalogue_batch
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.errors import (
     CheckpointMismatchError,
@@ -17,11 +17,11 @@ from linguarec.errors import (
     StaleFeaturesError,
     UnknownItemError,
 )
-from linguarec.ranking.ranks import best_columns
-from linguarec.families.pretrained import ModelDescription
+from linguarec.hub.pretrained import ModelDescription
 from linguarec.models import MODELS
-from linguarec.nn.shape import CatalogueShape
+from linguarec.models.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.ranking.ranks import best_columns
 from linguarec.recommender import Recommender
 
 NUM_ITEMS, WIDTH = 40, 12
@@ -212,7 +212,7 @@ def test_items_added_later_equal_items_there_from_the_start(name, make_dataset):
 @pytest.mark.slow
 def test_a_new_item_is_read_by_the_language_model_of_the_run(make_dataset, tmp_path):
     """The same text, once encoded with the catalogue and once as a new item, gives the same vectors."""
-    from linguarec.commands.encode import encode
+    from linguarec.recipes.encode import encode
 
     texts = [f"{colour} {thing}." for colour in ("Red", "Blue") for thing in ("ruler", "cordless drill", "saw")]
     dataset = make_dataset([[0, 1, 2]], texts=texts, name="encoded")

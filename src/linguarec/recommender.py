@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from linguarec.catalogue import Catalogue, Items
 from linguarec.data.ragged import Ragged
@@ -38,6 +40,7 @@ from linguarec.stored import read_table
 from linguarec.text.cleaning import TextRules
 
 CATALOGUE_FILE = "catalogue.parquet"
+_KEYS_AT_ONCE = 1 << 16
 
 Vectors = npt.NDArray[np.floating[Any]]
 Histories = Sequence[Sequence[str]]
@@ -73,6 +76,19 @@ class Snapshot:
                 f"The catalogue has {len(self.catalogue)} items, there are {len(self.inputs)} inputs and "
                 f"{len(self.ranker)} keys."
             )
+
+    @cached_property
+    def by_cosine(self) -> tuple[DenseRanker, float]:
+        """A ranker of keys of one length, and that length: the ranker itself if its keys are so, else one of normalised keys."""
+        keys = self.ranker.keys
+        lengths = (
+            torch.cat([part.norm(dim=-1) for part in keys.split(_KEYS_AT_ONCE)]) if len(keys) else keys.new_ones(1)
+        )
+        longest, shortest = float(lengths.max()), float(lengths.min())
+        if longest - shortest <= 1e-4 * longest:
+            return self.ranker, longest
+        normalised = DenseRanker(F.normalize(keys.float(), dim=-1))
+        return normalised.with_removed(self.ranker.removed), 1.0
 
 
 class Recommender:
@@ -134,7 +150,7 @@ class Recommender:
         with writing_file(folder / CATALOGUE_FILE) as temporary:
             pq.write_table(table, temporary, compression="zstd")
         with writing_file(folder / KEYS_FILE) as temporary, temporary.open("wb") as file:
-            np.save(file, now.ranker.keys().float().cpu().numpy())
+            np.save(file, now.ranker.keys.float().cpu().numpy())
         now.inputs.save(folder, now.catalogue.raw_ids)
         now.source.save(folder)
         self.scorer.save(folder)
@@ -231,8 +247,9 @@ class Recommender:
         now = self.snapshot
         rows, _ = now.catalogue.rows([[raw_id] for raw_id in ids])
         with torch.inference_mode(), full_precision(self.scorer.device):
-            normalised = now.ranker.normalised()
-            best = normalised.top_k(normalised.keys_at(rows.values.astype(np.int64)), k, exclude=rows)
+            ranker, length = now.by_cosine
+            found = now.ranker.keys_of(torch.from_numpy(rows.values.astype(np.int64)))
+            best = ranker.top_k(F.normalize(found.float(), dim=-1) / length, k, exclude=rows)
         return [
             [
                 _recommendation(now.catalogue, int(entry), float(score))
@@ -244,7 +261,7 @@ class Recommender:
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
         """The keys [N, Dk] of all entries of the catalogue, in its order: the score of an item is its product with a query."""
-        return self.snapshot.ranker.keys().float().cpu().numpy()
+        return self.snapshot.ranker.keys.float().cpu().numpy()
 
     def history_vectors(self, histories: Histories, skip_unknown: bool = False) -> npt.NDArray[np.float32]:
         """The query [Q, Dk] of each history.

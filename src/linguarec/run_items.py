@@ -109,9 +109,9 @@ def items_of_recommender(
     entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
     unknown = np.flatnonzero(entries < 0)
     if np.array_equal(entries, np.arange(len(now.inputs))):  # not copied: what is memory-mapped may be large
-        return RunItems(scorer, now.inputs.to(device), DenseRanker(now.ranker.keys().to(device)), 0)
+        return RunItems(scorer, now.inputs.to(device), DenseRanker(now.ranker.keys.to(device)), 0)
     known = entries[entries >= 0]
-    inputs, keys = now.inputs.select(known), now.ranker.keys_at(known)
+    inputs, keys = now.inputs.select(known), now.ranker.keys_of(torch.from_numpy(known))
     if len(unknown):
         _check_unknown(recommender, dataset, unknown, zero_shot)
         new_inputs, new_keys = recommender.encode(now.source.new_of(dataset, unknown))

@@ -5,7 +5,7 @@ import torch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.baselines import chance, popularity
-from linguarec.ranking.ranks import target_ranks
+from linguarec.ranking.dense import DenseRanker
 
 COUNTS = np.array([3, 0, 5, 3, 0, 1, 8])
 
@@ -20,11 +20,8 @@ def cases():
 @pytest.mark.parametrize("exclude_history", [False, True])
 def test_popularity_ranks_as_a_model_whose_scores_are_the_counts(cases, exclude_history):
     found = popularity(cases, COUNTS, exclude_history)
-    expected = target_ranks(
-        torch.ones(60, 1),
-        torch.from_numpy(COUNTS).float().unsqueeze(1),
-        torch.from_numpy(cases.targets.astype(np.int64)),
-        cases.histories if exclude_history else None,
+    expected = DenseRanker(torch.from_numpy(COUNTS).float().unsqueeze(1)).ranks(
+        torch.ones(60, 1), cases.targets, cases.histories if exclude_history else None
     )
     assert found.ranks.greater.tolist() == expected.greater.tolist()
     assert found.ranks.ties.tolist() == expected.ties.tolist()

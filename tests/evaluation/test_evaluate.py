@@ -7,10 +7,10 @@ from linguarec.batching.batches import ItemBatch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.evaluate import EvaluationResult, encode_items, evaluate_model, evaluating, join
-from linguarec.ranking.ranks import TargetRanks
 from linguarec.models import CatalogueShape, build_model
-from linguarec.families.sasrec.model import SASRecConfig
+from linguarec.models.sasrec import SASRecConfig
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.ranking.ranks import TargetRanks
 
 NUM_ITEMS, NUM_CASES = 157, 211
 

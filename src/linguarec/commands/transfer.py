@@ -87,9 +87,7 @@ def transfer(
     flags, ways = _ways_of(start, options, ways)
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
-    for way in (
-        way for way in ("scratch", "frozen", "full") if way in ways
-    ):  # refuses what does not fit; scratch first
+    for way in [way for way in ways if way != "zero-shot"]:  # refuses what does not fit; scratch first
         given = dict(flags[way])
         request = finetuning_request(
             family,

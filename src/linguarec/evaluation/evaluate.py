@@ -94,7 +94,7 @@ def evaluate_model(
 def rank_cases(
     scorer: Scorer,
     inputs: Any,
-    ranker: Ranker[Tensor],
+    ranker: Ranker[Tensor, Any],
     cases: EvaluationCases,
     *,
     exclude_history: bool = False,

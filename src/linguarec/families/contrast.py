@@ -80,7 +80,7 @@ def plan_contrast(
     return Plan(description, network, sources[0], stages, options, taken, facts, write_origin)
 
 
-def names_of(sources: Sequence[ItemSource]) -> dict[str, str | None | list[str | None]]:
+def names_of(sources: Sequence[ItemSource]) -> dict[str, str | list[str | None] | None]:
     """What is read of each folder, as settings record it: one name, or a list where folders differ."""
     found: dict[str, str | list[str | None] | None] = {}
     for flag in sources[0].names:

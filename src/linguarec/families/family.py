@@ -133,7 +133,8 @@ class Family:
     defaults. `per_item`: tensors with a row for each catalogue item, never carried to another catalogue. `carries`: whether
     another training can start from it. `ranks_new`: whether it gives a key to an item that it was not trained with.
     `scorer`: makes keys and queries of a trained network. `ways`: how a pre-trained model of it can be fine-tuned in a
-    comparison with training from scratch; None = it cannot be pre-trained or nothing carries over. `released`: reads and writes checkpoints of the released code.
+    comparison with training from scratch; None = nothing carries over. `released`: reads and writes checkpoints of the
+    released code.
     """
 
     name: str

@@ -89,8 +89,8 @@ class CodeSource(ItemSource):
             sources = [start.coded_alike(dataset, asked) for dataset in datasets]
         else:
             stored = [own_names(dataset, asked.get("codes")) for dataset in datasets]
-            name = choose_for_all("codes", asked.get("codes"), datasets, stored, "quantize")
-            sources = [cls.stored(dataset, name) for dataset in datasets]
+            chosen = choose_for_all("codes", asked.get("codes"), datasets, stored, "quantize")
+            sources = [cls.stored(dataset, chosen) for dataset in datasets]
         first = sources[0].known_book()
         for source in sources[1:]:
             book = source.known_book()

@@ -192,7 +192,7 @@ def plan_pretraining(request: Request) -> Plan:
 
 
 def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Scratch begins as the start once began, where its folder tells; frozen would leave nothing to learn, zero-shot is that."""
+    """Scratch begins as the start once began, if its folder tells; frozen would leave nothing to learn: that is zero-shot."""
     refuse(start.family.name, {flag: value for flag, value in asked.items() if flag != "tokens"})
     found: dict[str, dict[str, Any]] = {"full": {"from_": start.folder, **asked}}
     try:

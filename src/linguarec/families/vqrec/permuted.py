@@ -1,8 +1,8 @@
 """The first stage of VQ-Rec's fine-tuning: whose embedding each code of a new code book takes.
 
-A code book that is fitted on a new domain numbers its centroids anew, so the pre-trained code embeddings do not fit its codes.
+A codebook that is fitted on a new domain numbers its centroids anew, so the pre-trained code embeddings do not fit its codes.
 Here everything pre-trained is fixed and a permutation of each book's embeddings is learned by the loss of the next items
-(`linguarec.families.vqrec.code_permutation`). In evaluation mode the model is exactly the `VQRec` with the re-ordered embeddings.
+(`linguarec.families.vqrec.code_permutation`). In evaluation mode the model equals the `VQRec` with the re-ordered embeddings.
 """
 
 from torch import Tensor

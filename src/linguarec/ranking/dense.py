@@ -1,0 +1,222 @@
+"""The exact ranker of item vectors: score = query . key."""
+
+import math
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linguarec.ranking.exact import ExactRanker, removed_rows
+from linguarec.ranking.ranker import IntArray
+
+Keys: TypeAlias = Tensor | npt.NDArray[Any]
+
+_SMALLEST_BUFFER = 1_024  # rows that a buffer of added keys has room for, at least
+_GATHERED = 1 << 22  # numbers gathered at once to score candidates exactly: 32 MB in float64
+_UNIT = 2.0**-24  # largest relative error of one rounding to float32
+
+
+class _Base:
+    """The keys [N, D] that a ranker was made of, and the length of the longest.
+
+    The length is computed when it is first asked for: opening a memory map reads nothing. Two threads that ask at the same
+    time compute the same.
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+        self._longest: float | None = None
+
+    @property
+    def longest(self) -> float:
+        """NaN or infinite if a key is not finite."""
+        if self._longest is None:
+            self._longest = _longest(self.keys)
+        return self._longest
+
+
+class _Buffer:
+    """Room for added keys, filled from the front. Rows that are taken never change, so readers need no lock."""
+
+    def __init__(self, rows: int, like: Tensor) -> None:
+        with torch.inference_mode(False):  # what is made in that mode could not be written to outside of it
+            self.keys = torch.empty(rows, like.shape[1], device=like.device)
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self, first: int, rows: int) -> bool:
+        """Reserve `rows` rows from `first` on: False if another snapshot took them, or there is no room."""
+        with self._lock:
+            if self._taken != first or first + rows > len(self.keys):
+                return False
+            self._taken += rows
+            return True
+
+
+@dataclass(frozen=True)
+class _Added:
+    """Successive added items: `keys` [n, D] are the first rows of `buffer`; `longest`: length of the longest key."""
+
+    keys: Tensor
+    longest: float
+    buffer: _Buffer
+
+
+class DenseRanker(ExactRanker[Tensor, Keys]):
+    """Ranks by `query . key` in float32: queries [Q, D], keys [N, D].
+
+    The keys it is made of are not copied, and may be a read-only memory map. Added keys go into buffers of their own, of
+    which each has room for as many as all before it; snapshots share what they have in common.
+
+    Args:
+        keys: [N, D]; what is not float32 is converted once.
+
+    Raises:
+        ValueError: keys are not two-dimensional.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        base = _tensor(keys)
+        if base.ndim != 2:
+            raise ValueError(f"keys must be [N, D], these are {list(base.shape)}")
+        super().__init__(np.zeros(0, dtype=np.int64))
+        self._base = _Base(base)
+        self._added: tuple[_Added, ...] = ()
+        self._length = len(base)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        return f"DenseRanker({len(self):,} items of width {self.width}, {len(self.removed):,} of them removed)"
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self._base.keys.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the keys are."""
+        return self._base.keys.device
+
+    @property
+    def keys(self) -> Tensor:
+        """[N, D]; where items were added, a copy."""
+        return self._base.keys if not self._added else torch.cat(self._parts())
+
+    def keys_of(self, rows: Tensor) -> Tensor:
+        """Keys [C, D] of the items `rows` [C]."""
+        if not self._added:
+            return self._base.keys[rows]
+        found = torch.empty(len(rows), self.width, device=self.device)
+        first = 0
+        for keys in self._parts():
+            here = ((rows >= first) & (rows < first + len(keys))).nonzero().squeeze(1)
+            found[here] = keys[rows[here] - first]
+            first += len(keys)
+        return found
+
+    # -- scores --------------------------------------------------------------------------------------------------------
+
+    def count(self, queries: Tensor) -> int:
+        """Q; see `ExactRanker`."""
+        if queries.ndim != 2 or queries.shape[1] != self.width:
+            raise ValueError(f"queries must be [Q, {self.width}], these are {list(queries.shape)}")
+        return len(queries)
+
+    def take(self, queries: Tensor, start: int, stop: int) -> Tensor:
+        """The queries `start:stop`."""
+        return queries[start:stop]
+
+    def score(self, queries: Tensor, out: Tensor) -> None:
+        """See `ExactRanker`: queries are filled up with zeros to the rows of `out`."""
+        filled = queries.to(self.device, torch.float32)
+        if len(out) > len(queries):
+            filled = torch.cat([filled, filled.new_zeros(len(out) - len(queries), self.width)])
+        first = 0
+        for keys in self._parts():
+            torch.mm(filled, keys.T, out=out[:, first : first + len(keys)])
+            first += len(keys)
+
+    def error(self, queries: Tensor) -> npt.NDArray[np.float64]:
+        """See `ExactRanker`: a sum of D products is wrong by D roundings of |query| |key| at most, in any order."""
+        longest = max([self._base.longest, *(added.longest for added in self._added)])
+        lengths = torch.linalg.vector_norm(queries.float(), dim=1).cpu().numpy().astype(np.float64)
+        error: npt.NDArray[np.float64] = (self.width + 2) * _UNIT * lengths * longest
+        if not np.isfinite(error).all():
+            raise ValueError("queries or keys hold values that are not finite: the model has diverged")
+        return error
+
+    def scores_of(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """See `ExactRanker`."""
+        wide = queries.to(self.device, torch.float64)
+        flat = rows.flatten()
+        of_query = torch.arange(len(rows), device=self.device).repeat_interleave(rows.shape[1])
+        at_once = max(1, _GATHERED // max(1, self.width))
+        found = torch.empty(len(flat), dtype=torch.float64, device=self.device)
+        for start in range(0, len(flat), at_once):
+            part = slice(start, start + at_once)
+            found[part] = (self.keys_of(flat[part]).double() * wide[of_query[part]]).sum(dim=1)
+        return found.view(rows.shape)
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------
+
+    def subset(self, rows: npt.NDArray[np.int64]) -> "DenseRanker":
+        """A ranker of these items alone, whose keys are copied."""
+        return DenseRanker(self.keys_of(torch.from_numpy(rows).to(self.device)))
+
+    def with_added(self, keys: Keys) -> "DenseRanker":
+        """See `Ranker`; `keys` [n, D] are copied.
+
+        Raises:
+            ValueError: the width is not D, or a key is not finite.
+        """
+        new = _tensor(keys)
+        if new.ndim != 2 or new.shape[1] != self.width:
+            raise ValueError(f"new keys must be [n, {self.width}], these are {list(new.shape)}")
+        longest = _longest(new)
+        if not math.isfinite(longest):
+            raise ValueError("new keys hold values that are not finite")
+        before, last = self._added[:-1], self._added[-1] if self._added else None
+        if last is not None and last.buffer.take(len(last.keys), len(new)):
+            buffer, first, longest = last.buffer, len(last.keys), max(longest, last.longest)
+        else:
+            added = self._length - len(self._base.keys)
+            buffer, first, before = _Buffer(max(len(new), added, _SMALLEST_BUFFER), self._base.keys), 0, self._added
+            buffer.take(0, len(new))
+        buffer.keys[first : first + len(new)] = new
+        return self._snapshot((*before, _Added(buffer.keys[: first + len(new)], longest, buffer)), self.removed)
+
+    def with_removed(self, rows: IntArray) -> "DenseRanker":
+        """See `Ranker`."""
+        return self._snapshot(self._added, removed_rows(self.removed, rows, len(self)))
+
+    def _parts(self) -> list[Tensor]:
+        return [self._base.keys, *(added.keys for added in self._added)]
+
+    def _snapshot(self, added: tuple[_Added, ...], removed: npt.NDArray[np.int64]) -> "DenseRanker":
+        made = DenseRanker.__new__(DenseRanker)
+        ExactRanker.__init__(made, removed)
+        made._base, made._added = self._base, added
+        made._length = len(self._base.keys) + sum(len(each.keys) for each in added)
+        return made
+
+
+def _tensor(keys: Keys) -> Tensor:
+    """Keys as float32, without a copy where they are that already."""
+    if isinstance(keys, Tensor):
+        return keys.detach().float()
+    with warnings.catch_warnings():
+        # torch has no read-only tensors. Nothing here writes into keys.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(keys)).float()
+
+
+def _longest(keys: Tensor) -> float:
+    return float(torch.linalg.vector_norm(keys, dim=1).max()) if len(keys) else 0.0

@@ -1,0 +1,349 @@
+"""Exact ranks and exact best items, for every kind of score: what `DenseRanker`, `SparseRanker`, `SumRanker` share.
+
+Ranks. The score of a target is read from the same product as all others: a dot product of its own differs in the last
+bits and would break the ties between items with equal vectors. Queries are worked through in chunks of one size, that
+depends on the catalogue alone; the last one is filled up. So the ranks of a query do not depend on the queries it came with.
+
+Best items. A matrix product of one query and one of many differ in the last bits, and a matrix-vector product gives
+different bits to equal rows. So the product only finds the candidates: all items whose score, by the bound of its rounding
+error, may be among the best k. Their scores are then computed in float64 and rounded to float32. Those do not depend on the
+other queries, the number of threads, or where an item stands, and items with equal vectors tie.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linguarec.data.ragged import Ragged
+from linguarec.ranking.ranker import Best, IntArray, Within
+from linguarec.ranking.ranks import TargetRanks, chunk_rows, full_precision
+
+Query = TypeVar("Query")
+Added = TypeVar("Added")
+Scores = npt.NDArray[np.floating[Any]]
+
+_SPARE = 16  # candidates beyond k that are taken at once: rounding and small groups of equal items need no second look
+_BLOCK = 128  # scores of which the largest is looked at first
+_SCORES_AT_ONCE = 1 << 22  # of `top_k`: 16 MB, about what the caches of a CPU hold
+_FEW = 8  # for the best k, a list of candidates shorter than an eighth of the catalogue is scored by itself
+
+
+class ExactRanker(ABC, Generic[Query, Added]):
+    """A `Ranker` by scores of all items, a chunk of queries at a time.
+
+    A kind of score says how many queries there are (`count`, `take`), what they score (`score`) to a rounding `error`, and
+    what they score exactly (`scores_of`); the rest is here.
+    """
+
+    def __init__(self, removed: npt.NDArray[np.int64]) -> None:
+        self.removed = removed
+        self._removed = torch.from_numpy(removed)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N, the removed items included."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the scores are computed."""
+
+    @abstractmethod
+    def count(self, queries: Query) -> int:
+        """Q.
+
+        Raises:
+            ValueError: these are no queries for these items.
+        """
+
+    @abstractmethod
+    def take(self, queries: Query, start: int, stop: int) -> Query:
+        """The queries `start:stop`."""
+
+    @abstractmethod
+    def score(self, queries: Query, out: Tensor) -> None:
+        """Write the scores of all items into the first Q rows of `out` [R, N] float32, R >= Q.
+
+        The result depends on R, but not on Q.
+        """
+
+    @abstractmethod
+    def error(self, queries: Query) -> npt.NDArray[np.float64]:
+        """[Q] bound of the difference between `score` and `scores_of`; 0 where they are the same.
+
+        Raises:
+            ValueError: a query, or what the items are known by, is not finite.
+        """
+
+    @abstractmethod
+    def scores_of(self, queries: Query, rows: Tensor) -> Tensor:
+        """Scores [Q, C] float64 of the items `rows` [Q, C], to the rounding of float64."""
+
+    @abstractmethod
+    def subset(self, rows: npt.NDArray[np.int64]) -> "ExactRanker[Query, Added]":
+        """A ranker of these items alone."""
+
+    @abstractmethod
+    def with_added(self, keys: Added) -> Self:
+        """See `Ranker`."""
+
+    @abstractmethod
+    def with_removed(self, rows: IntArray) -> Self:
+        """See `Ranker`."""
+
+    # -- ranks ---------------------------------------------------------------------------------------------------------
+
+    def ranks(
+        self, queries: Query, targets: IntArray, exclude: Ragged | None = None, within: Within | None = None
+    ) -> TargetRanks:
+        """See `Ranker`."""
+        total = self.count(queries)
+        _check_lists(total, exclude, within)
+        if len(targets) != total:
+            raise ValueError(f"{total} queries and {len(targets)} targets must be equally many")
+        if isinstance(within, np.ndarray) and len(within) * 2 < len(self):
+            rows = self._candidates(within)
+            columns = np.searchsorted(rows, targets)
+            found = rows[np.minimum(columns, len(rows) - 1)] == targets if len(rows) else np.zeros(total, dtype=bool)
+            _check_targets(~found)
+            return self.subset(rows).ranks(queries, columns, None if exclude is None else _columns(exclude, rows))
+        of_target = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(self.device)
+        if total and not 0 <= int(of_target.min()) <= int(of_target.max()) < len(self):
+            raise ValueError(f"targets must be rows of the {len(self)} items")
+        _check_targets(np.isin(targets, self.removed) if len(self.removed) else np.zeros(total, dtype=bool))
+        greater = torch.empty(total, dtype=torch.int64, device=self.device)
+        ties = torch.empty_like(greater)
+        with full_precision(self.device):
+            self.error(queries)  # refuses what is not finite
+            closed = self._closed(within)
+            out = torch.empty(chunk_rows(len(self), self.device), len(self), device=self.device)
+            for start in range(0, total, len(out)):
+                stop = min(start + len(out), total)
+                self.score(self.take(queries, start, stop), out)
+                scores, target = out[: stop - start], of_target[start:stop].unsqueeze(1)
+                target_scores = scores.gather(1, target)
+                self._close(scores, start, closed, within)
+                _check_targets(scores.gather(1, target).squeeze(1).cpu().numpy() == -np.inf)
+                if exclude is not None:
+                    _exclude(scores, exclude, start)
+                    scores.scatter_(1, target, target_scores)
+                above = torch.count_nonzero(scores > target_scores, dim=1)
+                greater[start:stop] = above
+                ties[start:stop] = torch.count_nonzero(scores >= target_scores, dim=1) - above
+        return TargetRanks(greater.cpu().numpy(), ties.cpu().numpy())
+
+    # -- the best k ----------------------------------------------------------------------------------------------------
+
+    def top_k(self, queries: Query, k: int, exclude: Ragged | None = None, within: Within | None = None) -> Best:
+        """See `Ranker`."""
+        if k < 1:
+            raise ValueError(f"k is {k}; it must be at least 1")
+        total = self.count(queries)
+        _check_lists(total, exclude, within)
+        if isinstance(within, np.ndarray) and len(within) * _FEW < len(self):
+            rows = self._candidates(within)
+            best = self.subset(rows).top_k(queries, k, None if exclude is None else _columns(exclude, rows))
+            return Best(np.append(rows, -1)[best.rows], best.scores)
+        parts = []
+        with full_precision(self.device):
+            error = self.error(queries)
+            if isinstance(within, Ragged) and within.lengths.max(initial=0) * _FEW < len(self):
+                return self._best_listed(queries, k, exclude, within)
+            closed = self._closed(within)
+            rows_at_once = max(1, min(512, _SCORES_AT_ONCE // max(1, len(self))))
+            for start in range(0, total, rows_at_once):
+                stop = min(start + rows_at_once, total)
+                part = queries if stop - start == total else self.take(queries, start, stop)
+                scores = torch.empty(stop - start, len(self), device=self.device)
+                self.score(part, scores)
+                self._close(scores, start, closed, within)
+                if exclude is not None:
+                    _exclude(scores, exclude, start)
+                parts.append(self._best(part, scores, k, error[start:stop]))
+        return joined(parts, k)
+
+    def _best(self, queries: Query, scores: Tensor, k: int, error: npt.NDArray[np.float64]) -> Best:
+        """The best k by `scores` [Q, N], in which what is no candidate has -inf."""
+        count = min(scores.shape[1], k + _SPARE)
+        if count == 0:
+            return joined([], k, len(scores))
+        values, rows = highest(scores, count)
+        exact = self.scores_of(queries, rows).float()
+        exact = torch.where(values == -torch.inf, -torch.inf, exact)
+        best = ordered(rows.cpu().numpy(), exact.cpu().numpy(), k)
+        if count == scores.shape[1]:
+            return best
+        # An item whose exact score is among the best k is at most twice the error below the k-th score found.
+        found = values.cpu().numpy()
+        least = found[:, k - 1] - 2 * error
+        for number in np.flatnonzero((found[:, -1] >= least) & (found[:, -1] > -np.inf)).tolist():
+            again = self._best_above(
+                self.take(queries, number, number + 1), scores[number], k, float(found[number, k - 1]), error[number]
+            )
+            best.rows[number], best.scores[number] = again.rows[0], again.scores[0]
+        return best
+
+    def _best_above(self, query: Query, scores: Tensor, k: int, last: float, error: float) -> Best:
+        """The best k of one query, where more items than `_SPARE` may be as good as the k-th, whose score is `last`."""
+        if error == 0:  # the scores are exact: of the equal ones, the first rows
+            equal = (scores == last).nonzero().squeeze(1)[:k]
+            rows = torch.cat([(scores > last).nonzero().squeeze(1), equal])
+            return ordered(rows[None].cpu().numpy(), scores[rows][None].cpu().numpy(), k)
+        rows = (scores >= last - 2 * error).nonzero().squeeze(1)
+        exact = self.scores_of(query, rows[None]).float()
+        return ordered(rows[None].cpu().numpy(), exact.cpu().numpy(), k)
+
+    def _best_listed(self, queries: Query, k: int, exclude: Ragged | None, within: Ragged) -> Best:
+        """The best k of each query's own list of candidates, of which nothing but the lists is scored."""
+        longest = max(1, int(within.lengths.max(initial=0)))
+        parts = []
+        queries_at_once = max(1, (_SCORES_AT_ONCE >> 6) // longest)
+        for start in range(0, len(within), queries_at_once):
+            lists = within.select(np.arange(start, min(start + queries_at_once, len(within))))
+            of_query = np.repeat(np.arange(len(lists)), lists.lengths)
+            pairs = np.unique(of_query * len(self) + self._checked(lists.values))
+            if len(self.removed):
+                pairs = pairs[~np.isin(pairs % len(self), self.removed)]
+            if exclude is not None:
+                out = exclude.select(np.arange(start, start + len(lists)))
+                barred = np.repeat(np.arange(len(lists)), out.lengths) * len(self) + out.values.astype(np.int64)
+                pairs = pairs[~np.isin(pairs, barred)]
+            of_query, rows = pairs // len(self), pairs % len(self)
+            places = np.arange(len(pairs)) - np.searchsorted(of_query, of_query)
+            table = np.zeros((len(lists), longest), dtype=np.int64)
+            listed = np.zeros(table.shape, dtype=bool)
+            table[of_query, places], listed[of_query, places] = rows, True
+            part = self.take(queries, start, start + len(lists))
+            exact = self.scores_of(part, torch.from_numpy(table).to(self.device)).float().cpu().numpy()
+            parts.append(ordered(table, np.where(listed, exact, np.float32(-np.inf)), k))
+        return joined(parts, k)
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    def _checked(self, rows: IntArray) -> npt.NDArray[np.int64]:
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise ValueError(f"rows run from {rows.min()} to {rows.max()}, there are {len(self)} items")
+        return np.asarray(rows, dtype=np.int64)
+
+    def _candidates(self, within: IntArray) -> npt.NDArray[np.int64]:
+        """Those of `within` that are not removed, ascending."""
+        rows = np.unique(self._checked(within))
+        return rows[~np.isin(rows, self.removed)] if len(self.removed) else rows
+
+    def _closed(self, within: Within | None) -> Tensor | None:
+        """[N] true for the items outside of one list of candidates, or None if there is no such list."""
+        if not isinstance(within, np.ndarray):
+            return None
+        closed = torch.ones(len(self), dtype=torch.bool)
+        closed[torch.from_numpy(self._checked(within))] = False
+        return closed.to(self.device)
+
+    def _close(self, scores: Tensor, start: int, closed: Tensor | None, within: Within | None) -> None:
+        """Put the items that are no candidates below all others, in `scores` of the queries from `start` on."""
+        if len(self.removed):
+            scores.index_fill_(1, self._removed.to(scores.device), -torch.inf)
+        if closed is not None:
+            scores.masked_fill_(closed, -torch.inf)
+        if isinstance(within, Ragged):
+            outside = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+            queries, rows = _pairs(within, start, len(scores), scores.device)
+            self._checked(within.values)
+            outside[queries, rows] = False
+            scores.masked_fill_(outside, -torch.inf)
+
+
+def removed_rows(removed: npt.NDArray[np.int64], rows: IntArray, count: int) -> npt.NDArray[np.int64]:
+    """`removed` (ascending, distinct) and `rows` in one array of that kind.
+
+    Raises:
+        ValueError: a row is not one of the `count`.
+    """
+    fresh = np.unique(np.asarray(rows, dtype=np.int64))
+    if len(fresh) and not 0 <= fresh[0] <= fresh[-1] < count:
+        raise ValueError(f"rows to remove run from {fresh[0]} to {fresh[-1]}, there are {count} items")
+    places = np.searchsorted(removed, fresh)
+    known = np.append(removed, -1)[places] == fresh
+    return np.insert(removed, places[~known], fresh[~known])
+
+
+def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row of `scores` [Q, N] and their columns, largest first, equal ones in any order.
+
+    The largest of each block of columns is looked at first: of N scores, `torch.topk` alone takes longer than the product.
+    """
+    blocks = scores.shape[1] // _BLOCK
+    if blocks < 4 * count or scores.device.type != "cpu":
+        values, columns = scores.topk(count, dim=1)
+        return values, columns
+    even = blocks * _BLOCK
+    largest = scores[:, :even].unflatten(1, (blocks, _BLOCK)).amax(2)
+    chosen = largest.topk(count, dim=1, sorted=False).indices.unsqueeze(2) * _BLOCK
+    columns = (chosen + torch.arange(_BLOCK)).flatten(1)
+    rest = torch.arange(even, scores.shape[1]).expand(len(scores), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    values, places = scores.gather(1, columns).topk(count, dim=1)
+    return values, columns.gather(1, places)
+
+
+def ordered(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], k: int) -> Best:
+    """The best k of distinct `rows` [Q, C] by `scores` [Q, C]; what has -inf is no candidate.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    if not (scores < np.inf).all():
+        raise ValueError("scores are not finite: the model has diverged")
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
+    rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    return joined([Best(np.where(scores == -np.inf, -1, rows), scores)], k)
+
+
+def joined(parts: list[Best], k: int, queries: int = 0) -> Best:
+    """The results of several groups of queries as one, each filled up to `k`; without parts, nothing for `queries`."""
+    total = sum(map(len, parts)) if parts else queries
+    if len(parts) == 1 and parts[0].rows.shape[1] == k:
+        return parts[0]
+    rows, scores = np.full((total, k), -1, dtype=np.int64), np.full((total, k), -np.inf, dtype=np.float32)
+    start = 0
+    for part in parts:
+        found = slice(start, start + len(part)), slice(0, part.rows.shape[1])
+        rows[found], scores[found] = part.rows, part.scores
+        start += len(part)
+    return Best(rows, scores)
+
+
+def _check_lists(queries: int, exclude: Ragged | None, within: Within | None) -> None:
+    for what, lists in (("to exclude", exclude), ("of candidates", within)):
+        if isinstance(lists, Ragged) and len(lists) != queries:
+            raise ValueError(f"{queries} queries and {len(lists)} lists {what} must be equally many")
+
+
+def _check_targets(lacking: npt.NDArray[np.bool_]) -> None:
+    if lacking.any():
+        raise ValueError(f"{int(lacking.sum())} targets are not among the candidates: outside of `within`, or removed")
+
+
+def _columns(lists: Ragged, rows: npt.NDArray[np.int64]) -> Ragged:
+    """The places of the listed items in `rows` (ascending), without those that are not there."""
+    places = np.searchsorted(rows, lists.values)
+    known = np.append(rows, -1)[places] == lists.values
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(known)])[lists.offsets]
+    return Ragged(places[known], offsets)
+
+
+def _pairs(lists: Ragged, start: int, queries: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Query (from 0) and row of each item listed for `queries` queries from `start` on."""
+    offsets = lists.offsets[start : start + queries + 1]
+    rows = lists.values[offsets[0] : offsets[-1]].astype(np.int64)
+    of_query = np.repeat(np.arange(queries), np.diff(offsets))
+    return torch.from_numpy(of_query).to(device), torch.from_numpy(rows).to(device)
+
+
+def _exclude(scores: Tensor, exclude: Ragged, start: int) -> None:
+    """Put the items excluded for the queries from `start` on below all others."""
+    queries, rows = _pairs(exclude, start, len(scores), scores.device)
+    scores[queries, rows] = -torch.inf
