@@ -92,7 +92,7 @@ def transfer(
         request = finetuning_request(
             family,
             data,
-            output / "runs" / way,
+            output / "runs" / trained_way,
             given.pop("config", None),
             training,
             given.pop("from_", None),
