@@ -21,9 +21,9 @@ import types
 import typing
 from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
 from linguarec.given import note_given
@@ -31,11 +31,29 @@ from linguarec.given import note_given
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from linguarec.cli import Command
     from linguarec.families.family import Family
 
 SHORT = {"output": "-o"}
 MODEL_GROUP, TRAINING_GROUP = "model", "training"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where the function is, its one-line help, which of its parameters are positional, and which one names a model.
+
+    `given`: parameters that the command's name decides. `model`: the parameter whose value picks the model family; the
+    function's `config` parameter then has that family's config class, and its flags are written `--model.<field>`. `options`:
+    what its `**options` stand for: flags that model families declare for fine-tuning or pre-training, or names of what they
+    read of a folder; those of the family that is picked, else of all.
+    """
+
+    module: str
+    function: str
+    help: str
+    positional: tuple[str, ...] = ()
+    model: str | None = None
+    options: Literal["finetuning", "pretraining", "reading"] | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,7 @@ class Parameter:
         return f"-{self.key}" if len(self.key) == 1 else f"--{self.key.replace('_', '-')}"
 
 
-def parse(function: Callable[..., Any], words: Sequence[str], program: str, command: "Command") -> Call | None:
+def parse(function: Callable[..., Any], words: Sequence[str], program: str, command: Command) -> Call | None:
     """Read `words` as arguments of `function`, beside those that the command gives; None = help was asked for and shown.
 
     Raises:
@@ -170,14 +188,14 @@ def _is_flag(word: str) -> bool:
     return re.match(r"--?[A-Za-z]", word) is not None
 
 
-def _models_of(command: "Command") -> list[str]:
+def _models_of(command: Command) -> list[str]:
     """Names of the families that the command takes: those that offer its training."""
     from linguarec.families import FAMILIES
 
     return [name for name, family in FAMILIES.items() if getattr(family, command.options or "finetuning") is not None]
 
 
-def _named_model(words: Sequence[str], command: "Command", models: Sequence[str]) -> "Family | None":
+def _named_model(words: Sequence[str], command: Command, models: Sequence[str]) -> "Family | None":
     """The family that is named on the command line (before the parser, which needs its config class, exists)."""
     if command.model is None or command.positional[0] != command.model or not words or words[0].startswith("-"):
         return None
@@ -190,7 +208,7 @@ def _named_model(words: Sequence[str], command: "Command", models: Sequence[str]
     return FAMILIES[words[0]]
 
 
-def _parameters(function: Callable[..., Any], command: "Command", family: "Family | None") -> list[Parameter]:
+def _parameters(function: Callable[..., Any], command: Command, family: "Family | None") -> list[Parameter]:
     helps, hints = _documented(function), _hints(function)
     positional = command.positional
     found = []
@@ -223,7 +241,7 @@ def _parameters(function: Callable[..., Any], command: "Command", family: "Famil
     return sorted(found, key=lambda p: positional.index(p.name) if p.positional else len(positional))
 
 
-def _option_parameters(command: "Command", family: "Family | None") -> list[Parameter]:
+def _option_parameters(command: Command, family: "Family | None") -> list[Parameter]:
     """The flags that `**options` stand for: those of the family that is named, or, where none can be, of all."""
     from linguarec.families import FAMILIES
 
@@ -253,9 +271,9 @@ def _option_parameters(command: "Command", family: "Family | None") -> list[Para
     ]
 
 
-def _declared_options(command: "Command", family: "Family") -> dict[str, tuple[Any, str]]:
+def _declared_options(command: Command, family: "Family") -> dict[str, tuple[Any, str]]:
     """Type and help of each option of a family."""
-    from linguarec.families.family import option_types
+    from linguarec.families.flags import option_types
 
     if command.options == "reading":
         return {flag: (str, text) for flag, text in family.source.flags.items()}
@@ -266,12 +284,12 @@ def _declared_options(command: "Command", family: "Family") -> dict[str, tuple[A
     return {flag: (hint, helps.get(flag, "")) for flag, hint in option_types(task.options).items()}
 
 
-def _of_other_families(command: "Command", family: "Family | None") -> dict[str, str]:
+def _of_other_families(command: Command, family: "Family | None") -> dict[str, str]:
     """Flags, with dashes, that say something to other families alone -> the line that refuses them for this one."""
     if family is None or command.options is None:
         return {}
     from linguarec.families import FAMILIES
-    from linguarec.families.family import refusals
+    from linguarec.families.flags import refusals
 
     own = _declared_options(command, family)
     others = {flag for each in FAMILIES.values() for flag in _declared_options(command, each) if flag not in own}

@@ -12,31 +12,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
+from linguarec.arguments import Command, parse
 from linguarec.errors import LinguarecError, SettingsError
-
-
-@dataclass(frozen=True)
-class Command:
-    """Where the function is, its one-line help, which of its parameters are positional, and which one names a model.
-
-    `given`: parameters that the command's name decides. `model`: the parameter whose value picks the model family; the
-    function's `config` parameter then has that family's config class, and its flags are written `--model.<field>`. `options`:
-    what its `**options` stand for: flags that model families declare for fine-tuning or pre-training, or names of what they
-    read of a folder; those of the family that is picked, else of all.
-    """
-
-    module: str
-    function: str
-    help: str
-    positional: tuple[str, ...] = ()
-    model: str | None = None
-    options: Literal["finetuning", "pretraining", "reading"] | None = None
-    given: Mapping[str, str] = field(default_factory=dict)
-
 
 PREPARE = "linguarec.commands.prepare"
 PATIENCE = 5.0  # seconds that a later process of a training waits before it says what is wrong
@@ -191,8 +171,6 @@ def _run(words: list[str]) -> int:
         return 0 if len(words) > 1 else 2
     name, rest = _find(words)
     command = COMMANDS[name]
-
-    from linguarec.arguments import parse
 
     function = getattr(importlib.import_module(command.module), command.function)
     call = parse(function, rest, f"linguarec {name}", command)

@@ -79,7 +79,7 @@ class Snapshot:
 
     @cached_property
     def by_cosine(self) -> tuple[DenseRanker, float]:
-        """A ranker of keys of one length, and that length: the ranker itself if its keys are so, else one of normalised keys."""
+        """A ranker of keys of one length, and that length: the ranker itself, or one of normalised keys."""
         keys = self.ranker.keys
         lengths = (
             torch.cat([part.norm(dim=-1) for part in keys.split(_KEYS_AT_ONCE)]) if len(keys) else keys.new_ones(1)

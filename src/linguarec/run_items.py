@@ -13,9 +13,9 @@ from linguarec.data.splits import EvaluationCases
 from linguarec.devices import device_for
 from linguarec.errors import DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
-from linguarec.families.family import refuse
+from linguarec.families.family import Start
+from linguarec.families.flags import refuse
 from linguarec.families.opening import open_start, read_description
-from linguarec.families.start import Start
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.scorer import Scorer

@@ -65,7 +65,8 @@ def compare(
     from linguarec.evaluation.report import write_report
     from linguarec.evaluation.slices import Slice, slices, training_counts
     from linguarec.evaluation.summary import summarise
-    from linguarec.families.family import log_own_training, refuse
+    from linguarec.families.family import log_own_training
+    from linguarec.families.flags import refuse
     from linguarec.families.opening import families_named
     from linguarec.files import write_json
     from linguarec.run_items import ranked
@@ -182,7 +183,7 @@ def _check(
 
 def _options_of(family: "Family", given: Mapping[str, Any]) -> dict[str, Any]:
     """Those options that say something to the family."""
-    from linguarec.families.family import option_types
+    from linguarec.families.flags import option_types
 
     known = option_types(family.finetuning.options)
     return {flag: value for flag, value in given.items() if flag in known}

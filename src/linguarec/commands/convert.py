@@ -8,8 +8,7 @@ from linguarec.errors import DataFormatError, OutputError, SettingsError
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.families.family import Family
-    from linguarec.families.released import Converted, Released, ReleasedFile
+    from linguarec.families.family import Converted, Family, Released, ReleasedFile
 
 CARRIED_FILE = "released.safetensors"
 RELEASED_CONFIG = "Give the file with the settings that the model was trained with, as an object of names and values."
@@ -53,7 +52,8 @@ def convert(
     """
     from linguarec.data.dataset import PreparedDataset
     from linguarec.families import FAMILIES
-    from linguarec.families.released import ConversionRequest, read_released
+    from linguarec.families.family import ConversionRequest
+    from linguarec.families.released import read_released
     from linguarec.stored import read_json
 
     given = {"--released-config": released_config, "--heads": heads, "--items": items, "--item-ids": item_ids}
@@ -123,10 +123,10 @@ def _write_folder(
     from safetensors.torch import save_file
 
     from linguarec.catalogue import Catalogue
-    from linguarec.families.weights import save_model
+    from linguarec.families.weights import SETTINGS_FILE, save_model
     from linguarec.files import write_json, writing_file, writing_folder
     from linguarec.recommender import Recommender
-    from linguarec.runs.settings import SETTINGS_FILE, SETTINGS_MARKER
+    from linguarec.runs.settings import SETTINGS_MARKER
     from linguarec.text.cleaning import TextRules
 
     description = converted.description
@@ -164,10 +164,9 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     from safetensors.torch import load_file
 
     from linguarec.errors import CheckpointMismatchError
+    from linguarec.families.family import ModelFolder
     from linguarec.families.opening import open_model
-    from linguarec.families.released import ModelFolder
-    from linguarec.families.weights import AGAIN
-    from linguarec.runs.settings import SETTINGS_FILE
+    from linguarec.families.weights import AGAIN, SETTINGS_FILE
     from linguarec.stored import read_json
 
     if output.exists() and (output.is_dir() or not overwrite):

@@ -96,6 +96,7 @@ def finetuning_request(
     from linguarec.data.training_data import check_fraction
     from linguarec.families.family import Request
     from linguarec.families.opening import open_start
+    from linguarec.families.start import check_start
     from linguarec.training.settings import TrainingSettings
 
     chosen = family.options(family.finetuning, options)
@@ -105,7 +106,7 @@ def finetuning_request(
     check_seed(seed)
     start = None if from_ is None else open_start(Path(from_))
     if start is not None:
-        start.check(family)
+        check_start(start, family)
     dataset = PreparedDataset.open(data)
     return Request(family, [dataset], start, config, chosen, training, split, users, seed, output)
 

@@ -61,7 +61,7 @@ def pretrain(
     from linguarec.families import FAMILIES
     from linguarec.families.family import Request
     from linguarec.families.opening import family_named, open_start
-    from linguarec.families.start import log_start
+    from linguarec.families.start import check_start, log_start
     from linguarec.runs.folder import check_other_folder, open_run
     from linguarec.runs.results import metrics_of, write_results
     from linguarec.runs.settings import RunSettings
@@ -83,7 +83,7 @@ def pretrain(
     check_other_folder(from_, output)
     start = None if from_ is None else open_start(Path(from_))
     if start is not None:
-        start.check(family)
+        check_start(start, family)
     datasets = [PreparedDataset.open(folder) for folder in data]
     held_out = None if valid is None else PreparedDataset.open(valid)
     request = Request(family, datasets, start, config, chosen, training, split, users, seed, output, held_out, mixing)

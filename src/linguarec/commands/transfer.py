@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from linguarec.evaluation.comparison import ComparedSystem
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.evaluation.report import Table
-    from linguarec.families.start import Start
+    from linguarec.families.family import Start
     from linguarec.training.settings import TrainingSettings
 
 Way = Literal["scratch", "frozen", "full", "zero-shot"]
@@ -66,6 +66,7 @@ def transfer(
     from linguarec.evaluation.report import Figure, Section, write_report
     from linguarec.families.family import log_own_training
     from linguarec.families.opening import open_start
+    from linguarec.families.start import weights_sha256
     from linguarec.files import write_json
     from linguarec.run_items import items_by_text, ranked
     from linguarec.runs.folder import check_report_folder
@@ -87,8 +88,8 @@ def transfer(
     flags, ways = _ways_of(start, options, ways)
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
-    for way in [way for way in ways if way != "zero-shot"]:  # refuses what does not fit; scratch first
-        given = dict(flags[way])
+    for trained_way in [way for way in ways if way != "zero-shot"]:  # refuses what does not fit; scratch first
+        given = dict(flags[trained_way])
         request = finetuning_request(
             family,
             data,
@@ -146,7 +147,7 @@ def transfer(
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "from": str(from_),
-        "weights_sha256": start.weights_sha256,
+        "weights_sha256": weights_sha256(start),
         "model": family.name,
         "mode": flags["full"].get("mode"),
         "inputs": inputs,

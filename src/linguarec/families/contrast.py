@@ -10,6 +10,7 @@ from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.pretraining import MixedLoader, PretrainingLoader
 from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.options import settings_of
+from linguarec.families.start import take_over
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
 from linguarec.nn.encoders import encoder_kind
@@ -56,7 +57,7 @@ def plan_contrast(
     description = ModelDescription(request.family, config, encoder, shape)
     torch.manual_seed(seed)
     network = description.build()
-    taken = None if request.start is None else request.start.take_over(network)
+    taken = None if request.start is None else take_over(request.start, network)
     steps = MixedLoader(
         logs, encoder.max_length, request.targets_per_part, training.window_stride or None, request.mixing, seed
     )

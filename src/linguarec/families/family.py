@@ -5,33 +5,28 @@ and whatever only it needs. `linguarec.families.FAMILIES` lists them. How to wri
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, TypeVar
 
-from torch import nn
+import pyarrow as pa
+from torch import Tensor, nn
 
 from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import SettingsError
+from linguarec.families.flags import options_from
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
 from linguarec.nn.shape import CatalogueShape
-from linguarec.ranking.scorer import Scorer, VectorScorer
-from linguarec.sources.source import ItemSource
+from linguarec.ranking.scorer import LeftOut, Scorer, VectorScorer
+from linguarec.sources.source import Asked, ItemSource
 from linguarec.training.settings import TrainingSettings
 from linguarec.training.stages import PlannedStage
-
-if TYPE_CHECKING:
-    from linguarec.families.released import Released
-    from linguarec.families.start import Start
 
 log = logging.getLogger(__name__)
 
 Source = TypeVar("Source", bound=ItemSource)
 Build = Callable[[Any, EncoderConfig | None, CatalogueShape], nn.Module]
 LoadScorer = Callable[[nn.Module, "ModelDescription", ItemSource, Path | None], Scorer]
-LeftOut = dict[str, dict[str, int]]
 # A start and the options asked for -> name of a way -> the arguments of a fine-tuning beside model and data.
 Ways = Callable[["Start", Mapping[str, Any]], dict[str, dict[str, Any]]]
 
@@ -55,6 +50,27 @@ def score_vectors(
 
 
 @dataclass(frozen=True)
+class Start:
+    """The opened folder of a model that another training starts from: a pre-training run, a converted checkpoint or another
+    run. What is taken over from it: `linguarec.families.start`.
+
+    `source`: how its items were read, as far as the folder tells; it holds no items. `settings`: those that the folder was
+    made with; empty where it does not tell.
+    """
+
+    folder: Path
+    network: nn.Module
+    description: "ModelDescription"
+    source: ItemSource
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> "Family":
+        """Of the model."""
+        return self.description.family
+
+
+@dataclass(frozen=True)
 class Request:
     """What a training was asked for; the `plan` of a family turns it into a `Plan`.
 
@@ -64,7 +80,7 @@ class Request:
 
     family: "Family"
     datasets: list[PreparedDataset]
-    start: "Start | None"
+    start: Start | None
     config: Any
     options: Any
     training: TrainingSettings
@@ -167,18 +183,7 @@ class Family:
         Raises:
             SettingsError: a flag says nothing to this family, or a value is none of its choices; all of them are named.
         """
-        hints = option_types(task.options)
-        foreign = [flag for flag, value in given.items() if flag not in hints and not _is_default(value)]
-        problems = refusals(self.name, foreign)
-        for flag, hint in hints.items():
-            choices = _choices(hint)
-            if choices and given.get(flag) is not None and given[flag] not in choices:
-                problems.append(
-                    f"--{flag.replace('_', '-')} is {given[flag]!r}; for {self.name} it is one of {', '.join(choices)}"
-                )
-        if problems:
-            raise SettingsError(problems)
-        return task.options(**{flag: value for flag, value in given.items() if flag in hints})
+        return options_from(task.options, given, self.name)
 
 
 @dataclass(frozen=True)
@@ -214,38 +219,95 @@ class ModelDescription:
         }
 
 
-def option_types(options: type[Any]) -> dict[str, Any]:
-    """Type hint of each field of a class of options."""
-    hints = get_type_hints(options)
-    return {each.name: hints[each.name] for each in fields(options)}
+@dataclass(frozen=True)
+class ReleasedFile:
+    """A file of the released code, of whatever model: its `state` dict and what else it holds.
 
-
-def refusals(who: str, flags: Sequence[str]) -> list[str]:
-    """The one rule for flags that say nothing to a model: a line for each."""
-    return [f"--{flag.replace('_', '-')}: this is not for {who}; leave it out" for flag in flags]
-
-
-def refuse(who: str, given: Mapping[str, Any]) -> None:
-    """Refuse the flags among `given` that have a value; a group of settings at its defaults has none.
-
-    Raises:
-        SettingsError: there are some; all are named.
+    `not_made`: classes that its pickle names and that were not made (see `linguarec.unpickling`).
     """
-    if problems := refusals(who, [flag for flag, value in given.items() if not _is_default(value)]):
-        raise SettingsError(problems)
+
+    file: Path
+    state: dict[str, Any]
+    content: dict[str, Any]
+    not_made: list[str]
 
 
-def _is_default(value: Any) -> bool:
-    if not is_dataclass(value) or isinstance(value, type):
-        return value is None
-    needed = [each for each in fields(value) if each.default is MISSING and each.default_factory is MISSING]
-    return not needed and value == type(value)()
+@dataclass(frozen=True)
+class ConversionRequest:
+    """What a conversion was asked for beside the file.
+
+    `families`: by name. `told`: settings of the released code from elsewhere, which win over those of the file. `dataset`:
+    whose items become the catalogue; `asked`: what of it is read. The others are flags of `linguarec convert`.
+    """
+
+    families: "Mapping[str, Family]"
+    told: Mapping[str, Any]
+    dataset: PreparedDataset | None
+    asked: Asked
+    item_ids: Path | None = None
+    word_embeddings: Path | None = None
+    window: int | None = None
 
 
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """The values that a Literal, alone or beside None, allows."""
-    parts = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
-    return tuple(choice for part in parts if get_origin(part) is Literal for choice in get_args(part))
+@dataclass(frozen=True)
+class Converted:
+    """A released checkpoint as a model of ours.
+
+    `items`: `raw_id`, attributes and `text` of its catalogue in row order, None = it has none. `source`: of these items, or
+    of none. `keys` [N, Dk]: of the items, where the checkpoint holds them itself. `carried`: tensors that have no place in
+    the model, kept for the way back. `settings`: what settings.json records. `told`: what the user is told.
+    """
+
+    title: str
+    description: "ModelDescription"
+    network: nn.Module
+    source: ItemSource
+    items: pa.Table | None = None
+    attributes: list[str] = field(default_factory=list)
+    text_rules: str = "released"
+    keys: Tensor | None = None
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The folder of a model, opened to be written as a checkpoint of the released code.
+
+    `carried`: as `Converted` told it. `settings`: the folder's settings.json.
+    """
+
+    folder: Path
+    description: "ModelDescription"
+    network: nn.Module
+    carried: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
+
+
+class Released(Protocol):
+    """The released checkpoints of one or several families. `marks`: the keys that tell them, for messages."""
+
+    marks: str
+
+    def recognises(self, keys: Iterable[str]) -> bool:
+        """Whether a state dict with these keys is such a checkpoint."""
+
+    def read(self, released: ReleasedFile, request: ConversionRequest) -> Converted:
+        """The model that a file holds.
+
+        Raises:
+            CheckpointMismatchError: the file does not fit, or settings are missing or contradict it.
+            SettingsError: a flag says nothing to this kind of checkpoint.
+        """
+
+    def write(self, model: ModelFolder, output: Path, overwrite: bool) -> dict[str, Any]:
+        """Write a model as the released code does; what was written, for the user.
+
+        Raises:
+            CheckpointMismatchError: the released code has no such model.
+            OutputError: a file beside `output` exists already.
+        """
 
 
 def log_own_training(family: Family) -> None:

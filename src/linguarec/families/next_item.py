@@ -20,6 +20,7 @@ from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import rank_cases
 from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.options import EncoderOptions, freeze_encoder, settings_of
+from linguarec.families.start import take_over
 from linguarec.families.weights import save_model
 from linguarec.nn.encoders import encoder_kind
 from linguarec.ranking.dense import DenseRanker
@@ -116,7 +117,7 @@ def plan_next_item(
     network = description.build()
     taken: dict[str, Any] | None = None
     if request.start is not None:
-        taken = request.start.take_over(network, family.per_item)
+        taken = take_over(request.start, network, family.per_item)
         taken |= {"mode": mode, "frozen": frozen or "encoder"}
         if taken["frozen"] == "encoder":
             freeze_encoder(network)

@@ -9,9 +9,9 @@ from torch import nn
 
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families import FAMILIES
-from linguarec.families.family import Family, ModelDescription
-from linguarec.families.start import Start
-from linguarec.families.weights import AGAIN, CONFIG_FILE, WEIGHTS_FILE, load_weights
+from linguarec.families.family import Family, ModelDescription, Start
+from linguarec.families.start import warn_if_unfinished
+from linguarec.families.weights import AGAIN, CONFIG_FILE, SETTINGS_FILE, WEIGHTS_FILE, load_weights
 from linguarec.nn.shape import CatalogueShape
 from linguarec.stored import read_json
 
@@ -115,6 +115,7 @@ def open_start(folder: Path) -> Start:
     """
     network, description = open_model(folder)
     source = description.family.source.load(folder, description.shape)
-    start = Start(folder, network, description, source)
-    start.warn_if_unfinished()
-    return start
+    file = folder / SETTINGS_FILE
+    settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
+    warn_if_unfinished(folder)
+    return Start(folder, network, description, source, settings)

@@ -7,6 +7,7 @@ from torch import nn
 
 from linguarec.errors import SettingsError
 from linguarec.families.family import Request
+from linguarec.families.start import merge_settings
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig, encoder_kind
 
 
@@ -53,8 +54,8 @@ def settings_of(request: Request) -> tuple[Any, EncoderConfig]:
     if other is not None and other != type(other)():
         problems.append(f"--{other_kind}.*: the sequence encoder of {start.folder} is a {own_kind}")
     asked_for = options.transformer if own_kind == "transformer" else options.gru
-    encoder, differing = start.merged(own, asked_for, own_kind)
-    merged, also_differing = start.merged(start.description.config, request.config, "model")
+    encoder, differing = merge_settings(start, own, asked_for, own_kind)
+    merged, also_differing = merge_settings(start, start.description.config, request.config, "model")
     problems += differing + also_differing
     if problems:
         raise SettingsError(problems)

@@ -16,9 +16,9 @@ import torch
 from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset
 from linguarec.data.item_files import read_ids
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
-from linguarec.families.family import Family, ModelDescription, refuse
+from linguarec.families.family import ConversionRequest, Converted, Family, ModelDescription, ModelFolder, ReleasedFile
+from linguarec.families.flags import refuse
 from linguarec.families.recbole import FORMS, VECTORS, ReleasedWeights, from_released, to_released
-from linguarec.families.released import ConversionRequest, Converted, ModelFolder, ReleasedFile
 from linguarec.files import writing_file
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape

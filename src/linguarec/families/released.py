@@ -1,111 +1,13 @@
-"""What a family tells `linguarec convert` about checkpoints of the released code."""
+"""Files of the released code: read without running anything in them."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
-from torch import Tensor, nn
+from torch import Tensor
 
-from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError
-from linguarec.sources.source import Asked, ItemSource
+from linguarec.families.family import ReleasedFile
 from linguarec.unpickling import unpickle
-
-if TYPE_CHECKING:
-    from linguarec.families.family import Family, ModelDescription
-
-
-@dataclass(frozen=True)
-class ReleasedFile:
-    """A file of the released code, of whatever model: its `state` dict and what else it holds.
-
-    `not_made`: classes that its pickle names and that were not made (see `linguarec.unpickling`).
-    """
-
-    file: Path
-    state: dict[str, Any]
-    content: dict[str, Any]
-    not_made: list[str]
-
-
-@dataclass(frozen=True)
-class ConversionRequest:
-    """What a conversion was asked for beside the file.
-
-    `families`: by name. `told`: settings of the released code from elsewhere, which win over those of the file. `dataset`:
-    whose items become the catalogue; `asked`: what of it is read. The others are flags of `linguarec convert`.
-    """
-
-    families: "Mapping[str, Family]"
-    told: Mapping[str, Any]
-    dataset: PreparedDataset | None
-    asked: Asked
-    item_ids: Path | None = None
-    word_embeddings: Path | None = None
-    window: int | None = None
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A released checkpoint as a model of ours.
-
-    `items`: `raw_id`, attributes and `text` of its catalogue in row order, None = it has none. `source`: of these items, or
-    of none. `keys` [N, Dk]: of the items, where the checkpoint holds them itself. `carried`: tensors that have no place in
-    the model, kept for the way back. `settings`: what settings.json records. `told`: what the user is told.
-    """
-
-    title: str
-    description: "ModelDescription"
-    network: nn.Module
-    source: ItemSource
-    items: pa.Table | None = None
-    attributes: list[str] = field(default_factory=list)
-    text_rules: str = "released"
-    keys: Tensor | None = None
-    carried: Mapping[str, Tensor] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    told: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """The folder of a model, opened to be written as a checkpoint of the released code.
-
-    `carried`: as `Converted` told it. `settings`: the folder's settings.json.
-    """
-
-    folder: Path
-    description: "ModelDescription"
-    network: nn.Module
-    carried: Mapping[str, Tensor]
-    settings: Mapping[str, Any]
-
-
-class Released(Protocol):
-    """The released checkpoints of one or several families. `marks`: the keys that tell them, for messages."""
-
-    marks: str
-
-    def recognises(self, keys: Iterable[str]) -> bool:
-        """Whether a state dict with these keys is such a checkpoint."""
-
-    def read(self, released: ReleasedFile, request: ConversionRequest) -> Converted:
-        """The model that a file holds.
-
-        Raises:
-            CheckpointMismatchError: the file does not fit, or settings are missing or contradict it.
-            SettingsError: a flag says nothing to this kind of checkpoint.
-        """
-
-    def write(self, model: ModelFolder, output: Path, overwrite: bool) -> dict[str, Any]:
-        """Write a model as the released code does; what was written, for the user.
-
-        Raises:
-            CheckpointMismatchError: the released code has no such model.
-            OutputError: a file beside `output` exists already.
-        """
 
 
 def read_released(file: Path) -> ReleasedFile:

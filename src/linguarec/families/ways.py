@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from linguarec.families.family import refuse
-from linguarec.families.start import Start
+from linguarec.families.family import Start
+from linguarec.families.flags import refuse
 from linguarec.nn.encoders import encoder_kind
 
 

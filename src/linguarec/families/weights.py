@@ -10,7 +10,7 @@ from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription
 from linguarec.files import write_json, writing_file
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
 AGAIN = "Copy the folder again, or train the model anew."
 
 

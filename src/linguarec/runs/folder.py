@@ -8,9 +8,10 @@ from typing import Any
 from linguarec.data.dataset import MANIFEST_FILE
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
+from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_ours
 from linguarec.runs.results import METRICS_FILE, show_metrics
-from linguarec.runs.settings import AGAIN, SETTINGS_FILE, SETTINGS_MARKER, RunSettings
+from linguarec.runs.settings import AGAIN, SETTINGS_MARKER, RunSettings
 from linguarec.stored import read_json
 from linguarec.training.processes import is_main_process
 

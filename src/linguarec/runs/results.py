@@ -10,8 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from linguarec.evaluation.plots import plot_learning_curves
-from linguarec.families.family import LeftOut, Plan, Request
+from linguarec.families.family import Plan, Request
 from linguarec.files import write_json
+from linguarec.ranking.scorer import LeftOut
 from linguarec.runs.tables import plain_console
 from linguarec.training.fit import CURVE_FILE
 from linguarec.training.stages import STAGE_FILE, StageResult

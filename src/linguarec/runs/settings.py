@@ -9,12 +9,13 @@ from typing import Any
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription, Plan, Request
+from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import Marker, write_json, writing_file
 from linguarec.nn.encoders import encoder_kind
 from linguarec.stored import read_json
 from linguarec.training.settings import TrainingSettings
 
-SETTINGS_FILE, CONFIG_FILE = "settings.json", "run.yaml"
+CONFIG_FILE = "run.yaml"
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
 AGAIN = "Copy the folder again, or train the model anew."
 # Where folders lie, and which versions ran: a run may be resumed with others. Contents are told by fingerprints.

@@ -8,10 +8,11 @@ import torch
 
 from linguarec.checks import sizes_of_weights
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.families.family import Request
+from linguarec.families.family import Request, Start
 from linguarec.families.recformer.backbone import check_vocabulary, extended_positions, recformer_from_backbone
 from linguarec.families.recformer.model import Recformer, RecformerConfig
-from linguarec.families.start import SETTINGS_FILE, Start
+from linguarec.families.start import merge_settings, take_over
+from linguarec.families.weights import SETTINGS_FILE
 from linguarec.given import given
 from linguarec.sources.tokens import TokenSource
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
@@ -77,7 +78,7 @@ def starting_model(
             _check_tokenizer(own, form, str(start.folder))
         began = start.description.config
         rows = max(began.positions, began.first_position + asked.get("max_tokens", 0))
-        merged, problems = start.merged(replace(began, positions=rows), config, "model")
+        merged, problems = merge_settings(start, replace(began, positions=rows), config, "model")
         if problems:
             raise SettingsError(problems)
         check_vocabulary(form, merged)
@@ -86,7 +87,7 @@ def starting_model(
         new_head = None if start.description.config.language_head else network.language_head
         new = [] if new_head is None else [name for name in network.state_dict() if name.startswith("language_head.")]
         positions = extended_positions(start.network.state_dict()["position.weight"], began.first_position, rows)
-        taken = start.take_over(network, new=new, grown={"position.weight": positions})
+        taken = take_over(start, network, new=new, grown={"position.weight": positions})
         if rows > began.positions and is_main_process():
             log.info("positions of %s, for %d tokens, are repeated for %d", start.folder, began.positions, rows)
         if new_head is not None:  # as for a backbone without one

@@ -19,7 +19,8 @@ from linguarec.data.splits import evaluation_cases
 from linguarec.data.training_data import TrainingData
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.evaluation.evaluate import rank_cases
-from linguarec.families.family import Family, LeftOut, ModelDescription, Plan, Request, Task, refuse
+from linguarec.families.family import Family, ModelDescription, Plan, Request, Start, Task
+from linguarec.families.flags import refuse
 from linguarec.families.recformer.beginning import as_it_began, starting_model
 from linguarec.families.recformer.loaders import HistoryLoader, JoinedTokens, TokenPairsLoader
 from linguarec.families.recformer.masking import WordMasking
@@ -27,12 +28,11 @@ from linguarec.families.recformer.model import Recformer, RecformerConfig
 from linguarec.families.recformer.released import RELEASED
 from linguarec.families.recformer.scorer import SentenceScorer, encode_tokens, open_scorer
 from linguarec.families.recformer.stages import RunParts, TokenPreTraining, two_stages
-from linguarec.families.start import Start
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.dense import DenseRanker
-from linguarec.ranking.scorer import left_out, log_left_out
+from linguarec.ranking.scorer import LeftOut, left_out, log_left_out
 from linguarec.sources.inputs import TokenInputs
 from linguarec.sources.tokens import TokenSource, warn_of_other_sentences
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
-from linguarec.families.family import ModelDescription, refuse
+from linguarec.families.family import ConversionRequest, Converted, ModelDescription, ModelFolder, ReleasedFile
+from linguarec.families.flags import refuse
 from linguarec.families.recformer.backbone import check_vocabulary
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.recformer.released_tensors import (
@@ -26,14 +27,7 @@ from linguarec.families.recformer.released_tensors import (
     to_released_recformer,
 )
 from linguarec.families.recformer.scorer import ITEM_WEIGHTS_FILE, SentenceScorer
-from linguarec.families.released import (
-    ConversionRequest,
-    Converted,
-    ModelFolder,
-    ReleasedFile,
-    read_released,
-    state_problems,
-)
+from linguarec.families.released import read_released, state_problems
 from linguarec.files import write_json, writing_file
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.scorer import KEYS_FILE

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from linguarec.batching.pretraining import NegativeSettings, PretrainingLoader
 from linguarec.errors import SettingsError
 from linguarec.families.contrast import plan_contrast
-from linguarec.families.family import Family, Plan, Request, Task, refuse, with_encoder
+from linguarec.families.family import Family, Plan, Request, Start, Task, with_encoder
+from linguarec.families.flags import refuse
 from linguarec.families.next_item import FirstStage, StartOptions, plan_next_item
 from linguarec.families.options import EncoderOptions
 from linguarec.families.recbole_checkpoint import RECBOLE
-from linguarec.families.start import Start
 from linguarec.families.vqrec.model import VQRec, VQRecConfig
 from linguarec.families.vqrec.permutation import PermutationSettings, permutation_stage
 from linguarec.families.ways import ways_of
