@@ -8,52 +8,29 @@ over what stands before it. All bad settings are reported at once. A group knows
 (`given`).
 """
 
-import ast
 import csv
 import dataclasses
 import difflib
-import functools
-import importlib
 import inspect
 import re
 import sys
-import types
 import typing
 from argparse import SUPPRESS, Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
 from linguarec.given import note_given
+from linguarec.parameters import Command, Parameter, models_of, named_family, of_other_families, parameters_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from linguarec.families.family import Family
 
 SHORT = {"output": "-o"}
-MODEL_GROUP, TRAINING_GROUP = "model", "training"
-
-
-@dataclass(frozen=True)
-class Command:
-    """Where the function is, its one-line help, which of its parameters are positional, and which one names a model.
-
-    `given`: parameters that the command's name decides. `model`: the parameter whose value picks the model family; the
-    function's `config` parameter then has that family's config class, and its flags are written `--model.<field>`. `options`:
-    what its `**options` stand for: flags that model families declare for fine-tuning or pre-training, or names of what they
-    read of a folder; those of the family that is picked, else of all.
-    """
-
-    module: str
-    function: str
-    help: str
-    positional: tuple[str, ...] = ()
-    model: str | None = None
-    options: Literal["finetuning", "pretraining", "reading"] | None = None
-    given: Mapping[str, str] = field(default_factory=dict)
+TRAINING_GROUP = "training"
 
 
 @dataclass(frozen=True)
@@ -64,31 +41,6 @@ class Call:
     json: bool
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a function as the command line sees it.
-
-    `key` is its name in the parser and in YAML files, `type` its type without `None`; `many`: tuple or list where
-    it takes several of `type`.
-    """
-
-    name: str
-    key: str
-    type: Any
-    help: str
-    default: Any
-    required: bool
-    positional: bool
-    many: type | None
-
-    @property
-    def flag(self) -> str:
-        """What the user types."""
-        if self.positional:
-            return self.name.upper().replace("_", "-")
-        return f"-{self.key}" if len(self.key) == 1 else f"--{self.key.replace('_', '-')}"
-
-
 def parse(function: Callable[..., Any], words: Sequence[str], program: str, command: Command) -> Call | None:
     """Read `words` as arguments of `function`, beside those that the command gives; None = help was asked for and shown.
 
@@ -96,9 +48,9 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
     """
     words = [_spelling(word) for word in words]
-    models = [] if command.model is None else _models_of(command)
-    family = _named_model(words, command, models)
-    parameters = [p for p in _parameters(function, command, family) if p.name not in command.given]
+    models = [] if command.model is None else models_of(command)
+    family = named_family(words, command, models)
+    parameters = [p for p in parameters_of(function, command, family) if p.name not in command.given]
     parser = _build(function, program, parameters, models if family is None else [])
     if family is not None:
         own = {f"{TRAINING_GROUP}.{name}": value for name, value in family.training.items()}
@@ -108,7 +60,7 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         parser.print_help(sys.stdout)
         return None
     words = _lists_of_groups(_without_commas(words, parameters), parameters)
-    problems = _unknown(parser, words, _of_other_families(command, family))
+    problems = _unknown(parser, words, of_other_families(command, family))
     namespace: Namespace | None = None
     if not problems:
         try:
@@ -186,152 +138,6 @@ def _lists_of_groups(words: Sequence[str], parameters: Sequence[Parameter]) -> l
 
 def _is_flag(word: str) -> bool:
     return re.match(r"--?[A-Za-z]", word) is not None
-
-
-def _models_of(command: Command) -> list[str]:
-    """Names of the families that the command takes: those that offer its training."""
-    from linguarec.families import FAMILIES
-
-    return [name for name, family in FAMILIES.items() if getattr(family, command.options or "finetuning") is not None]
-
-
-def _named_model(words: Sequence[str], command: Command, models: Sequence[str]) -> "Family | None":
-    """The family that is named on the command line (before the parser, which needs its config class, exists)."""
-    if command.model is None or command.positional[0] != command.model or not words or words[0].startswith("-"):
-        return None
-    from linguarec.families import FAMILIES
-
-    if words[0] not in models:
-        near = difflib.get_close_matches(words[0], models, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise SettingsError([f"unknown model {words[0]!r}; {hint}There are {', '.join(models)}."])
-    return FAMILIES[words[0]]
-
-
-def _parameters(function: Callable[..., Any], command: Command, family: "Family | None") -> list[Parameter]:
-    helps, hints = _documented(function), _hints(function)
-    positional = command.positional
-    found = []
-    for name, declared in inspect.signature(function).parameters.items():
-        if declared.kind is inspect.Parameter.VAR_KEYWORD:
-            found += _option_parameters(command, family)
-            continue
-        key, hint = name.removesuffix("_"), _without_none(hints[name])
-        if command.model is not None and name == command.model:
-            key = f"{name}_name"  # `model` in YAML and in flags is the group of the model's settings
-        elif command.model is not None and name == "config":
-            if family is None:
-                continue
-            key, hint = MODEL_GROUP, family.config
-        origin = typing.get_origin(hint)
-        many = tuple if origin is tuple else list if origin in (list, Sequence) else None
-        required = declared.default is inspect.Parameter.empty
-        found.append(
-            Parameter(
-                name=name,
-                key=key,
-                type=typing.get_args(hint)[0] if many else hint,
-                help=helps.get(name, ""),
-                default=None if required else declared.default,
-                required=required,
-                positional=name in positional,
-                many=many,
-            )
-        )
-    return sorted(found, key=lambda p: positional.index(p.name) if p.positional else len(positional))
-
-
-def _option_parameters(command: Command, family: "Family | None") -> list[Parameter]:
-    """The flags that `**options` stand for: those of the family that is named, or, where none can be, of all."""
-    from linguarec.families import FAMILIES
-
-    if command.model is not None and family is None:
-        return []
-    families = FAMILIES.values() if family is None else [family]
-    types: dict[str, list[Any]] = {}
-    helps: dict[str, dict[str, list[str]]] = {}  # flag -> help -> families
-    for each in families:
-        for flag, (hint, text) in _declared_options(command, each).items():
-            types.setdefault(flag, []).append(_without_none(hint))
-            helps.setdefault(flag, {}).setdefault(text, []).append(each.name)
-    return [
-        Parameter(
-            name=flag,
-            key=flag,
-            type=_merged(types[flag]),
-            help=next(iter(of_flag))
-            if len(of_flag := helps[flag]) == 1
-            else "; ".join(f"{', '.join(names)}: {text}" for text, names in of_flag.items()),
-            default=None,
-            required=False,
-            positional=False,
-            many=None,
-        )
-        for flag in types
-    ]
-
-
-def _declared_options(command: Command, family: "Family") -> dict[str, tuple[Any, str]]:
-    """Type and help of each option of a family."""
-    from linguarec.families.flags import option_types
-
-    if command.options == "reading":
-        return {flag: (str, text) for flag, text in family.source.flags.items()}
-    task = family.pretraining if command.options == "pretraining" else family.finetuning
-    if task is None:
-        return {}
-    helps = _documented(task.options)
-    return {flag: (hint, helps.get(flag, "")) for flag, hint in option_types(task.options).items()}
-
-
-def _of_other_families(command: Command, family: "Family | None") -> dict[str, str]:
-    """Flags, with dashes, that say something to other families alone -> the line that refuses them for this one."""
-    if family is None or command.options is None:
-        return {}
-    from linguarec.families import FAMILIES
-    from linguarec.families.flags import refusals
-
-    own = _declared_options(command, family)
-    others = {flag for each in FAMILIES.values() for flag in _declared_options(command, each) if flag not in own}
-    return {f"--{flag.replace('_', '-')}": refusals(family.name, [flag])[0] for flag in others}
-
-
-def _merged(hints: Sequence[Any]) -> Any:
-    """One type for a flag that several families declare: choices are put together."""
-    choices = [
-        choice for hint in hints if typing.get_origin(hint) is typing.Literal for choice in typing.get_args(hint)
-    ]
-    return typing.Literal[tuple(dict.fromkeys(choices))] if choices else hints[0]
-
-
-def _documented(described: Any) -> dict[str, str]:
-    """The lines under `Args:` of a docstring, by name."""
-    import docstring_parser
-
-    found = docstring_parser.parse(inspect.getdoc(described) or "")
-    return {p.arg_name: " ".join((p.description or "").split()) for p in found.params}
-
-
-@functools.cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Type hints of the function; names that its module imports only under TYPE_CHECKING are imported now."""
-    module = inspect.getmodule(function)
-    names: dict[str, Any] = {}
-    if module is not None:
-        for node in ast.parse(inspect.getsource(module)).body:
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-                for line in node.body:
-                    if isinstance(line, ast.ImportFrom) and line.module is not None:
-                        source = importlib.import_module(line.module)
-                        names |= {alias.asname or alias.name: getattr(source, alias.name) for alias in line.names}
-    return typing.get_type_hints(function, localns=names)
-
-
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        kept = [part for part in typing.get_args(hint) if part is not type(None)]
-        return functools.reduce(lambda left, right: left | right, kept)
-    return hint
 
 
 def _build(

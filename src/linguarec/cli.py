@@ -15,8 +15,9 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from linguarec.arguments import Command, parse
+from linguarec.arguments import parse
 from linguarec.errors import LinguarecError, SettingsError
+from linguarec.parameters import Command
 
 PREPARE = "linguarec.commands.prepare"
 PATIENCE = 5.0  # seconds that a later process of a training waits before it says what is wrong

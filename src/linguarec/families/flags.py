@@ -1,0 +1,61 @@
+"""Flags that families declare as fields of a dataclass: their types, their values, and the one rule that refuses others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from linguarec.errors import SettingsError
+
+
+def options_from(options: type[Any], given: Mapping[str, Any], who: str) -> Any:
+    """An object of a class of options, with the values `given` by flag (a name without dashes, with underscores).
+
+    Raises:
+        SettingsError: a flag is not among the options, or a value is none of its choices; all of them are named.
+    """
+    hints = option_types(options)
+    problems = refusals(who, [flag for flag, value in given.items() if flag not in hints and not _is_default(value)])
+    for flag, hint in hints.items():
+        choices = _choices(hint)
+        if choices and given.get(flag) is not None and given[flag] not in choices:
+            problems.append(
+                f"--{flag.replace('_', '-')} is {given[flag]!r}; for {who} it is one of {', '.join(choices)}"
+            )
+    if problems:
+        raise SettingsError(problems)
+    return options(**{flag: value for flag, value in given.items() if flag in hints})
+
+
+def option_types(options: type[Any]) -> dict[str, Any]:
+    """Type hint of each field of a class of options."""
+    hints = get_type_hints(options)
+    return {each.name: hints[each.name] for each in fields(options)}
+
+
+def refusals(who: str, flags: Sequence[str]) -> list[str]:
+    """The one rule for flags that say nothing to a model: a line for each."""
+    return [f"--{flag.replace('_', '-')}: this is not for {who}; leave it out" for flag in flags]
+
+
+def refuse(who: str, given: Mapping[str, Any]) -> None:
+    """Refuse the flags among `given` that have a value; a group of settings at its defaults has none.
+
+    Raises:
+        SettingsError: there are some; all are named.
+    """
+    if problems := refusals(who, [flag for flag, value in given.items() if not _is_default(value)]):
+        raise SettingsError(problems)
+
+
+def _is_default(value: Any) -> bool:
+    if not is_dataclass(value) or isinstance(value, type):
+        return value is None
+    needed = [each for each in fields(value) if each.default is MISSING and each.default_factory is MISSING]
+    return not needed and value == type(value)()
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values that a Literal, alone or beside None, allows."""
+    parts = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+    return tuple(choice for part in parts if get_origin(part) is Literal for choice in get_args(part))
