@@ -202,7 +202,7 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
                     if isinstance(line, ast.ImportFrom) and line.module is not None:
                         source = importlib.import_module(line.module)
                         names |= {alias.asname or alias.name: getattr(source, alias.name) for alias in line.names}
-    return typing.get_typehints_of(function, localns=names)
+    return typing.get_type_hints(function, localns=names)
 
 
 def _without_none(hint: Any) -> Any:
