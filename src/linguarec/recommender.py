@@ -9,7 +9,7 @@ The text of a new item goes the way the catalogue went: cleaned, then encoded, c
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -223,15 +223,26 @@ class Recommender:
         blank = self.scorer.cut_histories(now.inputs, rows).get("without_text", 0)
         if blank:
             log.warning("%d histories have items without any text alone, and get what any such history would", blank)
-        found: list[list[Recommendation]] = [[] for _ in range(len(rows))]
-        for index, best in self._best(now, rows, k, exclude_seen, candidates):
-            for number, entries, scores in zip(index.tolist(), best.rows, best.scores, strict=True):
-                found[number] = [
-                    _recommendation(now.catalogue, int(entry), float(score))
-                    for entry, score in zip(entries, scores, strict=True)
-                    if entry >= 0
-                ]
-        return found
+        best = self._best(now, rows, k, exclude_seen, candidates)
+        return [
+            [
+                _recommendation(now.catalogue, int(entry), float(score))
+                for entry, score in zip(entries, scores, strict=True)
+                if entry >= 0
+            ]
+            for entries, scores in zip(best.rows, best.scores, strict=True)
+        ]
+
+    def best_entries(self, histories: Ragged, k: int, exclude_seen: bool = True) -> tuple[Catalogue, Best]:
+        """The best `k` entries for each history of entries, and the catalogue that they are of: for many histories at once.
+
+        Args:
+            histories: entries of the catalogue as it is now (see `Catalogue.rows`), oldest first; none empty.
+            k: how many for each.
+            exclude_seen: items of the history are not recommended.
+        """
+        now = self.snapshot
+        return now.catalogue, self._best(now, histories, k, exclude_seen, None)
 
     def similar_items(self, ids: Sequence[str], k: int = 10) -> list[list[Recommendation]]:
         """The `k` items whose keys are nearest to those of each item by cosine, best first, without the item itself.
@@ -281,14 +292,23 @@ class Recommender:
         return np.zeros((0, 0), np.float32) if found is None else found
 
     def _best(
-        self, now: Snapshot, histories: Ragged, k: int, exclude_seen: bool, within: Any
-    ) -> Iterator[tuple[npt.NDArray[np.int64], Best]]:
-        """Indices of histories, and the best `k` candidates of each."""
+        self,
+        now: Snapshot,
+        histories: Ragged,
+        k: int,
+        exclude_seen: bool,
+        within: npt.NDArray[np.int64] | Ragged | None,
+    ) -> Best:
+        """The best `k` candidates for each history."""
+        entries = np.full((len(histories), k), -1, dtype=np.int64)
+        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         with torch.inference_mode(), full_precision(self.scorer.device):
             for index, queries in self.scorer.queries(now.inputs, histories):
                 seen = histories.select(index) if exclude_seen else None
                 allowed = within.select(index) if isinstance(within, Ragged) else within
-                yield index, now.ranker.top_k(queries.float(), k, exclude=seen, within=allowed)
+                best = now.ranker.top_k(queries.float(), k, exclude=seen, within=allowed)
+                entries[index], scores[index] = best.rows, best.scores
+        return Best(entries, scores)
 
     # -- the catalogue -------------------------------------------------------------------------------------------------
 

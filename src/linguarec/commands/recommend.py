@@ -1,49 +1,95 @@
-"""Recommend: the next items for one history, by a trained run."""
+"""Recommend: the next items for one history, for those in a file, or for all users of a prepared folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, SettingsError
 
 if TYPE_CHECKING:
+    from linguarec.data.item_files import NamedHistory
+    from linguarec.data.ragged import Ragged
     from linguarec.recommender import Recommender
+
+HISTORIES_AT_ONCE = 4_096
 
 
 def recommend(
     run: Path,
-    history: list[str],
+    history: list[str] | None = None,
+    histories: Path | None = None,
+    for_: Path | None = None,
+    output: Path | None = None,
     k: int = 10,
     include_seen: bool = False,
     within: Path | None = None,
     items: Path | None = None,
     skip_unknown: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Show the items that a trained run recommends after a history of raw item ids.
+    """Show the items that a trained run recommends after a history of raw item ids, or write those of many histories.
 
     Items that the run never saw can be given by their text in a file; then they are recommended like the others.
 
     Args:
         run: run folder of a trained model
         history: raw item ids, oldest first, separated by commas
+        histories: file with many histories (.jsonl, .parquet, .csv): `history`, the ids, and where it is there `user`
+        for_: prepared folder, for all of whose users items are recommended after their whole histories
+        output: with --histories or --for: file to write (.parquet, .csv, .jsonl): user, rank, raw_id, score, title
         k: how many items to recommend
         include_seen: items of the history may be recommended too
-        within: file with the only items that may be recommended, one raw id a line
+        within: file with the only items that may be recommended, one raw id a line; for --history
         items: file with new items (.csv, .parquet, .jsonl): raw_id, and the attributes of the catalogue or text
         skip_unknown: leave unknown ids out, and count them, instead of stopping
+        overwrite: replace the output file
     """
+    from linguarec.recommender import Recommender
+
+    asked = [
+        flag for flag, value in (("history", history), ("histories", histories), ("for", for_)) if value is not None
+    ]
+    problems = []
+    if len(asked) != 1:
+        named = ", ".join(f"--{flag}" for flag in asked) or "none"
+        problems.append(f"give one of --history, --histories and --for; found {named}")
+    if (output is None) != (history is not None):
+        problems.append(
+            "--output is the file for --histories and --for, which need it; --history is shown on the screen"
+        )
+    if within is not None and history is None:
+        problems.append("--within is for --history")
+    if k < 1:
+        problems.append(f"k is {k}; it must be at least 1")
+    if problems:
+        raise SettingsError(problems)
+    recommender = Recommender.load(run)
+    added = 0 if items is None else _add(recommender, items)
+    if history is not None:
+        return _show(recommender, run, history, k, include_seen, within, added, skip_unknown)
+    assert output is not None
+    return _write(recommender, run, histories, for_, output, k, include_seen, skip_unknown, overwrite)
+
+
+def _show(
+    recommender: "Recommender",
+    run: Path,
+    history: list[str],
+    k: int,
+    include_seen: bool,
+    within: Path | None,
+    added: int,
+    skip_unknown: bool,
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from linguarec.data.item_files import read_ids
     from linguarec.evaluation.report import Table
-    from linguarec.recommender import Recommender
     from linguarec.runs.tables import plain_console, show_table
 
-    recommender = Recommender.load(run)
-    added = 0 if items is None else _add(recommender, items)
     whitelist = None if within is None else read_ids(within)
     _, unknown = recommender.catalogue.rows([history], skip_unknown)
     found = recommender.recommend([history], k, not include_seen, whitelist, skip_unknown)[0]
-
     catalogue = recommender.catalogue
     read = [raw_id for raw_id in history if raw_id in catalogue.position]
     console = plain_console()
@@ -62,6 +108,111 @@ def recommend(
         "added": added,
         "recommendations": [asdict(best) for best in found],
     }
+
+
+def _write(
+    recommender: "Recommender",
+    run: Path,
+    histories: Path | None,
+    data: Path | None,
+    output: Path,
+    k: int,
+    include_seen: bool,
+    skip_unknown: bool,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write the best items of each history, some thousands at a time."""
+    import time
+
+    from linguarec.data.item_files import writing_rows
+    from linguarec.progress import progress_bar
+    from linguarec.runs.tables import plain_console
+
+    started = time.perf_counter()
+    total, named = _histories(histories, data)
+    done = left_out = unknown_ids = 0
+    with (
+        writing_rows(output, overwrite) as write,
+        progress_bar("Recommending", total, "histories") as advance,
+    ):
+        for part in _in_parts(named):
+            kept, rows, unknown = _known(recommender, part, skip_unknown)
+            left_out, unknown_ids = left_out + len(part) - len(kept), unknown_ids + unknown
+            catalogue, best = recommender.best_entries(rows, k, not include_seen)
+            write(
+                {
+                    "user": user,
+                    "rank": rank,
+                    "raw_id": catalogue.raw_ids[entry],
+                    "score": score,
+                    "title": catalogue.title(entry),
+                }
+                for user, entries, scores in zip(kept, best.rows.tolist(), best.scores.tolist(), strict=True)
+                for rank, (entry, score) in enumerate(zip(entries, scores, strict=True), start=1)
+                if entry >= 0
+            )
+            done += len(kept)
+            advance(len(part))
+    seconds = time.perf_counter() - started
+    console = plain_console()
+    console.print(f"{done:,} histories in {seconds:.1f} s ({done / seconds:,.0f} a second): {output}")
+    if unknown_ids:
+        console.print(
+            f"left out: {unknown_ids:,} ids that are not in the catalogue, {left_out:,} histories without any other"
+        )
+    return {
+        "run": str(run),
+        "output": str(output),
+        "histories": done,
+        "histories_left_out": left_out,
+        "unknown_ids": unknown_ids,
+        "k": k,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _histories(file: Path | None, data: Path | None) -> "tuple[int, Iterator[NamedHistory]]":
+    """How many histories there are, and each with the user's raw id, or its number from 1: those of a file or a folder."""
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.item_files import read_histories
+
+    if file is not None:
+        found = read_histories(file)
+        return len(found), iter(found)
+    assert data is not None
+    dataset = PreparedDataset.open(data)
+    raw_ids, users = dataset.raw_item_ids, dataset.raw_user_ids
+
+    def each() -> "Iterator[NamedHistory]":
+        for row, user in enumerate(users):
+            history = [raw_ids[item] for item in dataset.sequences[row].tolist()]
+            if history:
+                yield user, history
+
+    return int((dataset.sequences.lengths > 0).sum()), each()
+
+
+def _in_parts(named: "Iterator[NamedHistory]") -> "Iterator[list[NamedHistory]]":
+    from itertools import islice
+
+    while part := list(islice(named, HISTORIES_AT_ONCE)):
+        yield part
+
+
+def _known(
+    recommender: "Recommender", part: "list[NamedHistory]", skip_unknown: bool
+) -> "tuple[list[str], Ragged, int]":
+    """Names of the histories that have a known item, these as entries of the catalogue, and how many ids are unknown."""
+    from linguarec.data.ragged import Ragged
+
+    catalogue = recommender.catalogue
+    if not skip_unknown:
+        return [user for user, _ in part], catalogue.rows([history for _, history in part])[0], 0
+    position = catalogue.position
+    found = [(user, [position[raw_id] for raw_id in history if raw_id in position]) for user, history in part]
+    unknown = sum(len(history) for _, history in part) - sum(len(entries) for _, entries in found)
+    kept = [(user, entries) for user, entries in found if entries]
+    return [user for user, _ in kept], Ragged.from_lists([entries for _, entries in kept]), unknown
 
 
 def _add(recommender: "Recommender", file: Path) -> int:

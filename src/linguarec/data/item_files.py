@@ -1,13 +1,21 @@
 """Small files that a user hands over: new items, lists of ids, histories."""
 
-from collections.abc import Callable, Iterator
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from linguarec.errors import DataFormatError, SettingsError
+from linguarec.errors import DataFormatError, OutputError, SettingsError
+from linguarec.files import writing_file
+from linguarec.values import written_out
 
 _LONGEST_FIELD = 1 << 27
 _JSON_ENDINGS = (".jsonl", ".ndjson")
+
+NamedHistory = tuple[str, list[str]]
+Rows = Iterable[Mapping[str, Any]]
 
 
 def read_items(file: Path) -> list[dict[str, Any]]:
@@ -16,34 +24,114 @@ def read_items(file: Path) -> list[dict[str, Any]]:
     Raises:
         DataFormatError: the file is of another kind or holds no item, or a row cannot be read; the row is named.
     """
-    kind = file.suffix.lower()
-    readers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
-        ".csv": _csv_rows,
-        ".parquet": _parquet_rows,
-        **dict.fromkeys(_JSON_ENDINGS, _json_rows),
-    }
-    if kind not in readers:
-        raise SettingsError([f"items is {file}; expected a file that ends in {', '.join(readers)}"])
-    try:
-        found = list(readers[kind](file))
-    except UnicodeDecodeError as error:
-        raise DataFormatError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); convert it.") from error
+    found = _rows(file, "items", "raw_id")
     if not found:
         raise DataFormatError(f"{file} holds no items; expected one a row, with their raw_id.")
     return found
 
 
-def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:
-    import csv
+def read_histories(file: Path) -> list[NamedHistory]:
+    """Histories from a CSV, Parquet or JSON-lines file: the `user`, or the number of the row from 1, and the `history`.
 
+    A history is a list of raw ids, oldest first; in CSV they are separated by commas in one quoted field.
+
+    Raises:
+        DataFormatError: the file is of another kind or holds no history, or a row has none; the row is named.
+    """
+    found: list[NamedHistory] = []
+    for number, row in enumerate(_rows(file, "histories", "history"), start=1):
+        value, where = row.get("history"), f"{file}, row {number}"
+        if isinstance(value, str):
+            value = [part.strip() for part in next(csv.reader([value], skipinitialspace=True), []) if part.strip()]
+        if not isinstance(value, list) or not value:
+            raise DataFormatError(f"{where}: its `history` is {str(value)[:60]!r}; expected a list of raw item ids.")
+        ids = [written_out(part, f"{where}: an id of its `history`") for part in value]
+        named = written_out(row.get("user"), f"{where}: its `user`")
+        found.append((named if named is not None else str(number), [raw_id for raw_id in ids if raw_id is not None]))
+    if not found:
+        raise DataFormatError(f"{file} holds no histories; expected one a row, in the column `history`.")
+    return found
+
+
+@contextmanager
+def writing_rows(file: Path, overwrite: bool) -> Iterator[Callable[[Rows], None]]:
+    """Write recommendations into a Parquet, CSV or JSON-lines file; yields the function that appends rows.
+
+    Raises:
+        SettingsError: the file is to be of another kind.
+        OutputError: it exists, and `overwrite` is false.
+    """
+    kinds = {".parquet": _parquet_writer, ".csv": _csv_writer, **dict.fromkeys(_JSON_ENDINGS, _json_writer)}
+    kind = file.suffix.lower()
+    if kind not in kinds:
+        raise SettingsError([f"output is {file}; expected a file that ends in {', '.join(kinds)}"])
+    if file.exists() and not overwrite:
+        raise OutputError(f"{file} exists already; choose another file, or pass --overwrite to replace it.")
+    with writing_file(file) as temporary, kinds[kind](temporary) as write:
+        yield write
+
+
+@contextmanager
+def _parquet_writer(file: Path) -> Iterator[Callable[[Rows], None]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("user", pa.string()),
+            ("rank", pa.int32()),
+            ("raw_id", pa.string()),
+            ("score", pa.float32()),
+            ("title", pa.string()),
+        ]
+    )
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))
+
+
+@contextmanager
+def _csv_writer(file: Path) -> Iterator[Callable[[Rows], None]]:
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, ["user", "rank", "raw_id", "score", "title"])
+        writer.writeheader()
+        yield writer.writerows
+
+
+@contextmanager
+def _json_writer(file: Path) -> Iterator[Callable[[Rows], None]]:
+    with file.open("w", encoding="utf-8") as opened:
+
+        def write(rows: Rows) -> None:
+            opened.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+
+        yield write
+
+
+def _rows(file: Path, what: str, needed: str) -> list[dict[str, Any]]:
+    """The rows of a small file, which in CSV must have the column `needed`."""
+    kind = file.suffix.lower()
+    readers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+        ".csv": lambda each: _csv_rows(each, needed),
+        ".parquet": _parquet_rows,
+        **dict.fromkeys(_JSON_ENDINGS, _json_rows),
+    }
+    if kind not in readers:
+        raise SettingsError([f"{what} is {file}; expected a file that ends in {', '.join(readers)}"])
+    try:
+        return list(readers[kind](file))
+    except UnicodeDecodeError as error:
+        raise DataFormatError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); convert it.") from error
+
+
+def _csv_rows(file: Path, needed: str) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_FIELD)
     with file.open(newline="", encoding="utf-8-sig") as opened:
         reader = csv.DictReader(opened, strict=True)
         try:
             names = list(reader.fieldnames or [])
-            if "raw_id" not in names or len(set(names)) < len(names):
+            if needed not in names or len(set(names)) < len(names):
                 raise DataFormatError(
-                    f"{file}: the columns are {', '.join(map(repr, names))}; expected raw_id and others, each once, "
+                    f"{file}: the columns are {', '.join(map(repr, names))}; expected {needed} and others, each once, "
                     "separated by commas."
                 )
             for row in reader:
@@ -60,8 +148,6 @@ def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
-    import json
-
     with file.open(encoding="utf-8-sig") as opened:
         for number, line in enumerate(opened, start=1):
             if not line.strip():
