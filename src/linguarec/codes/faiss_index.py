@@ -10,6 +10,8 @@ import numpy.typing as npt
 from linguarec.codes.codebook import CodeBook, Codes, Method, Vectors
 from linguarec.errors import DataFormatError, SettingsError
 
+IMPORTED_CODES = "official"  # name that the codes of a published index are stored under
+
 
 @dataclass(frozen=True, eq=False)
 class IndexContent:
