@@ -1,4 +1,4 @@
-"""Does learning the permutation of VQ-Rec's code books pay? Four ways from one pre-trained model to one folder, several seeds.
+"""Does learning the permutation of VQ-Rec's codebooks pay? Four ways from one pre-trained model to one folder, several seeds.
 
 python bench/permutation.py FOLDER DATA --codes NAME --seeds 3 -o bench/results/permutation.json
 

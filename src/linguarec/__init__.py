@@ -21,7 +21,7 @@ def load_dataset(path: "str | Path") -> "PreparedDataset":
 
 
 def load_model(path: "str | Path") -> "Recommender":
-    """Open a run folder as a `Recommender`: model, catalogue, encoder reference and code book."""
+    """Open a run folder as a `Recommender`: model, catalogue, encoder reference and codebook."""
     from linguarec.recommender import Recommender
 
     return Recommender.load(path)

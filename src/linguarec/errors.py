@@ -18,7 +18,7 @@ class OutputError(LinguarecError):
 
 
 class StaleFeaturesError(LinguarecError):
-    """Stored vectors or codes do not belong to the texts, encoder or code book that stand beside them."""
+    """Stored vectors or codes do not belong to the texts, encoder or codebook that stand beside them."""
 
 
 class CheckpointMismatchError(LinguarecError):

@@ -39,7 +39,7 @@ def book_of(vectors: np.ndarray, first: int = 0) -> CodeBook:
 
 @pytest.fixture
 def shops(make_dataset: Any) -> list[PreparedDataset]:
-    """Two domains of the tiny world, with vectors of one encoder and a code book each."""
+    """Two domains of the tiny world, with vectors of one encoder and a codebook each."""
     made = []
     for number, domain in enumerate(generate_world(seed=0, domains=2, size=TINY)):
         texts = [item.text for item in domain.items]

@@ -140,7 +140,7 @@ def test_a_held_out_domain_that_the_code_book_does_not_fit(shops: list[PreparedD
             pretrain("vqrec", [trained.path], tmp_path / "run", valid=held_out.path, transformer=SMALL)
 
     held_out.write_features("words", np.tile(vectors, 2), replace(info, width=32))
-    fitted = rf"The code book of this training was fitted on vectors of words .*, and {held_out.path} has"
+    fitted = rf"The codebook of this training was fitted on vectors of words .*, and {held_out.path} has"
     refused(rf"{fitted} vectors words \(width 32 against 16\)\. Encode", StaleFeaturesError)
     held_out.write_features("words", vectors, replace(info, weights_sha256="1" * 64))
     refused(rf"{fitted} vectors words \(encoder words \(weights 111111111111\) against", StaleFeaturesError)
@@ -183,7 +183,7 @@ def test_a_model_folder_whose_files_are_damaged(
         " does not describe a model of this linguarec: it lacks 'model'",
     )
     refused("encoder.json", b'{"name": "bert"}', " does not describe a text encoder")
-    refused("code_book.npz", None, " does not hold a code book", DataFormatError)
+    refused("code_book.npz", None, " does not hold a codebook", DataFormatError)
     assert not (tmp_path / "run").exists()
 
 

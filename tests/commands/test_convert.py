@@ -231,7 +231,7 @@ def test_adding_items_that_the_model_cannot_read(released, tmp_path):
     with pytest.raises(UnknownItemError, match="The model has no catalogue, so it knows no 'a'"):
         recommender.recommend([["a"]])
     convert(released("vqrec"), tmp_path / "vqrec")
-    with pytest.raises(SettingsError, match="holds no code book to code new items with"):
+    with pytest.raises(SettingsError, match="holds no codebook to code new items with"):
         linguarec.load_model(tmp_path / "vqrec").add_items(new, vectors_of(1))
 
 

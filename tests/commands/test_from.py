@@ -196,7 +196,7 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
     # A finished run knows its book too.
     assert training_inputs("vqrec", "reuse", shops[0], Start.read(run), None, None) == (None, "own")
     with pytest.raises(
-        CheckpointMismatchError, match=rf"codes own of .* are of the code book .*, the model in {start}"
+        CheckpointMismatchError, match=rf"codes own of .* are of the codebook .*, the model in {start}"
     ):
         finetune("vqrec", shops[1].path, tmp_path / "other", from_=start, codes="own")
     # Without codes of that name the data's own come first, whatever was borrowed.
@@ -204,7 +204,7 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
     (start / "code_book.npz").unlink()
     with pytest.raises(
         CheckpointMismatchError,
-        match=rf"{start} has no code book \(code_book.npz\).*--mode permutation` or `--mode direct`",
+        match=rf"{start} has no codebook \(code_book.npz\).*--mode permutation` or `--mode direct`",
     ):
         finetune("vqrec", shops[1].path, tmp_path / "other", from_=start)
 
@@ -382,7 +382,7 @@ def test_asking_for_what_makes_no_sense_is_refused(
         finetune("unisrec", data, run, frozen="encoder")
     with pytest.raises(SettingsError, match=r"--mode direct is about pre-trained code embeddings; .* --from"):
         finetune("vqrec", data, run, mode="direct")
-    with pytest.raises(SettingsError, match="--mode reuse is for vqrec; unisrec has no code books"):
+    with pytest.raises(SettingsError, match="--mode reuse is for vqrec; unisrec has no codebooks"):
         finetune("unisrec", data, run, mode="reuse", from_=start)
     with pytest.raises(SettingsError, match="--mode inductive is for unisrec, not for vqrec"):
         finetune("vqrec", data, run, mode="inductive", from_=start)

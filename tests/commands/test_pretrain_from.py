@@ -195,12 +195,12 @@ def test_what_does_not_fit_is_refused_by_both_names(
 def test_codes_of_another_book_are_refused(shops: Shops, pretrained: Callable[..., Path], tmp_path: Path) -> None:
     start, run = pretrained("vqrec"), tmp_path / "run"
     with pytest.raises(
-        CheckpointMismatchError, match=rf"codes own of {shops[1].path} are of the code book .*, the model in {start}"
+        CheckpointMismatchError, match=rf"codes own of {shops[1].path} are of the codebook .*, the model in {start}"
     ):
         further("vqrec", shops, run, start, codes="own")
     (start / "code_book.npz").unlink()
     with pytest.raises(
-        CheckpointMismatchError, match=rf"{start} has no code book .*of the book that it was trained on\.$"
+        CheckpointMismatchError, match=rf"{start} has no codebook .*of the book that it was trained on\.$"
     ):
         further("vqrec", shops, run, start)
     assert not run.exists()

@@ -332,7 +332,7 @@ def test_folders_that_do_not_go_together(release: Release, make_dataset: Any, tm
     stored = ItemCodes.load(cds / "codes/official.npz")
     stored.book.centroids[0, 0, 0] += 1
     stored.save(cds / "codes/official.npz")
-    with pytest.raises(StaleFeaturesError, match=r"official.*CDs are of another code book than those of .*Food"):
+    with pytest.raises(StaleFeaturesError, match=r"official.*CDs are of another codebook than those of .*Food"):
         export([food, cds], tmp_path / "back")
     with pytest.raises(DataFormatError, match="named Food, Food; domains are named like their folders"):
         export([food, food], tmp_path / "back")

@@ -67,7 +67,7 @@ def test_vectors_beside_stored_codes_have_to_fit(
     with pytest.raises(SettingsError, match=unknown):
         evaluate(start, data, zero_shot=True, features="b")
     finetune("vqrec", data, tmp_path / "run", from_=start, features="words", training=QUICK)
-    assert f"{data} has codes of that code book, own; its vectors words are not read" in caplog.text
+    assert f"{data} has codes of that codebook, own; its vectors words are not read" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -97,5 +97,5 @@ def test_what_is_missing_is_named(shops: Shops, pretrained: Callable[..., Path])
     ):
         evaluate(start, data, zero_shot=True)
     (start / "code_book.npz").unlink()
-    with pytest.raises(CheckpointMismatchError, match=rf"{start} has no code book \(code_book.npz\)"):
+    with pytest.raises(CheckpointMismatchError, match=rf"{start} has no codebook \(code_book.npz\)"):
         evaluate(start, data, zero_shot=True)

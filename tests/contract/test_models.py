@@ -12,7 +12,7 @@ from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.loader import TrainingLoader
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases, evaluation_cases, leave_one_out, training_sequences
-from linguarec.data.synthetic import TINY, Domain, generate_world, word_vectors
+from linguarec.data.synthetic import TINY, Shop, generate_world, word_vectors
 from linguarec.evaluation.baselines import popularity
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.evaluation.slices import training_counts
@@ -35,7 +35,7 @@ EVERY_MODEL = [(name, encoder) for name in NAMES for encoder in ENCODERS]
 class World:
     """The tiny synthetic world as tensors."""
 
-    domain: Domain
+    domain: Shop
     items: ItemBatch
     train: Ragged
     test: EvaluationCases

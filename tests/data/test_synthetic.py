@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linguarec.data.synthetic import DEMO, LAUNCH, TINY, Domain, generate_world, word_vectors
+from linguarec.data.synthetic import DEMO, LAUNCH, TINY, Shop, generate_world, word_vectors
 from linguarec.errors import OutputError
 
 
 @pytest.fixture(scope="module")
-def domain() -> Domain:
+def domain() -> Shop:
     return generate_world(seed=1, domains=1, size=DEMO)[0]
 
 
@@ -25,7 +25,7 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another():
     assert not np.array_equal(one[0].sequences.values, other[0].sequences.values)
 
 
-def test_sizes(domain: Domain):
+def test_sizes(domain: Shop):
     assert len(domain.items) == 240
     assert len(domain.sequences) == 2_000
     assert domain.sequences.lengths.min() == 5
@@ -34,7 +34,7 @@ def test_sizes(domain: Domain):
     assert len({item.text for item in domain.items}) == 240
 
 
-def test_the_law_is_a_distribution_and_the_log_follows_it(domain: Domain):
+def test_the_law_is_a_distribution_and_the_log_follows_it(domain: Shop):
     values, offsets = np.asarray(domain.sequences.values), domain.sequences.offsets
     last, test = values[offsets[1:] - 2], values[offsets[1:] - 1]
     law = domain.next_item_law(last, after_launch=True)
@@ -46,7 +46,7 @@ def test_the_law_is_a_distribution_and_the_log_follows_it(domain: Domain):
     assert logs[np.arange(len(last)), test].mean() == pytest.approx(expected.mean(), abs=4 * deviation)
 
 
-def test_best_possible_is_the_score_of_ranking_by_the_law(domain: Domain):
+def test_best_possible_is_the_score_of_ranking_by_the_law(domain: Shop):
     values, offsets = np.asarray(domain.sequences.values), domain.sequences.offsets
     law = domain.next_item_law(values[offsets[1:] - 2], after_launch=True)
     top = np.argsort(-law, axis=1, kind="stable")[:, :10]
@@ -67,7 +67,7 @@ def test_best_possible_of_a_world_small_enough_to_count_by_hand():
     assert domain.best_possible(10) == pytest.approx({"recall@10": 1.0, "ndcg@10": 0.7 + 0.3 / np.log2(3)})
 
 
-def test_new_items_are_only_ever_a_last_interaction_after_the_launch(domain: Domain):
+def test_new_items_are_only_ever_a_last_interaction_after_the_launch(domain: Shop):
     last = np.zeros(len(domain.sequences.values), dtype=bool)
     last[domain.sequences.offsets[1:] - 1] = True
     is_new = np.isin(domain.sequences.values, domain.new_items)
@@ -80,7 +80,7 @@ def test_new_items_are_only_ever_a_last_interaction_after_the_launch(domain: Dom
     assert (within_user > 0).all()
 
 
-def test_text_tells_the_taste(domain: Domain):
+def test_text_tells_the_taste(domain: Shop):
     vectors = word_vectors([item.text for item in domain.items], width=128)
     assert vectors.shape == (240, 128)
     vectors -= vectors.mean(0)

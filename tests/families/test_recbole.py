@@ -162,7 +162,7 @@ def test_what_is_no_float32_tensor():
 def test_codes_that_do_not_fit():
     state = state_of("vqrec")
     state[CODES] = torch.ones(14, 8)
-    assert f"{CODES} has 14 rows, expected 3 code books x (4 centroids + 1)" in problems_of(state)
+    assert f"{CODES} has 14 rows, expected 3 codebooks x (4 centroids + 1)" in problems_of(state)
 
 
 def test_a_table_of_padding_alone():

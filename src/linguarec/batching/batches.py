@@ -1,4 +1,4 @@
-"""The two batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M code books."""
+"""The two batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M codebooks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

@@ -1,6 +1,6 @@
-"""Code books: item vectors to short discrete codes and back, without faiss.
+"""Codebooks: item vectors to short discrete codes and back, without faiss.
 
-A code book maps a text vector x [D] to M numbers below K. Product quantisation (Jegou et al., 2011) cuts the vector
+A codebook maps a text vector x [D] to M numbers below K. Product quantisation (Jegou et al., 2011) cuts the vector
 into M sub-vectors and replaces each by the nearest of K centroids; OPQ (Ge et al., 2013) rotates it first; residual
 quantisation codes what the earlier centroids left over. A book is all that a new item needs: nothing is fitted again.
 
@@ -52,9 +52,9 @@ class CodeBook:
 
     def __post_init__(self) -> None:
         if self.centroids.ndim != 3:
-            raise DataFormatError(f"A code book needs centroids [M, K, d], found the shape {self.centroids.shape}.")
+            raise DataFormatError(f"A codebook needs centroids [M, K, d], found the shape {self.centroids.shape}.")
         if self.method == "random" and self.rotation is None:
-            raise DataFormatError("A random code book needs the hyperplanes of its hash, found none.")
+            raise DataFormatError("A random codebook needs the hyperplanes of its hash, found none.")
         inner = self._inner_width
         if self.method != "random":
             expected = (
@@ -63,7 +63,7 @@ class CodeBook:
             if inner != expected:
                 raise DataFormatError(f"The rotation gives {inner} dimensions, the centroids cover {expected}.")
         if self.mean is not None and self.mean.shape != (inner,):
-            raise DataFormatError(f"The code book's mean has the shape {self.mean.shape}, expected ({inner},).")
+            raise DataFormatError(f"The codebook's mean has the shape {self.mean.shape}, expected ({inner},).")
 
     def __repr__(self) -> str:
         size = f"{self.subvectors} x {self.num_centroids}"
@@ -113,8 +113,8 @@ class CodeBook:
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise StaleFeaturesError(
-                f"This code book codes vectors of width {self.width} (encoder {self.encoder}), found the shape "
-                f"{vectors.shape}; encode the texts with that encoder, or fit a new code book."
+                f"This codebook codes vectors of width {self.width} (encoder {self.encoder}), found the shape "
+                f"{vectors.shape}; encode the texts with that encoder, or fit a new codebook."
             )
         code_one_chunk = {
             "opq": self._nearest_parts,
@@ -169,7 +169,7 @@ class CodeBook:
         """Read a book: what `save` wrote, or the book of stored item codes.
 
         Raises:
-            DataFormatError: the file is missing or holds no code book.
+            DataFormatError: the file is missing or holds no codebook.
         """
         return _load(path)[0]
 
@@ -262,7 +262,7 @@ class ItemCodes:
             )
         book, texts_fingerprint, codes = _load(path)
         if codes is None:
-            raise DataFormatError(f"{path} holds a code book, but no item codes; quantize again.")
+            raise DataFormatError(f"{path} holds a codebook, but no item codes; quantize again.")
         return cls(codes, book, texts_fingerprint)
 
 
@@ -291,7 +291,7 @@ def _load(path: Path) -> tuple[CodeBook, str | None, Codes | None]:
             return book, texts_fingerprint, stored.get("codes")
     except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
         raise DataFormatError(
-            f"{path} does not hold a code book of linguarec ({error}): it is cut short or foreign. Make it anew by "
+            f"{path} does not hold a codebook of linguarec ({error}): it is cut short or foreign. Make it anew by "
             "`linguarec quantize`, or copy the folder that it came in again."
         ) from error
 

@@ -1,4 +1,4 @@
-"""A published faiss index (VQ-Rec: `OPQ32,IVF1,PQ32x8`) as codes and a code book of our own, and back."""
+"""A published faiss index (VQ-Rec: `OPQ32,IVF1,PQ32x8`) as codes and a codebook of our own, and back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ def write_faiss_index(path: Path, content: IndexContent) -> None:
     """Write an index in the form of `OPQ<M>,IVF1,PQ<M>x8`, as VQ-Rec reads it; `read_faiss_index` gives the same content.
 
     Raises:
-        SettingsError: the code book is not of that kind.
+        SettingsError: the codebook is not of that kind.
     """
     import faiss
 

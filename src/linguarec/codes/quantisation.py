@@ -1,8 +1,8 @@
-"""Fit a code book on item vectors, and measure how good its codes are.
+"""Fit a codebook on item vectors, and measure how good its codes are.
 
 k-means is faiss's. The rotation of OPQ is found here (Ge et al., "Optimized Product Quantization", 2013): it starts
 at their parametric solution (principal axes dealt out so that every sub-vector gets the same product of eigenvalues)
-and is then alternated with the code book. faiss's own OPQ starts at a random rotation of a fixed seed: after 50 rounds
+and is then alternated with the codebook. faiss's own OPQ starts at a random rotation of a fixed seed: after 50 rounds
 it still distorts more than the parametric start after 5. Fitting runs on one thread: a sum that is split by threads
 differs in its last bits, and equal seeds must give equal books.
 """
@@ -92,7 +92,7 @@ class CodeStatistics:
 def fit_code_book(
     vectors: Vectors, settings: QuantisationSettings, encoder: str, encoder_fingerprint: str | None = None
 ) -> CodeBook:
-    """Fit a code book on vectors [N, D].
+    """Fit a codebook on vectors [N, D].
 
     Args:
         vectors: The item vectors to fit on.

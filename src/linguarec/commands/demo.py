@@ -8,7 +8,7 @@ from linguarec.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from linguarec.data.synthetic import Domain
+    from linguarec.data.synthetic import Shop
     from linguarec.evaluation.report import Table
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -121,7 +121,7 @@ def _step(console: "Console", number: int, title: str) -> None:
     console.rule(Text(f"{number} of {STEPS}: {title}", style="bold"), align="left")
 
 
-def _prepare(console: "Console", world: "list[Domain]", output: Path) -> list[Path]:
+def _prepare(console: "Console", world: "list[Shop]", output: Path) -> list[Path]:
     from linguarec.commands.describe import describe
     from linguarec.commands.prepare import prepare_table
 
@@ -144,7 +144,7 @@ def _encode_and_quantize(console: "Console", data: list[Path]) -> None:
     _step(console, 3, "Encode the texts to vectors, quantize the vectors to codes")
     for folder in data:
         encode(folder, encoder=ENCODER)
-    # One code book for all shops. A centroid is learned from the items that share it: hundreds of items need few
+    # One codebook for all shops. A centroid is learned from the items that share it: hundreds of items need few
     # centroids (with 32, new items and other shops are lost), thousands take the default of 256.
     quantize(data, features=ENCODER, subvectors=32, centroids=8)
 
@@ -172,7 +172,7 @@ def _evaluate(run: Path, data: Path | None, zero_shot: bool) -> dict[str, Any]:
     return evaluate(run, data, zero_shot=zero_shot, ks=[10])
 
 
-def _recommend_new_item(console: "Console", domain: "Domain", output: Path) -> dict[str, Any]:
+def _recommend_new_item(console: "Console", domain: "Shop", output: Path) -> dict[str, Any]:
     """Give each text model an item that is in no catalogue, and a history after which its taste is the likeliest."""
     import csv
 
@@ -228,7 +228,7 @@ def _row(name: str, found: dict[str, float], best: dict[str, float], *more: str)
     return [name, f"{found['recall@10']:.4f}", f"{found['ndcg@10']:.4f}", f"{share:.0%}", *more]
 
 
-def _home_table(domain: "Domain", home: dict[str, Any], trained: dict[str, Any]) -> "Table":
+def _home_table(domain: "Shop", home: dict[str, Any], trained: dict[str, Any]) -> "Table":
     from linguarec.evaluation.report import Table
 
     best = domain.best_possible(10)
@@ -243,7 +243,7 @@ def _home_table(domain: "Domain", home: dict[str, Any], trained: dict[str, Any])
     return Table(columns, rows, strong=frozenset({len(rows) - 1}))
 
 
-def _away_table(domains: "list[Domain]", away: dict[str, dict[str, Any]]) -> "Table":
+def _away_table(domains: "list[Shop]", away: dict[str, dict[str, Any]]) -> "Table":
     from linguarec.evaluation.report import Table
 
     rows = []
@@ -257,7 +257,7 @@ def _away_table(domains: "list[Domain]", away: dict[str, dict[str, Any]]) -> "Ta
 
 
 def _sections(
-    world: "list[Domain]",
+    world: "list[Shop]",
     tables: "dict[str, Table]",
     home: dict[str, Any],
     output: Path,

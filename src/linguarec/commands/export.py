@@ -161,7 +161,7 @@ def _joined_codes(datasets: "Sequence[PreparedDataset]", name: str) -> "IndexCon
     for dataset, of_domain in zip(datasets, stored, strict=True):
         if of_domain.book.fingerprint != stored[0].book.fingerprint:
             raise StaleFeaturesError(
-                f"The codes {name!r} of {dataset.path} are of another code book than those of {datasets[0].path}; fit one "
+                f"The codes {name!r} of {dataset.path} are of another codebook than those of {datasets[0].path}; fit one "
                 "for all with `linguarec quantize`, naming all folders."
             )
         of_domain.check(dataset.num_items)

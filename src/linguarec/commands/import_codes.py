@@ -14,7 +14,7 @@ def import_codes(
     decode_as: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Take item codes and their code book from a faiss index, as VQ-Rec released them.
+    """Take item codes and their codebook from a faiss index, as VQ-Rec released them.
 
     Row k of such an index is the k-th training item in the order of the folder's rows. Items that the index lacks are
     coded from their vectors, if given, else they borrow the code of the indexed item with the nearest text (TF-IDF).

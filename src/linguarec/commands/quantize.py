@@ -22,10 +22,10 @@ def quantize(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Fit one code book on the item vectors of one or more folders and store each folder's codes in it.
+    """Fit one codebook on the item vectors of one or more folders and store each folder's codes in it.
 
     Args:
-        data: prepared folders; several share one code book
+        data: prepared folders; several share one codebook
         features: name of the item vectors (see `linguarec encode`), the same in all folders
         subvectors: numbers in a code (M)
         centroids: values that each of them can take (K)

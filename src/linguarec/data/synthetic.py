@@ -146,7 +146,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Domain:
+class Shop:
     """One shop: N items, the log, and the law it was drawn from.
 
     `sequences`: item rows of every user, oldest first; the last of each user was drawn after new items' launch.
@@ -163,7 +163,7 @@ class Domain:
 
     def __repr__(self) -> str:
         counts = f"{len(self.sequences):,} users, {len(self.items):,} items, {len(self.timestamps):,} interactions"
-        return f"Domain({self.name}: {counts})"
+        return f"Shop({self.name}: {counts})"
 
     @cached_property
     def tastes(self) -> npt.NDArray[np.int64]:
@@ -214,7 +214,7 @@ class Domain:
                 writer.writerows([f"{self.name}-user-{user:05d}", raw_ids[item], time] for user, item, time in rows)
 
 
-def generate_world(seed: int = 0, domains: int = 3, size: WorldSize = DEMO) -> list[Domain]:
+def generate_world(seed: int = 0, domains: int = 3, size: WorldSize = DEMO) -> list[Shop]:
     """Draw the world: `domains` shops with their own items and users, and one law of taste for all of them.
 
     Raises:
@@ -249,7 +249,7 @@ def _transition(tastes: int, rng: np.random.Generator) -> npt.NDArray[np.float64
 
 def _generate_domain(
     name: str, size: WorldSize, transition: npt.NDArray[np.float64], rng: np.random.Generator
-) -> Domain:
+) -> Shop:
     items = _items(name, size, rng)
     tastes = np.array([item.taste for item in items])
     choice = _choice(tastes, size, rng)
@@ -267,7 +267,7 @@ def _generate_domain(
         taste = (cumulative_tastes[taste] < draw[:, None]).sum(1).clip(max=size.tastes - 1)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     values = steps[np.arange(size.longest) < lengths[:, None]]
-    return Domain(name, tuple(items), Ragged(values, offsets), _timestamps(offsets, rng), transition, choice)
+    return Shop(name, tuple(items), Ragged(values, offsets), _timestamps(offsets, rng), transition, choice)
 
 
 def _items(name: str, size: WorldSize, rng: np.random.Generator) -> list[Item]:

@@ -1,7 +1,7 @@
 """Weights of the released code (RecBole's SASRec, UniSRec, VQ-Rec) under our names, and back.
 
 Forms, keys and shapes are tables. What has no place in our models is carried along under a name of its own, so that the way
-back gives the same tensors to the bit: the padding row of an item table, slot 0 of each code book, the item vectors of a
+back gives the same tensors to the bit: the padding row of an item table, slot 0 of each codebook, the item vectors of a
 fine-tuned UniSRec, and VQ-Rec's `trans_matrix`.
 
 `trans_matrix` is not applied. It holds the logits from which the released trainer draws a mapping of codes in its first epochs;
@@ -52,7 +52,7 @@ VECTORS, TRANS_MATRIX = "plm_embedding.weight", "trans_matrix"  # no parameters 
 KEYS: dict[str, str] = {**TRANSFORMER, **ADAPTOR, ITEMS: "item.weight", CODES: "codes.weight"}
 
 # Shapes by letters: D width, I inner width, L longest history, F width of the text vectors, E experts, N items and padding,
-# M code books, P centroids and slot 0, C rows of the code table = M * P.
+# M codebooks, P centroids and slot 0, C rows of the code table = M * P.
 SHAPES: dict[str, str] = {
     "position_embedding.weight": "LD",
     **{key: "DD" if key.endswith("weight") else "D" for key in TRANSFORMER if "multi_head_attention" in key},
@@ -120,7 +120,7 @@ class ReleasedWeights:
     def null_item(self) -> Tensor | None:
         """Vector [D] of padding, which the released fine-tuning scores as one more class; None where it has none of its own.
 
-        VQ-Rec gives padding code 0 in all sub-spaces and does not offset it, so that it is slot 0 of the first code book.
+        VQ-Rec gives padding code 0 in all sub-spaces and does not offset it, so that it is slot 0 of the first codebook.
         """
         if PADDING + CODES in self.carried:
             return self.carried[PADDING + CODES][0]
@@ -259,7 +259,7 @@ def _sizes(
         problems.append("its item table has no row beside that of padding")
     if not problems and CODES in form.keys and letters["C"] != letters["M"] * letters["P"]:
         problems.append(
-            f"{CODES} has {letters['C']} rows, expected {letters['M']} code books x ({letters['P'] - 1} centroids + 1), as "
+            f"{CODES} has {letters['C']} rows, expected {letters['M']} codebooks x ({letters['P'] - 1} centroids + 1), as "
             f"{TRANS_MATRIX} has them"
         )
     if problems:

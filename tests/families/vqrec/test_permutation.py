@@ -1,4 +1,4 @@
-"""A code book whose codes were renumbered: the permutation that undoes it is found by the loss of the next items alone."""
+"""A codebook whose codes were renumbered: the permutation that undoes it is found by the loss of the next items alone."""
 
 from collections.abc import Callable
 from dataclasses import replace

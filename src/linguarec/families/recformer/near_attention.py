@@ -20,7 +20,7 @@ WINDOWS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
-class Windows:
+class AttentionWindows:
     """S long sequences, cut into W blocks of `reach` cells; cells behind the end of a sequence are padding.
 
     `source` [W * reach]: the token in each cell (any token in padding). `cells` [T]: the cell of each token. `sequence`
@@ -37,7 +37,7 @@ class Windows:
     seen: Tensor
 
     @classmethod
-    def of(cls, lengths: Tensor, reach: int) -> "Windows":
+    def of(cls, lengths: Tensor, reach: int) -> "AttentionWindows":
         """Cut sequences of the given lengths [S] that lie one after the other."""
         blocks = (lengths + reach - 1) // reach
         sequence = torch.repeat_interleave(torch.arange(len(lengths)), blocks)
@@ -53,9 +53,9 @@ class Windows:
         seen = torch.cat([torch.ones(len(sequence), reach, 1, dtype=torch.bool), local], dim=-1)
         return cls(source, (~padding).flatten().nonzero().squeeze(1), sequence, padding, first, seen[:, None])
 
-    def to(self, device: torch.device) -> "Windows":
+    def to(self, device: torch.device) -> "AttentionWindows":
         """The same on another device."""
-        return Windows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        return AttentionWindows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     @property
     def reach(self) -> int:
@@ -63,7 +63,7 @@ class Windows:
         return self.padding.shape[1]
 
 
-def attend_near(projected: Tensor, windows: Windows, dropout: float) -> Tensor:
+def attend_near(projected: Tensor, windows: AttentionWindows, dropout: float) -> Tensor:
     """Each token over the global token and those at most `reach` places away.
 
     Args:
@@ -80,7 +80,7 @@ def attend_near(projected: Tensor, windows: Windows, dropout: float) -> Tensor:
     return _mix(projected, windows, dropout)
 
 
-def _mix(projected: Tensor, windows: Windows, dropout: float, kept: list[Tensor] | None = None) -> Tensor:
+def _mix(projected: Tensor, windows: AttentionWindows, dropout: float, kept: list[Tensor] | None = None) -> Tensor:
     """The forward pass; `kept` gets what the backward pass needs of each chunk: the weights, and with dropout the mask."""
     mixed = torch.empty_like(projected[:, 0])
     for chunk in _chunks(windows):
@@ -98,7 +98,7 @@ def _mix(projected: Tensor, windows: Windows, dropout: float, kept: list[Tensor]
 
 class _AttendNear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, projected: Tensor, windows: Windows, dropout: float) -> Tensor:
+    def forward(ctx: Any, projected: Tensor, windows: AttentionWindows, dropout: float) -> Tensor:
         kept: list[Tensor] = []
         mixed = _mix(projected, windows, dropout, kept)
         ctx.windows, ctx.has_dropout = windows, dropout > 0
@@ -134,7 +134,7 @@ class _AttendNear(torch.autograd.Function):
 class _Chunk:
     """Windows `first` to `end` of all, W' in number."""
 
-    windows: Windows
+    windows: AttentionWindows
     first: int
     end: int
 
@@ -195,7 +195,7 @@ class _Chunk:
         return slice(start, stop), windows.cells[start:stop] - first * reach
 
 
-def _chunks(windows: Windows) -> Iterator[_Chunk]:
+def _chunks(windows: AttentionWindows) -> Iterator[_Chunk]:
     count = len(windows.sequence)
     for first in range(0, count, WINDOWS_AT_A_TIME):
         yield _Chunk(windows, first, min(first + WINDOWS_AT_A_TIME, count))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linguarec.families.recformer.near_attention import Windows, attend_near
+from linguarec.families.recformer.near_attention import AttentionWindows, attend_near
 from linguarec.nn.dropout import keep_mask
 from linguarec.nn.ragged import RaggedLayout
 
@@ -36,7 +36,7 @@ class WindowLayout:
     first: Tensor
     place: Tensor
     short: tuple[tuple[int, int], ...]
-    windows: Windows | None
+    windows: AttentionWindows | None
 
     @classmethod
     def of(cls, offsets: Tensor, reach: int) -> "WindowLayout":
@@ -48,7 +48,7 @@ class WindowLayout:
         ragged = RaggedLayout.of(offsets)
         short = tuple((count, length) for count, length in ragged.blocks if length <= reach + 2)
         long = lengths[lengths > reach + 2]
-        windows = Windows.of(long, reach).to(device) if len(long) else None
+        windows = AttentionWindows.of(long, reach).to(device) if len(long) else None
         first = lengths.cumsum(0) - lengths
         return cls(ragged, first.to(device), order.argsort().to(device), short, windows)
 
@@ -108,7 +108,7 @@ class WindowAttention(nn.Module):
                 mixed.append(self._in_windows(long, layout.windows))
         return torch.cat(mixed)
 
-    def _in_windows(self, parts: Tensor, windows: Windows) -> Tensor:
+    def _in_windows(self, parts: Tensor, windows: AttentionWindows) -> Tensor:
         """Queries, keys and values [T, 3, heads, D / heads] of long sequences -> [T, D]; what a GPU runs."""
         blocks = parts.index_select(0, windows.source).view(*windows.padding.shape, *parts.shape[1:])
         of_global = parts[:, 1:].index_select(0, windows.first[windows.sequence]).unsqueeze(1)
@@ -155,7 +155,7 @@ class WindowAttention(nn.Module):
         values = torch.einsum("bhe,hde->bhd", pooled, self.global_value.weight.view(by_head))
         return values.flatten(1) + self.global_value.bias
 
-    def _gather(self, tokens: Tensor, windows: Windows, probe: Tensor, shift: Tensor) -> Tensor:
+    def _gather(self, tokens: Tensor, windows: AttentionWindows, probe: Tensor, shift: Tensor) -> Tensor:
         """Long sequences: tokens [T, D], probes [S, heads, D] -> [S, heads, D], a softmax over each whole sequence."""
         blocks = tokens.index_select(0, windows.source).view(*windows.padding.shape, -1)
         of = windows.sequence

@@ -1,7 +1,7 @@
-"""A permutation of each code book, learned by gradient (VQ-Rec, arXiv 2210.12316, cross-domain fine-tuning).
+"""A permutation of each codebook, learned by gradient (VQ-Rec, arXiv 2210.12316, cross-domain fine-tuning).
 
     S      Sinkhorn(logits / temperature)            [M, K, K], rows and columns nearly sum to 1
-    pi     the permutation with the largest sum of logits, one a code book
+    pi     the permutation with the largest sum of logits, one a codebook
     E'_k   E_pi(k) forward; its gradient is that of sum_j S_kj E_j (straight-through)
 
 Sinkhorn's scaling adds a constant to every row and column of the logits, so `pi` is the most probable permutation under S

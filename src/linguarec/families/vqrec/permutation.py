@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PermutationSettings:
-    """The first stage of VQ-Rec's fine-tuning: a permutation of each code book is learned, all else is fixed.
+    """The first stage of VQ-Rec's fine-tuning: a permutation of each codebook is learned, all else is fixed.
 
     Args:
         epochs: of this stage; the best one on valid is kept.

@@ -1,4 +1,4 @@
-"""The first stage of VQ-Rec's fine-tuning: whose embedding each code of a new code book takes.
+"""The first stage of VQ-Rec's fine-tuning: whose embedding each code of a new codebook takes.
 
 A codebook that is fitted on a new domain numbers its centroids anew, so the pre-trained code embeddings do not fit its codes.
 Here everything pre-trained is fixed and a permutation of each book's embeddings is learned by the loss of the next items
