@@ -17,8 +17,8 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
 from linguarec.devices import device_for
 from linguarec.evaluation.comparison import compared, comparison_table, differences, differences_table
-from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
-from linguarec.commands.evaluate import read_items
+from linguarec.evaluation.evaluate import EvaluationResult
+from linguarec.run_items import items_of_run
 from linguarec.runs.tables import plain_console, show_table
 
 KS = (10, 50)
@@ -43,8 +43,7 @@ def main() -> None:
         zero_shot = run in arguments.zero_shot
         names[run] = f"{run.name}{', zero-shot' if zero_shot else ''}"
         with torch.autocast(place.type, torch.bfloat16) if arguments.bf16 else nullcontext():
-            model, inputs, keys, _ = read_items(run, dataset, zero_shot, None, None, place)
-            results[names[run]] = [rank_cases(model, inputs, keys, cases)]
+            results[names[run]] = [items_of_run(run, dataset, zero_shot, {}, place).rank(cases)]
     baseline = names[arguments.baseline] if arguments.baseline else next(iter(results))
 
     systems = {name: compared(found, KS) for name, found in results.items()}

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from linguarec.sources.catalogue import load_codes
-from linguarec.data.dataset import PreparedDataset
-from linguarec.families.pretrained import from_pretrained, save_pretrained
-from linguarec.families.vqrec.code_permutation import reorder
 from linguarec.commands.finetune import finetune
-from linguarec.sources.matching import training_inputs
-from linguarec.families.starting import Start
-from linguarec.training.settings import PermutationSettings, TrainingSettings
+from linguarec.data.dataset import PreparedDataset
+from linguarec.families.opening import open_start
+from linguarec.families.vqrec.code_permutation import reorder
+from linguarec.families.vqrec.permutation import PermutationSettings
+from linguarec.families.weights import save_model
+from linguarec.sources.codes import CodeSource
+from linguarec.training.settings import TrainingSettings
 
 WAYS = ("learned", "none", "random", "released")
 
@@ -94,7 +94,7 @@ def train(way: str, seed: int, arguments: argparse.Namespace, folder: Path) -> d
         codes=arguments.codes,
         seed=seed,
     )
-    before = result["permutation"]["valid ndcg@10"] if way == "learned" else float("nan")
+    before = result["stages"]["permutation"]["valid"]["ndcg@10"] if way == "learned" else float("nan")
     return {
         "valid ndcg@10 before": before,
         "valid ndcg@10": result["valid"]["ndcg@10"],
@@ -107,17 +107,16 @@ def train(way: str, seed: int, arguments: argparse.Namespace, folder: Path) -> d
 
 def best_permutation(arguments: argparse.Namespace) -> tuple[float, float]:
     """Share of the codes that agree with those of the start's book after the best permutation of each book, and by chance."""
-    dataset, start = PreparedDataset.open(arguments.data), Start.read(arguments.start)
-    names = [
-        training_inputs("vqrec", mode, dataset, start, None, codes)[1]
-        for mode, codes in (("direct", arguments.codes), ("reuse", None))
-    ]
-    own, reused = (load_codes(dataset, str(name)) for name in names)
+    dataset, start = PreparedDataset.open(arguments.data), open_start(arguments.start).source
+    assert isinstance(start, CodeSource)
+    own = CodeSource.choose(dataset, {"codes": arguments.codes}, start)
+    reused = start.coded_alike(dataset, {})
+    values = own.known_book().num_centroids
     generator = np.random.default_rng(0)
     shares: tuple[list[float], list[float]] = ([], [])
     for book in range(own.codes.shape[1]):
         for found, items in zip(shares, (np.arange(len(own)), generator.permutation(len(own))), strict=True):
-            together = np.zeros((own.book.num_centroids, own.book.num_centroids))
+            together = np.zeros((values, values))
             np.add.at(together, (own.codes[items, book], reused.codes[:, book]), 1)
             found.append(together[linear_sum_assignment(together, maximize=True)].sum() / len(own))
     return float(np.mean(shares[0])), float(np.mean(shares[1]))
@@ -125,7 +124,8 @@ def best_permutation(arguments: argparse.Namespace) -> tuple[float, float]:
 
 def remap(source: Path, target: Path, way: str, seed: int) -> None:
     """Write the model of `source` with its code embeddings re-ordered at random into `target`."""
-    network, description = from_pretrained(source)
+    start = open_start(source)
+    network, description = start.network, start.description
     books, centroids = description.shape.needs_codes()
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(books, centroids, centroids, generator=generator)
@@ -134,10 +134,8 @@ def remap(source: Path, target: Path, way: str, seed: int) -> None:
     weight = network.get_parameter("codes.weight")
     with torch.no_grad():
         weight.copy_(reorder(weight, order))
-    save_pretrained(network, description, target)
-    start = Start.read(source)
-    if start.book is not None:
-        start.book.save(target / "code_book.npz")
+    save_model(network, description, target)
+    start.source.save(target)
 
 
 if __name__ == "__main__":

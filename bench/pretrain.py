@@ -15,7 +15,7 @@ import json
 import resource
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,17 @@ import numpy as np
 import pretrain_baseline
 import torch
 
-from linguarec.batching.domains import Domain, Domains
-from linguarec.batching.pretraining import AugmentationSettings, PretrainingLoader
+from linguarec.batching.logs import TrainingLog, TrainingLogs
+from linguarec.batching.pretraining import MixedLoader, NegativeSettings, PretrainingLoader, ViewSettings
 from linguarec.data.dataset import PreparedDataset
-from linguarec.models import MODELS, build_model
-from linguarec.nn.shape import CatalogueShape
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.sources.codes import CodeSource
+from linguarec.sources.embeddings import EmbeddingSource
+from linguarec.sources.joined import JoinedItems
 
 HERE = Path(__file__).parent
-CENTROIDS = 256
 
 
 @dataclass(frozen=True)
@@ -49,39 +51,42 @@ class Throughput:
     peak_memory_gib: float
 
 
-def open_domains(model: str, folders: list[Path], features: str | None, codes: str | None) -> Domains:
-    """The folders as training reads them; their only vectors or codes unless named."""
-    domains = []
-    for folder in folders:
-        dataset = PreparedDataset.open(folder)
-        if MODELS[model].reads == "codes":
-            domains.append(Domain.of(dataset, "leave-one-out", None, codes or dataset.code_names[0]))
-        else:
-            domains.append(Domain.of(dataset, "leave-one-out", features or dataset.feature_names[0], None))
-    return Domains(domains)
+@dataclass(frozen=True)
+class Corpus:
+    """The folders as training reads them."""
+
+    logs: TrainingLogs
+    sources: list[EmbeddingSource] | list[CodeSource]
+
+
+def open_corpus(model: str, folders: list[Path], features: str | None, codes: str | None) -> Corpus:
+    """The folders with their only vectors or codes, unless named."""
+    datasets = [PreparedDataset.open(folder) for folder in folders]
+    logs = TrainingLogs([TrainingLog.of(dataset, "leave-one-out") for dataset in datasets])
+    asked = {"features": features, "codes": codes}
+    kind = CodeSource if model == "vqrec" else EmbeddingSource
+    return Corpus(logs, kind.choose_for_all(datasets, asked))
 
 
 def measure(
     model: str,
-    domains: Domains,
+    corpus: Corpus,
     steps: int,
     targets_per_step: int,
     device: str,
     precision: torch.dtype = torch.bfloat16,
 ) -> Throughput:
     """Drawing, forward, backward and Adam of `steps` steps, after 3 others."""
-    first = domains.domains[0]
-    has_codes = first.codes is not None
-    shape = (
-        CatalogueShape(0, code_books=first.codes.shape[1], centroids=CENTROIDS)
-        if first.codes is not None
-        else CatalogueShape(0, first.features.shape[1])  # type: ignore[union-attr]
-    )
-    loader = PretrainingLoader(
-        domains, 50, targets_per_step, None, 1.0, CENTROIDS if has_codes else None, AugmentationSettings(), seed=0
-    )
+    mixed = MixedLoader(corpus.logs, 50, targets_per_step, None, 1.0, seed=0)
+    items, first = JoinedItems(corpus.sources), corpus.sources[0]
+    if isinstance(first, CodeSource):
+        loader = PretrainingLoader(mixed, items, None, NegativeSettings(), first.centroids)
+    else:
+        loader = PretrainingLoader(mixed, items, ViewSettings())
+    family = FAMILIES[model]
+    description = ModelDescription(family, family.config(), TransformerConfig(), replace(first.shape, num_items=0))
     torch.manual_seed(0)
-    network = build_model(model, MODELS[model].config(), TransformerConfig(), shape).to(device).train()
+    network = description.build().to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     seconds, drawing, targets, tokens = [], [], [], []
     batches = iter(loader)
@@ -113,7 +118,7 @@ def measure(
         statistics.mean(targets[3:]) / middle,
         statistics.mean(tokens[3:]) / middle,
         statistics.median(drawing[3:]) / middle,
-        sum(domain.num_targets for domain in domains.domains),
+        corpus.logs.num_targets,
         round(peak, 2),
     )
 
@@ -133,14 +138,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
 
-    domains = open_domains(arguments.model, arguments.data, arguments.features, arguments.codes)
-    ours = measure(arguments.model, domains, arguments.steps, arguments.targets_per_step, arguments.device)
-    sources: list[Any] = [d.codes if arguments.model == "vqrec" else d.features for d in domains.domains]
+    corpus = open_corpus(arguments.model, arguments.data, arguments.features, arguments.codes)
+    ours = measure(arguments.model, corpus, arguments.steps, arguments.targets_per_step, arguments.device)
+    arrays: list[Any] = [
+        source.codes if isinstance(source, CodeSource) else source.vectors for source in corpus.sources
+    ]
     baseline = pretrain_baseline.measure(
         arguments.model,
-        domains.sequences.values,
-        domains.sequences.offsets,
-        np.concatenate(sources),
+        corpus.logs.sequences.values,
+        corpus.logs.sequences.offsets,
+        np.concatenate(arrays),
         arguments.baseline_steps,
         arguments.rows,
         device=arguments.device,

@@ -30,9 +30,9 @@ from linguarec.batching.batches import TokenBatch
 from linguarec.batching.tokens import history_tokens
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
-from linguarec.families.recformer.released_tensors import to_released_recformer
 from linguarec.families.recformer.model import Recformer, RecformerConfig
-from linguarec.families.recformer.sentence_inputs import stored_tokens
+from linguarec.families.recformer.released_tensors import to_released_recformer
+from linguarec.sources.tokens import TokenSource
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".envs" / "longformer"
@@ -102,7 +102,7 @@ def fixed() -> tuple[TokenBatch, list[int]]:
 def histories(data: Path) -> tuple[TokenBatch, list[int]]:
     """32 histories of the test part, drawn at random, as 2 batches."""
     dataset = PreparedDataset.open(data)
-    stored = stored_tokens(dataset, None)
+    stored = TokenSource.choose(dataset, {})
     cases = evaluation_cases(dataset.sequences, dataset.roles("leave-one-out"), "test", CONFIG.max_items)
     drawn = np.random.default_rng(0).permutation(len(cases))[:32]
     tokens = history_tokens(stored.tokens, cases.select(drawn).histories, CONFIG.max_items, CONFIG.max_tokens)

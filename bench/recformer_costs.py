@@ -23,14 +23,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from linguarec.batching.domains import Domain, Domains
-from linguarec.families.recformer.loaders import HistoryLoader
+from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
-from linguarec.evaluation.evaluate import encode_tokens, rank_cases
+from linguarec.evaluation.evaluate import rank_cases
+from linguarec.families.recformer.loaders import HistoryLoader, JoinedTokens
 from linguarec.families.recformer.model import Recformer
-from linguarec.families.recformer.sentence_inputs import stored_tokens
+from linguarec.families.recformer.scorer import SentenceScorer
+from linguarec.ranking.dense import DenseRanker
 from linguarec.recommender import Recommender
+from linguarec.sources.tokens import TokenSource
 
 HERE = Path(__file__).parent
 
@@ -71,22 +73,23 @@ def measure(arguments: argparse.Namespace, longest: int) -> dict[str, Any]:
     """One length."""
     torch.set_num_threads(arguments.threads)
     recommender = Recommender.load(arguments.run)
-    assert recommender.reader is not None
-    model, item_model = (with_longest(network, longest) for network in (recommender.model, recommender.reader.model))
+    held = recommender.scorer
+    assert isinstance(held, SentenceScorer)
+    model, item_model = (with_longest(network, longest) for network in (held.network, held.item_network))
+    scorer = SentenceScorer(model, item_model)
     dataset = PreparedDataset.open(arguments.data)
-    tokens = stored_tokens(dataset, None).tokens
+    source = TokenSource.choose(dataset, {})
     cases = evaluation_cases(dataset.sequences, dataset.roles("leave-one-out"), "test", model.config.max_items)
     with torch.autocast("cpu", torch.bfloat16):
         started = time.perf_counter()
-        keys = encode_tokens(item_model, tokens, "cpu")
+        inputs, keys = scorer.encode(source)
         encoded = time.perf_counter()
-        means = rank_cases(model, tokens, keys, cases).means()
+        means = rank_cases(scorer, inputs, DenseRanker(keys), cases).means()
         ranked = time.perf_counter()
     evaluation_memory = peak_memory()
-    domain = Domain.of(dataset, "leave-one-out", tokens=tokens)
-    loader = HistoryLoader(
-        Domains([domain]), model.config.max_items, longest, arguments.histories, mixing=1.0, second_half=False, seed=0
-    )
+    logs = TrainingLogs([TrainingLog.of(dataset, "leave-one-out")])
+    tokens = JoinedTokens([source.tokens])
+    loader = HistoryLoader(logs, tokens, model.config.max_items, longest, arguments.histories, 1.0, False, seed=0)
     seconds = []
     model.train()
     for number, batch in enumerate(loader):
