@@ -10,10 +10,10 @@ import pytest
 
 import linguarec.given
 from linguarec.arguments import Call, parse
-from linguarec.errors import SettingsError
-from linguarec.given import given
-from linguarec.models import MODELS
 from linguarec.commands.finetune import finetune
+from linguarec.errors import SettingsError
+from linguarec.families import FAMILIES
+from linguarec.given import given
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -278,11 +278,11 @@ def test_several_positional_folders():
         parse(several, [], "linguarec quantize", ("data",))
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_the_named_model_brings_its_own_settings(name: str):
     call = parse(train, [name, "D"], "linguarec finetune", ("model", "data"), "model")
     assert call is not None
-    assert call.arguments == {"model": name, "data": Path("D"), "config": MODELS[name].config(), "seed": 0}
+    assert call.arguments == {"model": name, "data": Path("D"), "config": FAMILIES[name].config(), "seed": 0}
 
 
 def test_model_settings_are_flags_and_go_into_the_model_group(tmp_path: Path):
@@ -331,7 +331,7 @@ def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys:
         return found
 
     assert training("unisrec", "D") == TrainingSettings()
-    assert training("recformer", "D") == TrainingSettings(**MODELS["recformer"].training)
+    assert training("recformer", "D") == TrainingSettings(**FAMILIES["recformer"].training)
     assert training("recformer", "D", "--training.learning_rate", "0.001").learning_rate == 0.001
     assert training("recformer", "D", "--training.learning_rate", "0.001").warmup_steps == 100
     assert parse(finetune, ["recformer", "--help"], "linguarec finetune", ("model", "data"), "model") is None

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from prepared import catalogue_batch
 
 import linguarec
-from linguarec.batching.catalogue import catalogue_batch
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.errors import (
     CheckpointMismatchError,
@@ -17,17 +17,19 @@ from linguarec.errors import (
     StaleFeaturesError,
     UnknownItemError,
 )
-from linguarec.hub.pretrained import ModelDescription
-from linguarec.models import MODELS
-from linguarec.models.shape import CatalogueShape
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.ranks import best_columns
 from linguarec.recommender import Recommender
 
 NUM_ITEMS, WIDTH = 40, 12
 TEXTS = [f"Thing number {row}." for row in range(NUM_ITEMS)]
-VECTOR_MODELS = [name for name, entry in MODELS.items() if entry.reads != "tokens"]  # tokens: recipes/test_recformer.py
-TEXT_MODELS = [name for name in VECTOR_MODELS if MODELS[name].reads != "ids"]
+VECTOR_MODELS = [
+    name for name, entry in FAMILIES.items() if entry.reads != "tokens"
+]  # tokens: recipes/test_recformer.py
+TEXT_MODELS = [name for name in VECTOR_MODELS if FAMILIES[name].reads != "ids"]
 HISTORIES = [["i3", "i7", "i1"], ["i20"], [f"i{row}" for row in range(12)]]
 
 
@@ -53,8 +55,8 @@ def make(name, dataset, embedded=NUM_ITEMS):
     torch.manual_seed(0)
     encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6, initializer_range=0.4)
     shape = CatalogueShape(embedded, WIDTH, 4, 8)
-    description = ModelDescription(name, MODELS[name].config(), encoder, shape)
-    reads = MODELS[name].reads
+    description = ModelDescription(name, FAMILIES[name].config(), encoder, shape)
+    reads = FAMILIES[name].reads
     if "codes" in reads:
         ItemCodes(book().encode(dataset.features("enc")), book()).save(dataset.codes_path("pq"))
     features, codes = ("enc" if "features" in reads else None), ("pq" if "codes" in reads else None)
@@ -193,9 +195,9 @@ def test_items_added_later_equal_items_there_from_the_start(name, make_dataset):
     every = make_dataset([[0, 1]], texts=TEXTS, features={"enc": vectors_of(TEXTS)}, name="all")
     at_once = make(name, few)
     rows = torch.where(torch.arange(40) < 35, torch.arange(40), -1)
-    features, codes = ("enc" if "features" in MODELS[name].reads else None), None
+    features, codes = ("enc" if "features" in FAMILIES[name].reads else None), None
     items = replace(catalogue_batch(every, features, codes), rows=rows)
-    if "codes" in MODELS[name].reads:
+    if "codes" in FAMILIES[name].reads:
         items = replace(items, codes=torch.from_numpy(book().encode(vectors_of(TEXTS)).astype(np.int64)))
     with torch.no_grad():
         inputs, keys = at_once.model.item_inputs(items), at_once.model.item_keys(items)
@@ -212,14 +214,14 @@ def test_items_added_later_equal_items_there_from_the_start(name, make_dataset):
 @pytest.mark.slow
 def test_a_new_item_is_read_by_the_language_model_of_the_run(make_dataset, tmp_path):
     """The same text, once encoded with the catalogue and once as a new item, gives the same vectors."""
-    from linguarec.recipes.encode import encode
+    from linguarec.commands.encode import encode
 
     texts = [f"{colour} {thing}." for colour in ("Red", "Blue") for thing in ("ruler", "cordless drill", "saw")]
     dataset = make_dataset([[0, 1, 2]], texts=texts, name="encoded")
     encode(dataset.path, precision="fp32", device="cpu")
     torch.manual_seed(0)
     encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6)
-    description = ModelDescription("unisrec", MODELS["unisrec"].config(), encoder, CatalogueShape(6, 384))
+    description = ModelDescription("unisrec", FAMILIES["unisrec"].config(), encoder, CatalogueShape(6, 384))
     (features,) = dataset.feature_names
     items = catalogue_batch(dataset, features, None)
     Recommender.from_training(description.build(), description, dataset, items, features, None).save(tmp_path / "run")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from linguarec.batching.domains import Domain, Domains
+from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.pretraining import AugmentationSettings, PretrainingBatch, PretrainingLoader
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
@@ -25,15 +25,15 @@ def make_domain(name: str, users: int, num_items: int, seed: int, first: float) 
         for draw in range(DRAWS + 1)
     ]
     codes = generator.integers(CENTROIDS, size=(num_items, CODE_BOOKS)).astype(np.uint8)
-    return Domain(name, Ragged.from_lists(rows), num_items, vectors[0], codes, tuple(vectors[1:]))
+    return TrainingLog(name, Ragged.from_lists(rows), num_items, vectors[0], codes, tuple(vectors[1:]))
 
 
 @pytest.fixture
-def domains() -> Domains:
-    return Domains([make_domain("a", 60, 20, 0, 1.0), make_domain("b", 30, 50, 1, 2.0)])
+def domains() -> TrainingLogs:
+    return TrainingLogs([make_domain("a", 60, 20, 0, 1.0), make_domain("b", 30, 50, 1, 2.0)])
 
 
-def make_loader(domains: Domains, mixing: float = 1.0, **augmentation: Any) -> PretrainingLoader:
+def make_loader(domains: TrainingLogs, mixing: float = 1.0, **augmentation: Any) -> PretrainingLoader:
     settings = AugmentationSettings(**augmentation)
     return PretrainingLoader(domains, 10, 60, None, mixing, CENTROIDS, settings, seed=0)
 
@@ -54,7 +54,7 @@ def pairs_of(batch: PretrainingBatch) -> list[tuple[int, int, int, int]]:
     )
 
 
-def test_an_epoch_asks_for_every_target_once(domains: Domains) -> None:
+def test_an_epoch_asks_for_every_target_once(domains: TrainingLogs) -> None:
     expected: Counter[tuple[int, int, int, int]] = Counter()
     first_user = 0
     for number, domain in enumerate(domains.domains):
@@ -66,11 +66,11 @@ def test_an_epoch_asks_for_every_target_once(domains: Domains) -> None:
     assert found == expected
 
 
-def test_steps_mix_the_domains(domains: Domains) -> None:
+def test_steps_mix_the_domains(domains: TrainingLogs) -> None:
     assert all(set(batch.sequences.domain.tolist()) == {0, 1} for batch in make_loader(domains))
 
 
-def test_mixing_0_gives_all_domains_the_same_share(domains: Domains) -> None:
+def test_mixing_0_gives_all_domains_the_same_share(domains: TrainingLogs) -> None:
     sizes = [domain.num_targets for domain in domains.domains]
     for mixing in (0, 0.5):
         counts = Counter(pair[1] for batch in make_loader(domains, mixing) for pair in pairs_of(batch))
@@ -85,7 +85,9 @@ def test_shares_count_targets_where_histories_are_longer_than_the_model_reads() 
         [generator.integers(9, size=length).tolist() for _ in range(users)] for length, users in ((26, 20), (6, 100))
     ]
     vectors = np.zeros((9, WIDTH), np.float32)
-    both = Domains([Domain(f"d{length}", Ragged.from_lists(of), 9, vectors) for length, of in enumerate(rows)])
+    both = TrainingLogs(
+        [TrainingLog(f"d{length}", Ragged.from_lists(of), 9, vectors) for length, of in enumerate(rows)]
+    )
     assert [domain.num_targets for domain in both.domains] == [500, 500]
     for mixing in (0.0, 0.5, 1.0):
         augmentation = AugmentationSettings(word_drop=0.0)
@@ -103,7 +105,9 @@ def test_mixing_0_shows_a_small_domain_over_and_over() -> None:
     generator = np.random.default_rng(0)
     small, large = ([generator.integers(9, size=21).tolist(), [*range(9), 0, 1]], [[0, 1, 2, 3, 4, 5, 6]] * 100)
     vectors = np.zeros((9, WIDTH), np.float32)
-    both = Domains([Domain(name, Ragged.from_lists(of), 9, vectors) for name, of in (("a", small), ("b", large))])
+    both = TrainingLogs(
+        [TrainingLog(name, Ragged.from_lists(of), 9, vectors) for name, of in (("a", small), ("b", large))]
+    )
     loader = PretrainingLoader(both, 8, 50, None, 0.0, None, AugmentationSettings(word_drop=0.0), seed=0)
     counts: Counter[int] = Counter()
     for batch in loader:
@@ -112,7 +116,7 @@ def test_mixing_0_shows_a_small_domain_over_and_over() -> None:
     assert counts[0] == pytest.approx(315, abs=8) and counts[1] == pytest.approx(315, abs=6)
 
 
-def test_items_bring_the_vectors_and_codes_of_their_own_domain(domains: Domains) -> None:
+def test_items_bring_the_vectors_and_codes_of_their_own_domain(domains: TrainingLogs) -> None:
     for batch in make_loader(domains, word_drop=1.0):
         items = batch.items
         assert items.features is not None and items.codes is not None
@@ -125,7 +129,7 @@ def test_items_bring_the_vectors_and_codes_of_their_own_domain(domains: Domains)
         assert len(set(keys)) == len(keys)  # each distinct pair once
 
 
-def test_item_drop_keeps_a_subsequence_of_each_history(domains: Domains) -> None:
+def test_item_drop_keeps_a_subsequence_of_each_history(domains: TrainingLogs) -> None:
     kept = total = 0
     for batch in make_loader(domains, item_drop=0.4, word_drop=0.0):
         view, whole = batch.augmented, batch.sequences
@@ -142,13 +146,13 @@ def test_item_drop_keeps_a_subsequence_of_each_history(domains: Domains) -> None
     assert 0.58 < kept / total < 0.72
 
 
-def test_dropping_every_item_leaves_one_of_each_history(domains: Domains) -> None:
+def test_dropping_every_item_leaves_one_of_each_history(domains: TrainingLogs) -> None:
     for batch in make_loader(domains, item_drop=1.0, word_drop=0.0):
         assert batch.augmented is not None
         assert set(batch.augmented.offsets.diff().tolist()) == {1}
 
 
-def test_word_drop_reads_a_stored_draw_of_all_items_of_a_history(domains: Domains) -> None:
+def test_word_drop_reads_a_stored_draw_of_all_items_of_a_history(domains: TrainingLogs) -> None:
     seen: Counter[tuple[float, ...]] = Counter()
     for batch in make_loader(domains, word_drop=0.5, item_drop=0.0):
         view = batch.augmented
@@ -161,7 +165,7 @@ def test_word_drop_reads_a_stored_draw_of_all_items_of_a_history(domains: Domain
     assert 0.35 < seen[(0.0,)] / sum(seen.values()) < 0.65
 
 
-def test_synthetic_negatives_replace_codes_at_the_asked_rate(domains: Domains) -> None:
+def test_synthetic_negatives_replace_codes_at_the_asked_rate(domains: TrainingLogs) -> None:
     replaced, total, values = 0, 0, Counter[int]()
     for batch in make_loader(domains, code_replacement=0.75):
         assert batch.negatives is not None and batch.items.codes is not None
@@ -174,11 +178,11 @@ def test_synthetic_negatives_replace_codes_at_the_asked_rate(domains: Domains) -
     assert set(values) == set(range(CENTROIDS))
 
 
-def test_no_negatives_at_rate_0(domains: Domains) -> None:
+def test_no_negatives_at_rate_0(domains: TrainingLogs) -> None:
     assert all(batch.negatives is None for batch in make_loader(domains, code_replacement=0.0))
 
 
-def test_processes_share_the_views_and_negatives_of_one(domains: Domains) -> None:
+def test_processes_share_the_views_and_negatives_of_one(domains: TrainingLogs) -> None:
     parts = []
     for rank in range(2):
         loader = make_loader(domains)
@@ -206,7 +210,7 @@ def described(batch: PretrainingBatch) -> list[Any]:
     return entries
 
 
-def test_goes_on_where_it_was(domains: Domains) -> None:
+def test_goes_on_where_it_was(domains: TrainingLogs) -> None:
     whole = [described(batch) for batch in loader_twice(domains)]
     loader = make_loader(domains)
     steps = iter(loader)
@@ -219,21 +223,21 @@ def test_goes_on_where_it_was(domains: Domains) -> None:
     assert [described(batch) for batch in again] == whole[len(again) : 2 * len(again)]  # the next epoch
 
 
-def loader_twice(domains: Domains) -> list[PretrainingBatch]:
+def loader_twice(domains: TrainingLogs) -> list[PretrainingBatch]:
     """The batches of two epochs."""
     loader = make_loader(domains)
     return [*loader, *loader]
 
 
-def test_word_drop_without_stored_draws_is_refused(domains: Domains) -> None:
-    bare = Domains([Domain(d.name, d.sequences, d.num_items, d.features, d.codes) for d in domains.domains])
+def test_word_drop_without_stored_draws_is_refused(domains: TrainingLogs) -> None:
+    bare = TrainingLogs([TrainingLog(d.name, d.sequences, d.num_items, d.features, d.codes) for d in domains.domains])
     with pytest.raises(SettingsError, match="--word-drop-draws"):
         make_loader(bare)
     assert len(make_loader(bare, word_drop=0.0)) > 1
 
 
-def test_a_model_that_asks_for_no_views_needs_no_draws(domains: Domains) -> None:
-    bare = Domains([Domain(d.name, d.sequences, d.num_items, d.features) for d in domains.domains])
+def test_a_model_that_asks_for_no_views_needs_no_draws(domains: TrainingLogs) -> None:
+    bare = TrainingLogs([TrainingLog(d.name, d.sequences, d.num_items, d.features) for d in domains.domains])
     settings = AugmentationSettings()
     without = list(PretrainingLoader(bare, 10, 60, None, 1.0, None, settings, seed=0, views=False))
     assert all(batch.augmented is None for batch in without)
@@ -242,6 +246,6 @@ def test_a_model_that_asks_for_no_views_needs_no_draws(domains: Domains) -> None
     assert sum(len(batch.items) for batch in without) < sum(len(batch.items) for batch in whole)
 
 
-def test_a_step_larger_than_the_data_is_refused(domains: Domains) -> None:
+def test_a_step_larger_than_the_data_is_refused(domains: TrainingLogs) -> None:
     with pytest.raises(SettingsError, match=r"takes 4000 targets, and all folders together have \d+: negatives"):
         PretrainingLoader(domains, 10, 4000, None, 1.0, None, AugmentationSettings(), seed=0)

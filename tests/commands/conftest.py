@@ -15,14 +15,15 @@ import pytest
 import torch
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
-from linguarec.data.dataset import PreparedDataset
-from linguarec.data.synthetic import TINY, generate_world, word_vectors
-from linguarec.files import write_json
-from linguarec.given import given
-from linguarec.families.pretrained import from_pretrained, save_pretrained
-from linguarec.nn.encoders import TransformerConfig
 from linguarec.commands.finetune import finetune
 from linguarec.commands.tokenize import tokenize
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.synthetic import TINY, generate_world, word_vectors
+from linguarec.families.opening import open_model
+from linguarec.families.weights import save_model
+from linguarec.files import write_json
+from linguarec.given import given
+from linguarec.nn.encoders import TransformerConfig
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -60,9 +61,9 @@ def pretrained(shops: list[PreparedDataset], tmp_path: Path) -> Callable[..., Pa
     def make(model: str, **arguments: Any) -> Path:
         run, folder = tmp_path / f"{model}-run", tmp_path / f"{model}-start"
         finetune(model, shops[0].path, run, **{"transformer": SMALL, "training": QUICK, "seed": 7, **arguments})
-        network, description = from_pretrained(run)
+        network, description = open_model(run)
         shape = replace(description.shape, num_items=0)
-        save_pretrained(network, replace(description, shape=shape), folder)
+        save_model(network, replace(description, shape=shape), folder)
         shutil.copy(run / "encoder.json", folder)
         write_json(folder / "settings.json", {"seed": 7})
         if model == "vqrec":

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from linguarec.codes.codebook import ItemCodes
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, StaleFeaturesError
-from linguarec.nn.encoders import TransformerConfig
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.quantize import quantize
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, StaleFeaturesError
+from linguarec.nn.encoders import TransformerConfig
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from linguarec.commands.compare import compare
 from linguarec.errors import SettingsError
 from linguarec.nn.encoders import TransformerConfig
-from linguarec.commands.compare import compare
 from linguarec.training.settings import TrainingSettings
 
 NUM_ITEMS = 30

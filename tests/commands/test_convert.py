@@ -5,22 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
+from prepared import names_read
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import linguarec
 from linguarec.cli import main
 from linguarec.codes.codebook import CodeBook, ItemCodes
-from linguarec.data.dataset import FeatureInfo
-from linguarec.errors import CheckpointMismatchError, DataFormatError, OutputError, SettingsError, UnknownItemError
-from linguarec.families.pretrained import ModelDescription, from_pretrained, save_pretrained
-from linguarec.models import MODELS
-from linguarec.nn.shape import CatalogueShape
-from linguarec.nn.encoders import TransformerConfig
 from linguarec.commands.convert import convert
 from linguarec.commands.finetune import finetune
-from linguarec.sources.matching import training_inputs
-from linguarec.families.starting import Start
+from linguarec.data.dataset import FeatureInfo
+from linguarec.errors import CheckpointMismatchError, DataFormatError, OutputError, SettingsError, UnknownItemError
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
+from linguarec.families.opening import open_model, open_start
+from linguarec.families.weights import save_model
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.nn.shape import CatalogueShape
 from linguarec.training.settings import TrainingSettings
 
 FIXTURES = (
@@ -38,9 +39,9 @@ def released(tmp_path):
     def make(name, vectors=None):
         torch.manual_seed(0)
         encoder = TransformerConfig(hidden_size=8, layers=1, heads=2, inner_size=8, max_length=6, initializer_range=0.5)
-        description = ModelDescription(name, MODELS[name].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH, 2, 4))
+        description = ModelDescription(name, FAMILIES[name].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH, 2, 4))
         folder, file = tmp_path / f"own-{name}", tmp_path / f"{name}.pth"
-        save_pretrained(description.build(), description, folder)
+        save_model(description.build(), description, folder)
         convert(folder, file, overwrite=True)
         return file
 
@@ -92,7 +93,7 @@ def test_a_pickled_recbole_config_gives_the_same_model(shared, tmp_path):
     assert "recbole.config.configurator.Config" in result["not_made"]
     assert (result["n_heads"], result["assumed"]) == (2, {})
     convert(folder / "official.pth", tmp_path / "plain")
-    models = [from_pretrained(tmp_path / name) for name in ("pickled", "plain")]
+    models = [open_model(tmp_path / name) for name in ("pickled", "plain")]
     assert models[0][1] == models[1][1]
     states = [model.state_dict() for model, _ in models]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -243,9 +244,9 @@ def test_a_code_book_beside_the_model_codes_new_items(released, dataset, tmp_pat
     result = convert(released("vqrec"), tmp_path / "model", items=dataset.path, codes="pq")
     assert torch.equal(recommender.keys, linguarec.load_model(tmp_path / "model").keys)
     # The book of those codes is the model's own from then on: a training that begins with it codes its items by it.
-    book = Start.read(tmp_path / "model").book
+    book = open_start(tmp_path / "model").book
     assert book is not None and book.fingerprint == result["code_book"]
-    assert training_inputs("vqrec", "reuse", dataset, Start.read(tmp_path / "model"), None, None) == (None, "pq")
+    assert names_read("vqrec", "reuse", dataset, open_start(tmp_path / "model"), None, None) == (None, "pq")
 
 
 def test_an_unfinished_training_is_still_told_apart(released, tmp_path):
@@ -269,7 +270,7 @@ def test_settings_from_beside_the_checkpoint(released, tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"n_heads": 2, "temperature": 0.2, "layer_norm_eps": 1e-6}')
     result = convert(tmp_path / "bare.pth", tmp_path / "model", released_config=file, overwrite=True)
-    _, description = from_pretrained(tmp_path / "model")
+    _, description = open_model(tmp_path / "model")
     assert (description.encoder.heads, description.encoder.layer_norm_eps, description.config.temperature) == (
         2,
         1e-6,
@@ -343,7 +344,7 @@ def test_a_converted_checkpoint_fine_tunes(fixture, model, mode, shared, tmp_pat
     convert(shared / "fixtures" / fixture, tmp_path / "model")
     settings = TrainingSettings(max_epochs=2, accelerator="cpu")
     finetune(model, dataset.path, tmp_path / "run", from_=tmp_path / "model", mode=mode, training=settings)
-    before, after = (from_pretrained(tmp_path / name)[0].state_dict() for name in ("model", "run"))
+    before, after = (open_model(tmp_path / name)[0].state_dict() for name in ("model", "run"))
     frozen, tuned = "encoder.layers.0.inner.weight", "codes.weight" if model == "vqrec" else "adaptor.weight"
     assert torch.equal(after[frozen], before[frozen])
     assert after[tuned].shape == before[tuned].shape

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import linguarec
-from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.families.pretrained import ModelDescription, from_pretrained, save_pretrained
-from linguarec.families.recformer.released_tensors import to_released_recformer
-from linguarec.families.recformer.model import Recformer, RecformerConfig
-from linguarec.nn.shape import CatalogueShape
 from linguarec.commands.convert import convert
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.tokenize import tokenize
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.families.family import ModelDescription
+from linguarec.families.opening import open_model
+from linguarec.families.recformer.model import Recformer, RecformerConfig
+from linguarec.families.recformer.released_tensors import to_released_recformer
+from linguarec.families.weights import save_model
+from linguarec.nn.shape import CatalogueShape
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(
@@ -44,7 +46,7 @@ def test_there_and_back(released: dict[str, Any], tmp_path: Path) -> None:
     folder, back = tmp_path / "folder", tmp_path / "back.bin"
     result = convert(**released, output=folder)
     assert (result["model"], result["heads"], result["window"], result["items"]) == ("recformer", 3, 8, 0)
-    model, description = from_pretrained(folder)
+    model, description = open_model(folder)
     assert isinstance(model, Recformer)
     assert model.config == CONFIG
     assert description.encoder is None
@@ -59,18 +61,18 @@ def test_what_tensors_do_not_tell_is_written_beside_them(first_position: int, tm
     """A Recformer made from a BERT, too, comes back as it was: also its first position, epsilon and window."""
     config = replace(CONFIG, first_position=first_position, layer_norm_eps=1e-12, temperature=0.1, max_tokens=40)
     description = ModelDescription("recformer", config, None, CatalogueShape(0))
-    save_pretrained(Recformer(config), description, tmp_path / "ours")
+    save_model(Recformer(config), description, tmp_path / "ours")
     written = convert(tmp_path / "ours", tmp_path / "theirs.bin")
     assert written["released_config"] == str(tmp_path / "theirs.config.json")
     result = convert(tmp_path / "theirs.bin", tmp_path / "again", released_config=tmp_path / "theirs.config.json")
     assert result["assumed"] == {}
-    assert from_pretrained(tmp_path / "again")[1].config == config
+    assert open_model(tmp_path / "again")[1].config == config
 
 
 def test_what_was_published_is_assumed_and_shown(released: dict[str, Any], tmp_path: Path) -> None:
     """The number of heads alone makes the same model as all settings do."""
     result = convert(released["source"], tmp_path / "folder", heads=3, window=8)
-    model, _ = from_pretrained(tmp_path / "folder")
+    model, _ = open_model(tmp_path / "folder")
     assert isinstance(model, Recformer)
     assert model.config == replace(CONFIG, max_tokens=62)  # as long as the table of positions, 64 rows from row 2 on
     assert result["assumed"] == {
@@ -115,7 +117,7 @@ def test_word_embeddings_from_another_file(released: dict[str, Any], tmp_path: P
             convert(**released, output=tmp_path / "folder", word_embeddings=tmp_path / f"{name}.bin")
     assert not (tmp_path / "folder").exists()
     convert(**released, output=tmp_path / "folder", word_embeddings=tmp_path / "words.bin")
-    model, _ = from_pretrained(tmp_path / "folder")
+    model, _ = open_model(tmp_path / "folder")
     assert isinstance(model, Recformer)
     assert torch.equal(model.word.weight, next(iter(words.values())))
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError
-from linguarec.nn.encoders import TransformerConfig
 from linguarec.commands.encode import encode
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.recommend import recommend
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError
+from linguarec.nn.encoders import TransformerConfig
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
@@ -142,7 +142,7 @@ def other_width(folder: Path) -> None:
 def larger_tokenizer(folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.open_model(folder)
     tokenizer.add_tokens(["zzz", "yyy"])
     tokenizer.save_pretrained(folder)
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from linguarec.codes.codebook import ItemCodes
-from linguarec.data.dataset import PreparedDataset
-from linguarec.data.synthetic import TINY, generate_world
-from linguarec.errors import CheckpointMismatchError, LinguarecError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.commands.encode import encode
 from linguarec.commands.import_codes import import_codes
 from linguarec.commands.quantize import quantize
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.synthetic import TINY, generate_world
+from linguarec.errors import CheckpointMismatchError, LinguarecError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.text.encoders import TextEncoder
 
 MINILM = "all-MiniLM-L6-v2"
@@ -57,7 +57,7 @@ def test_vectors_are_those_of_the_plain_model(minilm: TextEncoder) -> None:
     from linguarec.text.references import find_encoder
 
     folder = find_encoder(MINILM)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    tokenizer, model = AutoTokenizer.open_model(folder), AutoModel.open_model(folder).eval()
     for text in ("a tea towel", "digital caliper, 150 mm"):
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
@@ -107,10 +107,10 @@ def test_an_encoder_with_damaged_weights_stores_nothing(dataset: PreparedDataset
     from linguarec.text.references import find_encoder
 
     folder = find_encoder(MINILM)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "broken")
-    model = AutoModel.from_pretrained(folder)
+    AutoTokenizer.open_model(folder).save_model(tmp_path / "broken")
+    model = AutoModel.open_model(folder)
     torch.nn.init.constant_(model.encoder.layer[0].output.dense.bias, torch.nan)
-    model.save_pretrained(tmp_path / "broken")
+    model.save_model(tmp_path / "broken")
     with pytest.raises(
         CheckpointMismatchError, match=rf"{tmp_path}/broken gives NaN or infinities for \d+ of \d+ texts"
     ):

@@ -4,17 +4,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from prepared import catalogue_batch
 
-from linguarec.sources.catalogue import catalogue_batch
+from linguarec.commands.evaluate import evaluate, item_tensors
 from linguarec.data.splits import TEST, draw_users, evaluation_cases, held_out_items, training_sequences
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
 from linguarec.files import write_json
-from linguarec.families.pretrained import ModelDescription
-from linguarec.models import MODELS
-from linguarec.nn.shape import CatalogueShape
 from linguarec.nn.encoders import TransformerConfig
-from linguarec.commands.evaluate import evaluate, item_tensors
+from linguarec.nn.shape import CatalogueShape
 from linguarec.recommender import Recommender
 
 NUM_ITEMS, WIDTH = 30, 8
@@ -40,7 +40,7 @@ def run(dataset, tmp_path):
     torch.manual_seed(0)
     encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6, initializer_range=0.4)
     description = ModelDescription(
-        "sasrec-text", MODELS["sasrec-text"].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH)
+        "sasrec-text", FAMILIES["sasrec-text"].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH)
     )
     items = catalogue_batch(dataset, "enc", None)
     Recommender.from_training(description.build(), description, dataset, items, "enc", None).save(tmp_path / "run")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from linguarec.errors import DataFormatError
 from linguarec.commands.export import export
 from linguarec.commands.prepare import prepare_atomic, prepare_table
+from linguarec.errors import DataFormatError
 
 
 def test_scientific_comes_back_as_released(shared: Path, tmp_path: Path) -> None:

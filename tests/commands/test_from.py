@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prepared import names_read
 from safetensors.torch import load_file
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
-from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
-from linguarec.families.pretrained import from_pretrained, save_pretrained
-from linguarec.families.unisrec.model import UniSRecConfig
-from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.commands.finetune import finetune
-from linguarec.sources.matching import training_inputs
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.quantize import quantize
-from linguarec.families.starting import Start
-from linguarec.training.settings import PermutationSettings, TrainingSettings
+from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
+from linguarec.families.opening import open_model, open_start
+from linguarec.families.unisrec.model import UniSRecConfig
+from linguarec.families.vqrec.permutation import PermutationSettings
+from linguarec.families.weights import save_model
+from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
 BOOKS, CENTROIDS, WIDTH = 4, 8, 16  # of the fixture `shops`
@@ -109,7 +110,7 @@ def test_dropout_may_change_but_sizes_may_not(
         shops[1].path,
         run,
         UniSRecConfig(temperature=0.1),
-        TransformerConfig(dropout=0.0),
+        transformer=TransformerConfig(dropout=0.0),
         from_=start,
         training=settings(max_epochs=1),
     )
@@ -122,7 +123,7 @@ def test_dropout_may_change_but_sizes_may_not(
             shops[1].path,
             tmp_path / "other",
             UniSRecConfig(experts=4),
-            TransformerConfig(hidden_size=32, layers=3),
+            transformer=TransformerConfig(hidden_size=32, layers=3),
             from_=start,
         )
     assert caught.value.problems == [
@@ -156,12 +157,12 @@ def test_a_permutation_is_learned_and_then_the_embeddings(
     order = np.load(run / "permutation" / "order.npy")
     assert np.array_equal(np.sort(order, axis=1), np.tile(np.arange(CENTROIDS), (BOOKS, 1)))
     assert not np.array_equal(order, np.tile(np.arange(CENTROIDS), (BOOKS, 1)))
-    assert json.loads((run / "permutation" / "metrics.json").read_text()) == result["permutation"]
+    assert json.loads((run / "permutation" / "metrics.json").read_text()) == result["stages"]["permutation"]
     with (run / "permutation" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == result["permutation"]["epochs"] == 3
+    assert len(rows) == result["stages"]["permutation"]["epochs"] == 3
     best = max(float(row["valid ndcg@10"]) for row in rows)
-    assert result["permutation"]["valid ndcg@10"] == pytest.approx(best, abs=1e-6)
+    assert result["stages"]["permutation"]["valid"]["ndcg@10"] == pytest.approx(best, abs=1e-6)
     assert not (run / "permutation" / "checkpoints").exists()
     assert changed(start, run) == {"codes.weight", "encoder.input_norm.weight", "encoder.input_norm.bias"}
     assert recorded(run)["permutation"]["epochs"] == 3
@@ -191,16 +192,14 @@ def test_reuse_codes_the_items_with_the_book_of_the_start(
     assert np.array_equal(stored.codes, book.encode(shops[1].features("words")))
     assert CodeBook.load(run / "codes.npz").fingerprint == book.fingerprint
     before = shops[1].codes_path(name).stat().st_mtime_ns
-    assert training_inputs("vqrec", "reuse", shops[1], Start.read(start), None, None) == (None, name)
+    assert names_read("vqrec", "reuse", shops[1], open_start(start), None, None) == (None, name)
     assert shops[1].codes_path(name).stat().st_mtime_ns == before
     # A finished run knows its book too.
-    assert training_inputs("vqrec", "reuse", shops[0], Start.read(run), None, None) == (None, "own")
-    with pytest.raises(
-        CheckpointMismatchError, match=rf"codes own of .* are of the codebook .*, the model in {start}"
-    ):
+    assert names_read("vqrec", "reuse", shops[0], open_start(run), None, None) == (None, "own")
+    with pytest.raises(CheckpointMismatchError, match=rf"codes own of .* are of the codebook .*, the model in {start}"):
         finetune("vqrec", shops[1].path, tmp_path / "other", from_=start, codes="own")
     # Without codes of that name the data's own come first, whatever was borrowed.
-    assert training_inputs("vqrec", None, shops[1], None, None, None) == (None, "own")
+    assert names_read("vqrec", None, shops[1], None, None, None) == (None, "own")
     (start / "code_book.npz").unlink()
     with pytest.raises(
         CheckpointMismatchError,
@@ -278,9 +277,11 @@ def test_two_processes_learn_the_permutation_and_the_embeddings_of_one(
     given = ["vqrec", shops[1].path, "-o", together, "--from", start, "--mode", "permutation"]
     found = in_two_processes("finetune", *given, **groups)
     assert np.array_equal(*(np.load(run / "permutation" / "order.npy") for run in (alone, together)))
-    took = [stage.pop("seconds") for stage in (found["permutation"], expected["permutation"])]
+    took = [stage.pop("seconds") for stage in (found["stages"]["permutation"], expected["stages"]["permutation"])]
     assert min(took) > 0
-    assert found["permutation"] == pytest.approx(expected["permutation"], abs=1e-6)
+    found, expected = found["stages"]["permutation"], expected["stages"]["permutation"]
+    assert found.pop("valid") == pytest.approx(expected.pop("valid"), abs=1e-6)
+    assert found == pytest.approx(expected, abs=1e-6)
     torch.testing.assert_close(weights(together), weights(alone), atol=2e-5, rtol=1e-4)
 
 
@@ -292,10 +293,10 @@ def test_a_run_goes_on_from_its_own_start_only(
     moved = tmp_path / "moved"
     shutil.copytree(start, moved)
     assert finetune("unisrec", shops[1].path, run, from_=moved, training=one, resume=True) == first
-    network, description = from_pretrained(start)
+    network, description = open_model(start)
     with torch.no_grad():
         next(network.parameters()).mul_(1.5)
-    save_pretrained(network, description, moved)
+    save_model(network, description, moved)
     with pytest.raises(
         SettingsError, match=r"cannot be resumed with other settings; .*:\nfrom.weights_sha256: the run has"
     ):
@@ -322,7 +323,7 @@ def test_what_does_not_fit_is_refused_by_both_names(
     with pytest.raises(StaleFeaturesError, match=wanted + r"vectors wide \(width 32 against 16\)"):
         finetune("unisrec", shop.path, run, from_=start, features="wide")
     # Among several, those of the same encoder are found.
-    assert training_inputs("unisrec", "inductive", shop, Start.read(start), None, None) == ("words", None)
+    assert names_read("unisrec", "inductive", shop, open_start(start), None, None) == ("words", None)
     with pytest.raises(CheckpointMismatchError, match=f"{start} holds a unisrec, and vqrec cannot start from it"):
         finetune("vqrec", shop.path, run, from_=start)
     assert not run.exists()
@@ -337,7 +338,7 @@ def test_vectors_of_other_cleaning_or_limit_are_refused(
         shop.write_features(
             "words", np.array(shop.features("words")), replace(shop.feature_info("words"), max_tokens=64)
         )
-    start, shop = Start.read(pretrained(model)), shops[1]
+    start, shop = open_start(pretrained(model)), shops[1]
     info = shop.feature_info("words")
     for changes, difference, mend in (
         (
@@ -349,9 +350,9 @@ def test_vectors_of_other_cleaning_or_limit_are_refused(
     ):
         shop.write_features("words", np.array(shop.features("words")), replace(info, **changes))
         with pytest.raises(StaleFeaturesError, match=rf"\({difference}\).*{mend}"):
-            training_inputs(model, mode, shop, start, None, None)
+            names_read(model, mode, shop, start, None, None)
     shop.write_features("words", np.array(shop.features("words")), replace(info, encoder="/models/words"))
-    found = training_inputs(model, mode, shop, start, None, None)
+    found = names_read(model, mode, shop, start, None, None)
     assert found == (("words", None) if model == "unisrec" else (None, {"direct": "own"}.get(mode, shop.code_names[0])))
 
 
@@ -382,11 +383,11 @@ def test_asking_for_what_makes_no_sense_is_refused(
         finetune("unisrec", data, run, frozen="encoder")
     with pytest.raises(SettingsError, match=r"--mode direct is about pre-trained code embeddings; .* --from"):
         finetune("vqrec", data, run, mode="direct")
-    with pytest.raises(SettingsError, match="--mode reuse is for vqrec; unisrec has no codebooks"):
+    with pytest.raises(SettingsError, match="--mode is 'reuse'; for unisrec it is one of inductive, transductive"):
         finetune("unisrec", data, run, mode="reuse", from_=start)
-    with pytest.raises(SettingsError, match="--mode inductive is for unisrec, not for vqrec"):
+    with pytest.raises(SettingsError, match="--mode is 'inductive'; for vqrec it is one of reuse, permutation, direct"):
         finetune("vqrec", data, run, mode="inductive", from_=start)
-    with pytest.raises(SettingsError, match=r"--permutation\.\*: these settings are for vqrec"):
+    with pytest.raises(SettingsError, match="--permutation: this is not for unisrec; leave it out"):
         finetune("unisrec", data, run, permutation=PermutationSettings(epochs=9), from_=start)
     with pytest.raises(SettingsError, match=r"epochs is 0; .*--mode direct\)\n.*temperature is 0"):
         nothing = PermutationSettings(epochs=0, temperature=0)
@@ -405,8 +406,8 @@ def test_a_start_that_does_not_name_its_encoder_is_checked_by_width(
 ) -> None:
     folder = pretrained("unisrec")
     (folder / "encoder.json").unlink()
-    start = Start.read(folder)
-    assert training_inputs("unisrec", "inductive", shops[1], start, None, None) == ("words", None)
+    start = open_start(folder)
+    assert names_read("unisrec", "inductive", shops[1], start, None, None) == ("words", None)
     assert (
         f"{folder} was trained on vectors of an unknown encoder; words of {shops[1].path} have their width"
         in caplog.text
@@ -414,5 +415,5 @@ def test_a_start_that_does_not_name_its_encoder_is_checked_by_width(
     vectors = np.array(shops[1].features("words"))
     shops[1].write_features("more", vectors, FeatureInfo("more", WIDTH, "cls", None, None, "default"))
     with pytest.raises(SettingsError, match="several item vectors that fit: more, words; choose one with --features"):
-        training_inputs("unisrec", "inductive", shops[1], start, None, None)
-    assert training_inputs("unisrec", "inductive", shops[1], start, "more", None) == ("more", None)
+        names_read("unisrec", "inductive", shops[1], start, None, None)
+    assert names_read("unisrec", "inductive", shops[1], start, "more", None) == ("more", None)

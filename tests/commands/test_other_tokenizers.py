@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import linguarec
-from linguarec.families.recformer.masking import WordMasking
 from linguarec.batching.tokens import item_tokens
 from linguarec.cli import main
+from linguarec.commands.pretrain import pretrain
+from linguarec.commands.tokenize import tokenize
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.synthetic import TINY, generate_world
 from linguarec.errors import SettingsError
+from linguarec.families.recformer.masking import WordMasking
 from linguarec.families.recformer.model import RecformerConfig
-from linguarec.commands.pretrain import pretrain
-from linguarec.commands.tokenize import tokenize
 from linguarec.text.attributes import KEY, VALUE, AttributeTokenizer, value_text
 from linguarec.text.token_store import open_tokens
 from linguarec.training.settings import TrainingSettings

@@ -16,10 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from linguarec.catalogue import Catalogue
-from linguarec.data import filtering, preparation
-from linguarec.data.dataset import PreparedDataset
-from linguarec.data.readers import files
-from linguarec.errors import DataFormatError, OutputError, SettingsError
 from linguarec.commands import folders
 from linguarec.commands.prepare import (
     prepare_amazon,
@@ -27,6 +23,10 @@ from linguarec.commands.prepare import (
     prepare_online_retail,
     prepare_table,
 )
+from linguarec.data import filtering, preparation
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.readers import files
+from linguarec.errors import DataFormatError, OutputError, SettingsError
 from linguarec.text import cleaning
 
 RETAIL_HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"

@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prepared import catalogue_batch
 from safetensors.torch import load_file
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
-from linguarec.sources.catalogue import catalogue_batch, coded_catalogue
-from linguarec.batching.pretraining import AugmentationSettings
+from linguarec.batching.pretraining import ViewSettings
 from linguarec.cli import main
 from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.commands.pretrain import pretrain
 from linguarec.data.dataset import FeatureInfo, PreparedDataset
 from linguarec.data.splits import ROLE_OF_PART, EvaluationCases, draw_users, evaluation_cases, training_sequences
 from linguarec.data.synthetic import TINY, WorldSize, generate_world, word_vectors
 from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import evaluate_model
-from linguarec.families.pretrained import from_pretrained
+from linguarec.families.opening import open_model, open_start
 from linguarec.families.unisrec.model import UniSRec, UniSRecConfig
 from linguarec.nn.encoders import TransformerConfig
-from linguarec.commands.pretrain import pretrain
 from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
@@ -41,7 +41,7 @@ def settings(**changes: Any) -> TrainingSettings:
 
 @pytest.fixture
 def make_folders(make_dataset: Any) -> MakeFolders:
-    """Domains of a synthetic world with vectors, two word-drop draws and the codes of one book."""
+    """TrainingLogs of a synthetic world with vectors, two word-drop draws and the codes of one book."""
 
     def make(size: WorldSize, domains: int, width: int) -> list[PreparedDataset]:
         made: list[PreparedDataset] = []
@@ -113,10 +113,10 @@ def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
     assert result["valid"]["ndcg@10"] == pytest.approx(best)
     assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
 
-    network, description = from_pretrained(run)
+    network, description = open_model(run)
     assert description.shape.num_items == 0
     if model == "vqrec":
-        items = coded_catalogue(folders[2], CodeBook.load(run / "code_book.npz"), "words")
+        items = open_start(run).source.matching(folders[2], {"features": "words"}).catalogue()
     else:
         items = catalogue_batch(folders[2], "words", None)
     cases = evaluation_cases(folders[2].sequences, folders[2].roles("leave-one-out"), "valid", SMALL.max_length)
@@ -159,7 +159,7 @@ def test_a_share_of_the_users_trains(folders: list[PreparedDataset], tmp_path: P
 def test_without_a_held_out_domain_the_training_domains_choose(folders: list[PreparedDataset], tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = pretrain("vqrec", paths(folders), run, transformer=SMALL, training=settings(precision="fp32"))
-    network, _ = from_pretrained(run)
+    network, _ = open_model(run)
     found = []
     for folder in folders:
         cases = evaluation_cases(folder.sequences, folder.roles("leave-one-out"), "valid", SMALL.max_length)
@@ -297,7 +297,7 @@ def test_a_file_of_the_run_repeats_it(folders: list[PreparedDataset], tmp_path: 
         UniSRecConfig(experts=2),
         SMALL,
         training=settings(max_epochs=1, averaging=2),
-        augmentation=AugmentationSettings(item_drop=0.3),
+        augmentation=ViewSettings(item_drop=0.3),
         valid=folders[2].path,
         mixing=0.5,
         users=0.7,
@@ -385,7 +385,7 @@ def test_settings_and_folders_that_cannot_work_are_refused(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(SettingsError) as error:
-        pretrain("unisrec", [], run, mixing=-1, augmentation=AugmentationSettings(item_drop=2))
+        pretrain("unisrec", [], run, mixing=-1, augmentation=ViewSettings(item_drop=2))
     assert "data is empty" in str(error.value) and "mixing is -1" in str(error.value)
     assert "augmentation.item_drop is 2" in str(error.value)
     with pytest.raises(SettingsError, match=r"named twice: .*domain0"):
@@ -449,7 +449,7 @@ def test_validation_reads_the_codes_that_are_trained_on(folders: list[PreparedDa
         "vqrec", paths(folders[:1]), tmp_path / "held", transformer=SMALL, training=training, valid=folders[1].path
     )
     for found, folder, path in ((result, folders[0], run), (held, folders[1], tmp_path / "held")):
-        network, _ = from_pretrained(path)
+        network, _ = open_model(path)
         cases = evaluation_cases(folder.sequences, folder.roles("leave-one-out"), "valid", SMALL.max_length)
         expected = evaluate_model(network, catalogue_batch(folder, None, "pq"), cases).mean("ndcg@10")
         assert found["valid"]["ndcg@10"] == pytest.approx(expected, abs=1e-6)

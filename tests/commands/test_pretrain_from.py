@@ -12,23 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from linguarec.batching.pretraining import AugmentationSettings
+from linguarec.batching.pretraining import ViewSettings
 from linguarec.codes.codebook import CodeBook, ItemCodes
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
-from linguarec.errors import CheckpointMismatchError, LinguarecError, SettingsError, StaleFeaturesError
-from linguarec.families.pretrained import read_description
-from linguarec.families.recformer.model import RecformerConfig
-from linguarec.families.unisrec.model import UniSRecConfig
-from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.tokenize import tokenize
+from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.errors import CheckpointMismatchError, LinguarecError, SettingsError, StaleFeaturesError
+from linguarec.families.opening import read_description
+from linguarec.families.recformer.model import RecformerConfig
+from linguarec.families.unisrec.model import UniSRecConfig
+from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.training.module import PreTraining
 from linguarec.training.settings import TrainingSettings
 
 Shops = list[PreparedDataset]
-NO_WORD_DROP = AugmentationSettings(word_drop=0)
+NO_WORD_DROP = ViewSettings(word_drop=0)
 CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, attention_dropout=0.0)
 
 

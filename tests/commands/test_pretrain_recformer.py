@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 
 import linguarec
 from linguarec.cli import main
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import LinguarecError, SettingsError, StaleFeaturesError
-from linguarec.files import write_json
-from linguarec.families.recformer.backbone import recformer_from_backbone
-from linguarec.families.pretrained import from_pretrained
-from linguarec.families.recformer.model import RecformerConfig
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
-from linguarec.families.recformer.sentence_inputs import stored_tokens
 from linguarec.commands.tokenize import tokenize
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import LinguarecError, SettingsError, StaleFeaturesError
+from linguarec.families.opening import open_model
+from linguarec.families.recformer.backbone import recformer_from_backbone
+from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.validation import valid_cases
+from linguarec.files import write_json
+from linguarec.sources.tokens import TokenSource
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, attention_dropout=0.0)
@@ -51,7 +51,7 @@ def test_a_folder_without_catalogue_that_reads_any_shop(
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert result["valid"]["contrast accuracy"] > 0
-    model, description = from_pretrained(run)
+    model, description = open_model(run)
     assert (description.encoder, description.shape.num_items) == (None, 0)
     begin = recformer_from_backbone(tiny_backbone, 16, 128, 8, language_head=True)
     assert torch.equal(model.word.weight, begin.word.weight)  # type: ignore[union-attr]
@@ -119,7 +119,7 @@ def test_without_masked_words_there_is_no_head_and_no_need_of_a_mask(
     moved = {name for name, tensor in weights.items() if not torch.equal(tensor, begin[name])}
     unread = "layers.1.attention.query_key_value"  # only <s> is read from the last layer
     assert begin.keys() - moved == {"word.weight", f"{unread}.weight", f"{unread}.bias"}
-    description = from_pretrained(run)[1]
+    description = open_model(run)[1]
     assert (description.config.mlm_weight, description.config.language_head) == (0, False)
     # Words are guessed again from there, with a new head.
     pretrain(
@@ -156,7 +156,7 @@ def test_what_is_cut_is_counted_over_all_folders(tokenized: list[PreparedDataset
     def by_a_loop(left: int, *shops: PreparedDataset) -> dict[str, int]:
         over_items = over_tokens = 0
         for shop in shops:
-            lengths = stored_tokens(shop, None).tokens.lengths
+            lengths = TokenSource.choose(shop, {}).tokens.lengths
             for user in range(shop.num_users):
                 history = shop.sequences[user][: -1 - left]
                 over_items += len(history) > 3
@@ -164,7 +164,7 @@ def test_what_is_cut_is_counted_over_all_folders(tokenized: list[PreparedDataset
         return {"over_3_items": over_items, "over_10_tokens": int(over_tokens), "without_text": 0}
 
     def items(*shops: PreparedDataset) -> dict[str, int]:
-        return {"over_10_tokens": sum(int((stored_tokens(one, None).tokens.lengths > 9).sum()) for one in shops)}
+        return {"over_10_tokens": sum(int((TokenSource.choose(one, {}).tokens.lengths > 9).sum()) for one in shops)}
 
     first, second = tokenized
     both = pretrain("recformer", folders, tmp_path / "both", config, training=once)["cut"]

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from linguarec.codes.codebook import ItemCodes
+from linguarec.commands.export import export
+from linguarec.commands.prepare import prepare_atomic
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import TEST, TRAIN, VALID
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.commands.export import export
-from linguarec.commands.prepare import prepare_atomic
 
 WIDTH, WINDOW = 16, 50
 ITEMS = {"Food": 150, "CDs": 130, "Kindle": 90}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from linguarec.codes.codebook import ItemCodes
-from linguarec.data.dataset import FeatureInfo
-from linguarec.errors import DataFormatError, LinguarecError, OutputError, SettingsError, StaleFeaturesError
 from linguarec.commands.import_codes import import_codes
 from linguarec.commands.quantize import quantize
+from linguarec.data.dataset import FeatureInfo
+from linguarec.errors import DataFormatError, LinguarecError, OutputError, SettingsError, StaleFeaturesError
 
 ITEMS = 300
 TEXTS = [f"word{row} thing" for row in range(ITEMS)]

@@ -15,8 +15,15 @@ from safetensors.torch import load_file
 
 import linguarec
 from linguarec.cli import main
+from linguarec.commands.compare import compare
+from linguarec.commands.evaluate import evaluate, item_tensors
+from linguarec.commands.finetune import finetune
+from linguarec.commands.pretrain import pretrain
+from linguarec.commands.recommend import recommend
+from linguarec.commands.tokenize import tokenize
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import ROLE_OF_PART
+from linguarec.data.training_data import TrainingData
 from linguarec.errors import (
     CheckpointMismatchError,
     DataFormatError,
@@ -25,22 +32,15 @@ from linguarec.errors import (
     StaleFeaturesError,
     UnknownItemError,
 )
-from linguarec.files import write_json
-from linguarec.families.pretrained import from_pretrained
-from linguarec.models import MODELS
+from linguarec.families import FAMILIES
+from linguarec.families.opening import open_model
 from linguarec.families.recformer.model import RecformerConfig
-from linguarec.commands.compare import compare
-from linguarec.commands.evaluate import evaluate, item_tensors
-from linguarec.commands.finetune import finetune
-from linguarec.commands.pretrain import pretrain
-from linguarec.commands.recommend import recommend
-from linguarec.runs.runs import learning_curve
-from linguarec.families.recformer.sentence_inputs import stored_tokens
-from linguarec.commands.tokenize import tokenize
-from linguarec.data.training_data import TrainingData
+from linguarec.families.recformer.stages import HistoryTuning
+from linguarec.files import write_json
+from linguarec.runs.results import learning_curve
+from linguarec.sources.tokens import TokenSource
 from linguarec.text.attributes import ItemTokens
 from linguarec.text.token_store import open_tokens
-from linguarec.families.recformer.stages import HistoryTuning
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, dropout=0.1, attention_dropout=0.0)
@@ -272,7 +272,7 @@ def test_what_the_model_does_not_read_is_counted_and_said(
     shop: PreparedDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, short = tmp_path / "run", replace(SCRATCH, max_items=3, max_tokens=10)
-    lengths = stored_tokens(shop, None).tokens.lengths.tolist()
+    lengths = TokenSource.choose(shop, {}).tokens.lengths.tolist()
     users = [shop.sequences[user].tolist() for user in range(shop.num_users)]
     result = finetune("recformer", shop.path, run, short, training=settings(max_epochs=1, valid_users=100))
     cut = result["cut"]
@@ -415,7 +415,7 @@ def test_random_weights_by_the_command_line(shop: PreparedDataset, tmp_path: Pat
         run = tmp_path / command
         with pytest.raises(SystemExit, match="0"):
             main([command, "recformer", str(data), "-o", str(run), *words])
-        description = from_pretrained(run)[1]
+        description = open_model(run)[1]
         assert (description.config.layers, description.config.language_head) == (1, command == "pretrain")
 
 
@@ -513,5 +513,5 @@ def test_a_comparison_trains_it_by_its_own_recipe_but_for_what_is_given(
     compare(shop.path, ["recformer"], tmp_path / "out", seeds=1, training=given, backbone=tiny_backbone)
     run = tmp_path / "out" / "runs" / "recformer" / "seed0"
     training = json.loads((run / "settings.json").read_text())["training"]
-    own = MODELS["recformer"].training
+    own = FAMILIES["recformer"].training
     assert (training["max_epochs"], training["learning_rate"]) == (1, own["learning_rate"])

@@ -5,14 +5,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from prepared import catalogue_batch
 
-from linguarec.sources.catalogue import catalogue_batch
-from linguarec.errors import DataFormatError, SettingsError, UnknownItemError
-from linguarec.families.pretrained import ModelDescription
-from linguarec.models import MODELS
-from linguarec.nn.shape import CatalogueShape
-from linguarec.nn.encoders import TransformerConfig
 from linguarec.commands.recommend import read_items, recommend
+from linguarec.errors import DataFormatError, SettingsError, UnknownItemError
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.nn.shape import CatalogueShape
 from linguarec.recommender import Recommender
 
 
@@ -22,7 +22,7 @@ def run(make_dataset, tmp_path):
     vectors = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
     dataset = make_dataset([[0, 1, 2]], num_items=20, features={"enc": vectors})
     encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6)
-    description = ModelDescription("unisrec", MODELS["unisrec"].config(), encoder, CatalogueShape(20, 8))
+    description = ModelDescription("unisrec", FAMILIES["unisrec"].config(), encoder, CatalogueShape(20, 8))
     items = catalogue_batch(dataset, "enc", None)
     Recommender.from_training(description.build(), description, dataset, items, "enc", None).save(tmp_path / "run")
     return tmp_path / "run"

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import DataFormatError, LinguarecError, OutputError, SettingsError
 from linguarec.commands.describe import describe
 from linguarec.commands.tokenize import tokenize
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import DataFormatError, LinguarecError, OutputError, SettingsError
 from linguarec.text.attributes import AttributeTokenizer
 from linguarec.text.token_store import open_tokens
 

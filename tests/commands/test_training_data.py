@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linguarec.errors import DataFormatError
 from linguarec.data.training_data import TrainingData
+from linguarec.errors import DataFormatError
 
 
 def test_some_users_validate_and_all_train(make_dataset: Any) -> None:

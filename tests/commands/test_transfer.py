@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from linguarec.codes.codebook import CodeBook
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.transfer import Way, transfer, verdict
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import SettingsError, StaleFeaturesError
 from linguarec.training.settings import TrainingSettings
 
 QUICK = TrainingSettings(learning_rate=5e-3, targets_per_step=200, max_epochs=2, accelerator="cpu")

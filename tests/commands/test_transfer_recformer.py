@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from linguarec.cli import main
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import SettingsError
-from linguarec.files import write_json
-from linguarec.families.pretrained import read_description
-from linguarec.families.recformer.model import RecformerConfig
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.transfer import transfer
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import SettingsError
+from linguarec.families.opening import read_description
+from linguarec.families.recformer.model import RecformerConfig
+from linguarec.files import write_json
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, attention_dropout=0.0)

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from linguarec.batching.pretraining import AugmentationSettings
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import SettingsError
-from linguarec.nn.encoders import TransformerConfig
+from linguarec.batching.pretraining import NegativeSettings, ViewSettings
 from linguarec.commands.compare import compare
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.transfer import transfer
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import SettingsError
+from linguarec.nn.encoders import TransformerConfig
 from linguarec.training.settings import TrainingSettings
 
 Shops = list[PreparedDataset]
@@ -77,17 +77,17 @@ def test_vectors_beside_stored_codes_have_to_fit(
         ("vqrec", {"features": "words"}, "--features: this is not for vqrec without --from or --valid; leave it out"),
         (
             "vqrec",
-            {"augmentation": AugmentationSettings(item_drop=0.5)},
+            {"augmentation": ViewSettings(item_drop=0.5)},
             "--augmentation.item_drop: this is not for vqrec; leave it out",
         ),
         (
             "vqrec",
-            {"augmentation": AugmentationSettings(word_drop=0)},
+            {"augmentation": ViewSettings(word_drop=0)},
             "--augmentation.word_drop: this is not for vqrec; leave it out",
         ),
         (
             "unisrec",
-            {"augmentation": AugmentationSettings(code_replacement=0)},
+            {"augmentation": NegativeSettings(code_replacement=0)},
             "--augmentation.code_replacement: this is not for unisrec; leave it out",
         ),
     ],

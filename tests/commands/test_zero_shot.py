@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prepared import catalogue_batch
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.sources.catalogue import catalogue_batch
 from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.commands.evaluate import evaluate
+from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
 from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
 from linguarec.evaluation.evaluate import evaluate_model
-from linguarec.families.pretrained import from_pretrained
+from linguarec.families.opening import open_model
 from linguarec.nn.encoders import TransformerConfig
-from linguarec.commands.evaluate import evaluate
-from linguarec.commands.finetune import finetune
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -35,7 +35,7 @@ def mean(found: dict[str, Any], system: str, metric: str = "ndcg@10") -> float:
 def test_unisrec_reads_the_vectors_of_its_encoder(shops: Shops, pretrained: Callable[..., Path]) -> None:
     start, shop = pretrained("unisrec", training=LONGER), shops[1]
     found = evaluate(start, shop.path, zero_shot=True, plots=False)
-    network, _ = from_pretrained(start)
+    network, _ = open_model(start)
     cases = evaluation_cases(shop.sequences, shop.roles(), "test")
     expected = evaluate_model(network, catalogue_batch(shop, "words", None), cases).mean("ndcg@10")
     assert mean(found, "unisrec") == pytest.approx(expected, abs=1e-6)
@@ -53,7 +53,7 @@ def test_vqrec_codes_with_its_own_book(stored: bool, shops: Shops, pretrained: C
         codes[:, 0] = 0  # so that one sees which codes were taken
         ItemCodes(codes, book, shop.texts_fingerprint).save(shop.codes_path("shared"))
     found = evaluate(start, shop.path, zero_shot=True, plots=False)
-    network, _ = from_pretrained(start)
+    network, _ = open_model(start)
     zeros = torch.zeros(shop.num_items, dtype=torch.int64)
     items = ItemBatch(zeros - 1, zeros, None, torch.from_numpy(codes.astype(np.int64)))
     cases = evaluation_cases(shop.sequences, shop.roles(), "test")

@@ -16,10 +16,12 @@ from linguarec.data.synthetic import TINY, Shop, generate_world, word_vectors
 from linguarec.evaluation.baselines import popularity
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.evaluation.slices import training_counts
-from linguarec.families.pretrained import ModelDescription, from_pretrained, save_pretrained
-from linguarec.models import MODELS
-from linguarec.nn.shape import CatalogueShape
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
+from linguarec.families.opening import open_model
+from linguarec.families.weights import save_model
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.nn.shape import CatalogueShape
 
 WIDTH, CODE_BOOKS, CENTROIDS = 32, 4, 16
 ENCODERS: dict[str, EncoderConfig] = {
@@ -27,7 +29,7 @@ ENCODERS: dict[str, EncoderConfig] = {
     "gru": GRUConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
 }
 # Models of tokens have a suite of their own, test_token_models.py: no sequence encoder, one query a history.
-NAMES = [name for name, entry in MODELS.items() if entry.reads != "tokens"]
+NAMES = [name for name, entry in FAMILIES.items() if entry.reads != "tokens"]
 EVERY_MODEL = [(name, encoder) for name in NAMES for encoder in ENCODERS]
 
 
@@ -61,7 +63,7 @@ def world() -> World:
 
 def describe(name: str, encoder: str, world: World) -> ModelDescription:
     shape = CatalogueShape(len(world.items), WIDTH, CODE_BOOKS, CENTROIDS)
-    return ModelDescription(name, MODELS[name].config(), ENCODERS[encoder], shape)
+    return ModelDescription(name, FAMILIES[name].config(), ENCODERS[encoder], shape)
 
 
 @pytest.fixture(params=EVERY_MODEL, ids=lambda pair: "-".join(pair))
@@ -137,8 +139,8 @@ def test_positions_without_target_take_no_part_in_the_loss(model: nn.Module, wor
 def test_saved_and_loaded_gives_identical_scores(
     model: nn.Module, description: ModelDescription, world: World, tmp_path: Path
 ) -> None:
-    save_pretrained(model, description, tmp_path)
-    loaded, read = from_pretrained(tmp_path)
+    save_model(model, description, tmp_path)
+    loaded, read = open_model(tmp_path)
     assert read == description
     batch = ragged_batch([7, 3], len(world.items))
     for each in (model, loaded):
@@ -170,7 +172,7 @@ def test_a_new_item_needs_no_row(model: nn.Module, description: ModelDescription
     new.rows[:] = -1
     key = model.item_keys(new)[0]
     known = model.item_keys(world.items)[3]
-    reads = MODELS[description.name].reads
+    reads = FAMILIES[description.name].reads
     if reads == "ids":
         assert torch.equal(key, torch.zeros_like(key))
     elif reads == "ids+features":

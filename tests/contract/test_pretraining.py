@@ -8,21 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from linguarec.models import build_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from linguarec.batching.batches import SequenceBatch
-from linguarec.batching.domains import Domain, Domains
+from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.pretraining import AugmentationSettings, PretrainingBatch, PretrainingLoader
 from linguarec.data.ragged import Ragged
-from linguarec.models import MODELS, build_model
-from linguarec.nn.shape import CatalogueShape
+from linguarec.families import FAMILIES
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.nn.shape import CatalogueShape
 
 WIDTH, CODE_BOOKS, CENTROIDS = 8, 4, 16
 PRETRAINABLE = [
     name
-    for name, entry in MODELS.items()
+    for name, entry in FAMILIES.items()
     if hasattr(entry.build, "pretrain_loss") and "ids" not in entry.reads and entry.reads != "tokens"
 ]
 ENCODERS: dict[str, EncoderConfig] = {
@@ -33,20 +34,22 @@ ENCODERS: dict[str, EncoderConfig] = {
 
 def make_model(name: str, encoder: str) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(name, MODELS[name].config(), ENCODERS[encoder], CatalogueShape(0, WIDTH, CODE_BOOKS, CENTROIDS))
+    return build_model(
+        name, FAMILIES[name].config(), ENCODERS[encoder], CatalogueShape(0, WIDTH, CODE_BOOKS, CENTROIDS)
+    )
 
 
 def make_loader(name: str) -> PretrainingLoader:
     """Two small domains; few items, so that steps hold the same target several times."""
     generator = np.random.default_rng(0)
-    reads_codes = MODELS[name].reads == "codes"
+    reads_codes = FAMILIES[name].reads == "codes"
     domains = []
     for number in range(2):
         rows = [generator.integers(12, size=length).tolist() for length in generator.integers(2, 7, size=20)]
         vectors = generator.standard_normal((2, 12, WIDTH)).astype(np.float32)
         codes = generator.integers(CENTROIDS, size=(12, CODE_BOOKS)).astype(np.uint8)
         domains.append(
-            Domain(
+            TrainingLog(
                 f"d{number}",
                 Ragged.from_lists(rows),
                 12,
@@ -56,7 +59,7 @@ def make_loader(name: str) -> PretrainingLoader:
             )
         )
     return PretrainingLoader(
-        Domains(domains), 8, 40, None, 1.0, CENTROIDS if reads_codes else None, AugmentationSettings(), seed=0
+        TrainingLogs(domains), 8, 40, None, 1.0, CENTROIDS if reads_codes else None, AugmentationSettings(), seed=0
     )
 
 

@@ -12,19 +12,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from linguarec.batching.batches import SequenceBatch, TokenPairs
-from linguarec.batching.domains import Domain, Domains
-from linguarec.families.recformer.masking import WordMasking
-from linguarec.families.recformer.loaders import HistoryLoader, TokenPairsLoader
+from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.tokens import token_batches
 from linguarec.data.ragged import Ragged
-from linguarec.evaluation.evaluate import encode_tokens, history_queries
-from linguarec.families.pretrained import ModelDescription, from_pretrained, save_pretrained
-from linguarec.models import MODELS
+from linguarec.evaluation.evaluate import history_queries
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
+from linguarec.families.opening import open_model
+from linguarec.families.recformer.loaders import HistoryLoader, TokenPairsLoader
+from linguarec.families.recformer.masking import WordMasking
 from linguarec.families.recformer.model import RecformerConfig
+from linguarec.families.recformer.scorer import encode_tokens
+from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
 from linguarec.text.attributes import ItemTokens
 
-NAMES = [name for name, entry in MODELS.items() if entry.reads == "tokens"]
+NAMES = [name for name, entry in FAMILIES.items() if entry.reads == "tokens"]
 CPU = torch.device("cpu")
 CONFIGS = {
     "recformer": RecformerConfig(
@@ -91,8 +94,8 @@ def test_a_new_item_is_as_if_it_had_been_there(model: nn.Module, tokens: ItemTok
 def test_saved_and_loaded_gives_identical_scores(
     model: nn.Module, description: ModelDescription, tokens: ItemTokens, tmp_path: Path
 ) -> None:
-    save_pretrained(model, description, tmp_path)
-    loaded, read = from_pretrained(tmp_path)
+    save_model(model, description, tmp_path)
+    loaded, read = open_model(tmp_path)
     assert read == description
     assert torch.equal(scores(loaded, tokens, HISTORIES), scores(model, tokens, HISTORIES))
 
@@ -143,10 +146,10 @@ def loader(tokens: ItemTokens, per_step: int = 3, second_half: bool = True) -> H
     generator = np.random.default_rng(1)
     rows = [generator.integers(0, 12, length).tolist() for length in (2, 7, 3, 1, 9, 4, 2)]
     both = [
-        Domain("a", Ragged.from_lists(rows), 12, tokens=tokens),
-        Domain("b", Ragged.from_lists(rows[:3]), 12, tokens=tokens),
+        TrainingLog("a", Ragged.from_lists(rows), 12, tokens=tokens),
+        TrainingLog("b", Ragged.from_lists(rows[:3]), 12, tokens=tokens),
     ]
-    return HistoryLoader(Domains(both), 5, 40, per_step, 1.0, second_half, seed=0)
+    return HistoryLoader(TrainingLogs(both), 5, 40, per_step, 1.0, second_half, seed=0)
 
 
 def history_of(batch: SequenceBatch, row: int) -> list[int]:
@@ -205,7 +208,7 @@ def step_gradients(rank: int, processes: int) -> tuple[Tensor, dict[str, Tensor]
         generator.integers(5, 90, offsets[-1]), generator.integers(1, 3, offsets[-1]).astype(np.uint8), offsets, 2
     )
     torch.manual_seed(0)
-    model = MODELS["recformer"].build(replace(CONFIGS["recformer"], language_head=True)).eval()
+    model = FAMILIES["recformer"].build(replace(CONFIGS["recformer"], language_head=True)).eval()
     pairs = TokenPairsLoader(loader(catalogue, per_step=9), WordMasking(np.arange(90) % 3 == 0, 3, seed=0, share=0.4))
     pairs.shard(rank, processes)
     trained: nn.Module = PretrainingLoss(model)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from linguarec.data.dataset import PreparedDataset
-from linguarec.errors import DataFormatError, SettingsError
 from linguarec.commands.export import export
 from linguarec.commands.prepare import prepare_recformer
 from linguarec.commands.tokenize import tokenize
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import DataFormatError, SettingsError
 
 FILES: dict[str, dict[str, Any]] = {
     "smap": {"B1": 0, "B0": 1, "B3": 2, "B2": 3},

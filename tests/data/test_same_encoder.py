@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from linguarec.commands.quantize import quantize
 from linguarec.data.dataset import UNKNOWN, FeatureInfo
 from linguarec.data.same_encoder import check_same_encoder, differing_vectors, encode_again
 from linguarec.errors import StaleFeaturesError
-from linguarec.commands.quantize import quantize
 
 OWN = FeatureInfo("org/mini", 16, "mean", "0" * 64, None, "default", 256, True)
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from linguarec.models import CatalogueShape, build_model
 from torch import nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.evaluate import EvaluationResult, encode_items, evaluate_model, evaluating, join
-from linguarec.models import CatalogueShape, build_model
-from linguarec.models.sasrec import SASRecConfig
+from linguarec.families.sasrec.model import SASRecConfig
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.ranking.ranks import TargetRanks
 

@@ -1,5 +1,5 @@
 from linguarec.evaluation.published import published_values
-from linguarec.models import MODELS
+from linguarec.families import FAMILIES
 
 SCIENTIFIC = {"users": 8_442, "items": 4_385, "interactions": 59_427}
 
@@ -10,7 +10,7 @@ def test_values_of_the_same_cut():
     assert values["sasrec", "recall@10"] == 0.1080
     assert values["vqrec", "ndcg@10"] == 0.0593
     assert values["unisrec-transductive", "ndcg@10"] == 0.0634
-    assert set(found) <= set(MODELS)
+    assert set(found) <= set(FAMILIES)
     assert [value.pretrained for value in found["vqrec"]] == [False] * 4
     assert all(value.pretrained for value in found["unisrec"])
 

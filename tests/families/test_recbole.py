@@ -6,12 +6,21 @@ import pytest
 import torch
 
 from linguarec.errors import CheckpointMismatchError
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
+from linguarec.families.recbole import (
+    CODES,
+    ITEMS,
+    PADDING,
+    TRANS_MATRIX,
+    VECTORS,
+    from_released,
+    recognise,
+    to_released,
+)
 from linguarec.families.recbole_checkpoint import describe, read_checkpoint, released_settings, write_checkpoint
-from linguarec.families.pretrained import ModelDescription
-from linguarec.families.recbole import CODES, ITEMS, PADDING, TRANS_MATRIX, VECTORS, from_released, recognise, to_released
-from linguarec.models import MODELS
-from linguarec.nn.shape import CatalogueShape
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.nn.shape import CatalogueShape
 
 ENCODER = TransformerConfig(hidden_size=8, layers=2, heads=2, inner_size=12, max_length=6, dropout=0.3)
 SHAPE = CatalogueShape(5, 10, 3, 4)
@@ -20,7 +29,7 @@ RELEASED = ("sasrec", "unisrec", "unisrec-transductive", "vqrec")
 
 def model_of(name, encoder=ENCODER):
     torch.manual_seed(0)
-    description = ModelDescription(name, MODELS[name].config(), encoder, SHAPE)
+    description = ModelDescription(name, FAMILIES[name].config(), encoder, SHAPE)
     return description.build(), description
 
 
@@ -28,9 +37,9 @@ def state_of(name):
     """A released state dict with padding, vectors and matrices of its own."""
     model, _ = model_of(name)
     carried = {}
-    if "ids" in MODELS[name].reads:
+    if "ids" in FAMILIES[name].reads:
         carried[PADDING + ITEMS] = torch.randn(8)
-    if "features" in MODELS[name].reads:
+    if "features" in FAMILIES[name].reads:
         carried[VECTORS] = torch.randn(6, 10)
     if name == "vqrec":
         carried |= {PADDING + CODES: torch.randn(3, 8), TRANS_MATRIX: torch.randn(3, 5, 5)}

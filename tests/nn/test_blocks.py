@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from linguarec.nn import losses
 from linguarec.families.unisrec.adaptor import MixtureOfExpertsAdaptor
 from linguarec.families.vqrec.code_embedding import CodeEmbedding
+from linguarec.nn import losses
 from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.nn.ragged import RaggedLayout
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
-from linguarec.families.recbole_checkpoint import read_checkpoint
-from linguarec.families.pretrained import from_pretrained
-from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.commands.convert import convert
+from linguarec.families.opening import open_model
+from linguarec.families.recbole_checkpoint import read_checkpoint
+from linguarec.nn.losses import catalogue_cross_entropy
 
 CASES = {
     "sasrec": "sasrec",
@@ -32,7 +32,7 @@ class Converted:
 
     def __init__(self, file: Path, output: Path, name: str) -> None:
         convert(file, output)
-        loaded, description = from_pretrained(output)
+        loaded, description = open_model(output)
         assert description.name == name
         self.model: nn.Module = loaded
         self.io = load_file(file.parent / "io.safetensors")

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from linguarec.batching.batches import ItemBatch, MaskedPairs, SequenceBatch, TokenBatch, TokenPairs
 from linguarec.errors import CheckpointMismatchError
-from linguarec.families.recformer.released_tensors import from_released_recformer, recformer_config, to_released_recformer
 from linguarec.families.recformer.model import Recformer
+from linguarec.families.recformer.released_tensors import (
+    from_released_recformer,
+    recformer_config,
+    to_released_recformer,
+)
 
 FILES = {"recformer_seqrec": "recformer_seqrec_ckpt.bin", "recformer_pretrain": "pytorch_model.bin"}
 

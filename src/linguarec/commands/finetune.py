@@ -55,10 +55,6 @@ def finetune(
 
     data, output = Path(data), Path(output)
     family = family_named(model)
-    if training is not None and training.strategy == "fsdp":
-        raise SettingsError(
-            ["training.strategy fsdp is for pretrain; a fine-tuned model is small beside its catalogue: take ddp"]
-        )
     check_other_folder(from_, output)
     request = finetuning_request(family, data, output, config, training, from_, split, users, seed, options)
     plan = family.finetuning.plan(request)
@@ -102,6 +98,10 @@ def finetuning_request(
     chosen = family.options(family.finetuning, options)
     training = training or TrainingSettings(**family.training)
     training.check()
+    if training.strategy == "fsdp":
+        raise SettingsError(
+            ["training.strategy fsdp is for pretrain; a fine-tuned model is small beside its catalogue: take ddp"]
+        )
     check_fraction(users)
     check_seed(seed)
     start = None if from_ is None else open_start(Path(from_))

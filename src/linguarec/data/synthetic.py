@@ -247,9 +247,7 @@ def _transition(tastes: int, rng: np.random.Generator) -> npt.NDArray[np.float64
     return transition
 
 
-def _generate_domain(
-    name: str, size: WorldSize, transition: npt.NDArray[np.float64], rng: np.random.Generator
-) -> Shop:
+def _generate_domain(name: str, size: WorldSize, transition: npt.NDArray[np.float64], rng: np.random.Generator) -> Shop:
     items = _items(name, size, rng)
     tastes = np.array([item.taste for item in items])
     choice = _choice(tastes, size, rng)

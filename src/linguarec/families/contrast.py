@@ -9,11 +9,10 @@ from torch import nn
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.pretraining import MixedLoader, PretrainingLoader
 from linguarec.families.family import ModelDescription, Plan, Request
-from linguarec.families.options import settings_of
+from linguarec.families.options import as_chosen, settings_of
 from linguarec.families.start import take_over
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
-from linguarec.nn.encoders import encoder_kind
 from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.source import ItemSource
 from linguarec.training.module import PreTraining
@@ -74,8 +73,7 @@ def plan_contrast(
         if is_main_process():
             sources[0].without_items().save(request.output)
 
-    kind = encoder_kind(encoder)
-    options = replace(request.options, sequence_encoder=kind, **{kind: encoder})
+    options = as_chosen(request.options, encoder)
     facts = {"targets": [log.num_targets for log in logs.logs]} | names_of(sources)
     stages = [PlannedStage("", "", begin)]
     return Plan(description, network, sources[0], stages, options, taken, facts, write_origin)

@@ -12,7 +12,8 @@ def options_from(options: type[Any], given: Mapping[str, Any], who: str) -> Any:
     """An object of a class of options, with the values `given` by flag (a name without dashes, with underscores).
 
     Raises:
-        SettingsError: a flag is not among the options, or a value is none of its choices; all of them are named.
+        SettingsError: a flag is not among the options, a value is none of its choices, or a group of settings refuses its
+            own (`check`); all of a kind are named.
     """
     hints = option_types(options)
     problems = refusals(who, [flag for flag, value in given.items() if flag not in hints and not _is_default(value)])
@@ -24,7 +25,11 @@ def options_from(options: type[Any], given: Mapping[str, Any], who: str) -> Any:
             )
     if problems:
         raise SettingsError(problems)
-    return options(**{flag: value for flag, value in given.items() if flag in hints})
+    found = options(**{flag: value for flag, value in given.items() if flag in hints})
+    for group in vars(found).values():
+        if hasattr(group, "check"):
+            group.check()
+    return found
 
 
 def option_types(options: type[Any]) -> dict[str, Any]:

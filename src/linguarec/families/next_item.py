@@ -19,10 +19,9 @@ from linguarec.data.training_data import TrainingData
 from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import rank_cases
 from linguarec.families.family import ModelDescription, Plan, Request
-from linguarec.families.options import EncoderOptions, freeze_encoder, settings_of
+from linguarec.families.options import EncoderOptions, as_chosen, freeze_encoder, settings_of
 from linguarec.families.start import take_over
 from linguarec.families.weights import save_model
-from linguarec.nn.encoders import encoder_kind
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.source import ItemSource
@@ -130,8 +129,7 @@ def plan_next_item(
             lambda current: save_model(current, description, request.output),
         )
 
-    kind = encoder_kind(encoder)
-    options = replace(request.options, sequence_encoder=kind, **{kind: encoder}, **names_in(request.options, source))
+    options = replace(as_chosen(request.options, encoder), **names_in(request.options, source))
     stages = [*(make(network, data) for make in first), PlannedStage("", "", begin)]
     return Plan(description, network, source, stages, options, taken, source.settings())
 

@@ -1,6 +1,6 @@
 """Options that several families share: which sequence encoder reads the histories, and what a start fixes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -67,3 +67,9 @@ def freeze_encoder(network: nn.Module) -> None:
     for name, parameter in network.get_submodule("encoder").named_parameters():
         if not name.startswith("input_norm."):
             parameter.requires_grad_(False)
+
+
+def as_chosen(options: Any, encoder: EncoderConfig) -> Any:
+    """The options with the settings of the sequence encoder that is used, and none of another."""
+    kind = encoder_kind(encoder)
+    return replace(options, **{"sequence_encoder": kind, "transformer": None, "gru": None, kind: encoder})

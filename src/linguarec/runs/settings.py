@@ -104,7 +104,10 @@ class RunSettings:
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """In what a run with the `stored` settings differs from these, a line each; empty: it can go on with these."""
-        before, now = _flat(stored), _flat(json.loads(json.dumps(self.to_dict())))
+        # A run of an earlier version was trained with the defaults of settings that came later.
+        defaults = {"training": asdict(TrainingSettings()), "config": asdict(type(self.description.config)())}
+        before = _flat(defaults) | _flat(stored)
+        now = _flat(json.loads(json.dumps(self.to_dict())))
         kinds = tuple(each.get("encoder.kind") for each in (before, now))
         if kinds[0] != kinds[1]:  # then none of its settings can be compared
             before, now = ({k: v for k, v in each.items() if not k.startswith("encoder.")} for each in (before, now))

@@ -41,7 +41,7 @@ def random_ids(lengths: list[int], vocabulary: int) -> list[list[int]]:
 def test_minilm_within_one_window_gives_the_states_of_bert() -> None:
     from transformers import AutoModel
 
-    bert = AutoModel.from_pretrained(find_encoder(MINILM)).eval()
+    bert = AutoModel.open_model(find_encoder(MINILM)).eval()
     model = recformer_from_backbone(MINILM, window=512).eval()
     assert (model.config.layers, model.config.heads, model.config.hidden_size) == (6, 12, 384)
     rows = random_ids([40, 3, 200, 1], 30522)
@@ -132,7 +132,7 @@ def test_roberta_within_one_window(tmp_path: Path) -> None:
         max_position_embeddings=40, type_vocab_size=1,
     )  # fmt: skip
     theirs = RobertaModel(config).eval()
-    theirs.save_pretrained(tmp_path)
+    theirs.save_model(tmp_path)
     model = recformer_from_backbone(str(tmp_path), window=64, max_tokens=100).eval()
     ids = random_ids([33], 60)
     expected = theirs(torch.tensor(ids)).last_hidden_state[0]

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from linguarec.batching.domains import Domain, Domains
+from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.negatives import StepClasses
-from linguarec.families.recformer.loaders import HistoryLoader
 from linguarec.data.ragged import Ragged
-from linguarec.evaluation.evaluate import encode_tokens
+from linguarec.families.recformer.loaders import HistoryLoader
 from linguarec.families.recformer.model import Recformer, RecformerConfig
+from linguarec.families.recformer.scorer import encode_tokens
+from linguarec.families.recformer.stages import HistoryTuning
 from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.text.attributes import ItemTokens
-from linguarec.families.recformer.stages import HistoryTuning
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(
@@ -36,7 +36,7 @@ def step_of(drawn: int, number: int = 0, rank: int = 0, processes: int = 1) -> S
     ids, types = generator.integers(5, 90, offsets[-1]), generator.integers(1, 3, offsets[-1]).astype(np.uint8)
     tokens = ItemTokens(ids, types, offsets, 2)
     rows = [generator.integers(0, CLASSES, 4).tolist() for _ in range(40)]
-    domains = Domains([Domain("a", Ragged.from_lists(rows), ITEMS, tokens=tokens)])
+    domains = TrainingLogs([TrainingLog("a", Ragged.from_lists(rows), ITEMS, tokens=tokens)])
     loader = HistoryLoader(domains, 5, 40, 10, 1.0, False, seed=0)
     loader.shard(rank, processes)
     torch.manual_seed(0)

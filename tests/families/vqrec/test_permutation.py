@@ -15,12 +15,12 @@ from linguarec.codes.quantisation import QuantisationSettings, fit_code_book
 from linguarec.data.splits import evaluation_cases, leave_one_out, training_sequences
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.evaluation.evaluate import evaluate_model
-from linguarec.nn.shape import CatalogueShape
-from linguarec.families.vqrec.model import VQRec, VQRecConfig
-from linguarec.nn.encoders import TransformerConfig, build_encoder
 from linguarec.families.vqrec.code_permutation import reorder
-from linguarec.families.vqrec.permutation import learn_permutation
-from linguarec.training.settings import PermutationSettings, TrainingSettings
+from linguarec.families.vqrec.model import VQRec, VQRecConfig
+from linguarec.families.vqrec.permutation import PermutationSettings, learn_permutation
+from linguarec.nn.encoders import TransformerConfig, build_encoder
+from linguarec.nn.shape import CatalogueShape
+from linguarec.training.settings import TrainingSettings
 
 BOOKS, CENTROIDS = 4, 8
 

@@ -81,7 +81,6 @@ def plan_finetuning(request: Request) -> Plan:
     settings = options.permutation or PermutationSettings()
     if settings != PermutationSettings() and mode != "permutation":
         raise SettingsError(["--permutation.*: these settings are for --from FOLDER --mode permutation"])
-    settings.check()
     asked = {"codes": options.codes, "features": options.features}
     own = request.start_source(CodeSource)
     if own is not None and mode == "reuse":
