@@ -1,11 +1,10 @@
-"""From a function's signature and docstring to its command line, by jsonargparse.
+"""Builds a command line from a function's signature and docstring, with jsonargparse.
 
-Flags are the parameters' names with dashes (`--text-rules`); `-o` is `--output`. The underscore behind a name that would be
-a Python keyword is left out (`from_` is `--from`). A list takes several values, or one
-with commas (`--history A,B`; an id that holds a comma is quoted as in CSV). A dataclass is a group of flags
-(`--training.learning_rate 0.001`). `--config run.yaml` gives any of them from a file; what is on the command line wins
-over what stands before it. All bad settings are reported at once. A group knows which of its settings were asked for
-(`given`).
+Flags are the parameters' names with dashes (`--text-rules`); `-o` is `--output`. The trailing underscore of a name that would
+be a Python keyword is dropped (`from_` is `--from`). A list takes several values, or one with commas (`--history A,B`; an id
+that holds a comma is quoted as in CSV). A dataclass is a group of flags (`--training.learning_rate 0.001`).
+`--config run.yaml` reads any of them from a file; later arguments on the command line override earlier ones. All bad settings
+are reported at once. A group records which of its settings the user set (`linguarec.given`).
 """
 
 import csv
@@ -42,7 +41,7 @@ class Call:
 
 
 def parse(function: Callable[..., Any], words: Sequence[str], program: str, command: Command) -> Call | None:
-    """Read `words` as arguments of `function`, beside those that the command gives; None = help was asked for and shown.
+    """Parse `words` as arguments of `function`, beside those that the command fixes; None = help was requested and shown.
 
     Raises:
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
@@ -75,7 +74,7 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
     try:
         values = parser.instantiate(namespace)
-    except ValueError as error:  # settings that each can be but do not go together
+    except ValueError as error:  # settings that are each valid but conflict
         raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
     arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
     groups = [p for p in parameters if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None]
@@ -113,7 +112,7 @@ def _without_commas(words: Sequence[str], parameters: Sequence[Parameter]) -> li
 
 
 def _lists_of_groups(words: Sequence[str], parameters: Sequence[Parameter]) -> list[str]:
-    """`--training.loggers a,b` and `--training.loggers a b` as the parser wants a list in a group: `[a,b]`."""
+    """Rewrites `--training.loggers a,b` and `--training.loggers a b` as `[a,b]`, as the parser takes a list in a group."""
     flags = {
         f"--{p.key}.{field.name}"
         for p in parameters
@@ -122,7 +121,7 @@ def _lists_of_groups(words: Sequence[str], parameters: Sequence[Parameter]) -> l
         if field.default_factory is list
     }
     found: list[str] = []
-    opened = False  # a list that goes on with the next word
+    opened = False  # a list that continues with the next word
     for word in words:
         flag, equals, value = word.partition("=")
         if opened and not _is_flag(word):
@@ -146,7 +145,7 @@ def _build(
     import jsonargparse
 
     class Formatter(RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
-        """Paragraphs as in the docstring; defaults where they tell something; no Python types."""
+        """Keeps the paragraphs of the docstring, shows only informative defaults, and hides Python types."""
 
         def _get_help_string(self, action: Action) -> str:
             text = action.help or ""
@@ -234,7 +233,7 @@ def _occurrences(words: Sequence[str]) -> list[list[str]]:
 
 
 def _unknown(parser: "ArgumentParser", words: Sequence[str], foreign: Mapping[str, str]) -> list[str]:
-    """One line for each flag that does not exist: that it is for other models, or the nearest that does."""
+    """One line for each unknown flag: that it is for other models, or which flag is most similar."""
     known = [name for action in parser._actions for name in action.option_strings]
     problems = []
     for flag, *_ in _occurrences(words):
@@ -251,7 +250,7 @@ def _unknown(parser: "ArgumentParser", words: Sequence[str], foreign: Mapping[st
 
 
 def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list[Parameter]) -> list[str]:
-    """Parse each flag alone, so that every bad value is named and not just the first."""
+    """Parse each flag alone, so that every bad value is named, not only the first."""
     problems = []
     for occurrence in _occurrences(words):
         try:

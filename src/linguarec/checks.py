@@ -1,4 +1,4 @@
-"""Checks of settings: one sentence for each with a bad value. And which settings the sizes of weights come from."""
+"""Checks of settings: one sentence for each bad value. Also marks the settings that decide the sizes of weights."""
 
 from dataclasses import field, fields
 from typing import Any
@@ -9,12 +9,12 @@ _SIZES_WEIGHTS = "sizes_weights"
 
 
 def size(default: Any) -> Any:
-    """A config field with this default on which the weights depend: weights that were made for another value do not fit."""
+    """A config field with this default that decides the sizes of weights: weights made for another value do not fit."""
     return field(default=default, metadata={_SIZES_WEIGHTS: True})
 
 
 def sizes_of_weights(config: Any) -> list[str]:
-    """Names of the fields of a config (class or object) that are declared by `size`."""
+    """Names of the fields of a config (class or object) that were declared with `size`."""
     return [each.name for each in fields(config) if each.metadata.get(_SIZES_WEIGHTS)]
 
 
@@ -49,14 +49,14 @@ def fractions(settings: Any, *names: str) -> list[str]:
 
 
 def divided_by_heads(settings: Any) -> list[str]:
-    """Each attention head takes the same part of the width."""
+    """`hidden_size` must be divisible by `heads`."""
     if settings.heads < 1 or settings.hidden_size % settings.heads == 0:
         return []
     return [f"hidden_size {settings.hidden_size} is not divisible by heads {settings.heads}"]
 
 
 def refuse(problems: list[str]) -> None:
-    """Raise what was found, if anything was.
+    """Raise one error for all problems, if there are any.
 
     Raises:
         ValueError: there are problems; all are named.
@@ -66,12 +66,12 @@ def refuse(problems: list[str]) -> None:
 
 
 def seed_problems(seed: int, flag: str = "--seed") -> list[str]:
-    """What is wrong with a seed, as the lines of an error: nothing, or that it is negative."""
+    """The lines of an error about a seed: none, or one if it is negative."""
     return [] if seed >= 0 else [f"{flag} is {seed}; it must be at least 0."]
 
 
 def check_seed(seed: int) -> None:
-    """Raise an error where `seed_problems` finds one.
+    """Refuse a negative seed.
 
     Raises:
         SettingsError: the seed is negative.
@@ -81,6 +81,6 @@ def check_seed(seed: int) -> None:
 
 
 def name_problems(name: str) -> list[str]:
-    """What is wrong with the name that vectors or tokens are to be stored under, as the lines of an error."""
+    """The lines of an error about a name for stored vectors or tokens: none, or one if it is not a plain file name."""
     plain = name and "/" not in name and not name.startswith(".")
     return [] if plain else [f"name is {name!r}; expected a plain file name."]

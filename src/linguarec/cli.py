@@ -1,8 +1,8 @@
-"""The command line: a table from command to function, and nothing else to decide.
+"""The command line: a table from command to function.
 
 A function's signature and docstring are its command line: positional arguments are named in the table, every other
 parameter is a flag, a dataclass parameter is a group of flags (parsing: `linguarec.arguments`). A command's module is
-imported only when its command is asked for, so that `linguarec --help` answers at once.
+imported only when that command is called, so that `linguarec --help` answers at once.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from linguarec.errors import LinguarecError, SettingsError
 from linguarec.parameters import Command
 
 PREPARE = "linguarec.commands.prepare"
-PATIENCE = 5.0  # seconds that a later process of a training waits before it says what is wrong
+PATIENCE = 5.0  # seconds that the later processes of a training wait before they print an error
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("linguarec.commands.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
@@ -111,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 = done, 2 = bad input, 130 = interrupted, 143 = ended by SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     # OpenMP threads wait for each other by spinning; beside another busy process that costs more than the work itself.
-    # Both must be set before torch is imported; a value that the user gave stands. Figures: docs/decisions.md.
+    # Both must be set before torch is imported; a value set by the user is kept. Figures: docs/decisions.md.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # oneDNN keeps the kernels of the last 1,024 shapes, and ragged steps have ever new ones: half a gigabyte after ten epochs.
+    # oneDNN caches the kernels of the last 1,024 shapes, and ragged steps keep making new shapes: 0.5 GB after ten epochs.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         code = _run(words)
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except LinguarecError as error:
         _say_error(str(error))
         code = 2
-    except BrokenPipeError:  # the reader of our output has gone, as in `linguarec describe DATA | head`
+    except BrokenPipeError:  # the reader of the output has closed it, as in `linguarec describe DATA | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -130,23 +130,23 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _say_error(f"{error.filename}: {error.strerror}")
         code = 2
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns an interrupt of a training into an exit of its own, with code 1 and no word, and a SIGTERM into one
+        # Lightning turns an interrupt of a training into an exit with code 1 and no message, and a SIGTERM into an exit
         # without a code, which would look like success.
         code = 130
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             if stop.code is not None:
                 raise
             code = 143
-        if not _is_later_process():  # all of them are interrupted at once
+        if not _is_later_process():  # all processes are interrupted at once
             message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
             print(f"\n{message}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 
 def _say_error(message: str) -> None:
-    """Print the message of an error, once: all processes of a training meet a bad setting.
+    """Print the message of an error only once, though every process of a training raises it.
 
-    The later ones wait. If the first one has the same to say, whoever started them ends them before they speak.
+    Later processes wait first. If the first process fails with the same error, its launcher ends them before they print.
     """
     if _is_later_process():
         time.sleep(PATIENCE)
@@ -154,7 +154,7 @@ def _say_error(message: str) -> None:
 
 
 def _is_later_process() -> bool:
-    """Whether torchrun or Lightning started this process beside a first one on this machine."""
+    """Whether torchrun or Lightning started this process, and it is not the first one on this machine."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
@@ -175,13 +175,13 @@ def _run(words: list[str]) -> int:
 
     function = getattr(importlib.import_module(command.module), command.function)
     call = parse(function, rest, f"linguarec {name}", command)
-    if call is None:  # help was asked for and shown
+    if call is None:  # help was requested and shown
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     result = function(**call.arguments)
-    if call.json and result:  # the processes beside the first one of a training have none
+    if call.json and result:  # only the first process of a training has a result
         print(json.dumps(result, ensure_ascii=False), flush=True)  # noqa: T201
     return 0
 

@@ -1,4 +1,4 @@
-"""Where work that is no training is done."""
+"""Device selection for everything but training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def device_for(asked: str | None) -> "torch.device":
-    """The device that was asked for ("cpu", "cuda", "cuda:1"), or a GPU where there is one.
+    """The requested device ("cpu", "cuda", "cuda:1"); None = a GPU if there is one, else the CPU.
 
     Raises:
-        SettingsError: there is no such device here.
+        SettingsError: this machine has no such device.
     """
     import torch
 
@@ -31,12 +31,12 @@ def device_for(asked: str | None) -> "torch.device":
 
 
 def device_of(accelerator: str) -> "torch.device":
-    """Where a training by `training.accelerator` ran, for what is computed after it."""
+    """The device for computations after a training with this `training.accelerator`."""
     return device_for("cpu" if accelerator == "cpu" else None)
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Whether the processor ("cpu") or the GPU ("cuda") multiplies bfloat16 natively."""
+    """Whether the processor ("cpu") or the GPU ("cuda") has native bfloat16 matrix products."""
     import torch
 
     if device == "cuda":

@@ -6,7 +6,7 @@ message alone, without a traceback, and exits with code 2.
 
 
 class LinguarecError(Exception):
-    """Base of all errors that are the input's fault, not the library's."""
+    """Base of all errors caused by the input, not by the library."""
 
 
 class DataFormatError(LinguarecError):
@@ -14,11 +14,11 @@ class DataFormatError(LinguarecError):
 
 
 class OutputError(LinguarecError):
-    """A result cannot be written where it was asked for (exists already, not writable, disk full)."""
+    """A result cannot be written to the requested path (exists already, not writable, disk full)."""
 
 
 class StaleFeaturesError(LinguarecError):
-    """Stored vectors or codes do not belong to the texts, encoder or codebook that stand beside them."""
+    """Stored vectors or codes do not belong to the texts, encoder or codebook stored beside them."""
 
 
 class CheckpointMismatchError(LinguarecError):
@@ -30,7 +30,7 @@ class UnknownItemError(LinguarecError):
 
 
 class SettingsError(LinguarecError):
-    """One or more settings have values that cannot work; all of them are named at once."""
+    """One or more settings have invalid values; all of them are named at once."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems

@@ -1,4 +1,4 @@
-"""Write beside, then rename: a reader never sees a half-written file or folder."""
+"""Atomic writes: write to a temporary path, then rename, so that a reader never sees a half-written file or folder."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from linguarec.errors import OutputError
 
 @dataclass(frozen=True)
 class Marker:
-    """What tells a folder of ours: a JSON `file` of that name with that `key`."""
+    """Identifies a folder that linguarec wrote: it holds the JSON file `file`, and this has the key `key`."""
 
     file: str
     key: str
@@ -24,7 +24,7 @@ class Marker:
 
 @contextlib.contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it onto `path` when the block ends well, remove it otherwise.
+    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it otherwise.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
@@ -45,10 +45,10 @@ def writing_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing_folder(path: Path, overwrite: bool = False, marker: Marker | None = None) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; rename it onto `path` when the block ends well, remove it otherwise.
+    """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds, remove it otherwise.
 
-    With `overwrite` only what was written by us before is replaced: a folder with the `marker`, or, where there is none, a
-    folder that holds nothing but what the new one holds, too.
+    `overwrite` replaces only a folder that linguarec wrote: one with the `marker`, or, without a marker, one whose entries
+    are all written again.
 
     Raises:
         OutputError: `path` exists already and may not be replaced, is not writable, or the disk is full.
@@ -85,10 +85,10 @@ def writing_folder(path: Path, overwrite: bool = False, marker: Marker | None = 
 
 
 def check_ours(path: Path, marker: Marker | None) -> None:
-    """Refuse to replace what is no folder of ours: a file, or a folder without the `marker`.
+    """Refuse to replace a path that linguarec did not write: a file, or a folder without the `marker`.
 
     Raises:
-        OutputError: it is none.
+        OutputError: linguarec did not write it.
     """
     if not path.is_dir():
         raise OutputError(f"{path} is a file, which --overwrite does not replace; choose another output folder.")
@@ -123,7 +123,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _is_of_output(error: OSError, path: Path, temporary: Path) -> bool:
-    """Whether the error is one of writing `path` by way of `temporary`, and not one of reading something else."""
+    """Whether the error comes from writing `path` or `temporary`, not from reading another file."""
     if not isinstance(error.filename, str | os.PathLike) or error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
         return True
     place, target = Path(error.filename).absolute(), path.absolute()

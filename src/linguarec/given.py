@@ -1,4 +1,4 @@
-"""Which settings of a group somebody asked for, as against defaults that were left alone."""
+"""Tells settings that the user set from defaults."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -8,15 +8,15 @@ _NOTE = "_given"
 
 
 def note_given(group: Any, names: Iterable[str]) -> None:
-    """Keep with a dataclass which of its fields were asked for; what is copied from it does not have the note.
+    """Record on a dataclass object which of its fields the user set; copies of the object lose the record.
 
-    A dataclass cannot tell a value that was given from a default. The command line can, and notes it.
+    A dataclass cannot tell a value that the user set from an equal default. The command line can, and records it here.
     """
     object.__setattr__(group, _NOTE, frozenset(names))  # the dataclasses of settings are frozen
 
 
 def given(group: Any) -> dict[str, Any]:
-    """The fields of a dataclass that were asked for: those noted, or without a note those that differ from the defaults.
+    """The fields of a dataclass that the user set: those recorded, or, without a record, those that differ from the defaults.
 
     >>> from linguarec.training.settings import TrainingSettings
     >>> settings = TrainingSettings(patience=3)

@@ -1,4 +1,4 @@
-"""The parameters of a command as the command line sees them: from its function's signature, and from what families declare.
+"""The parameters of a command: those of its function's signature, and the flags that model families declare.
 
 A command's `**options` stand for flags that model families declare as fields of a dataclass (`linguarec.families.flags`).
 """
@@ -26,10 +26,10 @@ MODEL_GROUP = "model"
 class Command:
     """Where the function is, its one-line help, which of its parameters are positional, and which one names a model.
 
-    `given`: parameters that the command's name decides. `model`: the parameter whose value picks the model family; the
+    `given`: parameters whose values follow from the command's name. `model`: the parameter that selects the model family; the
     function's `config` parameter then has that family's config class, and its flags are written `--model.<field>`. `options`:
-    what its `**options` stand for: flags that model families declare for fine-tuning or pre-training, or names of what they
-    read of a folder; those of the family that is picked, else of all.
+    which flags `**options` stands for: those that model families declare for fine-tuning or pre-training, or the names of
+    what they read from a folder; the flags of the selected family, else of all families.
     """
 
     module: str
@@ -43,10 +43,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a function as the command line sees it.
+    """One parameter of a function on the command line.
 
-    `key` is its name in the parser and in YAML files, `type` its type without `None`; `many`: tuple or list where
-    it takes several of `type`.
+    `key` is its name in the parser and in YAML files, `type` its type without `None`; `many`: tuple or list if it takes
+    several values of `type`.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Parameter:
 
     @property
     def flag(self) -> str:
-        """What the user types."""
+        """The flag as the user types it."""
         if self.positional:
             return self.name.upper().replace("_", "-")
         return f"-{self.key}" if len(self.key) == 1 else f"--{self.key.replace('_', '-')}"
@@ -74,7 +74,7 @@ def models_of(command: Command) -> list[str]:
 
 
 def named_family(words: Sequence[str], command: Command, models: Sequence[str]) -> "Family | None":
-    """The family that is named on the command line (before the parser, which needs its config class, exists)."""
+    """The family named on the command line, found before the parser is built, because the parser needs its config class."""
     if command.model is None or command.positional[0] != command.model or not words or words[0].startswith("-"):
         return None
     from linguarec.families import FAMILIES
@@ -120,7 +120,7 @@ def parameters_of(function: Callable[..., Any], command: Command, family: "Famil
 
 
 def _option_parameters(command: Command, family: "Family | None") -> list[Parameter]:
-    """The flags that `**options` stand for: those of the family that is named, or, where none can be, of all."""
+    """The flags that `**options` stands for: those of the named family, or of all families if the command names none."""
     from linguarec.families import FAMILIES
 
     if command.model is not None and family is None:
@@ -163,7 +163,7 @@ def _declared_options(command: Command, family: "Family") -> dict[str, tuple[Any
 
 
 def of_other_families(command: Command, family: "Family | None") -> dict[str, str]:
-    """Flags, with dashes, that say something to other families alone -> the line that refuses them for this one."""
+    """Flags, with dashes, that only other families declare -> the line that refuses them for this one."""
     if family is None or command.options is None:
         return {}
     from linguarec.families import FAMILIES
@@ -175,7 +175,7 @@ def of_other_families(command: Command, family: "Family | None") -> dict[str, st
 
 
 def _merged(hints: Sequence[Any]) -> Any:
-    """One type for a flag that several families declare: choices are put together."""
+    """One type for a flag that several families declare: the union of their choices."""
     choices = [
         choice for hint in hints if typing.get_origin(hint) is typing.Literal for choice in typing.get_args(hint)
     ]
@@ -183,7 +183,7 @@ def _merged(hints: Sequence[Any]) -> Any:
 
 
 def _documented(described: Any) -> dict[str, str]:
-    """The lines under `Args:` of a docstring, by name."""
+    """The descriptions under `Args:` of a docstring, by name."""
     import docstring_parser
 
     found = docstring_parser.parse(inspect.getdoc(described) or "")

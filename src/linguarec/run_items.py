@@ -1,4 +1,4 @@
-"""The items of a prepared folder as a trained run reads them: those of its catalogue, and others by their text."""
+"""The items of a prepared folder, encoded by a trained run: known ones from its catalogue, others by their text."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from linguarec.sources.source import Asked
 class RunItems:
     """The items of a folder, in its row order, ready to be ranked by a run.
 
-    `inputs`: what histories read of them. `new_items`: how many of them were read by their text.
+    `inputs`: of the histories. `new_items`: how many items were read by their text.
     """
 
     scorer: Scorer
@@ -37,22 +37,22 @@ class RunItems:
     new_items: int
 
     def rank(self, cases: EvaluationCases, exclude_history: bool = False) -> EvaluationResult:
-        """The targets of `cases`, whose rows are those of the folder."""
+        """Rank the targets of `cases`, which hold item rows of the folder."""
         return rank_cases(self.scorer, self.inputs, self.ranker, cases, exclude_history=exclude_history)
 
 
 def items_of_run(run: Path, dataset: PreparedDataset, zero_shot: bool, asked: Asked, device: torch.device) -> RunItems:
-    """The items of a folder by a run.
+    """The items of a folder, encoded by a run.
 
     Args:
         run: folder of a trained model.
         dataset: the folder.
-        zero_shot: whether items that the run does not know are read by their text; else they are an error.
-        asked: with `zero_shot`: names of what is read of the folder, by flag.
-        device: where the work is done.
+        zero_shot: whether items that the run does not know are read by their text; otherwise they are an error.
+        asked: with `zero_shot`: names of the stored vectors, codes or tokens to read, by flag.
+        device: device to encode on.
 
     Raises:
-        SettingsError: the run knows no item, or a name is asked for that is not read.
+        SettingsError: the run has no catalogue, or a name was requested that is not read.
         DataFormatError: items are unknown.
     """
     has_catalogue = (run / CATALOGUE_FILE).exists()
@@ -72,11 +72,11 @@ def items_of_run(run: Path, dataset: PreparedDataset, zero_shot: bool, asked: As
 
 
 def items_by_text(start: Start, dataset: PreparedDataset, asked: Asked, device: torch.device) -> RunItems:
-    """All items of a folder by their text, without any training on it.
+    """All items of a folder, encoded by their text with a model that was not trained on the folder.
 
     Raises:
         SettingsError: the model knows items by ID.
-        StaleFeaturesError: neither what the model reads nor what makes it is at hand.
+        StaleFeaturesError: the folder has no vectors, codes or tokens for the model, and they cannot be made here.
     """
     family = start.family
     if family.per_item:
@@ -97,7 +97,7 @@ def items_by_text(start: Start, dataset: PreparedDataset, asked: Asked, device: 
 def items_of_recommender(
     recommender: Recommender, dataset: PreparedDataset, zero_shot: bool, device: torch.device
 ) -> RunItems:
-    """The items of a folder that a run knows by their raw id, and with `zero_shot` the others by their text.
+    """The items of a folder: those in the run's catalogue by their raw id, and with `zero_shot` the others by their text.
 
     Raises:
         DataFormatError: items are unknown and `zero_shot` is false.
@@ -108,14 +108,14 @@ def items_of_recommender(
     position = now.catalogue.position
     entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
     unknown = np.flatnonzero(entries < 0)
-    if np.array_equal(entries, np.arange(len(now.inputs))):  # not copied: what is memory-mapped may be large
+    if np.array_equal(entries, np.arange(len(now.inputs))):  # not copied: the memory maps may be large
         return RunItems(scorer, now.inputs.to(device), DenseRanker(now.ranker.keys.to(device)), 0)
     known = entries[entries >= 0]
     inputs, keys = now.inputs.select(known), now.ranker.keys_of(torch.from_numpy(known))
     if len(unknown):
         _check_unknown(recommender, dataset, unknown, zero_shot)
         new_inputs, new_keys = recommender.encode(now.source.new_of(dataset, unknown))
-        # Known and new ones side by side, then in the order of the folder.
+        # Known items, then new ones; sorted into the order of the folder.
         order = np.argsort(np.concatenate([np.flatnonzero(entries >= 0), unknown]))
         inputs = inputs.joined(new_inputs).select(order)
         keys = torch.cat([keys, new_keys])[torch.from_numpy(order)]
@@ -125,7 +125,7 @@ def items_of_recommender(
 def ranked(
     run: Path, dataset: PreparedDataset, cases: EvaluationCases, exclude_history: bool = False
 ) -> EvaluationResult:
-    """The targets of `cases` of the folder that the run was trained on, ranked by the run, on a GPU where there is one."""
+    """Rank `cases` of the folder that the run was trained on with the run, on a GPU if there is one."""
     items = items_of_recommender(Recommender.load(run), dataset, zero_shot=False, device=device_for(None))
     return items.rank(cases, exclude_history)
 

@@ -1,6 +1,6 @@
-"""Read what linguarec wrote: a file that is missing, cut short or foreign is named, with what to do about it.
+"""Read files that linguarec wrote. The error for a missing, truncated or foreign file names it and says how to restore it.
 
-`error` is the class to raise, `mend` a sentence that says how the file comes back.
+In every function `error` is the class to raise, and `mend` is a sentence that tells the user how to restore the file.
 """
 
 import json
@@ -34,7 +34,7 @@ def read_json(file: Path, error: Error, mend: str) -> dict[str, Any]:
 
 
 def read_record(kind: type[Record], file: Path, what: str, error: Error, mend: str) -> Record:
-    """The dataclass that a JSON file describes; `what` says what that is."""
+    """The dataclass stored in a JSON file; `what` names it in the error message."""
     content = read_json(file, error, mend)
     declared = fields(kind)  # type: ignore[arg-type]
     needed = [each.name for each in declared if each.default is MISSING and each.default_factory is MISSING]
@@ -48,7 +48,7 @@ def read_record(kind: type[Record], file: Path, what: str, error: Error, mend: s
 
 
 def read_array(file: Path, error: Error, mend: str, mapped: bool = False) -> npt.NDArray[Any]:
-    """The array in a NumPy file, as a memory map where `mapped`."""
+    """The array in a NumPy file; a memory map if `mapped`."""
     if not file.is_file():
         raise error(f"{file} is missing. {mend}")
     try:
@@ -59,7 +59,7 @@ def read_array(file: Path, error: Error, mend: str, mapped: bool = False) -> npt
 
 
 def read_table(file: Path, error: Error, mend: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table in a Parquet file, or some of its columns; `schema.metadata` is as it was written."""
+    """The table in a Parquet file, or some of its columns; `schema.metadata` is kept."""
     if not file.is_file():
         raise error(f"{file} is missing. {mend}")
     try:

@@ -1,11 +1,11 @@
-"""Read what `torch.save` wrote without running anything that stands in it, and without the classes that it names.
+"""Read files of `torch.save` without running code from them, and without importing the classes that they name.
 
-A pickle is a program. Here it can build plain values and `Record`s, nothing else: whatever class or function it names becomes
-a record of the name, the arguments and the state that it was to be given. Tensors are made afterwards, from the records of
-torch's rebuilding functions, and ordered dicts become dicts. All else (RecBole's `Config`, a `Namespace`, NumPy's scalars)
-stays a record that can be looked into.
+A pickle is a program. Here it can build only plain values and `Record`s: each class or function that it names becomes a record
+of the name, the arguments and the state. Afterwards tensors are built from the records of torch's rebuild functions, and
+ordered dicts become dicts. Everything else (RecBole's `Config`, a `Namespace`, NumPy scalars) stays a record that can be
+inspected.
 
-Both forms are read: the zip archive of torch >= 1.6 and the stream of pickles before it.
+Both formats are read: the zip archive of torch >= 1.6 and the older stream of pickles.
 """
 
 import io
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from linguarec.errors import CheckpointMismatchError
 
-# Nothing of a pickle is ever called, so this list guards nothing; but what names one of these was made to do harm, and a person
-# should hear of it.
+# Nothing in a pickle is ever called, so this list is not what protects the user. But a pickle that names one of these modules
+# is probably malicious, and the user should know.
 RUNNING_MODULES = (
     *("os", "posix", "nt", "sys", "io", "_io", "subprocess", "shutil", "pty", "socket"),
     *("importlib", "runpy", "ctypes", "webbrowser", "pickle", "_pickle", "marshal"),
@@ -46,12 +46,12 @@ STORAGES: dict[str, torch.dtype] = {
 ORDERED_DICT = "collections.OrderedDict"
 REBUILT_TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 REBUILT_PARAMETER = "torch._utils._rebuild_parameter"
-# The stream begins with this number, pickled. No other file is unpickled: what is no pickle could still take all memory.
+# The older format begins with this pickled number. No other file is unpickled: arbitrary bytes could exhaust the memory.
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
 class Record:
-    """An object that was not made: `name` of its class or function, `arguments`, `state`, and `entries` put into it."""
+    """Stands for an object that was not built: `name` of its class or function, `arguments`, `state`, appended `entries`."""
 
     name = ""
     arguments: tuple[Any, ...]
@@ -59,7 +59,7 @@ class Record:
     entries: list[tuple[Any, Any]]
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> "Record":
-        """What stands where the pickle calls the class or function."""
+        """Called where the pickle calls the class or function."""
         record = super().__new__(cls)
         record.arguments = (*arguments, keywords) if keywords else arguments
         record.state = None
@@ -76,13 +76,13 @@ class Record:
         self.entries.append((key, value))
 
     def append(self, value: Any) -> None:
-        """An entry of a kind of list."""
+        """Called for each entry of a list-like object."""
         self.entries.append((len(self.entries), value))
 
 
 @dataclass(frozen=True)
 class Unpickled:
-    """`content` of a file, and the sorted names of all that was not made and stays a record in it."""
+    """`content` of a file; `not_made`: sorted names of the classes and functions that stay records in it."""
 
     content: Any
     not_made: list[str]
@@ -92,7 +92,7 @@ def unpickle(file: Path) -> Unpickled:
     """Read a file of `torch.save`.
 
     Raises:
-        CheckpointMismatchError: it is no such file, is cut short, or names something that runs commands.
+        CheckpointMismatchError: it is not such a file, is truncated, or names something that runs commands.
     """
     with file.open("rb") as stream:
         start = stream.read(len(LEGACY_START))
@@ -118,7 +118,7 @@ def unpickle(file: Path) -> Unpickled:
     )
 
 
-# What the standard library and torch raise on bytes that make no sense.
+# Exceptions that the standard library and torch raise on invalid bytes.
 _UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError, RecursionError, MemoryError),
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, AssertionError),
@@ -131,7 +131,7 @@ def _reason(error: BaseException) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes plain values and records. `element_sizes`: bytes of an element of each storage that the pickle refers to."""
+    """Builds plain values and records. `element_sizes`: bytes per element of each storage that the pickle refers to."""
 
     def __init__(self, stream: BinaryIO | io.BytesIO) -> None:
         super().__init__(stream)
@@ -139,7 +139,7 @@ class _Unpickler(pickle.Unpickler):
         self.element_sizes: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> type[Record]:
-        """A record's class in the place of `module.name`; always the same one for the same name."""
+        """A subclass of `Record` in place of `module.name`; the same one each time for the same name."""
         top = module.split(".")[0]
         if top in RUNNING_MODULES or (top in ("builtins", "__builtin__") and name in RUNNING_BUILTINS):
             raise CheckpointMismatchError(
@@ -157,7 +157,7 @@ class _Unpickler(pickle.Unpickler):
         return self.classes[full]
 
     def persistent_load(self, pid: Any) -> Any:
-        """The reference to a storage: ("storage", type, key, location, length); it stays as it is."""
+        """The reference to a storage, ("storage", type, key, location, length), unchanged."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise ValueError(f"{pid!r} refers to no storage")
         dtype, key, _ = _reference(pid)
@@ -165,7 +165,7 @@ class _Unpickler(pickle.Unpickler):
         return pid
 
     def not_made(self) -> list[str]:
-        """The names that the pickle gives and that stay records."""
+        """Names in the pickle that stay records."""
         made = (*REBUILT_TENSORS, REBUILT_PARAMETER, ORDERED_DICT)
         return sorted(name for name in self.classes if name not in made and name.rpartition(".")[2] not in STORAGES)
 
@@ -199,13 +199,13 @@ def _read_archive(stream: BinaryIO) -> Unpickled:
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED:  # a small file could claim any size
+    if info.compress_type != zipfile.ZIP_STORED:  # a small compressed file could claim any size
         raise ValueError(f"{name} is compressed, as torch.save never does")
     return archive.read(info)
 
 
 def _read_stream(stream: BinaryIO, size: int) -> Unpickled:
-    for _ in range(3):  # the magic number, the protocol's version, and what the system was
+    for _ in range(3):  # the magic number, the protocol version, facts about the system
         _Unpickler(stream).load()
     unpickler = _Unpickler(stream)
     content = unpickler.load()
@@ -223,16 +223,16 @@ _UNFINISHED = object()
 
 
 class _Maker:
-    """Turns what was unpickled into containers and tensors. `read` gives the bytes of a storage."""
+    """Turns unpickled values into containers and tensors. `read` returns the bytes of a storage."""
 
     def __init__(self, read: Callable[[str], bytes]) -> None:
         self.read = read
         self.storages: dict[str, Tensor] = {}
-        # By identity, (value, what was made of it): what stands in a pickle twice is made once.
+        # By id: (value, its result), so that an object that a pickle holds twice is converted once.
         self.made: dict[int, tuple[Any, Any]] = {}
 
     def make(self, value: Any) -> Any:
-        """The value with tensors and ordered dicts in the place of their records."""
+        """The value with tensors and dicts in place of their records."""
         if not isinstance(value, dict | list | tuple | Record):
             return value
         if id(value) not in self.made:

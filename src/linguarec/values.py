@@ -1,4 +1,4 @@
-"""The value of an item's attribute as one text, wherever it comes from: a JSON file, a table, a caller."""
+"""Converts the value of an item's attribute (from a JSON file, a table or a caller) to one string."""
 
 from numbers import Number
 from typing import Any
@@ -11,9 +11,9 @@ LIST_SEPARATOR = " > "
 
 
 def written_out(value: Any, where: str) -> str | None:
-    """The value as it is stored: numbers written out, the values of a list joined; None = there is none.
+    """The value as the string that is stored: numbers are formatted, list values are joined. None = no value.
 
-    None, NaN, and a list that holds nothing else are none.
+    None, NaN, and a list of nothing else count as no value.
 
     >>> written_out(3.5, "price"), written_out(float("nan"), "price")
     ('3.5', None)
@@ -22,15 +22,15 @@ def written_out(value: Any, where: str) -> str | None:
 
     Args:
         value: text, a number, or a list of them.
-        where: what the value is, and of which item; the message begins with it.
+        where: names the value and its item; the error message begins with it.
 
     Raises:
-        DataFormatError: it is something else.
+        DataFormatError: the value has another type.
     """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Number):
-        return None if value != value else str(value)  # NaN alone differs from itself, in every library's numbers
+        return None if value != value else str(value)  # only NaN differs from itself, in every library
     if isinstance(value, list | tuple | np.ndarray):
         parts = [text for part in value if (text := written_out(part, where)) is not None]
         return LIST_SEPARATOR.join(parts) if parts else None
