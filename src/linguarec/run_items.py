@@ -1,6 +1,7 @@
 """The items of a prepared folder, encoded by a trained run: known ones from its catalogue, others by their text."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class RunItems:
     inputs: Any
     ranker: DenseRanker
     new_items: int
+    names: Mapping[str, str | None] = field(default_factory=dict)
 
     def rank(self, cases: EvaluationCases, exclude_history: bool = False) -> EvaluationResult:
         """Rank the targets of `cases`, which hold item rows of the folder."""
@@ -91,7 +93,7 @@ def items_by_text(start: Start, dataset: PreparedDataset, asked: Asked, device: 
     scorer = family.scorer(start.network, start.description, source, start.folder).to(device)
     with full_precision(device):
         inputs, keys = scorer.encode(source)
-    return RunItems(scorer, inputs, DenseRanker(keys.float()), dataset.num_items)
+    return RunItems(scorer, inputs, DenseRanker(keys.float()), dataset.num_items, source.names)
 
 
 def items_of_recommender(

@@ -200,7 +200,7 @@ def test_codes_of_another_book_are_refused(shops: Shops, pretrained: Callable[..
         further("vqrec", shops, run, start, codes="own")
     (start / "code_book.npz").unlink()
     with pytest.raises(
-        CheckpointMismatchError, match=rf"{start} has no codebook .*of the book that it was trained on\.$"
+        CheckpointMismatchError, match=rf"{start} has no codebook .*of the codebook that it was trained on\.$"
     ):
         further("vqrec", shops, run, start)
     assert not run.exists()

@@ -134,7 +134,7 @@ def test_a_share_of_the_users_trains_and_all_are_tested(shops: list[PreparedData
         assert evaluate(run, plots=False)["users"] == 300
     assert targets[0.1] == pytest.approx(0.1 * targets[1.0], rel=0.25)
     assert targets[0.5] == pytest.approx(0.5 * targets[1.0], rel=0.1)
-    with pytest.raises(SettingsError, match="users is 0; it is a share of the users"):
+    with pytest.raises(SettingsError, match="users is 0; it is a fraction of the users"):
         finetune("sasrec", shops[0].path, tmp_path / "none", users=0)
 
 

@@ -22,7 +22,7 @@ from linguarec.batching.draws import uniform
 from linguarec.batching.loader import TrainingBatch, TrainingLoader
 from linguarec.batching.logs import TrainingLogs
 from linguarec.batching.windows import Windows
-from linguarec.checks import fractions, refuse
+from linguarec.checks import fractions
 from linguarec.errors import SettingsError
 
 IntArray = npt.NDArray[np.int64]
@@ -54,8 +54,13 @@ class ViewSettings:
     item_drop: float = 0.2
     word_drop: float = 0.1
 
-    def __post_init__(self) -> None:
-        refuse(fractions(self, "item_drop", "word_drop"))
+    def check(self) -> None:
+        """Refuse values that are no fractions.
+
+        Raises:
+            SettingsError: there are some; all are named.
+        """
+        _refuse(fractions(self, "item_drop", "word_drop"))
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,13 @@ class NegativeSettings:
 
     code_replacement: float = 0.75
 
-    def __post_init__(self) -> None:
-        refuse(fractions(self, "code_replacement"))
+    def check(self) -> None:
+        """Refuse a value that is no probability.
+
+        Raises:
+            SettingsError: it is none.
+        """
+        _refuse(fractions(self, "code_replacement"))
 
 
 @dataclass(frozen=True)
@@ -267,3 +277,8 @@ def _view_of(sequences: SequenceBatch, kept: npt.NDArray[np.bool_], places: Tens
         positions=torch.from_numpy(positions),
         targets=torch.full((len(places),), -1),
     )
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise SettingsError([f"augmentation.{problem}" for problem in problems])

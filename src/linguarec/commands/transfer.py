@@ -108,6 +108,7 @@ def transfer(
     if "zero-shot" in ways:
         names = {flag: options.get(flag) for flag in family.source.flags}
         read = items_by_text(start, dataset, names, device_for(None))
+        inputs["zero-shot"] = {flag: read.names.get(flag) for flag in family.source.flags}
 
     def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
         log.info("%s, %d %% of the users, seed %d", way, share, seed)
@@ -192,7 +193,9 @@ def _ways_of(
     """
     family = start.family
     if family.ways is None:
-        raise SettingsError([f"{start.folder} holds a {family.name}, of which nothing carries over to another shop"])
+        raise SettingsError(
+            [f"{family.name} knows items by ID only: nothing that it learned carries over to another shop"]
+        )
     given = {flag: value for flag, value in options.items() if value is not None}
     flags = family.ways(start, given)
     able = [way for way in WAYS if way in (*flags, "zero-shot")]

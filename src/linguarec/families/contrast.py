@@ -56,7 +56,7 @@ def plan_contrast(
     description = ModelDescription(request.family, config, encoder, shape)
     torch.manual_seed(seed)
     network = description.build()
-    taken = None if request.start is None else take_over(request.start, network)
+    taken = None if request.start is None else take_over(request.start, network) | {"mode": None, "frozen": "none"}
     steps = MixedLoader(
         logs, encoder.max_length, request.targets_per_part, training.window_stride or None, request.mixing, seed
     )

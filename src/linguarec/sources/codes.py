@@ -129,7 +129,8 @@ class CodeSource(ItemSource):
         if name is not None:
             self._leave_unread(dataset, asked.get("features"), name)
             return type(self).stored(dataset, name)
-        found = self._vectors_of_encoder().matching(dataset, {"features": asked.get("features")}, encode)
+        known = self.encoder is not None  # else the codebook knows whose vectors it codes, but not how they were made
+        found = self._vectors_of_encoder().matching(dataset, {"features": asked.get("features")}, encode and known)
         with _naming(dataset.path if found.name is None else dataset.feature_path(found.name)):
             return type(self)(dataset.path, book.encode(found.vectors), book, self.encoder)
 

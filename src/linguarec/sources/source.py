@@ -152,9 +152,10 @@ class ItemSource(ABC):
         """All items."""
         return self.part(np.arange(len(self)))
 
-    def chunks(self, size: int = ITEMS_PER_CHUNK) -> Iterator[ItemBatch]:
-        """All items in row order, `size` at a time: no more need be in memory at once."""
-        for start in range(0, len(self), size):
+    def chunks(self) -> Iterator[ItemBatch]:
+        """All items in row order, `ITEMS_PER_CHUNK` at a time: no more need be in memory at once. At least one chunk."""
+        size = ITEMS_PER_CHUNK
+        for start in range(0, max(1, len(self)), size):
             yield self.part(np.arange(start, min(start + size, len(self))))
 
     @abstractmethod

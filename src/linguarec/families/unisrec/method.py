@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from linguarec.batching.pretraining import PretrainingLoader, ViewSettings
+from linguarec.batching.pretraining import MixedLoader, PretrainingLoader, ViewSettings
 from linguarec.errors import SettingsError
 from linguarec.families.contrast import plan_contrast
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
@@ -75,15 +75,14 @@ def plan_pretraining(request: Request) -> Plan:
         held_out = sources[0].matching(request.valid, {"features": name}, encode=False)
     config, _ = settings_of(request)
     makes_views = config.sequence_contrast != 0
-    if makes_views and views.word_drop > 0:
-        _check_draws(request, sources)
     options = replace(options, features=sources[0].name, augmentation=views)
-    return plan_contrast(
-        replace(request, options=options),
-        sources,
-        held_out,
-        lambda steps: PretrainingLoader(steps, JoinedItems(sources), views if makes_views else None),
-    )
+
+    def loader(steps: MixedLoader) -> PretrainingLoader:
+        if makes_views and views.word_drop > 0:
+            _check_draws(request, sources)
+        return PretrainingLoader(steps, JoinedItems(sources), views if makes_views else None)
+
+    return plan_contrast(replace(request, options=options), sources, held_out, loader)
 
 
 def _check_draws(request: Request, sources: list[EmbeddingSource]) -> None:
