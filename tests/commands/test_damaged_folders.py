@@ -142,7 +142,7 @@ def other_width(folder: Path) -> None:
 def larger_tokenizer(folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.open_model(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["zzz", "yyy"])
     tokenizer.save_pretrained(folder)
 
