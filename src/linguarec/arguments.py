@@ -240,9 +240,8 @@ def _unknown(parser: "ArgumentParser", words: Sequence[str], foreign: Mapping[st
         name = flag.partition("=")[0]
         if name in known or (name[1] != "-" and name[:2] in known):
             continue
-        group = name.partition(".")[0]
-        if group in foreign:
-            problems.append(foreign[group])
+        if name in foreign:
+            problems.append(foreign[name])
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         problems.append(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "."))

@@ -163,15 +163,25 @@ def _declared_options(command: Command, family: "Family") -> dict[str, tuple[Any
 
 
 def of_other_families(command: Command, family: "Family | None") -> dict[str, str]:
-    """Flags, with dashes, that only other families declare -> the line that refuses them for this one."""
+    """Flags, with dashes, that say something to other families alone -> the line that refuses them for this one."""
     if family is None or command.options is None:
         return {}
     from linguarec.families import FAMILIES
     from linguarec.families.flags import refusals
 
-    own = _declared_options(command, family)
-    others = {flag for each in FAMILIES.values() for flag in _declared_options(command, each) if flag not in own}
-    return {f"--{flag.replace('_', '-')}": refusals(family.name, [flag])[0] for flag in others}
+    own = set(_names_of(_declared_options(command, family)))
+    others = {name for each in FAMILIES.values() for name in _names_of(_declared_options(command, each))} - own
+    return {line.partition(":")[0]: line for name in others for line in refusals(family.name, [name])}
+
+
+def _names_of(options: Mapping[str, tuple[Any, str]]) -> list[str]:
+    """Names of options, and of the settings in those that are groups."""
+    names = list(options)
+    for flag, (hint, _) in options.items():
+        kind = _without_none(hint)
+        if dataclasses.is_dataclass(kind):
+            names += [f"{flag}.{each.name}" for each in dataclasses.fields(kind)]
+    return names
 
 
 def _merged(hints: Sequence[Any]) -> Any:

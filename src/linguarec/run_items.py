@@ -120,7 +120,7 @@ def items_of_recommender(
         # Known items, then new ones; sorted into the order of the folder.
         order = np.argsort(np.concatenate([np.flatnonzero(entries >= 0), unknown]))
         inputs = inputs.joined(new_inputs).select(order)
-        keys = torch.cat([keys, new_keys])[torch.from_numpy(order)]
+        keys = torch.cat([keys, new_keys.to(keys.device)])[torch.from_numpy(order)]
     return RunItems(scorer, inputs.to(device), DenseRanker(keys.to(device)), len(unknown))
 
 

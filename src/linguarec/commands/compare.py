@@ -65,9 +65,9 @@ def compare(
     from linguarec.evaluation.report import write_report
     from linguarec.evaluation.slices import Slice, slices, training_counts
     from linguarec.evaluation.summary import summarise
+    from linguarec.families import FAMILIES
     from linguarec.families.family import log_own_training
     from linguarec.families.flags import refuse
-    from linguarec.families.opening import families_named
     from linguarec.files import write_json
     from linguarec.run_items import ranked
     from linguarec.runs.folder import check_report_folder
@@ -76,8 +76,8 @@ def compare(
 
     models = list(dict.fromkeys(models))
     check_report_folder(output)
-    families = families_named(models)
     _check(models, seeds, first_seed, baseline, training)
+    families = {name: FAMILIES[name] for name in models}
     dataset = PreparedDataset.open(data)
     roles = dataset.roles(split)
     cases = evaluation_cases(dataset.sequences, roles, "test")
@@ -166,8 +166,9 @@ def _check(
     models: Sequence[str], seeds: int, first_seed: int, baseline: str | None, training: "TrainingSettings | None"
 ) -> None:
     from linguarec.checks import seed_problems
+    from linguarec.families.opening import family_problems
 
-    problems = []
+    problems = family_problems(models, "models")
     if seeds < 1:
         problems.append(f"seeds is {seeds}; it must be at least 1")
     problems += seed_problems(first_seed, "--first-seed")

@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from linguarec.errors import SettingsError
+from linguarec.given import given as set_by_user
 
 
 def options_from(options: type[Any], given: Mapping[str, Any], who: str) -> Any:
@@ -18,6 +19,7 @@ def options_from(options: type[Any], given: Mapping[str, Any], who: str) -> Any:
     hints = option_types(options)
     problems = refusals(who, [flag for flag, value in given.items() if flag not in hints and not _is_default(value)])
     for flag, hint in hints.items():
+        problems += refusals(who, _of_another_group(flag, given.get(flag), hint))
         choices = _choices(hint)
         if choices and given.get(flag) is not None and given[flag] not in choices:
             problems.append(
@@ -40,7 +42,13 @@ def option_types(options: type[Any]) -> dict[str, Any]:
 
 def refusals(who: str, flags: Sequence[str]) -> list[str]:
     """The one rule for flags that say nothing to a model: a line for each."""
-    return [f"--{flag.replace('_', '-')}: this is not for {who}; leave it out" for flag in flags]
+    return [f"--{_spelt(flag)}: this is not for {who}; leave it out" for flag in flags]
+
+
+def _spelt(flag: str) -> str:
+    """As it is typed: groups and flags with dashes, settings within a group with underscores."""
+    group, dot, name = flag.partition(".")
+    return f"{group.replace('_', '-')}{dot}{name}"
 
 
 def refuse(who: str, given: Mapping[str, Any]) -> None:
@@ -58,6 +66,14 @@ def _is_default(value: Any) -> bool:
         return value is None
     needed = [each for each in fields(value) if each.default is MISSING and each.default_factory is MISSING]
     return not needed and value == type(value)()
+
+
+def _of_another_group(flag: str, value: Any, hint: Any) -> list[str]:
+    """The settings that were set in a group of another class than the family's group of that name."""
+    kinds = [each for each in (get_args(hint) or (hint,)) if isinstance(each, type) and is_dataclass(each)]
+    if not kinds or value is None or isinstance(value, tuple(kinds)):
+        return []
+    return [f"{flag}.{name}" for name in set_by_user(value)] or [flag]
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

@@ -29,18 +29,12 @@ def family_named(name: str) -> Family:
     return FAMILIES[name]
 
 
-def families_named(names: Sequence[str], flag: str = "models") -> dict[str, Family]:
-    """The families of these names, each once.
-
-    Raises:
-        SettingsError: there is none of a name, or no name; all of them are named.
-    """
-    problems = [f"unknown model {name!r}; there are: {', '.join(FAMILIES)}" for name in names if name not in FAMILIES]
+def family_problems(names: Sequence[str], flag: str) -> list[str]:
+    """A line for each name that is of no family, or one if there is no name."""
+    known = ", ".join(FAMILIES)
     if not names:
-        problems.append(f"{flag} names none; there are: {', '.join(FAMILIES)}")
-    if problems:
-        raise SettingsError(problems)
-    return {name: FAMILIES[name] for name in names}
+        return [f"{flag} names none; there are: {known}"]
+    return [f"unknown model {name!r}; there are: {known}" for name in names if name not in FAMILIES]
 
 
 def read_description(folder: Path) -> ModelDescription:
