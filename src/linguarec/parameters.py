@@ -4,6 +4,7 @@ A command's `**options` stand for flags that model families declare as fields of
 """
 
 import ast
+import dataclasses
 import difflib
 import functools
 import importlib

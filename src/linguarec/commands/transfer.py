@@ -191,6 +191,8 @@ def _ways_of(
     Raises:
         SettingsError: the model has not the ways asked for, or an option says nothing to it.
     """
+    from linguarec.families.flags import refuse
+
     family = start.family
     if family.ways is None:
         raise SettingsError(
@@ -208,7 +210,12 @@ def _ways_of(
                 for way in lacking
             ]
         )
-    return flags, [way for way in able if way in (ways or WAYS)]
+    tried = [way for way in able if way in (ways or WAYS)]
+    read = {flag for way in tried for flag in flags.get(way, family.source.flags)} | {"mode"}
+    mode = flags["full"].get("mode")
+    who = f"{family.name} with --ways {','.join(tried)}" + (f" --mode {mode}" if mode else "")
+    refuse(who, {flag: value for flag, value in given.items() if flag not in read})
+    return flags, tried
 
 
 def verdict(difference: Mapping[str, float]) -> str:
