@@ -219,7 +219,8 @@ class CodeSource(ItemSource):
     def _vectors_of_encoder(self) -> EmbeddingSource:
         """The source of the vectors that the codebook codes; it holds no items."""
         info = self.encoder or encoder_of_book(self.known_book())
-        return EmbeddingSource(self.folder, info, np.zeros((0, info.width), np.float32))
+        reader = "The codebook of this training was fitted on" if len(self) else None
+        return EmbeddingSource(self.folder, info, np.zeros((0, info.width), np.float32), reader=reader)
 
     def _leave_unread(self, dataset: PreparedDataset, features: str | None, codes: str) -> None:
         """Vectors that are asked for where stored codes make them needless have to fit all the same; it is logged."""

@@ -34,7 +34,8 @@ class EmbeddingSource(ItemSource):
     """Text vectors of items and what is known of their encoder.
 
     `info`: the encoder. `vectors` [N, F], may be a memory map. `draws`: further vectors [N, F] of the same items, of texts with
-    words left out. `name`: of the stored vectors, None = they are stored nowhere.
+    words left out. `name`: of the stored vectors, None = they are stored nowhere. `reader`: who reads such vectors, as messages
+    begin; None = the model in `folder`.
     """
 
     flags: ClassVar = {
@@ -48,12 +49,14 @@ class EmbeddingSource(ItemSource):
         vectors: npt.NDArray[Any],
         draws: Sequence[npt.NDArray[Any]] = (),
         name: str | None = None,
+        reader: str | None = None,
     ) -> None:
         self.folder = folder
         self.info = info
         self.vectors = vectors
         self.draws = list(draws)
         self.name = name
+        self.reader = reader
 
     # -- where vectors come from ----------------------------------------------------------------------------------------
 
@@ -103,11 +106,12 @@ class EmbeddingSource(ItemSource):
         """The folder's stored vectors of this encoder, or its texts encoded now."""
         name = asked.get("features")
         try:
-            return type(self).stored(dataset, self.fitting(dataset, name))
+            fitting = self.fitting(dataset, name)
         except StaleFeaturesError:
             if not encode or name is not None or self.info.weights_sha256 is None:
                 raise
-        return type(self)(dataset.path, self.info, self.encode_texts(dataset))
+            return type(self)(dataset.path, self.info, self.encode_texts(dataset))
+        return type(self).stored(dataset, fitting)
 
     def encode_texts(self, dataset: PreparedDataset) -> npt.NDArray[np.float32]:
         """Vectors [N, F] of the folder's texts by this encoder, made now.
@@ -128,7 +132,7 @@ class EmbeddingSource(ItemSource):
         Raises:
             StaleFeaturesError, SettingsError: as of `vectors_of`.
         """
-        return vectors_of(self.info, f"{self.folder} was trained on", dataset, asked)
+        return vectors_of(self.info, self.reader or f"{self.folder} was trained on", dataset, asked)
 
     # -- the items ------------------------------------------------------------------------------------------------------
 

@@ -78,9 +78,10 @@ def plan_pretraining(request: Request) -> Plan:
     options = replace(options, features=sources[0].name, augmentation=views)
 
     def loader(steps: MixedLoader) -> PretrainingLoader:
+        made = PretrainingLoader(steps, JoinedItems(sources), views if makes_views else None)
         if makes_views and views.word_drop > 0:
             _check_draws(request, sources)
-        return PretrainingLoader(steps, JoinedItems(sources), views if makes_views else None)
+        return made
 
     return plan_contrast(replace(request, options=options), sources, held_out, loader)
 
