@@ -1,6 +1,7 @@
-"""Released checkpoints to model folders and back, through the command's recipe."""
+"""Released checkpoints to model folders and back, by the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ def released(tmp_path):
     def make(name, vectors=None):
         torch.manual_seed(0)
         encoder = TransformerConfig(hidden_size=8, layers=1, heads=2, inner_size=8, max_length=6, initializer_range=0.5)
-        description = ModelDescription(name, FAMILIES[name].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH, 2, 4))
+        description = ModelDescription(
+            FAMILIES[name], FAMILIES[name].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH, 2, 4)
+        )
         folder, file = tmp_path / f"own-{name}", tmp_path / f"{name}.pth"
         save_model(description.build(), description, folder)
         convert(folder, file, overwrite=True)
@@ -55,7 +58,7 @@ def vectors_of(count=NUM_ITEMS, width=WIDTH):
 @pytest.fixture
 def dataset(make_dataset):
     raw_ids = [f"B{row:02}" for row in range(NUM_ITEMS)]
-    found = make_dataset([[0, 1, 2]], texts=TEXTS, raw_ids=raw_ids, features={"enc": vectors_of()})
+    found = make_dataset([[0, 1, 2, 3]], texts=TEXTS, raw_ids=raw_ids, features={"enc": vectors_of()})
     found.write_features("wide", vectors_of(width=11), FeatureInfo("wide", 11, "mean", None, None, "default"))
     for name, centroids in (("pq", 4), ("fine", 6)):
         book = CodeBook("pq", vectors_of(2 * centroids, 5).reshape(2, centroids, 5), None, None, "enc")
@@ -161,11 +164,11 @@ def test_items_of_a_prepared_folder_by_their_vectors(released, dataset, tmp_path
     assert result["items"] == NUM_ITEMS
     recommender = linguarec.load_model(tmp_path / "model")
     assert recommender.catalogue.raw_ids == dataset.raw_item_ids
-    assert recommender.encoder == dataset.feature_info("enc")
+    assert recommender.snapshot.source.info == replace(dataset.feature_info("enc"), texts_fingerprint=None)
     convert(released("unisrec"), tmp_path / "bare")
     bare = linguarec.load_model(tmp_path / "bare")
     bare.add_items([{"raw_id": raw_id, "text": "x"} for raw_id in dataset.raw_item_ids], vectors_of())
-    assert torch.equal(bare.keys, recommender.keys)
+    assert torch.equal(bare.snapshot.ranker.keys, recommender.snapshot.ranker.keys)
     settings = json.loads((tmp_path / "model" / "settings.json").read_text())
     assert (settings["data_fingerprint"], settings["features"]) == (dataset.fingerprint, "enc")
 
@@ -225,7 +228,7 @@ def test_adding_items_that_the_model_cannot_read(released, tmp_path):
     new = [{"raw_id": "a", "text": "x"}]
     convert(released("unisrec"), tmp_path / "unisrec")
     recommender = linguarec.load_model(tmp_path / "unisrec")
-    with pytest.raises(DataFormatError, match=r"have the shape \(1, 11\), this unisrec reads vectors of width 10"):
+    with pytest.raises(DataFormatError, match=r"have the shape \(1, 11\), this model reads vectors of width 10"):
         recommender.add_items(new, vectors_of(1, 11))
     with pytest.raises(SettingsError, match="give `vectors`"):
         recommender.add_items(new)
@@ -236,15 +239,16 @@ def test_adding_items_that_the_model_cannot_read(released, tmp_path):
         linguarec.load_model(tmp_path / "vqrec").add_items(new, vectors_of(1))
 
 
-def test_a_code_book_beside_the_model_codes_new_items(released, dataset, tmp_path):
+def test_a_codebook_beside_the_model_codes_new_items(released, dataset, tmp_path):
     convert(released("vqrec"), tmp_path / "bare")
     ItemCodes.load(dataset.codes_path("pq")).book.save(tmp_path / "bare" / "code_book.npz")
     recommender = linguarec.load_model(tmp_path / "bare")
     recommender.add_items([{"raw_id": raw_id, "text": "x"} for raw_id in dataset.raw_item_ids], vectors_of())
     result = convert(released("vqrec"), tmp_path / "model", items=dataset.path, codes="pq")
-    assert torch.equal(recommender.keys, linguarec.load_model(tmp_path / "model").keys)
+    converted = linguarec.load_model(tmp_path / "model")
+    assert torch.equal(recommender.snapshot.ranker.keys, converted.snapshot.ranker.keys)
     # The book of those codes is the model's own from then on: a training that begins with it codes its items by it.
-    book = open_start(tmp_path / "model").book
+    book = open_start(tmp_path / "model").source.book
     assert book is not None and book.fingerprint == result["code_book"]
     assert names_read("vqrec", "reuse", dataset, open_start(tmp_path / "model"), None, None) == (None, "pq")
 

@@ -57,7 +57,7 @@ def test_vectors_are_those_of_the_plain_model(minilm: TextEncoder) -> None:
     from linguarec.text.references import find_encoder
 
     folder = find_encoder(MINILM)
-    tokenizer, model = AutoTokenizer.open_model(folder), AutoModel.open_model(folder).eval()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     for text in ("a tea towel", "digital caliper, 150 mm"):
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
@@ -107,10 +107,10 @@ def test_an_encoder_with_damaged_weights_stores_nothing(dataset: PreparedDataset
     from linguarec.text.references import find_encoder
 
     folder = find_encoder(MINILM)
-    AutoTokenizer.open_model(folder).save_model(tmp_path / "broken")
-    model = AutoModel.open_model(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "broken")
+    model = AutoModel.from_pretrained(folder)
     torch.nn.init.constant_(model.encoder.layer[0].output.dense.bias, torch.nan)
-    model.save_model(tmp_path / "broken")
+    model.save_pretrained(tmp_path / "broken")
     with pytest.raises(
         CheckpointMismatchError, match=rf"{tmp_path}/broken gives NaN or infinities for \d+ of \d+ texts"
     ):
@@ -172,7 +172,7 @@ def test_bad_settings_are_refused(dataset: PreparedDataset) -> None:
         encode(dataset.path)
 
 
-def test_several_folders_share_one_code_book(make_dataset: Any) -> None:
+def test_several_folders_share_one_codebook(make_dataset: Any) -> None:
     generator = np.random.default_rng(0)
     vectors = [generator.standard_normal((60, 16)).astype(np.float32) for _ in range(2)]
     folders = [

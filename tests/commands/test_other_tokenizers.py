@@ -129,7 +129,7 @@ def test_pretraining_reads_its_tokens(make: Any, shops: list[PreparedDataset], t
     recommender = linguarec.load_model(run)
     recommender.add_items([{"raw_id": f"{row}", "title": title} for row, title in enumerate(shops[1].texts)])
     stored = open_tokens(shops[1].tokens_path("backbone"), shops[1].fingerprint).tokens
-    assert recommender.inputs.ids.tolist() == stored.ids.tolist()
+    assert recommender.snapshot.inputs.source.tokens.ids.tolist() == stored.ids.tolist()
     assert len(recommender.recommend([["3", "5"]], k=4)[0]) == 4
 
 
