@@ -123,7 +123,7 @@ def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     names = {flag: value for flag, value in asked.items() if flag != "mode"}
     of_scratch = {flag: value for flag, value in names.items() if flag != "features"}
     of_tuned = {flag: value for flag, value in names.items() if flag != ("codes" if reuse else "features")}
-    return ways_of(start, asked, of_scratch, of_tuned | {"mode": asked.get("mode") or "reuse"})
+    return ways_of(start, of_scratch, of_tuned | {"mode": asked.get("mode") or "reuse"})
 
 
 VQREC = Family(
