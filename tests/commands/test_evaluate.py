@@ -1,12 +1,11 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from prepared import catalogue_batch
+from prepared import catalogue_batch, untrained
 
-from linguarec.commands.evaluate import evaluate, item_tensors
+from linguarec.commands.evaluate import evaluate
 from linguarec.data.splits import TEST, draw_users, evaluation_cases, held_out_items, training_sequences
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
@@ -16,6 +15,8 @@ from linguarec.files import write_json
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.recommender import Recommender
+from linguarec.run_items import items_of_recommender
+from linguarec.sources.embeddings import EmbeddingSource
 
 NUM_ITEMS, WIDTH = 30, 8
 
@@ -40,10 +41,9 @@ def run(dataset, tmp_path):
     torch.manual_seed(0)
     encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6, initializer_range=0.4)
     description = ModelDescription(
-        "sasrec-text", FAMILIES["sasrec-text"].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH)
+        FAMILIES["sasrec-text"], FAMILIES["sasrec-text"].config(), encoder, CatalogueShape(NUM_ITEMS, WIDTH)
     )
-    items = catalogue_batch(dataset, "enc", None)
-    Recommender.from_training(description.build(), description, dataset, items, "enc", None).save(tmp_path / "run")
+    untrained(description, dataset, EmbeddingSource.stored(dataset, "enc")).save(tmp_path / "run")
     settings = {
         "model": "sasrec-text",
         "data": str(dataset.path),
@@ -68,26 +68,28 @@ def test_means_are_those_of_the_model(run, dataset):
 
 
 def test_items_are_copied_only_where_rows_differ(run, dataset, make_dataset):
-    recommender = Recommender.load(run)
-    held, keys = recommender.inputs, recommender.keys
-    same = item_tensors(recommender, dataset, zero_shot=False)
-    assert (same[0] is held, same[1] is keys, same[2]) == (True, True, 0)
+    recommender, cpu = Recommender.load(run), torch.device("cpu")
+    held, keys = recommender.snapshot.inputs.base, recommender.snapshot.ranker.keys
+    same = items_of_recommender(recommender, dataset, False, cpu)
+    assert (same.inputs.base is held, same.ranker.keys.data_ptr() == keys.data_ptr()) == (True, True)
+    assert same.new_items == 0
     ids = [f"i{row}" for row in range(NUM_ITEMS)]
     turned = make_dataset(sequences(), name="turned", raw_ids=ids[::-1], num_items=NUM_ITEMS)
-    found = item_tensors(recommender, turned, zero_shot=False)
-    assert torch.equal(found[0], held.flip(0))
-    assert torch.equal(found[1], keys.flip(0))
-    # The unknown first item stands for entry 0 until it is read; the run's own tensors are left alone.
+    found = items_of_recommender(recommender, turned, False, cpu)
+    assert torch.equal(found.inputs.rows(torch.arange(NUM_ITEMS)), held.flip(0))
+    assert torch.equal(found.ranker.keys, keys.flip(0))
+    # The first item is unknown and read by its text; the run's own tensors are left alone.
     features = {"enc": vectors(NUM_ITEMS, seed=1)}
     new = make_dataset(sequences(), name="new", raw_ids=["n", *ids[1:]], num_items=NUM_ITEMS, features=features)
     before = held.clone(), keys.clone()
     with pytest.raises(DataFormatError, match=r"1 of the 30 items .* unknown to the run, such as 'n'"):
-        item_tensors(recommender, new, zero_shot=False)
-    inputs, _, read = item_tensors(recommender, new, zero_shot=True)
-    assert (read, torch.equal(inputs[1:], held[1:]), torch.equal(inputs[0], held[0])) == (1, True, False)
+        items_of_recommender(recommender, new, False, cpu)
+    found = items_of_recommender(recommender, new, True, cpu)
+    inputs = found.inputs.rows(torch.arange(NUM_ITEMS))
+    assert (found.new_items, torch.equal(inputs[1:], held[1:]), torch.equal(inputs[0], held[0])) == (1, True, False)
     part = make_dataset(sequences(num_items=9), name="part", raw_ids=ids[:9], num_items=9)
-    found = item_tensors(recommender, part, zero_shot=False)
-    assert torch.equal(found[0], held[:9])
+    found = items_of_recommender(recommender, part, False, cpu)
+    assert torch.equal(found.inputs.rows(torch.arange(9)), held[:9])
     assert (torch.equal(before[0], held), torch.equal(before[1], keys)) == (True, True)
 
 
@@ -150,7 +152,7 @@ def test_unknown_items_need_zero_shot_and_are_counted(run, make_dataset):
     assert (run / "evaluation" / "test-other-leave-one-out-zero-shot.json").exists()
 
     recommender = Recommender.load(run)
-    items = replace(catalogue_batch(other, "enc", None))
+    items = catalogue_batch(other, "enc", None)
     cases = evaluation_cases(other.sequences, other.roles(), "test")
     assert found["systems"]["sasrec-text"]["mrr"]["mean"] == pytest.approx(
         evaluate_model(recommender.model, items, cases).mean("mrr"), abs=1e-6

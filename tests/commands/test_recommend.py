@@ -5,15 +5,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from prepared import catalogue_batch
+from prepared import untrained
 
-from linguarec.commands.recommend import read_items, recommend
+from linguarec.commands.recommend import recommend
+from linguarec.data.item_files import read_items
 from linguarec.errors import DataFormatError, SettingsError, UnknownItemError
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.recommender import Recommender
+from linguarec.sources.embeddings import EmbeddingSource
 
 
 @pytest.fixture
@@ -22,16 +24,20 @@ def run(make_dataset, tmp_path):
     vectors = np.random.default_rng(0).standard_normal((20, 8)).astype(np.float32)
     dataset = make_dataset([[0, 1, 2]], num_items=20, features={"enc": vectors})
     encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6)
-    description = ModelDescription("unisrec", FAMILIES["unisrec"].config(), encoder, CatalogueShape(20, 8))
-    items = catalogue_batch(dataset, "enc", None)
-    Recommender.from_training(description.build(), description, dataset, items, "enc", None).save(tmp_path / "run")
+    description = ModelDescription(FAMILIES["unisrec"], FAMILIES["unisrec"].config(), encoder, CatalogueShape(20, 8))
+    untrained(description, dataset, EmbeddingSource.stored(dataset, "enc")).save(tmp_path / "run")
     return tmp_path / "run"
 
 
 @pytest.fixture
 def fake_encoder(monkeypatch):
     """New texts get the vector of a fixed draw: no language model is loaded."""
-    monkeypatch.setattr(Recommender, "_vectors", lambda self, texts: np.full((len(texts), 8), 0.5, dtype=np.float32))
+
+    class Encoder:
+        def encode(self, texts):
+            return np.full((len(texts), 8), 0.5, dtype=np.float32)
+
+    monkeypatch.setattr(EmbeddingSource, "_text_encoder", Encoder())
 
 
 def test_shows_and_returns_the_recommendations(run, capsys):

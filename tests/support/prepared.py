@@ -1,14 +1,19 @@
 """What several tests ask of prepared folders and of trainings on them."""
 
 from pathlib import Path
+from typing import cast
 
 from linguarec.batching.batches import ItemBatch
+from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
 from linguarec.families import FAMILIES
-from linguarec.families.family import Request, Start
+from linguarec.families.family import ModelDescription, Request, Start
+from linguarec.recommender import Recommender
 from linguarec.sources.codes import CodeSource
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.sources.ids import IdSource
+from linguarec.sources.source import ItemSource
+from linguarec.text.cleaning import TextRules
 from linguarec.training.settings import TrainingSettings
 
 
@@ -19,6 +24,44 @@ def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str |
     if codes is not None:
         return CodeSource.stored(dataset, codes).catalogue()
     return IdSource(dataset.path, dataset.num_items).catalogue()
+
+
+def untrained(description: ModelDescription, dataset: PreparedDataset, source: ItemSource) -> Recommender:
+    """A recommender of the items of a folder by a model with fresh weights, as a training leaves it."""
+    scorer = description.family.scorer(description.build().eval(), description, source, None)
+    rules = cast(TextRules, dataset.manifest.text_rules)
+    catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
+    return Recommender.of_items(scorer, description, catalogue, source)
+
+
+class HeldItems:
+    """Items of one folder from arrays: what `PretrainingLoader` asks of a source."""
+
+    def __init__(
+        self,
+        num_items: int,
+        vectors: npt.NDArray[Any] | None = None,
+        codes: npt.NDArray[Any] | None = None,
+        draws: Sequence[npt.NDArray[Any]] = (),
+    ) -> None:
+        self.num_items, self.vectors, self.codes, self.draws = num_items, vectors, codes, draws
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    @property
+    def num_draws(self) -> int:
+        return len(self.draws)
+
+    def part(self, rows: npt.NDArray[np.int64], draws: npt.NDArray[np.int64] | None = None) -> ItemBatch:
+        which = np.zeros_like(rows) if draws is None else draws
+        features = None if self.vectors is None else np.stack([self.vectors, *self.draws])[which, rows]
+        return ItemBatch(
+            torch.from_numpy(rows),
+            torch.zeros(len(rows), dtype=torch.int64),
+            None if features is None else torch.from_numpy(features.astype(np.float32)),
+            None if self.codes is None else torch.from_numpy(self.codes[rows].astype(np.int64)),
+        )
 
 
 def names_read(
