@@ -2,21 +2,38 @@
 
 import itertools
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from prepared import HeldItems
 
 from linguarec.batching.logs import TrainingLog, TrainingLogs
-from linguarec.batching.pretraining import AugmentationSettings, PretrainingBatch, PretrainingLoader
+from linguarec.batching.pretraining import (
+    MixedLoader,
+    NegativeSettings,
+    PretrainingBatch,
+    PretrainingLoader,
+    ViewSettings,
+)
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
+from linguarec.sources.joined import JoinedItems
 
 WIDTH, CODE_BOOKS, CENTROIDS, DRAWS = 3, 8, 16, 2
 
 
-def make_domain(name: str, users: int, num_items: int, seed: int, first: float) -> Domain:
+@dataclass(frozen=True)
+class Corpus:
+    """Several logs, and the items of each."""
+
+    logs: TrainingLogs
+    items: list[HeldItems]
+
+
+def make_domain(name: str, users: int, num_items: int, seed: int, first: float) -> tuple[TrainingLog, HeldItems]:
     """Random sequences; the vector of item i is (first, i, draw)."""
     generator = np.random.default_rng(seed)
     rows = [generator.integers(num_items, size=length).tolist() for length in generator.integers(2, 9, size=users)]
@@ -25,17 +42,23 @@ def make_domain(name: str, users: int, num_items: int, seed: int, first: float) 
         for draw in range(DRAWS + 1)
     ]
     codes = generator.integers(CENTROIDS, size=(num_items, CODE_BOOKS)).astype(np.uint8)
-    return TrainingLog(name, Ragged.from_lists(rows), num_items, vectors[0], codes, tuple(vectors[1:]))
+    log = TrainingLog(name, Ragged.from_lists(rows), num_items)
+    return log, HeldItems(num_items, vectors[0], codes, vectors[1:])
 
 
 @pytest.fixture
-def domains() -> TrainingLogs:
-    return TrainingLogs([make_domain("a", 60, 20, 0, 1.0), make_domain("b", 30, 50, 1, 2.0)])
+def domains() -> Corpus:
+    logs, items = zip(make_domain("a", 60, 20, 0, 1.0), make_domain("b", 30, 50, 1, 2.0), strict=True)
+    return Corpus(TrainingLogs(logs), list(items))
 
 
-def make_loader(domains: TrainingLogs, mixing: float = 1.0, **augmentation: Any) -> PretrainingLoader:
-    settings = AugmentationSettings(**augmentation)
-    return PretrainingLoader(domains, 10, 60, None, mixing, CENTROIDS, settings, seed=0)
+def make_loader(
+    domains: Corpus, mixing: float = 1.0, code_replacement: float = 0.75, views: bool = True, **view: float
+) -> PretrainingLoader:
+    steps = MixedLoader(domains.logs, 10, 60, None, mixing, seed=0)
+    negatives = NegativeSettings(code_replacement)
+    settings = ViewSettings(**view) if views else None
+    return PretrainingLoader(steps, JoinedItems(domains.items), settings, negatives, CENTROIDS)  # type: ignore[arg-type]
 
 
 def pairs_of(batch: PretrainingBatch) -> list[tuple[int, int, int, int]]:
@@ -54,10 +77,10 @@ def pairs_of(batch: PretrainingBatch) -> list[tuple[int, int, int, int]]:
     )
 
 
-def test_an_epoch_asks_for_every_target_once(domains: TrainingLogs) -> None:
+def test_an_epoch_asks_for_every_target_once(domains: Corpus) -> None:
     expected: Counter[tuple[int, int, int, int]] = Counter()
     first_user = 0
-    for number, domain in enumerate(domains.domains):
+    for number, domain in enumerate(domains.logs.logs):
         for user in range(len(domain.sequences)):
             row = domain.sequences[user].tolist()
             expected.update((first_user + user, number, *pair) for pair in itertools.pairwise(row))
@@ -66,12 +89,12 @@ def test_an_epoch_asks_for_every_target_once(domains: TrainingLogs) -> None:
     assert found == expected
 
 
-def test_steps_mix_the_domains(domains: TrainingLogs) -> None:
+def test_steps_mix_the_domains(domains: Corpus) -> None:
     assert all(set(batch.sequences.domain.tolist()) == {0, 1} for batch in make_loader(domains))
 
 
-def test_mixing_0_gives_all_domains_the_same_share(domains: TrainingLogs) -> None:
-    sizes = [domain.num_targets for domain in domains.domains]
+def test_mixing_0_gives_all_domains_the_same_share(domains: Corpus) -> None:
+    sizes = [domain.num_targets for domain in domains.logs.logs]
     for mixing in (0, 0.5):
         counts = Counter(pair[1] for batch in make_loader(domains, mixing) for pair in pairs_of(batch))
         assert sum(counts.values()) == pytest.approx(sum(sizes), abs=8)  # histories are drawn whole: up to 7 targets
@@ -84,18 +107,14 @@ def test_shares_count_targets_where_histories_are_longer_than_the_model_reads() 
     rows = [
         [generator.integers(9, size=length).tolist() for _ in range(users)] for length, users in ((26, 20), (6, 100))
     ]
-    vectors = np.zeros((9, WIDTH), np.float32)
-    both = TrainingLogs(
-        [TrainingLog(f"d{length}", Ragged.from_lists(of), 9, vectors) for length, of in enumerate(rows)]
-    )
-    assert [domain.num_targets for domain in both.domains] == [500, 500]
+    both = TrainingLogs([TrainingLog(f"d{length}", Ragged.from_lists(of), 9) for length, of in enumerate(rows)])
+    assert [log.num_targets for log in both.logs] == [500, 500]
     for mixing in (0.0, 0.5, 1.0):
-        augmentation = AugmentationSettings(word_drop=0.0)
-        loader = PretrainingLoader(both, 5, 50, None, mixing, None, augmentation, seed=0)
+        loader = MixedLoader(both, 5, 50, None, mixing, seed=0)
         counts: Counter[int] = Counter()
         for batch in loader:
             lengths = batch.sequences.offsets.diff()
-            domain = batch.sequences.domain.repeat_interleave(lengths)
+            domain = torch.from_numpy(both.domain_of_sequence)[batch.sequences.users].repeat_interleave(lengths)
             counts.update(domain[batch.sequences.targets >= 0].tolist())
         assert counts == {0: 500, 1: 500}, mixing
 
@@ -104,32 +123,30 @@ def test_mixing_0_shows_a_small_domain_over_and_over() -> None:
     """One long and one short history against many: 30 targets and 600."""
     generator = np.random.default_rng(0)
     small, large = ([generator.integers(9, size=21).tolist(), [*range(9), 0, 1]], [[0, 1, 2, 3, 4, 5, 6]] * 100)
-    vectors = np.zeros((9, WIDTH), np.float32)
-    both = TrainingLogs(
-        [TrainingLog(name, Ragged.from_lists(of), 9, vectors) for name, of in (("a", small), ("b", large))]
-    )
-    loader = PretrainingLoader(both, 8, 50, None, 0.0, None, AugmentationSettings(word_drop=0.0), seed=0)
+    both = TrainingLogs([TrainingLog(name, Ragged.from_lists(of), 9) for name, of in (("a", small), ("b", large))])
+    loader = MixedLoader(both, 8, 50, None, 0.0, seed=0)
     counts: Counter[int] = Counter()
     for batch in loader:
-        domain = batch.sequences.domain.repeat_interleave(batch.sequences.offsets.diff())
+        lengths = batch.sequences.offsets.diff()
+        domain = torch.from_numpy(both.domain_of_sequence)[batch.sequences.users].repeat_interleave(lengths)
         counts.update(domain[batch.sequences.targets >= 0].tolist())
     assert counts[0] == pytest.approx(315, abs=8) and counts[1] == pytest.approx(315, abs=6)
 
 
-def test_items_bring_the_vectors_and_codes_of_their_own_domain(domains: TrainingLogs) -> None:
+def test_items_bring_the_vectors_and_codes_of_their_own_domain(domains: Corpus) -> None:
     for batch in make_loader(domains, word_drop=1.0):
         items = batch.items
         assert items.features is not None and items.codes is not None
         assert items.features[:, 0].tolist() == (items.domain + 1).tolist()
         assert items.features[:, 1].tolist() == items.rows.tolist()
         for row, domain, codes in zip(items.rows.tolist(), items.domain.tolist(), items.codes.tolist(), strict=True):
-            stored = domains.domains[domain].codes
+            stored = domains.items[domain].codes
             assert stored is not None and codes == stored[row].tolist()
         keys = list(zip(items.domain.tolist(), items.rows.tolist(), items.features[:, 2].tolist(), strict=True))
         assert len(set(keys)) == len(keys)  # each distinct pair once
 
 
-def test_item_drop_keeps_a_subsequence_of_each_history(domains: TrainingLogs) -> None:
+def test_item_drop_keeps_a_subsequence_of_each_history(domains: Corpus) -> None:
     kept = total = 0
     for batch in make_loader(domains, item_drop=0.4, word_drop=0.0):
         view, whole = batch.augmented, batch.sequences
@@ -146,13 +163,13 @@ def test_item_drop_keeps_a_subsequence_of_each_history(domains: TrainingLogs) ->
     assert 0.58 < kept / total < 0.72
 
 
-def test_dropping_every_item_leaves_one_of_each_history(domains: TrainingLogs) -> None:
+def test_dropping_every_item_leaves_one_of_each_history(domains: Corpus) -> None:
     for batch in make_loader(domains, item_drop=1.0, word_drop=0.0):
         assert batch.augmented is not None
         assert set(batch.augmented.offsets.diff().tolist()) == {1}
 
 
-def test_word_drop_reads_a_stored_draw_of_all_items_of_a_history(domains: TrainingLogs) -> None:
+def test_word_drop_reads_a_stored_draw_of_all_items_of_a_history(domains: Corpus) -> None:
     seen: Counter[tuple[float, ...]] = Counter()
     for batch in make_loader(domains, word_drop=0.5, item_drop=0.0):
         view = batch.augmented
@@ -165,7 +182,7 @@ def test_word_drop_reads_a_stored_draw_of_all_items_of_a_history(domains: Traini
     assert 0.35 < seen[(0.0,)] / sum(seen.values()) < 0.65
 
 
-def test_synthetic_negatives_replace_codes_at_the_asked_rate(domains: TrainingLogs) -> None:
+def test_synthetic_negatives_replace_codes_at_the_asked_rate(domains: Corpus) -> None:
     replaced, total, values = 0, 0, Counter[int]()
     for batch in make_loader(domains, code_replacement=0.75):
         assert batch.negatives is not None and batch.items.codes is not None
@@ -178,11 +195,11 @@ def test_synthetic_negatives_replace_codes_at_the_asked_rate(domains: TrainingLo
     assert set(values) == set(range(CENTROIDS))
 
 
-def test_no_negatives_at_rate_0(domains: TrainingLogs) -> None:
+def test_no_negatives_at_rate_0(domains: Corpus) -> None:
     assert all(batch.negatives is None for batch in make_loader(domains, code_replacement=0.0))
 
 
-def test_processes_share_the_views_and_negatives_of_one(domains: TrainingLogs) -> None:
+def test_processes_share_the_views_and_negatives_of_one(domains: Corpus) -> None:
     parts = []
     for rank in range(2):
         loader = make_loader(domains)
@@ -210,7 +227,7 @@ def described(batch: PretrainingBatch) -> list[Any]:
     return entries
 
 
-def test_goes_on_where_it_was(domains: TrainingLogs) -> None:
+def test_goes_on_where_it_was(domains: Corpus) -> None:
     whole = [described(batch) for batch in loader_twice(domains)]
     loader = make_loader(domains)
     steps = iter(loader)
@@ -223,29 +240,25 @@ def test_goes_on_where_it_was(domains: TrainingLogs) -> None:
     assert [described(batch) for batch in again] == whole[len(again) : 2 * len(again)]  # the next epoch
 
 
-def loader_twice(domains: TrainingLogs) -> list[PretrainingBatch]:
+def loader_twice(domains: Corpus) -> list[PretrainingBatch]:
     """The batches of two epochs."""
     loader = make_loader(domains)
     return [*loader, *loader]
 
 
-def test_word_drop_without_stored_draws_is_refused(domains: TrainingLogs) -> None:
-    bare = TrainingLogs([TrainingLog(d.name, d.sequences, d.num_items, d.features, d.codes) for d in domains.domains])
-    with pytest.raises(SettingsError, match="--word-drop-draws"):
-        make_loader(bare)
-    assert len(make_loader(bare, word_drop=0.0)) > 1
-
-
-def test_a_model_that_asks_for_no_views_needs_no_draws(domains: TrainingLogs) -> None:
-    bare = TrainingLogs([TrainingLog(d.name, d.sequences, d.num_items, d.features) for d in domains.domains])
-    settings = AugmentationSettings()
-    without = list(PretrainingLoader(bare, 10, 60, None, 1.0, None, settings, seed=0, views=False))
+def test_a_model_that_asks_for_no_views_needs_no_draws(domains: Corpus) -> None:
+    bare = Corpus(domains.logs, [HeldItems(len(items), items.vectors) for items in domains.items])
+    without = list(make_loader(bare, views=False))
     assert all(batch.augmented is None for batch in without)
-    whole = list(PretrainingLoader(domains, 10, 60, None, 1.0, None, settings, seed=0))
+    whole = list(make_loader(domains))
     assert [pairs_of(batch) for batch in without] == [pairs_of(batch) for batch in whole]
     assert sum(len(batch.items) for batch in without) < sum(len(batch.items) for batch in whole)
 
 
-def test_a_step_larger_than_the_data_is_refused(domains: TrainingLogs) -> None:
+def test_a_step_larger_than_the_data_is_refused(domains: Corpus) -> None:
     with pytest.raises(SettingsError, match=r"takes 4000 targets, and all folders together have \d+: negatives"):
-        PretrainingLoader(domains, 10, 4000, None, 1.0, None, AugmentationSettings(), seed=0)
+        PretrainingLoader(
+            MixedLoader(domains.logs, 10, 4000, None, 1.0, seed=0),
+            JoinedItems(domains.items),
+            None,  # type: ignore[arg-type]
+        )

@@ -29,7 +29,7 @@ ENCODERS: dict[str, EncoderConfig] = {
     "gru": GRUConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
 }
 # Models of tokens have a suite of their own, test_token_models.py: no sequence encoder, one query a history.
-NAMES = [name for name, entry in FAMILIES.items() if entry.reads != "tokens"]
+NAMES = [name for name, family in FAMILIES.items() if family.encoders]
 EVERY_MODEL = [(name, encoder) for name in NAMES for encoder in ENCODERS]
 
 
@@ -63,7 +63,7 @@ def world() -> World:
 
 def describe(name: str, encoder: str, world: World) -> ModelDescription:
     shape = CatalogueShape(len(world.items), WIDTH, CODE_BOOKS, CENTROIDS)
-    return ModelDescription(name, FAMILIES[name].config(), ENCODERS[encoder], shape)
+    return ModelDescription(FAMILIES[name], FAMILIES[name].config(), ENCODERS[encoder], shape)
 
 
 @pytest.fixture(params=EVERY_MODEL, ids=lambda pair: "-".join(pair))
@@ -172,10 +172,10 @@ def test_a_new_item_needs_no_row(model: nn.Module, description: ModelDescription
     new.rows[:] = -1
     key = model.item_keys(new)[0]
     known = model.item_keys(world.items)[3]
-    reads = FAMILIES[description.name].reads
-    if reads == "ids":
+    family = description.family
+    if not family.ranks_new:
         assert torch.equal(key, torch.zeros_like(key))
-    elif reads == "ids+features":
+    elif family.per_item:
         model.item.weight[3] = 0
         torch.testing.assert_close(key, model.item_keys(world.items)[3], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(key, known, atol=1e-3)

@@ -1,5 +1,6 @@
 """What every model with a pre-training loss must do, with either sequence encoder."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,24 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from linguarec.models import build_model
+from prepared import HeldItems
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from linguarec.batching.batches import SequenceBatch
 from linguarec.batching.logs import TrainingLog, TrainingLogs
-from linguarec.batching.pretraining import AugmentationSettings, PretrainingBatch, PretrainingLoader
+from linguarec.batching.pretraining import (
+    MixedLoader,
+    NegativeSettings,
+    PretrainingBatch,
+    PretrainingLoader,
+    ViewSettings,
+)
 from linguarec.data.ragged import Ragged
 from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
 from linguarec.nn.shape import CatalogueShape
+from linguarec.sources.joined import JoinedItems
 
 WIDTH, CODE_BOOKS, CENTROIDS = 8, 4, 16
-PRETRAINABLE = [
-    name
-    for name, entry in FAMILIES.items()
-    if hasattr(entry.build, "pretrain_loss") and "ids" not in entry.reads and entry.reads != "tokens"
-]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # of processes that run this file
+# A family without a sequence encoder brings a suite of its own, as test_token_models.py.
+PRETRAINABLE = [name for name, family in FAMILIES.items() if family.pretraining is not None and family.encoders]
 ENCODERS: dict[str, EncoderConfig] = {
     "transformer": TransformerConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),
     "gru": GRUConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),
@@ -34,33 +41,22 @@ ENCODERS: dict[str, EncoderConfig] = {
 
 def make_model(name: str, encoder: str) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(
-        name, FAMILIES[name].config(), ENCODERS[encoder], CatalogueShape(0, WIDTH, CODE_BOOKS, CENTROIDS)
-    )
+    shape = CatalogueShape(0, WIDTH, CODE_BOOKS, CENTROIDS)
+    return ModelDescription(FAMILIES[name], FAMILIES[name].config(), ENCODERS[encoder], shape).build()
 
 
 def make_loader(name: str) -> PretrainingLoader:
     """Two small domains; few items, so that steps hold the same target several times."""
     generator = np.random.default_rng(0)
-    reads_codes = FAMILIES[name].reads == "codes"
-    domains = []
+    logs, items = [], []
     for number in range(2):
         rows = [generator.integers(12, size=length).tolist() for length in generator.integers(2, 7, size=20)]
         vectors = generator.standard_normal((2, 12, WIDTH)).astype(np.float32)
         codes = generator.integers(CENTROIDS, size=(12, CODE_BOOKS)).astype(np.uint8)
-        domains.append(
-            TrainingLog(
-                f"d{number}",
-                Ragged.from_lists(rows),
-                12,
-                None if reads_codes else vectors[0],
-                codes if reads_codes else None,
-                () if reads_codes else (vectors[1],),
-            )
-        )
-    return PretrainingLoader(
-        TrainingLogs(domains), 8, 40, None, 1.0, CENTROIDS if reads_codes else None, AugmentationSettings(), seed=0
-    )
+        logs.append(TrainingLog(f"d{number}", Ragged.from_lists(rows), 12))
+        items.append(HeldItems(12, vectors[0], codes, [vectors[1]]))
+    steps, joined = MixedLoader(TrainingLogs(logs), 8, 40, None, 1.0, seed=0), JoinedItems(items)  # type: ignore[arg-type]
+    return PretrainingLoader(steps, joined, ViewSettings(), NegativeSettings(), CENTROIDS)
 
 
 def step_gradients(name: str, rank: int, processes: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -135,7 +131,7 @@ def test_one_pass_a_user_equals_one_row_a_prefix(name: str) -> None:
 def test_two_processes_take_the_step_of_one(name: str, tmp_path: Path) -> None:
     loss, gradients = step_gradients(name, 0, 1)
     command = [sys.executable, __file__, name, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, env=ENVIRONMENT) for rank in range(2)]
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()

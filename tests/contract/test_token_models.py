@@ -15,19 +15,19 @@ from linguarec.batching.batches import SequenceBatch, TokenPairs
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.tokens import token_batches
 from linguarec.data.ragged import Ragged
-from linguarec.evaluation.evaluate import history_queries
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
 from linguarec.families.opening import open_model
-from linguarec.families.recformer.loaders import HistoryLoader, TokenPairsLoader
+from linguarec.families.recformer.loaders import HistoryLoader, JoinedTokens, TokenPairsLoader
 from linguarec.families.recformer.masking import WordMasking
-from linguarec.families.recformer.model import RecformerConfig
-from linguarec.families.recformer.scorer import encode_tokens
+from linguarec.families.recformer.model import Recformer, RecformerConfig
+from linguarec.families.recformer.scorer import SentenceScorer, encode_tokens
 from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
+from linguarec.sources.tokens import TokenSource
 from linguarec.text.attributes import ItemTokens
 
-NAMES = [name for name, entry in FAMILIES.items() if entry.reads == "tokens"]
+NAMES = [name for name, family in FAMILIES.items() if family.source is TokenSource]
 CPU = torch.device("cpu")
 CONFIGS = {
     "recformer": RecformerConfig(
@@ -50,7 +50,7 @@ def tokens() -> ItemTokens:
 
 @pytest.fixture(params=NAMES)
 def description(request: pytest.FixtureRequest) -> ModelDescription:
-    return ModelDescription(request.param, CONFIGS[request.param], None, CatalogueShape(12))
+    return ModelDescription(FAMILIES[request.param], CONFIGS[request.param], None, CatalogueShape(12))
 
 
 @pytest.fixture
@@ -61,9 +61,10 @@ def model(description: ModelDescription) -> nn.Module:
 
 def scores(model: nn.Module, tokens: ItemTokens, histories: Ragged, budget: int = 1000) -> Tensor:
     """[B, N], of all histories."""
-    keys = encode_tokens(model, tokens, CPU)
+    scorer = SentenceScorer(model)
+    inputs, keys = scorer.encode(TokenSource(Path("nowhere"), tokens, None))
     found = torch.empty(len(histories), len(keys))
-    for index, queries in history_queries(model, tokens, histories, CPU, budget):
+    for index, queries in scorer.queries(inputs, histories, tokens_per_batch=budget):
         found[torch.from_numpy(index)] = queries @ keys.T
     return found
 
@@ -145,11 +146,9 @@ def test_recomputing_the_layers_changes_no_gradient(
 def loader(tokens: ItemTokens, per_step: int = 3, second_half: bool = True) -> HistoryLoader:
     generator = np.random.default_rng(1)
     rows = [generator.integers(0, 12, length).tolist() for length in (2, 7, 3, 1, 9, 4, 2)]
-    both = [
-        TrainingLog("a", Ragged.from_lists(rows), 12, tokens=tokens),
-        TrainingLog("b", Ragged.from_lists(rows[:3]), 12, tokens=tokens),
-    ]
-    return HistoryLoader(TrainingLogs(both), 5, 40, per_step, 1.0, second_half, seed=0)
+    both = [TrainingLog("a", Ragged.from_lists(rows), 12), TrainingLog("b", Ragged.from_lists(rows[:3]), 12)]
+    joined = JoinedTokens([tokens, tokens])
+    return HistoryLoader(TrainingLogs(both), joined, 5, 40, per_step, 1.0, second_half, seed=0)
 
 
 def history_of(batch: SequenceBatch, row: int) -> list[int]:
@@ -159,7 +158,7 @@ def history_of(batch: SequenceBatch, row: int) -> list[int]:
 @pytest.mark.parametrize("second_half", [True, False])
 def test_each_user_has_one_target_an_epoch(second_half: bool, tokens: ItemTokens) -> None:
     steps, seen = loader(tokens, second_half=second_half), set()
-    sequences = steps.domains.sequences
+    sequences = steps.logs.sequences
     for _ in range(20):
         users = []
         for batch in steps:
@@ -208,7 +207,7 @@ def step_gradients(rank: int, processes: int) -> tuple[Tensor, dict[str, Tensor]
         generator.integers(5, 90, offsets[-1]), generator.integers(1, 3, offsets[-1]).astype(np.uint8), offsets, 2
     )
     torch.manual_seed(0)
-    model = FAMILIES["recformer"].build(replace(CONFIGS["recformer"], language_head=True)).eval()
+    model = Recformer(replace(CONFIGS["recformer"], language_head=True)).eval()
     pairs = TokenPairsLoader(loader(catalogue, per_step=9), WordMasking(np.arange(90) % 3 == 0, 3, seed=0, share=0.4))
     pairs.shard(rank, processes)
     trained: nn.Module = PretrainingLoss(model)

@@ -1,7 +1,12 @@
 """What several tests ask of prepared folders and of trainings on them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.catalogue import Catalogue

@@ -13,7 +13,7 @@ from torch import Tensor
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.negatives import StepClasses
 from linguarec.data.ragged import Ragged
-from linguarec.families.recformer.loaders import HistoryLoader
+from linguarec.families.recformer.loaders import HistoryLoader, JoinedTokens
 from linguarec.families.recformer.model import Recformer, RecformerConfig
 from linguarec.families.recformer.scorer import encode_tokens
 from linguarec.families.recformer.stages import HistoryTuning
@@ -36,8 +36,8 @@ def step_of(drawn: int, number: int = 0, rank: int = 0, processes: int = 1) -> S
     ids, types = generator.integers(5, 90, offsets[-1]), generator.integers(1, 3, offsets[-1]).astype(np.uint8)
     tokens = ItemTokens(ids, types, offsets, 2)
     rows = [generator.integers(0, CLASSES, 4).tolist() for _ in range(40)]
-    domains = TrainingLogs([TrainingLog("a", Ragged.from_lists(rows), ITEMS, tokens=tokens)])
-    loader = HistoryLoader(domains, 5, 40, 10, 1.0, False, seed=0)
+    logs = TrainingLogs([TrainingLog("a", Ragged.from_lists(rows), ITEMS)])
+    loader = HistoryLoader(logs, JoinedTokens([tokens]), 5, 40, 10, 1.0, False, seed=0)
     loader.shard(rank, processes)
     torch.manual_seed(0)
     model = Recformer(replace(CONFIG, sampled_negatives=drawn)).eval()
