@@ -1,1 +1,1 @@
-"""Ragged batches: what a step reads, from flat arrays, without padding."""
+"""Ragged batches: the input of a step, gathered from flat arrays without padding."""

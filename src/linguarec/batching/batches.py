@@ -1,4 +1,4 @@
-"""The two batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M codebooks."""
+"""The batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M codebooks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +12,7 @@ Batch = TypeVar("Batch", "TokenBatch", "MaskedPairs", "TokenPairs", "ItemBatch",
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """B token sequences as Recformer reads them, items or histories: `<s>` first, then the items, the most recent one first.
+    """B token sequences for Recformer, items or histories: `<s>` first, then the items, the most recent one first.
 
     Flat `ids`, `types` (0 = `<s>`, 1 = key, 2 = value) and `item_positions` (0 = `<s>`, 1 = most recent item) [T] int64,
     `offsets` [B+1] int64. No sequence is empty: an item without text and a history without items are `<s>` alone.
@@ -49,9 +49,9 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class MaskedPairs:
-    """The two sides of `TokenPairs` with words masked: other ids in places.
+    """The two sides of `TokenPairs` with masked words: the same sequences with some ids replaced.
 
-    `history_labels`, `target_labels`: [T] int64 flat, the token to be guessed in each place, -1 = none.
+    `history_labels`, `target_labels`: [T] int64 flat, the token to predict at each position, -1 = none.
     """
 
     histories: TokenBatch
@@ -68,8 +68,8 @@ class MaskedPairs:
 class TokenPairs:
     """P (history, next item) pairs for Recformer's pre-training.
 
-    `items` [P] int64: which item the next one is, equal for equal items. `users` [P] int64: whose pair it is. `masked`: None
-    where no words are guessed.
+    `items` [P] int64: number of the next item, equal for equal items. `users` [P] int64: number of the pair's user. `masked`:
+    None without masked-language modelling.
     """
 
     histories: TokenBatch
@@ -128,7 +128,7 @@ class SequenceBatch:
 
     `items` [T] int64: index into the batch's distinct items. `offsets` [B+1] int64. `positions` [T] int64, 0 = first of the
     window. `targets` int64, one for each query of the model ([T], Recformer: [B]): index into the keys of the item that
-    follows, -1 = no loss here. `users` [B] int64, `domain` [B] int64. `tokens`: the histories as Recformer reads them, or None.
+    follows, -1 = no loss here. `users` [B] int64, `domain` [B] int64. `tokens`: the histories as tokens (Recformer), or None.
     """
 
     items: Tensor

@@ -1,7 +1,7 @@
-"""Random numbers that follow from what they are for, not from the order in which they are drawn.
+"""Counter-based random numbers: each is a hash of integers that name it, so the order of drawing does not matter.
 
-A draw is named by integers (seed, step, window, position, ...). Processes that share a step see the same draws as one process
-that takes it whole, and a resumed run sees those of an unbroken one, without any state to keep.
+The integers are, for example, (seed, step, window, position). The processes that share a step see the same numbers as a single
+process, and a resumed run sees those of an uninterrupted one, without any generator state.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def uniform(*names: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each name: the names are broadcast against each other and hashed (splitmix64 at each).
+    """A number in [0, 1) for each combination of `names`: they are broadcast against each other and hashed (splitmix64).
 
     >>> uniform(0, np.arange(3)).round(3).tolist() == uniform(0, np.arange(5)).round(3).tolist()[:3]
     True

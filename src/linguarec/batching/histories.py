@@ -1,4 +1,4 @@
-"""Histories to be continued, as ragged batches: for evaluating and recommending, where only the last state counts."""
+"""Ragged batches of histories for evaluation and recommendation, where only the last state is used."""
 
 from collections.abc import Iterator
 
@@ -21,13 +21,13 @@ def history_batches(
 ) -> Iterator[tuple[npt.NDArray[np.int64], SequenceBatch]]:
     """Cut the histories, shortest first, into batches of at most `tokens_per_batch` tokens (at least one history each).
 
-    Of a history longer than `max_length` the last `max_length` items are read, and positions count from 0 at the start
-    of that window. There are no targets. The batches depend on the arguments only, so processes can share them out.
+    A history longer than `max_length` is cut to its last `max_length` items, and positions count from 0 at the start
+    of that window. There are no targets. The batches depend only on the arguments, so processes can divide them.
 
     Args:
         histories: sequences of item rows, oldest first; none empty.
         max_length: longest history that the model reads.
-        tokens_per_batch: bound of the tokens of a batch.
+        tokens_per_batch: most tokens of a batch.
         users: [Q] user row of each history, or None (then -1).
         domain: stored in every batch.
 
@@ -45,7 +45,7 @@ def history_batches(
 
 
 def by_length(lengths: npt.NDArray[np.int64], tokens_per_batch: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Sequences of the given lengths, shortest first, in parts of at most so many tokens (at least one sequence each)."""
+    """Indices of sequences, shortest first, in parts of at most `tokens_per_batch` tokens (at least one sequence each)."""
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[order])
     start = 0

@@ -1,4 +1,4 @@
-"""Training steps as ragged batches: repeatable from (seed, epoch, step) alone, and split evenly over processes."""
+"""Training steps as ragged batches: they follow from (seed, epoch, step) alone and are split evenly over processes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ from linguarec.errors import SettingsError
 class TrainingBatch:
     """One process's part of one step.
 
-    `loss_scale` turns the mean over this part's targets into its share of the mean over all targets of the step, times the
-    number of processes, so that averaging gradients over processes gives the gradient of the whole step. It is 1 alone.
-    `step` counts from the start of the training; random draws of the step are seeded by it. `step_targets`: all targets of the
-    step, over all processes. `windows` [B]: number of each sequence's window in its epoch, the same however many processes
-    share the step.
+    `loss_scale` weights the mean over this part's targets: it is the fraction of the step's targets that are in this part,
+    times the number of processes, so that averaging gradients over processes gives the gradient of the whole step. It is 1 for
+    a single process. `step` counts from the start of the training; random draws of the step are seeded by it. `step_targets`:
+    all targets of the step, over all processes. `windows` [B]: number of each sequence's window in its epoch; it does not
+    depend on the number of processes.
     """
 
     sequences: SequenceBatch
@@ -35,18 +35,18 @@ class TrainingBatch:
 
 
 class TrainingLoader:
-    """Iterates over one epoch of `TrainingBatch`; the position survives in `state_dict`.
+    """Iterates over one epoch of `TrainingBatch`; `state_dict` holds the position.
 
-    The order of an epoch depends on seed and epoch only, never on process or history of draws, so a run that was killed goes on
-    with the batches it would have seen.
+    The order of an epoch depends only on seed and epoch, not on the process or on earlier draws, so a resumed run sees the same
+    batches as an uninterrupted one.
 
     Args:
-        items: [T] int32 catalogue rows, all training sequences one after the other.
+        items: [T] int32 catalogue rows, all training sequences concatenated.
         offsets: [B+1] bounds of the sequences.
         max_length: longest history.
-        targets_per_step: targets of one step (of one part of it, where a step is accumulated) over all processes, reached by
-            whole windows; at least twice `max_length`, so that every epoch has the same number of steps.
-        stride: None = exact windows behind `max_length`; see `linguarec.batching.windows`.
+        targets_per_step: approximate number of targets of one step over all processes (of one part, if steps are accumulated);
+            windows are not split; at least twice `max_length`, so that every epoch has the same number of steps.
+        stride: None = exact windows beyond `max_length`; see `linguarec.batching.windows`.
         seed: of the shuffling.
     """
 
@@ -81,19 +81,19 @@ class TrainingLoader:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
-        if self.next_step >= len(self._steps):  # the epoch before was read to its end
+        if self.next_step >= len(self._steps):  # the last epoch was read to its end
             self.epoch, self.next_step = self.epoch + 1, 0
         self._windows, self._steps = self._plan(self.epoch)
         while self.next_step < len(self._steps):
-            self.next_step += 1  # before the batch is used: a state taken after the step is the state of the next one
+            self.next_step += 1  # before the batch is used, so that a state saved after the step points to the next one
             yield self._batch(self.next_step - 1)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch comes from."""
+        """The position of the next batch."""
         return {"epoch": self.epoch, "next_step": self.next_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from a position that `state_dict` returned."""
         self.epoch, self.next_step = state["epoch"], state["next_step"]
         self._windows, self._steps = self._plan(self.epoch)
 
@@ -107,7 +107,7 @@ class TrainingLoader:
             )
 
     def _plan(self, epoch: int) -> tuple[Windows, list[npt.NDArray[np.int64]]]:
-        """The windows of an epoch and, for each step, the ones it takes (ordered by length)."""
+        """The windows of an epoch and, for each step, the indices of its windows (ordered by length)."""
         generator = np.random.default_rng([self.seed, epoch])
         windows = self._draw(generator)
         order = self._order(windows, generator)
@@ -124,7 +124,7 @@ class TrainingLoader:
         return training_windows(self.offsets, self.max_length, self.stride, generator)
 
     def _order(self, windows: Windows, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-        """The windows of an epoch, in the order in which they are used."""
+        """Indices of the windows of an epoch in the order of use."""
         return generator.permutation(len(windows))
 
     def _batch(self, index: int) -> TrainingBatch:
@@ -136,7 +136,7 @@ class TrainingLoader:
         share = num_targets[part].sum() * self.processes / step_targets
         idle = (
             len(part) == 0
-        )  # fewer windows than processes: run one without targets, so that all processes do the same
+        )  # fewer windows than processes: this one runs a window without targets, so that all processes stay in step
         part = whole[:1] if idle else part
         start, stop, first_target = windows.start[part], windows.stop[part], windows.first_target[part]
         lengths = stop - start

@@ -1,6 +1,6 @@
-"""The training sequences of several prepared folders as one log: sequences side by side, items numbered through.
+"""The training sequences of several prepared folders as one log, with consecutive item numbers over all folders.
 
-An item's number is its row in its folder plus the number of items of the folders before. Nothing is renumbered on disk.
+An item's number is its row in its folder plus the number of items of the earlier folders. Nothing is renumbered on disk.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from linguarec.errors import DataFormatError
 
 @dataclass(frozen=True, eq=False)
 class TrainingLog:
-    """What a training reads of one folder: `sequences` of item rows, one a user; `num_items` of the folder's catalogue."""
+    """The training data of one folder: `sequences` of item rows, one per user; `num_items` of the folder's catalogue."""
 
     name: str
     sequences: Ragged
@@ -31,8 +31,8 @@ class TrainingLog:
         Args:
             dataset: prepared folder.
             split: which interactions train.
-            users: fraction of the users, drawn by the seed.
-            seed: of that draw.
+            users: fraction of the users, drawn with `seed`.
+            seed: seed of that draw.
 
         Raises:
             DataFormatError: the folder has no such split, or no user with two training items.
@@ -50,12 +50,12 @@ class TrainingLog:
 
     @property
     def num_targets(self) -> int:
-        """Next-item targets of an epoch: all items of the sequences but the first of each."""
+        """Next-item targets of an epoch: all items except the first of each sequence."""
         return int(np.maximum(self.sequences.lengths - 1, 0).sum())
 
 
 class TrainingLogs:
-    """Several logs side by side. `logs`: in this order; the index of a log is the `domain` of its items and sequences."""
+    """Several logs as one. The index of a log in `logs` is the `domain` of its items and sequences."""
 
     def __init__(self, logs: Sequence[TrainingLog]) -> None:
         self.logs = list(logs)

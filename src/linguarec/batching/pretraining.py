@@ -1,11 +1,10 @@
-"""Steps of pre-training over several domains: sequences, the items they need, an augmented view, synthetic negatives.
+"""Steps of pre-training over several domains: sequences, their items, an augmented view, semi-synthetic negatives.
 
-An epoch asks for every target of every domain once (mixing 1), or draws domains by other shares. The augmented view leaves
-items out of a history, or words out of the texts of its items (UniSRec, arXiv 2206.05941, section 2.3.2). A semi-synthetic
-negative is the code of a target of which some numbers are drawn anew (VQ-Rec, arXiv 2210.12316, section 3.2.2).
+An epoch trains every target of every domain once (mixing 1), or weights the domains differently. The augmented view drops
+items from a history, or words from the texts of its items (UniSRec, arXiv 2206.05941, section 2.3.2). A semi-synthetic
+negative is the code of a target with some numbers replaced at random (VQ-Rec, arXiv 2210.12316, section 3.2.2).
 
-All draws of a step follow from seed, epoch and step, and are made for the whole step: however many processes share it, they
-see the same views and negatives as one process would.
+All draws of a step depend only on seed, epoch and step: the views and negatives are the same for any number of processes.
 """
 
 from collections.abc import Iterator
@@ -26,19 +25,19 @@ from linguarec.checks import fractions
 from linguarec.errors import SettingsError
 
 IntArray = npt.NDArray[np.int64]
-# What a random number is for: the first part of its name (see `draws`).
+# The purpose of a random number, the first of the integers that name it (see `draws`).
 _WORD_DROP, _WHICH_DRAW, _ITEM_DROP, _REPLACED, _CODE = range(5)
 
 
 class ItemParts(Protocol):
-    """The items of several logs by their numbers: what a step reads of them."""
+    """Access to the items of several logs by their numbers, for a step."""
 
     @property
     def num_draws(self) -> int:
-        """Stored word-drop draws of every item's vector."""
+        """Number of stored word-drop vectors of each item."""
 
     def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
-        """The items `rows` [N]; `draws` [N]: 0 = the vector of the whole text, k = that of word-drop draw k - 1."""
+        """The items `rows` [N]; `draws` [N]: 0 = the vector of the full text, k = the vector of word-drop draw k - 1."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,10 @@ class ViewSettings:
     word_drop: float = 0.1
 
     def check(self) -> None:
-        """Refuse values that are no fractions.
+        """Refuse values that are not fractions.
 
         Raises:
-            SettingsError: there are some; all are named.
+            SettingsError: values are not in [0, 1]; all are named.
         """
         _refuse(fractions(self, "item_drop", "word_drop"))
 
@@ -68,17 +67,17 @@ class NegativeSettings:
     """How semi-synthetic negatives are made, defaults as published for VQ-Rec.
 
     Args:
-        code_replacement: probability that a number of a code is drawn anew in a semi-synthetic negative; 0 = no such
+        code_replacement: probability that a number of a code is replaced at random in a semi-synthetic negative; 0 = no such
             negatives.
     """
 
     code_replacement: float = 0.75
 
     def check(self) -> None:
-        """Refuse a value that is no probability.
+        """Refuse a value that is not a probability.
 
         Raises:
-            SettingsError: it is none.
+            SettingsError: the value is not in [0, 1].
         """
         _refuse(fractions(self, "code_replacement"))
 
@@ -88,9 +87,9 @@ class PretrainingBatch:
     """One process's part of one step.
 
     `items` [N]: distinct (item, draw) pairs. `sequences`: histories and targets, as indices into `items`. `augmented`: one
-    view of each history, in the same order, without targets; None where the items have no vectors, or the model asks for
-    none. `negatives` [P, M]: a semi-synthetic code for each of the P targets of `sequences`, or None. `step` and
-    `step_targets` as in `TrainingBatch`.
+    view of each history, in the same order, without targets; None if the items have no vectors or the model uses no views.
+    `negatives` [P, M]: a semi-synthetic code for each of the P targets of `sequences`, or None. `step` and `step_targets` as
+    in `TrainingBatch`.
     """
 
     items: ItemBatch
@@ -112,14 +111,14 @@ class PretrainingBatch:
 
 
 class PretrainingLoader:
-    """Iterates over one epoch of `PretrainingBatch`; the position survives in `state_dict`.
+    """Iterates over one epoch of `PretrainingBatch`; `state_dict` holds the position.
 
     Args:
-        steps: histories and targets of each step; negatives come from the same step (where a step is accumulated, from the
-            same part of it).
+        steps: histories and targets of each step; negatives come from the same step (if steps are accumulated, from the same
+            part).
         items: of all logs of `steps`.
-        views: how the augmented view of each history is made; None = there is none.
-        negatives: how semi-synthetic negatives are made; None = there are none.
+        views: how the augmented view of each history is made; None = no views.
+        negatives: how semi-synthetic negatives are made; None = no such negatives.
         centroids: K, the number of values of a code, for the negatives.
 
     Raises:
@@ -143,7 +142,7 @@ class PretrainingLoader:
         num_targets = steps.logs.num_targets
         if num_targets < steps.targets_per_step:
             few = ""
-            if num_targets < 2 * steps.max_length:  # the least step, see `TrainingLoader`
+            if num_targets < 2 * steps.max_length:  # the smallest allowed step, see `TrainingLoader`
                 few = f" (with so few, lower --transformer.max_length to {num_targets // 2} at most, or take more data)"
             raise SettingsError(
                 [
@@ -165,11 +164,11 @@ class PretrainingLoader:
             yield self._pretraining_batch(batch)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch comes from."""
+        """The position of the next batch."""
         return self.steps.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from a position that `state_dict` returned."""
         self.steps.load_state_dict(state)
 
     def _pretraining_batch(self, batch: TrainingBatch) -> PretrainingBatch:
@@ -206,7 +205,7 @@ class PretrainingLoader:
         )
 
     def _view(self, batch: TrainingBatch, settings: ViewSettings) -> tuple[npt.NDArray[np.bool_], IntArray]:
-        """Of each token: whether the view keeps it, and which draw of its vector it reads."""
+        """For each token: whether the view keeps it, and which draw of its vector it reads."""
         offsets = batch.sequences.offsets.numpy()
         lengths = np.diff(offsets)
         name = (self.seed, batch.step, batch.windows)
@@ -215,7 +214,7 @@ class PretrainingLoader:
         windows, positions = np.repeat(batch.windows, lengths), batch.sequences.positions.numpy()
         chance = uniform(_ITEM_DROP, self.seed, batch.step, windows, positions)
         kept = (chance >= settings.item_drop) | np.repeat(drops_words, lengths)
-        # Where nothing would stay, the item with the highest draw does: a uniform choice.
+        # If no item would stay, keep the one with the highest draw: a uniform choice.
         highest = np.repeat(np.maximum.reduceat(chance, offsets[:-1]), lengths)
         some = np.repeat(np.logical_or.reduceat(kept, offsets[:-1]), lengths)
         return kept | (~some & (chance == highest)), np.repeat(np.where(drops_words, draw, 0), lengths)
@@ -223,7 +222,7 @@ class PretrainingLoader:
     def _synthetic(
         self, codes: Tensor, batch: TrainingBatch, has_target: npt.NDArray[np.bool_], centroids: int
     ) -> Tensor:
-        """The codes [P, M] of the targets with some numbers drawn anew, uniformly in their sub-space."""
+        """The codes [P, M] of the targets with some numbers replaced by uniform draws from the K values."""
         windows = np.repeat(batch.windows, np.diff(batch.sequences.offsets.numpy()))[has_target]
         positions = batch.sequences.positions.numpy()[has_target]
         name = (self.seed, batch.step, windows[:, None], positions[:, None], np.arange(codes.shape[1]))
@@ -232,12 +231,12 @@ class PretrainingLoader:
 
 
 class MixedLoader(TrainingLoader):
-    """The sequences of several logs in one shuffled order, each log with its share of the epoch's targets.
+    """The sequences of several logs in one shuffled order, each log with a fraction of the epoch's targets.
 
-    A log with n targets has a share in proportion to n^mixing: 1 = every target once an epoch, 0 = equal shares.
+    The fraction of a log with n targets is proportional to n^mixing: 1 = every target once per epoch, 0 = equal fractions.
 
-    Shares count targets, the rows of the published protocol, not windows: a window holds up to `max_length` of them, and one
-    alone behind that.
+    Fractions count targets, which are the rows of the published protocol, not windows: a sequence's first window holds up to
+    `max_length` targets, an exact window after it only one.
 
     `users` of its batches are numbers of sequences in `logs.sequences`.
     """
@@ -251,7 +250,7 @@ class MixedLoader(TrainingLoader):
         super().__init__(sequences.values, sequences.offsets, max_length, targets_per_step, stride, seed)
 
     def _order(self, windows: Windows, generator: np.random.Generator) -> IntArray:
-        """Every window once at mixing 1; else each domain's windows over and over, or some of them, up to its share."""
+        """Every window once at mixing 1; otherwise each domain's windows repeated or sampled up to its fraction."""
         domain, targets = self.logs.domain_of_sequence[windows.user], windows.num_targets
         sizes = np.bincount(domain, weights=targets)
         weights = np.where(sizes > 0, sizes**self.mixing, 0)
@@ -261,13 +260,13 @@ class MixedLoader(TrainingLoader):
             own = np.flatnonzero(domain == number)
             whole, rest = divmod(int(wanted[number]), int(sizes[number]))
             drawn = generator.permutation(own)
-            # As many of them as come nearest to the rest.
+            # As many windows as bring the number of targets nearest to `rest`.
             chosen += [np.tile(own, whole), drawn[: int((np.cumsum(targets[drawn]) - targets[drawn] / 2 < rest).sum())]]
         return generator.permutation(np.concatenate(chosen))
 
 
 def _view_of(sequences: SequenceBatch, kept: npt.NDArray[np.bool_], places: Tensor) -> SequenceBatch:
-    """The sequences with the tokens that are `kept`, which read the items at `places`; positions count anew."""
+    """The sequences reduced to the `kept` tokens, which read the items at `places`; positions are renumbered."""
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[sequences.offsets.numpy()]
     positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
     return replace(

@@ -1,4 +1,4 @@
-"""Histories and items as token batches for Recformer, gathered from the tokens of the catalogue without a loop over tokens."""
+"""Token batches of histories and items for Recformer, gathered from the tokens of the catalogue with array operations."""
 
 from collections.abc import Iterator
 
@@ -18,8 +18,8 @@ Integers = npt.NDArray[np.int64]
 def history_tokens(tokens: ItemTokens, histories: Ragged, max_items: int, max_tokens: int) -> TokenBatch:
     """Each history as one sequence: `<s>`, then its items, the most recent one first and at item position 1.
 
-    Of a history the last `max_items` items are read, of those what fits into `max_tokens` tokens, `<s>` included: the oldest
-    item that is read may be cut. An empty history is `<s>` alone. An item without tokens takes an item position all the same.
+    A history is cut to its last `max_items` items, then to `max_tokens` tokens with `<s>`: the oldest remaining item may lose
+    tokens. An empty history is `<s>` alone. An item without tokens still takes an item position.
 
     Args:
         tokens: of the catalogue.
@@ -31,9 +31,9 @@ def history_tokens(tokens: ItemTokens, histories: Ragged, max_items: int, max_to
     item_position = _running(counts) + 1
     rows = np.asarray(histories.values)[np.repeat(histories.offsets[1:], counts) - item_position].astype(np.int64)
     needed = tokens.offsets[rows + 1] - tokens.offsets[rows]
-    before = np.cumsum(needed) - needed  # tokens of the items before, over all histories
+    before = np.cumsum(needed) - needed  # tokens of all earlier items, over all histories
     first_item = np.cumsum(counts) - counts
-    # An empty history at the end begins behind the last item.
+    # An empty history at the end begins after the last item.
     base = np.append(before, before[-1] + needed[-1] if len(before) else 0)[first_item]
     room = max_tokens - 1 - (before - np.repeat(base, counts))
     taken = np.clip(np.minimum(needed, room), 0, None)
@@ -57,7 +57,7 @@ def item_tokens(tokens: ItemTokens, rows: Integers, max_tokens: int) -> TokenBat
 
 
 def cut_histories(lengths: Integers, histories: Ragged, max_items: int, max_tokens: int) -> dict[str, int]:
-    """How many histories `history_tokens` cuts, or finds nothing in, counted in blocks of histories.
+    """How many histories `history_tokens` cuts, and how many have no text; counted in blocks of histories.
 
     Args:
         lengths: tokens of each item [N].
@@ -66,8 +66,8 @@ def cut_histories(lengths: Integers, histories: Ragged, max_items: int, max_toke
         max_tokens: most tokens of a sequence.
 
     Returns:
-        `over_<max_items>_items`; `over_<max_tokens>_tokens`: those whose last `max_items` items have, with `<s>`, more
-        tokens; `without_text`: those whose last `max_items` items have none. A history may be of several.
+        `over_<max_items>_items`; `over_<max_tokens>_tokens`: those whose last `max_items` items have more tokens, with `<s>`;
+        `without_text`: those whose last `max_items` items have no tokens. A history may count in several.
     """
     over_tokens = without_text = 0
     for first, last in user_blocks(histories.offsets):
@@ -96,14 +96,14 @@ def token_batches(
     max_tokens: int,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> Iterator[tuple[Integers, SequenceBatch]]:
-    """Cut the histories, shortest in tokens first, into batches of at most `tokens_per_batch` tokens, without targets.
+    """Divide the histories into batches of at most `tokens_per_batch` tokens, those with fewest tokens first; no targets.
 
     Args:
         tokens: of the catalogue.
         histories: sequences of item rows, oldest first; an empty one is `<s>` alone.
         max_items: most items of a history.
         max_tokens: most tokens of a sequence.
-        tokens_per_batch: bound of the tokens of a batch.
+        tokens_per_batch: most tokens of a batch.
 
     Yields:
         The indices [B] of the batch's histories, and the batch.

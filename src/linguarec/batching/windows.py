@@ -1,15 +1,15 @@
-"""Which stretch of a user's sequence one training row reads, and at which positions it is asked for the next item.
+"""Training windows: which part of a user's sequence is read at once, and at which positions the next item is predicted.
 
-A causal encoder with positions from the left answers all prefixes of a sequence in one pass, so a user with at most
-`max_length` + 1 items is one window. Behind that, a prefix is cut to its last `max_length` items and its positions shift:
+A causal encoder with positions from the left predicts from all prefixes of a sequence in one pass, so a user with at most
+`max_length` + 1 items is one window. Beyond that, a prefix is cut to its last `max_length` items and its positions shift:
 
 - exact: every further target gets its own window of the `max_length` items before it. The same rows as the published
-  protocol, at `max_length` tokens a target.
-- strided: windows end every `stride` items, and a window trains the targets that the one before did not reach. Their histories
-  are `max_length - stride + 1` to `max_length` items long. The phase is drawn anew each epoch, so that every target is
+  protocol, at a cost of `max_length` tokens per target.
+- strided: windows end every `stride` items, and a window trains the targets that earlier windows did not cover. Their histories
+  are `max_length - stride + 1` to `max_length` items long. The phase is redrawn each epoch, so that every target is
   sometimes trained with its full history.
 
-An encoder that is not causal answers one prefix a pass: `training_pairs` draws one for every sequence.
+An encoder that is not causal predicts from one prefix per pass: `training_pairs` draws one for every sequence.
 """
 
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Windows:
-    """W training rows over one flat array: read `start:stop`, predict the items `first_target:stop + 1`.
+    """W windows over one flat array: read `start:stop`, predict the items `first_target:stop + 1`.
 
-    Position j (from `start`) predicts item `start + j + 1`; positions before `first_target` - 1 are read, not trained.
-    All are int64 [W]; `user` is the sequence a window belongs to.
+    Position j (from `start`) predicts item `start + j + 1`; positions before `first_target` - 1 have no loss.
+    All are int64 [W]; `user` is the sequence that a window belongs to.
     """
 
     user: IntArray
@@ -76,12 +76,12 @@ def training_windows(offsets: IntArray, max_length: int, stride: int | None, gen
 
 
 def training_pairs(offsets: IntArray, max_length: int, second_half: bool, generator: np.random.Generator) -> Windows:
-    """One window for every sequence of two or more items: a target and what comes before it.
+    """One window for every sequence of two or more items: a random target and the items before it.
 
     Args:
         offsets: [B+1] bounds of the sequences in the flat array.
         max_length: longest window.
-        second_half: whether targets are drawn from the middle item of the sequence on, or from all of it; never the first item.
+        second_half: draw targets only from the middle item on; else from the whole sequence. Never the first item.
         generator: draws the targets.
     """
     lengths = np.diff(offsets)
@@ -93,6 +93,6 @@ def training_pairs(offsets: IntArray, max_length: int, second_half: bool, genera
 
 
 def _within(counts: IntArray) -> IntArray:
-    """0..count-1 for each count, flat."""
+    """0 to count - 1 for each count, concatenated."""
     starts = np.cumsum(counts) - counts
     return np.arange(counts.sum()) - np.repeat(starts, counts)

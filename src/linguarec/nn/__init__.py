@@ -1,1 +1,1 @@
-"""The few blocks that several models share: ragged attention, sequence encoders, adaptor, code embedding, losses."""
+"""Blocks that several models share: ragged layouts, sequence encoders, losses, gathering across processes."""

@@ -1,8 +1,8 @@
-"""What the text-based models share: history and items compared by cosine.
+"""Base of the text-based models: they compare history and items by cosine.
 
     score       cos(s, v) / temperature     s = state of the history, v = item vector
 
-A model adds how an item becomes a vector (`item_inputs`); histories read the same vectors.
+A model adds the item encoder (`item_inputs`); the sequence encoder reads the same item vectors.
 """
 
 from typing import Protocol
@@ -39,15 +39,15 @@ class CosineRecommender(nn.Module):
         return self.encoder.config.max_length
 
     def item_inputs(self, items: ItemBatch) -> Tensor:
-        """Item vectors [N, D] that the history is made of."""
+        """Item vectors [N, D], the inputs of the sequence encoder."""
         raise NotImplementedError
 
     def item_keys(self, items: ItemBatch) -> Tensor:
-        """What is scored [N, D]: normalised item vectors over the temperature."""
+        """Keys [N, D]: normalised item vectors over the temperature."""
         return self._keys(self.item_inputs(items))
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """Normalised state [T, D] of each position, having read it and all before."""
+        """Normalised state [T, D] of each position; it depends on this item and all earlier ones."""
         states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
         return F.normalize(states.float(), dim=-1)
 

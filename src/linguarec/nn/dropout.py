@@ -9,8 +9,8 @@ _LEVELS = 1 << 16
 class Dropout(nn.Module):
     """Zero each element with `probability` while training and scale the others by 1 / (1 - probability).
 
-    The same law as `torch.nn.Dropout` up to rounding the probability to 1/65536, drawn from torch's default generator. On a
-    CPU one 64-bit draw serves four elements: the stock operator draws one number an element, one after the other, and took
+    The same distribution as `torch.nn.Dropout` up to rounding the probability to 1/65536, drawn from torch's default generator.
+    On a CPU one 64-bit draw serves four elements: the stock operator draws one number per element, sequentially, and took
     more time than any matrix product of a step (see bench/README.md).
     """
 
@@ -33,7 +33,7 @@ class Dropout(nn.Module):
 
 
 def keep_mask(like: Tensor, probability: float) -> Tensor:
-    """A tensor as `like`, float32 or bfloat16, that holds 0 with `probability`, else 1 / (1 - probability)."""
+    """A tensor of the shape and type of `like` (float32 or bfloat16): 0 with `probability`, else 1 / (1 - probability)."""
     dropped_levels = min(round(probability * _LEVELS), _LEVELS - 1)
     if dropped_levels == 0:
         return torch.ones_like(like)

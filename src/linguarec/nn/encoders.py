@@ -1,6 +1,6 @@
-"""Sequence encoders: from the vectors of a history to one state a position. Each reads causally and never sees padding.
+"""Sequence encoders: from the vectors of a history to one state per position. All are causal and work without padding.
 
-A model takes one of them as a constructor argument, so that the text or code side and the sequence side stay apart.
+A model takes one of them as a constructor argument, so that its item encoder and its sequence encoder are independent.
 """
 
 import math
@@ -75,7 +75,7 @@ EncoderConfig = TransformerConfig | GRUConfig
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention within each ragged sequence, each position over itself and what came before."""
+    """Multi-head self-attention within each ragged sequence: each position attends to itself and to earlier ones."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -88,8 +88,8 @@ class CausalAttention(nn.Module):
         """Tokens [T, D] in block order -> [T, D]."""
         projected = self.query_key_value(tokens)
         if projected.device.type == "cpu":
-            # Blocks have ever new shapes, and oneDNN compiles and keeps a bfloat16 kernel for each: float32 takes a third of
-            # the time here and saves half a gigabyte (bench/README.md).
+            # Blocks keep having new shapes, and oneDNN compiles and caches a bfloat16 kernel for each: float32 takes a third
+            # of the time here and saves half a gigabyte (bench/README.md).
             projected = projected.float()
         with torch.autocast(projected.device.type, enabled=False):
             mixed = [
@@ -103,7 +103,7 @@ class CausalAttention(nn.Module):
         """[count, length, 3, heads, D/heads] -> [count, length, heads, D/heads]."""
         query, key, value = block.permute(2, 0, 3, 1, 4)
         if block.device.type == "cpu" and self.training and self.dropout:
-            # The fused CPU kernel knows no dropout; histories are short, so the direct form is cheap.
+            # The fused CPU kernel does not support dropout; histories are short, so the direct form is cheap.
             length = query.shape[2]
             future = torch.ones(length, length, dtype=torch.bool).triu_(1)
             logits = (query @ key.transpose(-2, -1)).div_(math.sqrt(query.shape[-1]))
@@ -137,7 +137,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """SASRec's Transformer: item input + position from the left, LayerNorm, dropout, then the layers."""
+    """SASRec's Transformer: item input + position counted from the left, LayerNorm, dropout, then the layers."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class TransformerEncoder(nn.Module):
 
 
 class GRUEncoder(nn.Module):
-    """GRU4Rec's encoder on ragged sequences. Positions are not used: the recurrence knows the order."""
+    """GRU4Rec's encoder on ragged sequences. Positions are not used: the recurrence follows the order."""
 
     def __init__(self, config: GRUConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rows of all processes in one tensor, with gradients: in-batch negatives across devices."""
+"""All-gather with gradients: the rows of all processes in one tensor, for in-batch negatives across devices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +9,14 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Gathering:
-    """How many rows each process holds, in the order of the processes, and which process this is. Alone: nothing is sent."""
+    """`counts`: rows of each process, by rank; `rank`: of this process. A single process sends nothing."""
 
     counts: tuple[int, ...]
     rank: int
 
     @classmethod
     def of(cls, rows: Tensor) -> "Gathering":
-        """Ask all processes for the number of their rows [P, ...]; every process must call it."""
+        """Exchange the numbers of rows [P, ...] between all processes; every process must call this."""
         if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
             return cls((len(rows),), 0)
         counts = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=rows.device)
@@ -26,19 +26,19 @@ class Gathering:
 
     @property
     def start(self) -> int:
-        """Where this process's rows begin in the whole."""
+        """Index of this process's first row among all rows."""
         return sum(self.counts[: self.rank])
 
     @property
     def share(self) -> float:
-        """This process's share of all rows, times the number of processes; 1 alone."""
+        """Fraction of all rows that this process holds, times the number of processes; 1 for a single process."""
         return self.counts[self.rank] * len(self.counts) / max(sum(self.counts), 1) if len(self.counts) > 1 else 1.0
 
     def whole(self, rows: Tensor) -> Tensor:
-        """The rows [P, ...] of all processes one after the other.
+        """The rows [P, ...] of all processes, concatenated by rank.
 
-        The gradient of a row is the sum of what all processes ask of it. Averaged over processes, as DDP does, a loss that is
-        averaged over processes then has the gradient that one process would compute on all rows.
+        The gradient of a row is the sum of its gradients in all processes. If the loss is averaged over processes and DDP
+        averages the gradients, they then equal those that a single process would compute on all rows.
         """
         if len(self.counts) == 1:
             return rows
@@ -47,12 +47,12 @@ class Gathering:
 
 
 class _Gather(torch.autograd.Function):
-    """All rows forward; back, the sum over processes of the gradients of this process's rows."""
+    """Forward: all rows. Backward: the gradients of this process's rows, summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, gathering: Gathering) -> Tensor:
         ctx.gathering = gathering
-        # Processes hold different numbers of rows, and collectives want equal ones.
+        # Processes hold different numbers of rows, but collectives need equal shapes.
         padded = rows.new_zeros((max(gathering.counts), *rows.shape[1:]))
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in gathering.counts]

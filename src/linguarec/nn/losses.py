@@ -1,4 +1,4 @@
-"""Losses as pure functions on tensors, with an explicit mask: a target of -1 takes no part."""
+"""Losses as pure functions on tensors, with an explicit mask: a target of -1 is ignored."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from linguarec.nn.gathering import Gathering
 
-# Probabilities that stand at one time: rows of the softmax are worked off in chunks of at most so many, so that memory does
+# Most probabilities in memory at a time: rows of the softmax are computed in chunks of at most this size, so that memory does
 # not grow with batch x catalogue. 32 million are 64 MiB in bfloat16.
 _LARGEST_CHUNK = 1 << 25
 
@@ -18,16 +18,16 @@ _LARGEST_CHUNK = 1 << 25
 def catalogue_cross_entropy(
     queries: Tensor, keys: Tensor, targets: Tensor, log_weights: Tensor | None = None
 ) -> Tensor:
-    """Mean cross-entropy of the target among all keys, over the positions that have one.
+    """Mean cross-entropy of the target among all keys, over the positions that have a target.
 
     Under autocast the products are computed, and the probabilities kept, in its data type; sums are float32.
 
     Args:
-        queries: [T, D] one a position.
-        keys: [N, D] one an item, temperature inside.
+        queries: [T, D], one per position.
+        keys: [N, D], one per item, divided by the temperature.
         targets: [T] int64 index into the keys, -1 = no loss.
-        log_weights: [N] added to the logits, where the keys stand for a larger catalogue: the logarithm of how many items
-            each stands for. A target must stand for itself alone (0). None = all do.
+        log_weights: [N] added to the logits if the keys are a sample of the catalogue: the logarithm of how many items each
+            key represents. A target must represent itself alone (0). None = all zero.
 
     Returns:
         A scalar; 0 if no position has a target.
@@ -38,7 +38,7 @@ def catalogue_cross_entropy(
     if len(targets) == 0:
         return (
             queries.sum() * 0 + keys.sum() * 0
-        )  # a part of the graph all the same, for processes that wait for gradients
+        )  # still part of the graph, because other processes wait for the gradients
     if log_weights is None:
         return _cross_entropy(queries, keys, targets)
     return _cross_entropy(queries, keys, targets, lambda logits, rows: logits.add_(log_weights))
@@ -46,10 +46,10 @@ def catalogue_cross_entropy(
 
 @dataclass(frozen=True)
 class Pairs:
-    """P (query, target) pairs of one step, as contrast needs them.
+    """P (query, target) pairs of one step, the input of the contrastive loss.
 
-    `queries` [P, D]; `keys` [P, D] of the targets, temperature inside; `items` [P] int64: which item a target is;
-    `users` [P] int64: whose pair it is.
+    `queries` [P, D]; `keys` [P, D] of the targets, divided by the temperature; `items` [P] int64: number of the target item;
+    `users` [P] int64: number of the pair's user.
     """
 
     queries: Tensor
@@ -61,17 +61,17 @@ class Pairs:
 def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, masked_logit: float = -math.inf) -> Tensor:
     """This process's share of the mean cross-entropy of each query's own target among the targets of all processes.
 
-    The mean of the shares over the processes is the mean over all pairs, to the number and to the gradient. A target that is
-    the same item as the query's own, or belongs to another pair of the same user, is no negative.
+    The mean of the shares over the processes equals the mean over all pairs, in value and gradient. A target that is the same
+    item as the query's own, or belongs to another pair of the same user, is not a negative.
 
     Args:
         pairs: of this process.
         negatives: [P, D] one further negative key for each pair, or None.
-        masked_logit: logit of what is no negative. -inf leaves it out; 0 is the released form, in which it adds e^0 = 1 to the
-            denominator (there pairs of one user are negatives; each of its rows counts as a user). For parity only.
+        masked_logit: logit of targets that are not negatives. -inf leaves them out; 0 is the released form, in which each adds
+            e^0 = 1 to the denominator (there pairs of one user are negatives; each row counts as a user). For parity only.
 
     Returns:
-        A scalar: the mean over this process's pairs times its share of all pairs times the number of processes.
+        A scalar: the mean over this process's pairs, times its fraction of all pairs, times the number of processes.
     """
     together = Gathering.of(pairs.queries)
     items, users = together.whole(pairs.items), together.whole(pairs.users)
@@ -80,7 +80,7 @@ def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, mas
         return pairs.queries.sum() * 0 + keys.sum() * 0
 
     def mask(logits: Tensor, rows: slice) -> None:
-        """Overwrite what is no negative of the queries `rows`, their own targets excepted."""
+        """Overwrite the logits of targets that are not negatives of the queries `rows`, except their own targets."""
         excluded = (pairs.items[rows, None] == items) | (pairs.users[rows, None] == users)
         own = torch.arange(rows.start, rows.stop, device=logits.device)
         excluded[own - rows.start, own + together.start] = False
@@ -90,7 +90,7 @@ def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, mas
     return _cross_entropy(pairs.queries, keys, targets, mask, negatives) * together.share
 
 
-Change = Callable[[Tensor, slice], object]  # of the logits of the rows of a slice, in place
+Change = Callable[[Tensor, slice], object]  # changes the logits of the rows of a slice, in place
 
 
 def _cross_entropy(
@@ -104,9 +104,9 @@ def _cross_entropy(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Logits, softmax and the gradients of a chunk of rows, one after the other; logits are never kept.
+    """Computes logits, softmax and gradients chunk by chunk of rows; logits are never kept.
 
-    torch's own `linear_cross_entropy` goes through float32 logits, log-probabilities, their gradient and a one-hot fill, all
+    torch's own `linear_cross_entropy` makes float32 logits, log-probabilities, their gradient and a one-hot fill, all
     [T, N]: on a CPU that took as long as the matrix products (bench/README.md).
     """
 
@@ -124,7 +124,7 @@ class _CrossEntropy(torch.autograd.Function):
         low_keys = keys.to(dtype)
         loss = queries.new_zeros((), dtype=torch.float32)
         query_grad = torch.empty_like(queries)
-        key_grad = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None  # keys may be fixed, as Recformer's are
+        key_grad = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None  # keys may be fixed, as in Recformer
         negative_grad = None if negatives is None else torch.empty_like(negatives)
         for start in range(0, len(queries), rows):
             chunk = slice(start, min(start + rows, len(queries)))

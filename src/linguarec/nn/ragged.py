@@ -1,4 +1,4 @@
-"""How sequences of different lengths lie in one flat tensor, and how to visit them in blocks without padding."""
+"""Layout of sequences of different lengths in one flat tensor, processed in blocks of equal length without padding."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class RaggedLayout:
     """Sequences ordered by length, so that all of one length form one block `[count, length]` of consecutive tokens.
 
     `blocks`: (count, length) of each block, shortest first. `order` [T] puts the tokens of the batch into block order and
-    `inverse` [T] puts them back; both are None if the batch came sorted by length, which costs nothing.
+    `inverse` [T] puts them back; both are None if the batch is already sorted by length.
     """
 
     blocks: tuple[tuple[int, int], ...]

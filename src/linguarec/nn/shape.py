@@ -1,4 +1,4 @@
-"""What a model must know of the data before it can be built."""
+"""Sizes of the data that a model needs before it can be built."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from linguarec.errors import SettingsError
 
 @dataclass(frozen=True)
 class CatalogueShape:
-    """Sizes that come from the data, not from a person: all that decides the shapes of a model's tensors beside its config.
+    """Sizes that come from the data, not from the user: with the config they decide the shapes of a model's tensors.
 
     `num_items`: rows of the catalogue (ID embeddings). `feature_width`: width of the text vectors. `code_books`, `centroids`:
     sub-spaces M and centroids K of the item codes.
