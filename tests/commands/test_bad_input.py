@@ -154,6 +154,20 @@ def test_a_held_out_domain_that_the_code_book_does_not_fit(shops: list[PreparedD
     )
 
 
+def test_a_held_out_domain_of_another_encoder(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    trained, held_out = shops
+    vectors, info = np.array(held_out.features("words")), held_out.feature_info("words")
+    reads = rf"^With {trained.path} this training reads vectors of words .*, and {held_out.path} has"
+    for changed, found in (
+        (replace(info, width=32), r"vectors words \(width 32 against 16\)\. Encode"),
+        (replace(info, weights_sha256="1" * 64), r"vectors words \(encoder words \(weights 111111111111\) against"),
+    ):
+        held_out.write_features("words", np.tile(vectors, changed.width // info.width), changed)
+        with pytest.raises(StaleFeaturesError, match=f"{reads} {found}"):
+            pretrain("unisrec", [trained.path], tmp_path / "run", valid=held_out.path, transformer=SMALL)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_folder_whose_files_are_damaged(
     shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
 ) -> None:

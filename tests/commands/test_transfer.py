@@ -32,6 +32,7 @@ def test_every_way_and_share_is_trained_as_it_says(
     start, output = pretrained(model), tmp_path / "report"
     found = transfer(shops[1].path, start, output, shares=[20, 100], seeds=2, training=QUICK)
     assert read(output / "transfer.json")["systems"] == json.loads(json.dumps(found["systems"]))
+    assert read(output / "transfer.json")["mode"] == {"unisrec": "inductive", "vqrec": "reuse"}[model]  # the defaults
     for way, frozen in (("scratch", None), ("frozen", "encoder"), ("full", "none")):
         for share in (20, 100):
             run = output / "runs" / way / str(share) / "seed1"
@@ -90,6 +91,15 @@ def test_scratch_reads_codes_of_its_own(
     assert not (tmp_path / "other").exists()
     finetune("vqrec", target.path, tmp_path / "other", codes=borrowed, training=replace(QUICK, max_epochs=1))
     assert read(tmp_path / "other" / "settings.json")["codes"] == borrowed
+
+
+def test_zero_shot_alone_tells_the_vectors_that_it_coded(
+    shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    start, target = pretrained("vqrec"), shops[1]
+    found = transfer(target.path, start, tmp_path / "report", ["zero-shot"], [100], seeds=1, training=QUICK)
+    assert found["inputs"] == {"zero-shot": {"features": "words", "codes": None}}
+    assert target.code_names == ["own"]
 
 
 def test_codes_are_asked_for_before_any_are_borrowed(

@@ -51,7 +51,7 @@ def test_from_another_model(shops: Shops, pretrained: Callable[..., Path], tmp_p
         SettingsError, match="--codes: this is not for vqrec with --ways full --mode reuse; leave it out"
     ):
         transfer(data, start, run, ["full"], codes="own", training=QUICK)
-    with pytest.raises(SettingsError, match="--codes: this is not for unisrec with --ways zero-shot"):
+    with pytest.raises(SettingsError, match="--codes: this is not for unisrec with --ways zero-shot --mode inductive"):
         transfer(data, pretrained("unisrec"), run, ["zero-shot"], codes="own", training=QUICK)
     assert not run.exists()
 

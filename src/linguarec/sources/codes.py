@@ -31,7 +31,7 @@ class CodeSource(ItemSource):
     """Codes [N, M] of items, the codebook that made them, and what is known of the encoder of its vectors.
 
     `book` is None where it is not known, as after a conversion without items; `encoder` too. `name`: of the stored codes.
-    `centroids`: K, where no codebook tells it.
+    `centroids`: K, where no codebook tells it. `features`: name of the stored vectors that the codes were made of now.
     """
 
     flags: ClassVar = {
@@ -48,12 +48,14 @@ class CodeSource(ItemSource):
         encoder: FeatureInfo | None,
         name: str | None = None,
         centroids: int | None = None,
+        features: str | None = None,
     ) -> None:
         self.folder = folder
         self.codes = codes
         self.book = book
         self.encoder = encoder
         self.name = name
+        self.features = features
         self.centroids = centroids if book is None else book.num_centroids
 
     # -- where codes come from ------------------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ class CodeSource(ItemSource):
         known = self.encoder is not None  # else the codebook knows whose vectors it codes, but not how they were made
         found = self._vectors_of_encoder().matching(dataset, {"features": asked.get("features")}, encode and known)
         with _naming(dataset.path if found.name is None else dataset.feature_path(found.name)):
-            return type(self)(dataset.path, book.encode(found.vectors), book, self.encoder)
+            return type(self)(dataset.path, book.encode(found.vectors), book, self.encoder, features=found.name)
 
     def coded_alike(self, dataset: PreparedDataset, asked: Asked, otherwise: str = "") -> "CodeSource":
         """The folder's items by codes of this source's codebook; where it has none they are made of its vectors, and stored.
@@ -250,8 +252,8 @@ class CodeSource(ItemSource):
 
     @property
     def names(self) -> dict[str, str | None]:
-        """The name of the codes."""
-        return {"codes": self.name}
+        """The name of the codes, and of the vectors that they were made of now."""
+        return {"codes": self.name} | ({} if self.features is None else {"features": self.features})
 
     @property
     def text_rules(self) -> str | None:

@@ -91,9 +91,12 @@ class EmbeddingSource(ItemSource):
         name = choose_for_all("vectors", name, datasets, stored, "encode")
         common = check_same_encoder([(dataset, name) for dataset in datasets])
         return [
-            cls(dataset.path, common, dataset.features(name), dataset.word_drop_draws(name), name)
+            cls(
+                dataset.path, common, dataset.features(name), dataset.word_drop_draws(name), name,
+                reader=f"With {dataset.path} this training reads",
+            )
             for dataset in datasets
-        ]
+        ]  # fmt: skip
 
     @classmethod
     def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> "EmbeddingSource":

@@ -1,17 +1,18 @@
 """How UniSRec is trained: contrast over several domains, then next items of one, known by text or by text and ID."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from linguarec.batching.pretraining import MixedLoader, PretrainingLoader, ViewSettings
 from linguarec.errors import SettingsError
 from linguarec.families.contrast import plan_contrast
-from linguarec.families.family import Family, Plan, Request, Task, with_encoder
+from linguarec.families.family import Family, Plan, Request, Start, Task, with_encoder
 from linguarec.families.next_item import StartOptions, plan_next_item
 from linguarec.families.options import EncoderOptions, settings_of
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.families.unisrec.model import UniSRec, UniSRecConfig, UniSRecTransductive
-from linguarec.families.ways import ways_with_encoder
+from linguarec.families.ways import ways_of
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.sources.joined import JoinedItems
 
@@ -98,6 +99,13 @@ def _check_draws(request: Request, sources: list[EmbeddingSource]) -> None:
         )
 
 
+def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same options in each way, with the mode that is fine-tuned where none was asked for: the form of the start."""
+    mode = asked.get("mode") or ("transductive" if start.family is UNISREC_TRANSDUCTIVE else "inductive")
+    options = {**asked, "mode": mode}
+    return ways_of(start, options, options)
+
+
 UNISREC = Family(
     name="unisrec",
     summary="items by text vector, mixture-of-experts adaptor",
@@ -106,7 +114,7 @@ UNISREC = Family(
     source=EmbeddingSource,
     finetuning=Task(FineTuningOptions, plan_finetuning),
     pretraining=Task(PretrainingOptions, plan_pretraining),
-    ways=ways_with_encoder,
+    ways=ways,
     released=RECBOLE,
 )
 UNISREC_TRANSDUCTIVE = replace(
