@@ -53,7 +53,7 @@ def recommend(
     if len(asked) != 1:
         named = ", ".join(f"--{flag}" for flag in asked) or "none"
         problems.append(f"give one of --history, --histories and --for; found {named}")
-    if (output is None) != (history is not None):
+    elif (output is None) != (history is not None):
         problems.append(
             "--output is the file for --histories and --for, which need it; --history is shown on the screen"
         )

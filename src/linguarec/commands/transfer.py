@@ -189,8 +189,10 @@ def _ways_of(
     """What `finetune` is given for each way that the model has, and which of them are tried.
 
     Raises:
-        SettingsError: the model has not the ways asked for, or an option says nothing to it.
+        SettingsError: the model has not the ways asked for, or its folder lacks what one of them needs; or an option says
+            nothing to it.
     """
+    from linguarec.errors import CheckpointMismatchError
     from linguarec.families.flags import refuse
 
     family = start.family
@@ -199,17 +201,21 @@ def _ways_of(
             [f"{family.name} knows items by ID only: nothing that it learned carries over to another shop"]
         )
     given = {flag: value for flag, value in options.items() if value is not None}
-    flags = family.ways(start, given)
+    found = family.ways(start, given)
+    flags = {way: arguments for way, arguments in found.items() if not isinstance(arguments, CheckpointMismatchError)}
     able = [way for way in WAYS if way in (*flags, "zero-shot")]
-    lacking = [way for way in ways or () if way not in able]
-    if lacking:
-        raise SettingsError(
-            [
+    problems = []
+    for way in ways or found:
+        error = found.get(way)
+        if isinstance(error, CheckpointMismatchError):
+            problems.append(f"--ways {way}: {error} Compare the others: --ways {','.join(able)}")
+        elif way not in able:
+            problems.append(
                 f"--ways {way}: the {family.name} in {start.folder} has no such way; compare the others: "
                 f"--ways {','.join(able)}"
-                for way in lacking
-            ]
-        )
+            )
+    if problems:
+        raise SettingsError(problems)
     tried = [way for way in able if way in (ways or WAYS)]
     read = {flag for way in tried for flag in flags.get(way, family.source.flags)} | {"mode"}
     mode = flags["full"].get("mode")

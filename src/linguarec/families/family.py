@@ -14,6 +14,7 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError
 from linguarec.families.flags import options_from
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
 from linguarec.nn.shape import CatalogueShape
@@ -27,8 +28,9 @@ log = logging.getLogger(__name__)
 Source = TypeVar("Source", bound=ItemSource)
 Build = Callable[[Any, EncoderConfig | None, CatalogueShape], nn.Module]
 LoadScorer = Callable[[nn.Module, "ModelDescription", ItemSource, Path | None], Scorer]
-# A start and the options asked for -> name of a way -> the arguments of a fine-tuning beside model and data.
-Ways = Callable[["Start", Mapping[str, Any]], dict[str, dict[str, Any]]]
+# A start and the options asked for -> name of a way -> the arguments of a fine-tuning beside model and data, or the error that
+# says why this start does not have a way that others of its family have.
+Ways = Callable[["Start", Mapping[str, Any]], Mapping[str, dict[str, Any] | CheckpointMismatchError]]
 
 
 def with_encoder(model: Callable[[Any, CatalogueShape, SequenceEncoder], nn.Module]) -> Build:

@@ -34,7 +34,7 @@ from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import LeftOut, left_out, log_left_out
 from linguarec.sources.inputs import TokenInputs
-from linguarec.sources.tokens import TokenSource, warn_of_other_sentences
+from linguarec.sources.tokens import TokenSource, fitting_tokens, warn_of_other_sentences
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
 from linguarec.text.references import lasting_name
 from linguarec.training.processes import is_main_process
@@ -131,7 +131,7 @@ def plan_pretraining(request: Request) -> Plan:
     of_valid: dict[Path, TokenSource] = {}
     if request.valid is not None:
         name = options.tokens if options.tokens in request.valid.token_names else None
-        of_valid = {request.valid.path: sources[0].matching(request.valid, {"tokens": name})}
+        of_valid = {request.valid.path: fitting_tokens(form, request.valid, name)}
     # One item more than the model reads, so that what it leaves out can be counted.
     parts = [
         ((of_valid or read)[dataset.path], cases)
@@ -191,16 +191,15 @@ def plan_pretraining(request: Request) -> Plan:
     return Plan(description, network, sources[0], stages, options, taken, facts, begin, counted)
 
 
-def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any] | CheckpointMismatchError]:
     """Scratch begins as the start once began, if its folder tells; frozen would leave nothing to learn: that is zero-shot."""
     refuse(start.family.name, {flag: value for flag, value in asked.items() if flag != "tokens"})
-    found: dict[str, dict[str, Any]] = {"full": {"from_": start.folder, **asked}}
+    full = {"from_": start.folder, **asked}
     try:
         config, backbone = as_it_began(start)
     except CheckpointMismatchError as error:
-        log.info("without scratch: %s", error)
-        return found
-    return {"scratch": {"config": config, "backbone": backbone, **asked}, **found}
+        return {"scratch": error, "full": full}
+    return {"scratch": {"config": config, "backbone": backbone, **asked}, "full": full}
 
 
 def _checked(request: Request) -> Request:

@@ -89,6 +89,8 @@ class SentenceScorer:
         """Write the weights that read items, where they are others than those that read histories."""
         if self.item_network is not self.network:
             save_weights(self.item_network, folder / ITEM_WEIGHTS_FILE)
+        else:  # those of another model that was saved there before
+            (folder / ITEM_WEIGHTS_FILE).unlink(missing_ok=True)
 
     def load_inputs(self, folder: Path, source: ItemSource) -> TokenInputs:
         """The tokens of the run's items."""
