@@ -21,12 +21,18 @@ MakeDataset = Callable[..., PreparedDataset]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and fixtures; the test is skipped where it is absent."""
+    """The folder of real data; the test is skipped where it is absent."""
     beside = Path(__file__).parents[2] / "shared"
     folder = Path(os.environ.get("LINGUAREC_SHARED", beside))
     if not (folder / "DESIGN.md").exists():
         pytest.skip(f"needs the shared folder: set LINGUAREC_SHARED, or put it at {beside}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def released_outputs() -> Path:
+    """What the released code gave with tiny models, a folder a model: weights, settings, inputs and outputs."""
+    return Path(__file__).parent / "fixtures" / "released"
 
 
 @pytest.fixture
