@@ -36,6 +36,31 @@ def released_outputs() -> Path:
 
 
 @pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
+    """`drawn(file)`: the matplotlib figure that was saved as `file`, so that a test can read what it shows."""
+    from matplotlib.figure import Figure
+
+    figures: dict[Path, Figure] = {}
+    save = Figure.savefig
+
+    def savefig(figure: Figure, target: Path, **settings: Any) -> None:
+        save(figure, target, **settings)
+        figures[target] = figure
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+    def figure_of(file: Path) -> Figure:
+        # Files are written beside their place and renamed, so the figure is found by its folder and the name's start.
+        assert file.is_file()
+        [found] = [
+            figure for target, figure in figures.items() if target.parent == file.parent and file.name in target.name
+        ]
+        return found
+
+    return figure_of
+
+
+@pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
     """Write a small prepared folder by hand and open it.
 
