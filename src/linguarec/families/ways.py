@@ -1,4 +1,4 @@
-"""How a pre-trained model can be used on a new shop, for `linguarec transfer`: from scratch, with its encoder frozen, tuned."""
+"""Ways to train on a new shop, for `linguarec transfer`: from scratch, pre-trained with frozen encoder, fully fine-tuned."""
 
 from collections.abc import Mapping
 from typing import Any
