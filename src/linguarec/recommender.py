@@ -334,7 +334,7 @@ class Recommender:
                     ]
                 )
             added = now.source.new(entries, vectors)
-            inputs, keys = self.encode(added)
+            inputs, keys = self.encode_new(added)
             log_left_out(left_out(self.scorer, inputs, {}))
             self.snapshot = Snapshot(
                 now.catalogue.with_added(entries),
@@ -361,14 +361,14 @@ class Recommender:
                 now.catalogue.with_removed(raw_ids), now.inputs, now.ranker.with_removed(rows.values), now.source
             )
 
-    def encode(self, source: ItemSource) -> tuple[Any, Tensor]:
-        """What histories read of the items of a source, and their keys [n, Dk], float32."""
-        return _encode(self.scorer, source)
+    def encode_new(self, source: ItemSource) -> tuple[Any, Tensor]:
+        """What histories read of items that the model was not trained on, and their keys [n, Dk], float32."""
+        return _encode(self.scorer, source, new=True)
 
 
-def _encode(scorer: Scorer, source: ItemSource) -> tuple[Any, Tensor]:
+def _encode(scorer: Scorer, source: ItemSource, new: bool = False) -> tuple[Any, Tensor]:
     with full_precision(scorer.device):
-        inputs, keys = scorer.encode(source)
+        inputs, keys = scorer.encode(source, new)
     return inputs, keys.float()
 
 

@@ -115,7 +115,7 @@ def items_of_recommender(
     inputs, keys = now.inputs.select(known), now.ranker.keys_of(torch.from_numpy(known))
     if len(unknown):
         _check_unknown(recommender, dataset, unknown, zero_shot)
-        new_inputs, new_keys = recommender.encode(now.source.new_of(dataset, unknown))
+        new_inputs, new_keys = recommender.encode_new(now.source.new_of(dataset, unknown))
         # Known items, then new ones; sorted into the order of the folder.
         order = np.argsort(np.concatenate([np.flatnonzero(entries >= 0), unknown]))
         inputs = inputs.joined(new_inputs).select(order)

@@ -10,11 +10,13 @@ own.matching(other_dataset, {})                                                #
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.data.dataset import PreparedDataset
@@ -151,11 +153,15 @@ class ItemSource(ABC):
         """All items."""
         return self.part(np.arange(len(self)))
 
-    def chunks(self) -> Iterator[ItemBatch]:
-        """All items in row order, `ITEMS_PER_CHUNK` at a time, to bound memory; at least one chunk."""
+    def chunks(self, new: bool = False) -> Iterator[ItemBatch]:
+        """All items in row order, `ITEMS_PER_CHUNK` at a time, to bound memory; at least one chunk.
+
+        `new`: the model was not trained on these items, so they have no rows in its tables: their rows are -1.
+        """
         size = ITEMS_PER_CHUNK
         for start in range(0, max(1, len(self)), size):
-            yield self.part(np.arange(start, min(start + size, len(self))))
+            batch = self.part(np.arange(start, min(start + size, len(self))))
+            yield replace(batch, rows=torch.full_like(batch.rows, -1)) if new else batch
 
     @abstractmethod
     def without_items(self) -> Self:
