@@ -222,7 +222,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         for start in range(0, len(within), queries_at_once):
             lists = within.select(np.arange(start, min(start + queries_at_once, len(within))))
             of_query = np.repeat(np.arange(len(lists)), lists.lengths)
-            pairs = np.unique(of_query * len(self) + self._checked(lists.values))
+            pairs = np.unique(of_query * len(self) + self.checked(lists.values))
             if len(self.removed):
                 pairs = pairs[~np.isin(pairs % len(self), self.removed)]
             if exclude is not None:
@@ -241,14 +241,19 @@ class ExactRanker(ABC, Generic[Query, Added]):
 
     # -- candidates ----------------------------------------------------------------------------------------------------
 
-    def _checked(self, rows: IntArray) -> npt.NDArray[np.int64]:
+    def checked(self, rows: IntArray) -> npt.NDArray[np.int64]:
+        """The rows as int64.
+
+        Raises:
+            ValueError: one is not one of the N.
+        """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise ValueError(f"rows run from {rows.min()} to {rows.max()}, there are {len(self)} items")
         return np.asarray(rows, dtype=np.int64)
 
     def _candidates(self, within: IntArray) -> npt.NDArray[np.int64]:
         """Those of `within` that are not removed, ascending."""
-        rows = np.unique(self._checked(within))
+        rows = np.unique(self.checked(within))
         return rows[~np.isin(rows, self.removed)] if len(self.removed) else rows
 
     def _closed(self, within: Within | None) -> Tensor | None:
@@ -256,7 +261,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         if not isinstance(within, np.ndarray):
             return None
         closed = torch.ones(len(self), dtype=torch.bool)
-        closed[torch.from_numpy(self._checked(within))] = False
+        closed[torch.from_numpy(self.checked(within))] = False
         return closed.to(self.device)
 
     def _close(self, scores: Tensor, start: int, closed: Tensor | None, within: Within | None) -> None:
@@ -268,7 +273,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         if isinstance(within, Ragged):
             outside = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
             queries, rows = _pairs(within, start, len(scores), scores.device)
-            self._checked(within.values)
+            self.checked(within.values)
             outside[queries, rows] = False
             scores.masked_fill_(outside, -torch.inf)
 
