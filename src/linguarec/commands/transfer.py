@@ -1,4 +1,4 @@
-"""Transfer: what a pre-trained model is worth on a folder, against training from scratch, by how many users train."""
+"""Transfer: compare a pre-trained model with training from scratch on one folder, for growing fractions of the users."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,22 +35,22 @@ def transfer(
     split: str = "leave-one-out",
     **options: Any,
 ) -> dict[str, Any]:
-    """Train from scratch and from a pre-trained model with growing shares of the users, and say whether pre-training helps.
+    """Train from scratch and from a pre-trained model on growing fractions of the users, and show whether pre-training helps.
 
-    Every way is tested on all users, with several seeds; each is compared with scratch user by user. Finished runs are
-    taken as they are and interrupted ones go on, so the command can be repeated, also with more ways, shares or seeds.
+    Every way is tested on all users, with several seeds, and compared with scratch user by user. Finished runs are kept
+    and interrupted ones are resumed, so the command can be repeated, also with more ways, fractions or seeds.
 
     Args:
         data: prepared folder of the target domain
         from_: pre-training run or converted checkpoint
         output: folder for the runs, transfer.json, the plot and report.html
-        ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is tuned), zero-shot; all that the
-            model has by default
+        ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is fine-tuned), zero-shot; by
+            default all that the model supports
         shares: percentages of the users who train; 5, 20, 50 and 100 by default
-        seeds: how many runs of each
-        first_seed: the first of them
-        training: settings of all trainings; where nothing is asked for, the model's own. With a share of the users a step
-            takes that share of targets_per_step, so that an epoch has as many steps as with all of them
+        seeds: number of runs of each way and percentage
+        first_seed: seed of the first run; the others follow
+        training: settings of all trainings; the model's own defaults apply to those that are not set. With a fraction of the
+            users a step takes the same fraction of targets_per_step, so that an epoch has as many steps as with all users
         split: which interactions train, validate and test
         options: flags of the model, as of `linguarec finetune --from`
     """
@@ -88,7 +88,7 @@ def transfer(
     flags, ways = _ways_of(start, options, ways)
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
-    for trained_way in [way for way in ways if way != "zero-shot"]:  # refuses what does not fit; scratch first
+    for trained_way in [way for way in ways if way != "zero-shot"]:  # refuses bad settings of all ways; scratch first
         given = dict(flags[trained_way])
         request = finetuning_request(
             family,
@@ -186,11 +186,11 @@ def transfer(
 def _ways_of(
     start: "Start", options: Mapping[str, Any], ways: list[Way] | None
 ) -> tuple[dict[str, dict[str, Any]], list[Way]]:
-    """What `finetune` is given for each way that the model has, and which of them are tried.
+    """The arguments of `finetune` for each way that the model supports, and the ways to run.
 
     Raises:
-        SettingsError: the model has not the ways asked for, or its folder lacks what one of them needs; or an option says
-            nothing to it.
+        SettingsError: the model does not support a requested way, its folder lacks what a way needs, or the model does not
+            have an option.
     """
     from linguarec.errors import CheckpointMismatchError
     from linguarec.families.flags import refuse
@@ -225,7 +225,7 @@ def _ways_of(
 
 
 def verdict(difference: Mapping[str, float]) -> str:
-    """What a paired difference to scratch says, by its 95 % interval."""
+    """Verdict on a paired difference to scratch, by its 95 % interval."""
     if difference["low"] > 0:
         return "helps"
     return "hurts" if difference["high"] < 0 else "no difference"
@@ -248,7 +248,7 @@ def _table(
     systems: "Mapping[int, Mapping[str, ComparedSystem]]",
     tests: Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]],
 ) -> "Table":
-    """A row a share and way; the best ndcg@10 of a share strong."""
+    """One row per fraction of users and way; the best ndcg@10 of each fraction in bold."""
     from linguarec.evaluation.report import Table
 
     rows: list[list[str]] = []
