@@ -30,7 +30,7 @@ def family_named(name: str) -> Family:
 
 
 def family_problems(names: Sequence[str], flag: str) -> list[str]:
-    """A line for each name that is of no family, or one if there is no name."""
+    """A line for each name that is not a family, or one if there are no names."""
     known = ", ".join(FAMILIES)
     if not names:
         return [f"{flag} names none; there are: {known}"]

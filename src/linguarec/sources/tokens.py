@@ -107,7 +107,7 @@ class TokenSource(ItemSource):
         return cls(folder, _no_tokens(form), form, tokenizer)
 
     def matching(self, dataset: PreparedDataset, asked: Asked, encode: bool = True) -> "TokenSource":
-        """The folder's stored tokens of this tokenizer; of any, where it is not known. Warns of other sentences."""
+        """The folder's stored tokens of this tokenizer, or of any if it is not known; warns if the forms differ."""
         if self.form is None:
             return type(self).choose(dataset, asked)
         found = fitting_tokens(self.form, dataset, asked.get("tokens"))

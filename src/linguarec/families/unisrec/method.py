@@ -100,7 +100,7 @@ def _check_draws(request: Request, sources: list[EmbeddingSource]) -> None:
 
 
 def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same options in each way, with the mode that is fine-tuned where none was asked for: the form of the start."""
+    """The same options in each way. The mode is the one that the user set, else that of the start."""
     mode = asked.get("mode") or ("transductive" if start.family is UNISREC_TRANSDUCTIVE else "inductive")
     options = {**asked, "mode": mode}
     return ways_of(start, options, options)
