@@ -406,7 +406,7 @@ def test_bad_input_is_refused_and_nothing_written(
     assert not run.exists()
 
 
-def test_a_comparison_trains_it_by_its_own_recipe_but_for_what_is_given(
+def test_a_comparison_trains_it_by_its_own_settings_but_for_what_is_given(
     shop: PreparedDataset, tiny_backbone: str, tmp_path: Path
 ) -> None:
     given = TrainingSettings(max_epochs=1, accumulate=1, accelerator="cpu")
