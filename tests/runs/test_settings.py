@@ -1,0 +1,249 @@
+"""The settings of a run: written once, compared when it is resumed, and enough to repeat it by `--config run.yaml`."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from linguarec.arguments import parse
+from linguarec.cli import COMMANDS
+from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.commands.finetune import finetune, finetuning_request
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
+from linguarec.families import FAMILIES
+from linguarec.families.recformer.model import RecformerConfig
+from linguarec.families.sasrec.model import SASRecConfig
+from linguarec.files import writing_folder
+from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.runs.folder import open_run
+from linguarec.runs.settings import CONFIG_FILE, SETTINGS_FILE, RunSettings, read_settings
+from linguarec.text.attributes import AttributeTokenizer
+from linguarec.text.token_store import write_tokens
+from linguarec.training.settings import TrainingSettings
+
+SMALL = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, dropout=0.3, max_length=6)
+TRAINING = TrainingSettings(
+    learning_rate=0.002, targets_per_step=64, max_epochs=7, accelerator="cpu", loggers=["tensorboard", "mlflow"]
+)
+TINY_RECFORMER = RecformerConfig(
+    hidden_size=16, layers=1, heads=2, inner_size=16, window=4, max_tokens=30, max_items=5, positions=32
+)
+
+
+@pytest.fixture
+def dataset(make_dataset: Callable[..., PreparedDataset]) -> PreparedDataset:
+    """A folder with vectors, codes and tokens."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((12, 8)).astype(np.float32)
+    made = make_dataset([rng.permutation(12)[:6].tolist() for _ in range(8)], features={"enc": vectors})
+    book = CodeBook("pq", rng.standard_normal((4, 8, 2)).astype(np.float32), None, None, "enc", "0" * 64)
+    ItemCodes(book.encode(vectors), book, made.texts_fingerprint).save(made.codes_path("pq"))
+    tokenizer = AttributeTokenizer.load("all-MiniLM-L6-v2", ["title"], attribute_tokens=8)
+    with writing_folder(made.tokens_path("words")) as folder:
+        write_tokens(folder, tokenizer, [{"title": made.texts}], made.fingerprint)
+    return made
+
+
+def planned(model: str, data: Path, output: Path, **given: Any) -> RunSettings:
+    """The settings of a fine-tuning; nothing is trained or written."""
+    names = ("config", "training", "from_", "split", "users", "seed")
+    own = {"config": None, "training": None, "from_": None, "split": "leave-one-out", "users": 1.0, "seed": 0}
+    own |= {name: given.pop(name) for name in names if name in given}
+    family = FAMILIES[model]
+    request = finetuning_request(family, data, output, *(own[name] for name in names), given)
+    return RunSettings.of("finetune", request, family.finetuning.plan(request))
+
+
+def stored(settings: RunSettings) -> dict[str, Any]:
+    """As a run of these settings holds them."""
+    found: dict[str, Any] = json.loads(json.dumps(settings.to_dict()))
+    return found
+
+
+@pytest.fixture
+def settings(dataset: PreparedDataset, tmp_path: Path) -> RunSettings:
+    config = SASRecConfig(initializer_range=0.5)
+    return planned(
+        "sasrec", dataset.path, tmp_path / "run", config=config, training=TRAINING, transformer=SMALL, seed=4
+    )
+
+
+# -- writing
+
+
+def test_settings_json_tells_command_model_data_and_all_settings(
+    settings: RunSettings, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    settings.write(tmp_path / "run")
+    found = read_settings(tmp_path / "run")
+    assert found == stored(settings)
+    assert {key: found[key] for key in ("command", "model", "seed", "split", "users", "sequence_encoder", "from")} == {
+        "command": "finetune", "model": "sasrec", "seed": 4, "split": "leave-one-out", "users": 1.0,
+        "sequence_encoder": "transformer", "from": None,
+    }  # fmt: skip
+    assert (found["data"], found["data_fingerprint"]) == (str(dataset.path), dataset.fingerprint)
+    assert found["training"] == asdict(TRAINING)
+    assert found["config"] == {"initializer_range": 0.5}
+    assert found["encoder"] == {"kind": "transformer", **asdict(SMALL)}
+    assert found["shape"]["num_items"] == 12
+    assert {"python", "torch", "linguarec"} <= found["versions"].keys()
+
+
+SETTINGS_OF: Mapping[str, dict[str, Any]] = {
+    name: {"transformer": SMALL, "users": 0.5} for name, family in FAMILIES.items() if family.encoders
+} | {"recformer": {"config": TINY_RECFORMER, "tokens": "words"}}
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_the_run_is_repeated_by_its_config(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
+    first = planned(model, dataset.path, tmp_path / "run", training=TRAINING, seed=4, **SETTINGS_OF[model])
+    first.write(tmp_path / "run")
+    words = [model, str(dataset.path), "-o", str(tmp_path / "again"), "--config", str(tmp_path / "run" / CONFIG_FILE)]
+    call = parse(finetune, words, "linguarec finetune", COMMANDS["finetune"])
+    assert call is not None
+    given = {name: value for name, value in call.arguments.items() if name not in ("model", "data", "output")}
+    assert not given.pop("resume")
+    assert not given.pop("overwrite")
+    again = planned(model, dataset.path, tmp_path / "again", **given)
+    assert stored(again) == stored(first)
+    assert again.to_flags() == first.to_flags()
+    assert again.differences(stored(first)) == []
+
+
+def test_run_yaml_holds_flags_alone_and_none_that_was_left_out(settings: RunSettings, tmp_path: Path) -> None:
+    settings.write(tmp_path / "run")
+    found = yaml.safe_load((tmp_path / "run" / CONFIG_FILE).read_text())
+    assert found == {
+        "sequence_encoder": "transformer",
+        "transformer": asdict(SMALL),
+        "split": "leave-one-out",
+        "users": 1.0,
+        "seed": 4,
+        "model": {"initializer_range": 0.5},
+        "training": asdict(TRAINING),
+    }
+
+
+def test_a_run_of_a_start_names_it_as_a_flag(settings: RunSettings) -> None:
+    taken = {"folder": "runs/pre", "model": "sasrec", "weights_sha256": "0", "loaded": [], "new": [], "left_out": []}
+    started = replace(settings, start=taken)
+    assert started.to_flags()["from"] == "runs/pre"
+    assert started.to_dict()["from"] == taken
+
+
+# -- opening the folder
+
+
+def test_the_settings_of_a_run_are_written_once(settings: RunSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert open_run(run, settings, resume=True, overwrite=False) is None  # there is nothing to resume yet
+    files = [run / SETTINGS_FILE, run / CONFIG_FILE]
+    for file in files:
+        os.utime(file, (1, 1))
+    before = [file.read_bytes() for file in files]
+    assert open_run(run, settings, resume=True, overwrite=False) is None
+    other = replace(settings, training=replace(TRAINING, learning_rate=0.1))
+    with pytest.raises(SettingsError, match=r"training\.learning_rate: the run has 0\.002, now 0\.1"):
+        open_run(run, other, resume=True, overwrite=False)
+    with pytest.raises(OutputError, match="exists already; go on with it by --resume"):
+        open_run(run, settings, resume=False, overwrite=False)
+    assert [file.read_bytes() for file in files] == before
+    assert [file.stat().st_mtime for file in files] == [1, 1]
+    assert open_run(run, other, resume=False, overwrite=True) is None
+    assert read_settings(run)["training"]["learning_rate"] == 0.1
+
+
+def test_a_finished_run_gives_its_results_again(settings: RunSettings, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings.write(run)
+    means = {"valid": {"ndcg@10": 0.5}, "test": {"ndcg@10": 0.25}}
+    metrics = {"run": str(run), "model": "sasrec", "best_epoch": 1, "epochs": 2, **means}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert open_run(run, settings, resume=True, overwrite=False) == metrics
+
+
+def test_folders_that_hold_no_training_are_named(settings: RunSettings, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatchError, match=r"none is not a run folder: it does not exist\. Make one by"):
+        read_settings(tmp_path / "none")
+    with pytest.raises(CheckpointMismatchError, match=rf"is not a run folder: it has no {SETTINGS_FILE}"):
+        read_settings(tmp_path)
+    (tmp_path / SETTINGS_FILE).write_text('{"released_as": "SASRec"}')
+    with pytest.raises(CheckpointMismatchError, match="does not stand for a training, so there is none to go on with"):
+        open_run(tmp_path, settings, resume=True, overwrite=False)
+
+
+# -- resuming
+
+
+def test_differences_name_flags_with_both_values(settings: RunSettings) -> None:
+    before = stored(settings)
+    assert settings.differences(before) == []
+    description = settings.description
+    assert description.encoder is not None
+    now = replace(
+        settings,
+        description=replace(
+            description,
+            config=SASRecConfig(initializer_range=0.1),
+            encoder=replace(description.encoder, dropout=0.0),
+        ),
+        training=replace(TRAINING, learning_rate=0.1, loggers=[]),
+        flags={**settings.flags, "seed": 5},
+    )
+    assert sorted(now.differences(before)) == [
+        "model.initializer_range: the run has 0.5, now 0.1",
+        "seed: the run has 4, now 5",
+        "training.learning_rate: the run has 0.002, now 0.1",
+        "training.loggers: the run has ['tensorboard', 'mlflow'], now []",
+        "transformer.dropout: the run has 0.3, now 0.0",
+    ]
+
+
+def test_another_encoder_is_one_difference(settings: RunSettings, dataset: PreparedDataset, tmp_path: Path) -> None:
+    gru = planned(
+        "sasrec", dataset.path, tmp_path / "run", config=settings.description.config, training=TRAINING, seed=4,
+        sequence_encoder="gru", gru=GRUConfig(hidden_size=16, inner_size=16, max_length=6),
+    )  # fmt: skip
+    assert gru.differences(stored(settings)) == ["sequence_encoder: the run has 'transformer', now 'gru'"]
+
+
+def test_names_of_items_are_compared_too(dataset: PreparedDataset, tmp_path: Path) -> None:
+    first = planned("unisrec", dataset.path, tmp_path / "run", training=TRAINING, transformer=SMALL)
+    dataset.write_features("other", np.zeros((12, 8), np.float32), dataset.feature_info("enc"))
+    now = planned("unisrec", dataset.path, tmp_path / "run", training=TRAINING, transformer=SMALL, features="other")
+    assert now.differences(stored(first)) == ["features: the run has 'enc', now 'other'"]
+
+
+def test_other_data_is_told_by_its_content_not_by_its_place(settings: RunSettings) -> None:
+    before = stored(settings)
+    moved = before | {"data": "/elsewhere", "versions": {"torch": "1.0"}}
+    assert settings.differences(moved) == []
+    (line,) = settings.differences(before | {"data_fingerprint": "0" * 64})
+    assert line.startswith(f"data_fingerprint: the run has '{'0' * 64}', now '")
+
+
+def test_a_start_is_told_by_its_weights(settings: RunSettings) -> None:
+    taken = {"folder": "runs/pre", "model": "sasrec", "weights_sha256": "0", "mode": None, "frozen": "encoder"}
+    started = replace(settings, start=taken)
+    moved = stored(replace(started, start=taken | {"folder": "runs/moved"}))
+    assert started.differences(moved) == []
+    trained_on = stored(replace(started, start=taken | {"weights_sha256": "1", "frozen": "none"}))
+    assert sorted(started.differences(trained_on)) == [
+        "from.frozen: the run has 'none', now 'encoder'",
+        "from.weights_sha256: the run has '1', now '0'",
+    ]
+
+
+def test_settings_that_a_run_does_not_know_have_their_defaults(settings: RunSettings) -> None:
+    before = stored(settings)
+    del before["training"]["window_stride"]
+    assert settings.differences(before) == []
+    strided = replace(settings, training=replace(TRAINING, window_stride=5))
+    assert strided.differences(before) == ["training.window_stride: the run has 0, now 5"]
