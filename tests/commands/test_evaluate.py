@@ -102,12 +102,18 @@ def test_slices_add_up_to_the_whole(run):
         assert mean == pytest.approx(found["systems"]["popularity"]["mrr"]["mean"])
 
 
-def test_results_and_plots_are_written_into_the_run(run, capsys):
+def test_results_and_plots_are_written_into_the_run(run, capsys, drawn):
     found = evaluate(run, ks=[5])
     stored = json.loads((run / "evaluation" / "test.json").read_text())
     assert stored == json.loads(json.dumps(found))
-    assert (run / "evaluation" / "test.history-length.png").read_bytes().startswith(b"\x89PNG")
-    assert (run / "evaluation" / "test.popularity.png").exists()
+    for name, group in (("history-length", "history length"), ("popularity", "popularity of the target")):
+        [axes] = drawn(run / "evaluation" / f"test.{name}.png").axes
+        parts = [part for part in found["slices"] if part["group"] == group]
+        assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == [part["name"] for part in parts]
+        shown = {container.get_label(): list(container.lines[0].get_ydata()) for container in axes.containers}
+        assert set(shown) == {"sasrec-text", "popularity", "chance"}
+        for system, values in shown.items():
+            assert values == pytest.approx([part["systems"][system]["ndcg@5"]["mean"] for part in parts])
     ranks = np.load(run / "evaluation" / "test.ranks.npz")
     assert np.mean(ranks["greater"] < 5) == pytest.approx(found["systems"]["sasrec-text"]["recall@5"]["mean"])
     shown = capsys.readouterr().out

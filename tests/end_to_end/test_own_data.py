@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from linguarec import cli
+from linguarec import cli, load_model
 from linguarec.data.synthetic import TINY, generate_world
 
 pytestmark = pytest.mark.slow
@@ -48,26 +49,52 @@ def test_from_a_log_to_recommendations(linguarec: Linguarec, tmp_path: Path):
     fast = "--training.max_epochs 8 --training.targets_per_step 100 --training.learning_rate 0.005"
     for model in ("sasrec", "unisrec", "vqrec"):
         trained = linguarec(f"finetune {model} data/shop -o runs/{model} {small} {fast}")
-        assert trained["epochs"] <= 8
+        assert trained["epochs"] == 8
         evaluated = linguarec(f"evaluate runs/{model}")
         systems = evaluated["systems"]
         assert systems[model]["ndcg@10"]["mean"] == pytest.approx(trained["test"]["ndcg@10"], abs=1e-6)
-        assert systems[model]["ndcg@10"]["mean"] > systems["chance"]["ndcg@10"]["mean"]
+        scores = {name: system["ndcg@10"]["mean"] for name, system in systems.items()}
+        # Codes are too coarse for so few items.
+        assert scores[model] > (1.2 * scores["chance"] if model == "vqrec" else 1.3 * scores["popularity"])
 
     # Targets that no training sequence holds: never trained as mere negatives, so their text can bring them up.
     new = next(part for part in linguarec("evaluate runs/unisrec")["slices"] if part["name"].startswith("new"))
-    assert new["systems"]["unisrec"]["recall@10"]["mean"] > 0.1
+    assert new["systems"]["unisrec"]["recall@10"]["mean"] > new["systems"]["chance"]["recall@10"]["mean"]
     assert new["systems"]["popularity"]["recall@10"]["mean"] == 0
 
-    history = "K0001,K0002"
-    found = linguarec(f"recommend runs/unisrec --history {history} -k 5")["recommendations"]
-    assert len({item["raw_id"] for item in found} - {"K0001", "K0002"}) == 5
-    (tmp_path / "new.csv").write_text(
-        "raw_id,title,brand,category\nnew-1,Velvet cake stand,Belvoir,Kitchen > Tableware\n"
-    )
-    found = linguarec(f"recommend runs/unisrec --history {history} --items new.csv -k 47")
-    assert found["added"] == 1
-    assert "new-1" in {item["raw_id"] for item in found["recommendations"]}
+    # Users keep their taste or move on to the one that follows it, so most of what is recommended is of these two.
+    [shop] = generate_world(domains=1, size=TINY)
+    tastes = {item.raw_id: item.taste for item in shop.items}
+    taste = tastes["K0002"]
+    likely = set(np.flatnonzero(shop.transition[taste] > 0.2).tolist())
+    assert len(likely) == 2
+    found = linguarec("recommend runs/unisrec --history K0001,K0002 -k 10")["recommendations"]
+    ids, scores = [item["raw_id"] for item in found], [item["score"] for item in found]
+    assert len(set(ids) - {"K0001", "K0002"}) == 10
+    assert scores == sorted(scores, reverse=True)
+    assert sum(tastes[raw_id] in likely for raw_id in ids) >= 8
+    recommender = load_model(tmp_path / "runs" / "unisrec")
+    assert [item.raw_id for item in recommender.recommend([["K0001", "K0002"]], k=10)[0]] == ids
+
+    # A new item with the texts of a known one has its score; one of the taste that is unlikely here has a low rank.
+    twin = next(item for item in shop.items if item.raw_id == ids[0])
+    others = [item for item in shop.items if item.raw_id not in ("K0001", "K0002")]
+    unlikely = next(item for item in others if shop.transition[taste, item.taste] < 0.1)
+    rows = [
+        ("new-1", twin.title, twin.brand, twin.category),
+        ("new-2", unlikely.title, unlikely.brand, unlikely.category),
+    ]
+    lines = ["raw_id,title,brand,category", *(",".join(row) for row in rows)]
+    (tmp_path / "new.csv").write_text("\n".join(lines) + "\n")
+    found = linguarec("recommend runs/unisrec --history K0001,K0002 --items new.csv -k 48")
+    assert found["added"] == 2
+    scores = {item["raw_id"]: item["score"] for item in found["recommendations"]}
+    assert len(scores) == 48 + 2 - 2
+    assert scores["new-1"] == pytest.approx(scores[twin.raw_id], abs=1e-3)
+    assert scores["new-2"] == pytest.approx(scores[unlikely.raw_id], abs=1e-3)
+    ranks = {raw_id: rank for rank, raw_id in enumerate(scores, start=1)}
+    assert ranks["new-1"] <= 2
+    assert ranks["new-2"] > 20
 
 
 def test_bad_input_is_told_and_exits_with_2(linguarec: Linguarec, capsys: pytest.CaptureFixture[str]):

@@ -126,3 +126,4 @@ def test_loss_without_targets_is_zero_and_has_a_gradient() -> None:
     loss.backward()
     assert loss.item() == 0
     assert queries.grad is not None
+    assert torch.equal(queries.grad, torch.zeros(3, 4))
