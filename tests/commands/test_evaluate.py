@@ -105,7 +105,7 @@ def test_slices_add_up_to_the_whole(run):
 def test_results_and_plots_are_written_into_the_run(run, capsys):
     found = evaluate(run, ks=[5])
     stored = json.loads((run / "evaluation" / "test.json").read_text())
-    assert stored == json.loads(json.dumps(found))
+    assert stored == json.loads(json.dumps(found.to_dict()))
     assert (run / "evaluation" / "test.history-length.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "evaluation" / "test.popularity.png").exists()
     ranks = np.load(run / "evaluation" / "test.ranks.npz")
