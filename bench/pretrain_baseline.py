@@ -20,6 +20,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,13 +30,53 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WINDOW = 50
-TEMPERATURE = 0.07
-SEQUENCE_WEIGHT = 1e-3
 ITEM_DROP, ITEM_DROP_SHARE = 0.2, 0.9  # ratio of the items; how often the view is by item drop, else by word drop
-REPLACED_CODES = 0.75
 
 Model = Literal["unisrec", "vqrec"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes and settings of a model, by default those of the published pre-training.
+
+    `window`: cells of a row. `sequence_weight` of UniSRec's sequence-sequence contrast. `replaced_codes`: fraction of the codes
+    of VQ-Rec's semi-synthetic negatives that are drawn at random.
+    """
+
+    hidden: int = 300
+    heads: int = 2
+    inner: int = 256
+    layers: int = 2
+    window: int = 50
+    dropout: float = 0.5
+    temperature: float = 0.07
+    experts: int = 8
+    adaptor_dropout: float = 0.2
+    sequence_weight: float = 1e-3
+    centroids: int = 256
+    replaced_codes: float = 0.75
+
+    @classmethod
+    def of_released(cls, settings: Mapping[str, Any]) -> "Sizes":
+        """Those of a released checkpoint's settings; a model without an adaptor or codes keeps the defaults of those."""
+        found = {ours: settings[theirs] for ours, theirs in RELEASED_NAMES.items() if theirs in settings}
+        return cls(**found)
+
+
+RELEASED_NAMES = {
+    "hidden": "hidden_size",
+    "heads": "n_heads",
+    "inner": "inner_size",
+    "layers": "n_layers",
+    "window": "MAX_ITEM_LIST_LENGTH",
+    "dropout": "hidden_dropout_prob",
+    "temperature": "temperature",
+    "experts": "n_exps",
+    "adaptor_dropout": "adaptor_dropout_prob",
+    "sequence_weight": "lambda",
+    "centroids": "code_cap",
+    "replaced_codes": "fake_idx_ratio",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +95,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Rows:
-    """Padded rows: `histories` [B, 50] (item + 1 from the left, 0 = padding), `lengths` [B], `targets` [B] (item + 1)."""
+    """Padded rows: `histories` [B, L] (item + 1 from the left, 0 = padding), `lengths` [B], `targets` [B] (item + 1)."""
 
     histories: Tensor
     lengths: Tensor
@@ -62,19 +103,20 @@ class Rows:
 
 
 class Prefixes:
-    """All (history, target) pairs of the sequences `items` [T], `offsets` [U + 1]: every prefix is a row."""
+    """All (history, target) pairs of the sequences `items` [T], `offsets` [U + 1]: every prefix is a row of `window` cells."""
 
-    def __init__(self, items: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> None:
+    def __init__(self, items: npt.NDArray[Any], offsets: npt.NDArray[Any], window: int = 50) -> None:
         self.items = np.asarray(items)
+        self.window = window
         self.starts = np.repeat(offsets[:-1], np.diff(offsets))
         self.targets = np.flatnonzero(np.arange(len(self.items)) > self.starts)
 
     def draw(self, generator: np.random.Generator, rows: int, device: torch.device) -> Rows:
-        """Random rows, each with the last 50 items before its target."""
+        """Random rows, each with the last `window` items before its target."""
         targets = self.targets[generator.integers(len(self.targets), size=rows)]
-        lengths = np.minimum(targets - self.starts[targets], WINDOW)
-        cells = (targets - lengths)[:, None] + np.arange(WINDOW)
-        inside = np.arange(WINDOW) < lengths[:, None]
+        lengths = np.minimum(targets - self.starts[targets], self.window)
+        cells = (targets - lengths)[:, None] + np.arange(self.window)
+        inside = np.arange(self.window) < lengths[:, None]
         histories = np.where(inside, self.items[np.minimum(cells, len(self.items) - 1)].astype(np.int64) + 1, 0)
         arrays = (histories, lengths, self.items[targets].astype(np.int64) + 1)
         return Rows(*(torch.from_numpy(array).to(device) for array in arrays))
@@ -107,16 +149,16 @@ class Layer(nn.Module):
 
 
 class SequenceEncoder(nn.Module):
-    """Positions, two layers, the last real cell of each row."""
+    """Positions, Transformer layers, the last real cell of each row."""
 
-    def __init__(
-        self, hidden: int = 300, heads: int = 2, inner: int = 256, layers: int = 2, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.positions = nn.Embedding(WINDOW, hidden)
-        self.norm = nn.LayerNorm(hidden, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(Layer(hidden, heads, inner, dropout) for _ in range(layers))
+        self.positions = nn.Embedding(sizes.window, sizes.hidden)
+        self.norm = nn.LayerNorm(sizes.hidden, eps=1e-12)
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.layers = nn.ModuleList(
+            Layer(sizes.hidden, sizes.heads, sizes.inner, sizes.dropout) for _ in range(sizes.layers)
+        )
 
     def forward(self, histories: Tensor, lengths: Tensor, inputs: Tensor) -> Tensor:
         """[B, L] ids, [B] lengths, [B, L, D] inputs -> [B, D], normalised."""
@@ -134,15 +176,16 @@ class SequenceEncoder(nn.Module):
 class UniSRec(nn.Module):
     """`vectors` [N + 1, F] and `dropped` [N + 1, F] (texts with words left out); row 0 is the padding."""
 
-    def __init__(self, vectors: Tensor, dropped: Tensor, hidden: int = 300, experts: int = 8) -> None:
+    def __init__(self, vectors: Tensor, dropped: Tensor, sizes: Sizes) -> None:
         super().__init__()
+        self.sizes = sizes
         self.vectors, self.dropped = vectors, dropped
         width = vectors.shape[1]
-        self.experts = nn.ModuleList(nn.Linear(width, hidden, bias=False) for _ in range(experts))
-        self.shifts = nn.ParameterList(torch.zeros(width) for _ in range(experts))
-        self.gate, self.noise = (nn.Parameter(torch.zeros(width, experts)) for _ in range(2))
-        self.dropout = nn.Dropout(0.2)
-        self.encoder = SequenceEncoder(hidden)
+        self.experts = nn.ModuleList(nn.Linear(width, sizes.hidden, bias=False) for _ in range(sizes.experts))
+        self.shifts = nn.ParameterList(torch.zeros(width) for _ in range(sizes.experts))
+        self.gate, self.noise = (nn.Parameter(torch.zeros(width, sizes.experts)) for _ in range(2))
+        self.dropout = nn.Dropout(sizes.adaptor_dropout)
+        self.encoder = SequenceEncoder(sizes)
         _initialise(self)
 
     def adapt(self, vectors: Tensor) -> Tensor:
@@ -161,8 +204,9 @@ class UniSRec(nn.Module):
         items = functional.normalize(self.adapt(self.vectors[rows.targets]), dim=-1)
         histories, lengths, vectors = self._view(rows)
         views = self.encoder(histories, lengths, self.adapt(vectors))
-        same = rows.targets[:, None] == rows.targets
-        return contrast(queries, items, same) + SEQUENCE_WEIGHT * contrast(queries, views, same)
+        same, temperature = rows.targets[:, None] == rows.targets, self.sizes.temperature
+        of_views = contrast(queries, views, same, temperature)
+        return contrast(queries, items, same, temperature) + self.sizes.sequence_weight * of_views
 
     def _view(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """The augmented histories: most often some items dropped, else some items' words dropped."""
@@ -180,15 +224,16 @@ class UniSRec(nn.Module):
 class VQRec(nn.Module):
     """`codes` [N + 1, M] of 0 to K - 1; row 0 is the padding, whose embedding is 0."""
 
-    def __init__(self, codes: Tensor, centroids: int = 256, hidden: int = 300) -> None:
+    def __init__(self, codes: Tensor, sizes: Sizes) -> None:
         super().__init__()
-        self.centroids = centroids
+        self.sizes = sizes
+        centroids = sizes.centroids
         # Sub-space m has rows m * (K + 1) + 1 to m * (K + 1) + K of one table; row 0 of it is the padding.
         self.first = torch.arange(codes.shape[1], device=codes.device) * (centroids + 1) + 1
         self.rows_of = codes.long() + self.first
         self.rows_of[0] = 0
-        self.embedding = nn.Embedding(codes.shape[1] * (centroids + 1), hidden, padding_idx=0)
-        self.encoder = SequenceEncoder(hidden)
+        self.embedding = nn.Embedding(codes.shape[1] * (centroids + 1), sizes.hidden, padding_idx=0)
+        self.encoder = SequenceEncoder(sizes)
         _initialise(self)
 
     def loss(self, rows: Rows) -> Tensor:
@@ -198,20 +243,22 @@ class VQRec(nn.Module):
         codes = self.rows_of[rows.targets]
         items, mixed = (functional.normalize(self.embedding(of).mean(-2), dim=-1) for of in (codes, self._mix(codes)))
         same = rows.targets[:, None] == rows.targets
-        return contrast(queries, items, same, (queries * mixed).sum(dim=-1, keepdim=True))
+        negatives = (queries * mixed).sum(dim=-1, keepdim=True)
+        return contrast(queries, items, same, self.sizes.temperature, negatives)
 
     def _mix(self, codes: Tensor) -> Tensor:
-        uniform = torch.randint_like(codes, self.centroids) + self.first
-        return torch.where(torch.rand(codes.shape, device=codes.device) < REPLACED_CODES, uniform, codes)
+        uniform = torch.randint_like(codes, self.sizes.centroids) + self.first
+        replaced = torch.rand(codes.shape, device=codes.device) < self.sizes.replaced_codes
+        return torch.where(replaced, uniform, codes)
 
 
-def contrast(queries: Tensor, keys: Tensor, same: Tensor, extra: Tensor | None = None) -> Tensor:
+def contrast(queries: Tensor, keys: Tensor, same: Tensor, temperature: float, extra: Tensor | None = None) -> Tensor:
     """InfoNCE of row b's query with row b's key; other rows of the same target are no negatives. `extra` [B, E]: more."""
     own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
     scores = (queries @ keys.T).masked_fill(same & ~own, float("-inf"))
     if extra is not None:
         scores = torch.cat([scores, extra], dim=1)
-    return functional.cross_entropy(scores / TEMPERATURE, torch.arange(len(queries), device=queries.device))
+    return functional.cross_entropy(scores / temperature, torch.arange(len(queries), device=queries.device))
 
 
 def measure(
@@ -244,13 +291,14 @@ def measure(
     torch.manual_seed(seed)
     where = torch.device(device)
     generator = np.random.default_rng(seed)
-    prefixes = Prefixes(items, offsets)
+    prefixes = Prefixes(items, offsets, Sizes.window)
+    sizes = Sizes()
     network: UniSRec | VQRec
     if model == "unisrec":
         vectors = _padded(table, np.float32, where)
-        network = UniSRec(vectors, vectors if dropped is None else _padded(dropped, np.float32, where))
+        network = UniSRec(vectors, vectors if dropped is None else _padded(dropped, np.float32, where), sizes)
     else:
-        network = VQRec(_padded(table, np.uint8, where))
+        network = VQRec(_padded(table, np.uint8, where), sizes)
     network.to(where).train()
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     if where.type == "cuda":

@@ -21,12 +21,43 @@ MakeDataset = Callable[..., PreparedDataset]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and fixtures; the test is skipped where it is absent."""
+    """The folder of real data; the test is skipped where it is absent."""
     beside = Path(__file__).parents[2] / "shared"
     folder = Path(os.environ.get("LINGUAREC_SHARED", beside))
     if not (folder / "DESIGN.md").exists():
         pytest.skip(f"needs the shared folder: set LINGUAREC_SHARED, or put it at {beside}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def released_outputs() -> Path:
+    """What the released code gave with tiny models, a folder a model: weights, settings, inputs and outputs."""
+    return Path(__file__).parent / "fixtures" / "released"
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
+    """`drawn(file)`: the matplotlib figure that was saved as `file`, so that a test can read what it shows."""
+    from matplotlib.figure import Figure
+
+    figures: dict[Path, Figure] = {}
+    save = Figure.savefig
+
+    def savefig(figure: Figure, target: Path, **settings: Any) -> None:
+        save(figure, target, **settings)
+        figures[target] = figure
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+    def figure_of(file: Path) -> Figure:
+        # Files are written beside their place and renamed, so the figure is found by its folder and the name's start.
+        assert file.is_file()
+        [found] = [
+            figure for target, figure in figures.items() if target.parent == file.parent and file.name in target.name
+        ]
+        return found
+
+    return figure_of
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ import pytest
 
 import linguarec.given
 from linguarec.arguments import Call, parse
+from linguarec.cli import COMMANDS
 from linguarec.commands.finetune import finetune
 from linguarec.errors import SettingsError
 from linguarec.families import FAMILIES
 from linguarec.given import given
+from linguarec.parameters import Command
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -100,15 +102,20 @@ def keyword(data: Path, from_: Path | None = None) -> None:
     """
 
 
+DO = Command("tests", "recipe", "Do it.", ("data", "other"))
+GO = Command("tests", "keyword", "Go there.", ("data",))
+TRAIN = Command("tests", "train", "Train a model.", ("model", "data"), model="model")
+
+
 def read(line: str) -> dict[str, Any]:
-    call = parse(recipe, line.split(), "linguarec do", ("data", "other"))
+    call = parse(recipe, line.split(), "linguarec do", DO)
     assert isinstance(call, Call)
     return call.arguments
 
 
 def problems(line: str) -> list[str]:
     with pytest.raises(SettingsError) as caught:
-        parse(recipe, line.split(), "linguarec do", ("data", "other"))
+        parse(recipe, line.split(), "linguarec do", DO)
     assert caught.value.problems[-1] == "`linguarec do --help` shows all arguments."
     return caught.value.problems[:-1]
 
@@ -239,7 +246,7 @@ def test_bad_settings_files_are_named(tmp_path: Path):
 
 
 def test_help_is_made_of_the_docstring(capsys: pytest.CaptureFixture[str]):
-    assert parse(recipe, ["--help"], "linguarec do", ("data", "other")) is None
+    assert parse(recipe, ["--help"], "linguarec do", DO) is None
     shown = capsys.readouterr().out
     assert shown.startswith(
         "usage: linguarec do DATA [OTHER] -o OUTPUT --history HISTORY [options]\n\nDo it.\n\nIn a second"
@@ -252,47 +259,47 @@ def test_help_is_made_of_the_docstring(capsys: pytest.CaptureFixture[str]):
 
 
 def test_json_is_asked_for_with_a_flag():
-    call = parse(recipe, ["D", "-o", "O", "--history", "A", "--json"], "linguarec do", ("data", "other"))
+    call = parse(recipe, ["D", "-o", "O", "--history", "A", "--json"], "linguarec do", DO)
     assert call is not None
     assert call.json is True
 
 
 def test_the_underscore_behind_a_keyword_is_no_part_of_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    call = parse(keyword, ["D", "--from", "F"], "linguarec go", ("data",))
+    call = parse(keyword, ["D", "--from", "F"], "linguarec go", GO)
     assert call is not None
     assert call.arguments == {"data": Path("D"), "from_": Path("F")}
     file = tmp_path / "run.yaml"
     file.write_text("from: G\n")
-    call = parse(keyword, ["D", "--config", str(file)], "linguarec go", ("data",))
+    call = parse(keyword, ["D", "--config", str(file)], "linguarec go", GO)
     assert call is not None
     assert call.arguments["from_"] == Path("G")
-    assert parse(keyword, ["--help"], "linguarec go", ("data",)) is None
+    assert parse(keyword, ["--help"], "linguarec go", GO) is None
     assert "--from FROM" in capsys.readouterr().out
 
 
 def test_several_positional_folders():
-    call = parse(several, ["D", "E", "--features", "X"], "linguarec quantize", ("data",))
+    call = parse(several, ["D", "E", "--features", "X"], "linguarec quantize", GO)
     assert call is not None
     assert call.arguments == {"data": [Path("D"), Path("E")], "features": "X"}
     with pytest.raises(SettingsError, match=r"DATA is missing: prepared folders\.\n--features is missing"):
-        parse(several, [], "linguarec quantize", ("data",))
+        parse(several, [], "linguarec quantize", GO)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_the_named_model_brings_its_own_settings(name: str):
-    call = parse(train, [name, "D"], "linguarec finetune", ("model", "data"), "model")
+    call = parse(train, [name, "D"], "linguarec finetune", TRAIN)
     assert call is not None
     assert call.arguments == {"model": name, "data": Path("D"), "config": FAMILIES[name].config(), "seed": 0}
 
 
 def test_model_settings_are_flags_and_go_into_the_model_group(tmp_path: Path):
     words = ["sasrec", "D", "--model.initializer_range", "0.5"]
-    call = parse(train, words, "linguarec finetune", ("model", "data"), "model")
+    call = parse(train, words, "linguarec finetune", TRAIN)
     assert call is not None
     assert call.arguments["config"].initializer_range == 0.5
     file = tmp_path / "run.yaml"
     file.write_text("model: {initializer_range: 0.25}\nseed: 4\n")
-    call = parse(train, ["sasrec", "D", "--config", str(file)], "linguarec finetune", ("model", "data"), "model")
+    call = parse(train, ["sasrec", "D", "--config", str(file)], "linguarec finetune", TRAIN)
     assert call is not None
     assert call.arguments["config"].initializer_range == 0.25
     assert call.arguments["seed"] == 4
@@ -300,11 +307,11 @@ def test_model_settings_are_flags_and_go_into_the_model_group(tmp_path: Path):
 
 def test_unknown_model_suggests_the_nearest():
     with pytest.raises(SettingsError, match="unknown model 'sasrek'; did you mean sasrec"):
-        parse(train, ["sasrek", "D"], "linguarec finetune", ("model", "data"), "model")
+        parse(train, ["sasrek", "D"], "linguarec finetune", TRAIN)
 
 
 def test_help_without_a_model_lists_the_models(capsys: pytest.CaptureFixture[str]):
-    assert parse(train, ["--help"], "linguarec finetune", ("model", "data"), "model") is None
+    assert parse(train, ["--help"], "linguarec finetune", TRAIN) is None
     shown = capsys.readouterr().out
     assert "Models: sasrec, " in shown
     assert "`linguarec finetune sasrec --help` adds" in shown
@@ -315,17 +322,16 @@ def test_only_models_that_the_recipe_takes_are_named(capsys: pytest.CaptureFixtu
 
     for name in ("nope", "sasrec"):
         with pytest.raises(SettingsError, match=r"There are unisrec, vqrec, recformer\."):
-            parse(pretrain, [name, "DATA"], "linguarec pretrain", ("model", "data"), "model")
-    parse(pretrain, ["--help"], "linguarec pretrain", ("model", "data"), "model")
+            parse(pretrain, [name, "DATA"], "linguarec pretrain", COMMANDS["pretrain"])
+    parse(pretrain, ["--help"], "linguarec pretrain", COMMANDS["pretrain"])
     assert "Models: unisrec, vqrec, recformer." in capsys.readouterr().out
 
 
 def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys: pytest.CaptureFixture[str]):
-    from linguarec.commands.finetune import finetune
     from linguarec.training.settings import TrainingSettings
 
     def training(*words: str) -> TrainingSettings:
-        call = parse(finetune, [*words, "-o", "R"], "linguarec finetune", ("model", "data"), "model")
+        call = parse(finetune, [*words, "-o", "R"], "linguarec finetune", COMMANDS["finetune"])
         assert call is not None
         found: TrainingSettings = call.arguments["training"]
         return found
@@ -334,18 +340,16 @@ def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys:
     assert training("recformer", "D") == TrainingSettings(**FAMILIES["recformer"].training)
     assert training("recformer", "D", "--training.learning_rate", "0.001").learning_rate == 0.001
     assert training("recformer", "D", "--training.learning_rate", "0.001").warmup_steps == 100
-    assert parse(finetune, ["recformer", "--help"], "linguarec finetune", ("model", "data"), "model") is None
+    assert parse(finetune, ["recformer", "--help"], "linguarec finetune", COMMANDS["finetune"]) is None
     assert "5e-05" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", ["tensorboard,wandb", "tensorboard wandb", "[tensorboard,wandb]"])
 def test_a_list_in_a_group_is_written_as_any_other(words: str):
     line = f"sasrec D -o O --training.loggers {words} --seed 3"
-    call = parse(finetune, line.split(), "linguarec finetune", ("model", "data"), "model")
+    call = parse(finetune, line.split(), "linguarec finetune", COMMANDS["finetune"])
     assert call is not None
     assert (call.arguments["training"].loggers, call.arguments["seed"]) == (["tensorboard", "wandb"], 3)
     line = f"sasrec D -o O --training.loggers {words}"
     with pytest.raises(SettingsError, match=r"--training\.loggers=.*expected one of 'tensorboard', 'wandb', 'mlflow'"):
-        parse(
-            finetune, [*line.split()[:4], "--training.loggers=paper"], "linguarec finetune", ("model", "data"), "model"
-        )
+        parse(finetune, [*line.split()[:4], "--training.loggers=paper"], "linguarec finetune", COMMANDS["finetune"])

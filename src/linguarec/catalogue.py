@@ -1,19 +1,27 @@
-"""The items of a trained run: raw ids, attributes, texts; items can be added and removed."""
+"""The items of a trained run: raw ids, attributes, texts; items can be added and removed.
+
+A catalogue never changes: `with_added` and `with_removed` make a new one, which shares with the old one all but what changes.
+"""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeAlias
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from linguarec.data.ragged import Ragged
-from linguarec.errors import DataFormatError, SettingsError, UnknownItemError
+from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, UnknownItemError
+from linguarec.files import writing_file
+from linguarec.stored_items import ROWS_A_GROUP, IntArray, Positions, RawIds, StoredItems
 from linguarec.text.cleaning import TextRules, item_text
 from linguarec.values import written_out
+
+AGAIN = "Copy the folder again, or train the model anew."
 
 _OWN_COLUMNS = ("raw_id", "text", "row", "removed")  # every other column is an attribute
 _COMPARABLE_IDS = 50_000  # beyond that many, looking for ids that are spelt alike takes seconds
@@ -21,20 +29,63 @@ _COMPARABLE_IDS = 50_000  # beyond that many, looking for ids that are spelt ali
 Items: TypeAlias = "pa.Table | Sequence[Mapping[str, Any]]"
 
 
-@dataclass(frozen=True)
+class _Added:
+    """Items added one after the other. Those that are there never change, so readers need no lock."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]] = ()) -> None:
+        self._lock = threading.Lock()
+        self.rows: list[dict[str, Any]] = []
+        self.raw_ids: list[str] = []
+        self._numbers: dict[str, tuple[int, ...]] = {}  # of each raw id, ascending
+        self.append(0, list(rows))
+
+    def append(self, first: int, rows: Sequence[dict[str, Any]]) -> bool:
+        """Add rows behind the `first` that are there: False if another catalogue added some already."""
+        with self._lock:
+            if len(self.rows) != first:
+                return False
+            for number, row in enumerate(rows, start=first):
+                self.rows.append(row)
+                self.raw_ids.append(row["raw_id"])
+                self._numbers[row["raw_id"]] = (*self._numbers.get(row["raw_id"], ()), number)
+            return True
+
+    def last(self, raw_id: str, count: int) -> int:
+        """The last of the first `count` rows with this raw id; -1 = there is none."""
+        return max((number for number in self._numbers.get(raw_id, ()) if number < count), default=-1)
+
+
 class Catalogue:
     """The items of a run, in the order of its keys.
 
-    `table`: `raw_id`, the attribute columns in the order in which texts are made of them, `text`, `row` (int32 row of
-    the model's ID embeddings, -1 = added later) and `removed` (bool: readable in histories, never recommended). An id
-    that was removed and added again has two entries; the later one counts. `text_rules`: how texts were cleaned.
+    An id that was removed and added again has two entries; the later one counts. Removed items stay readable in histories, and
+    are never recommended. Calls may come from several threads.
+
+    Args:
+        table: `raw_id`, the attribute columns in the order in which texts are made of them, `text`, `row` (int32 row of the
+            model's ID embeddings, -1 = added later) and `removed` (bool).
+        text_rules: how texts were cleaned.
     """
 
-    table: pa.Table
-    text_rules: TextRules
+    def __init__(self, table: pa.Table, text_rules: TextRules) -> None:
+        removed = np.array(table["removed"].to_pylist(), dtype=bool)
+        self._set(StoredItems(table), text_rules, _Added(), 0, removed)
+
+    def _set(
+        self,
+        stored: StoredItems,
+        text_rules: TextRules,
+        added: _Added,
+        num_added: int,
+        removed: npt.NDArray[np.bool_],
+    ) -> "Catalogue":
+        self.text_rules = text_rules
+        self.removed = removed  # [N] true for items that are never recommended
+        self._stored, self._added, self._num_added = stored, added, num_added
+        return self
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return len(self._stored) + self._num_added
 
     def __repr__(self) -> str:
         return f"Catalogue({len(self):,} items, {int(self.removed.sum()):,} of them removed)"
@@ -46,61 +97,108 @@ class Catalogue:
         table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
         return cls(table.append_column("removed", pa.array(np.zeros(len(table), dtype=bool))), text_rules)
 
-    @cached_property
-    def raw_ids(self) -> list[str]:
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, file: Path) -> "Catalogue":
+        """Open a stored catalogue. Texts and attributes are read when they are asked for.
+
+        Raises:
+            CheckpointMismatchError: the file is missing or damaged.
+        """
+        stored = StoredItems.open(file, CheckpointMismatchError, AGAIN)
+        lacking = [name for name in _OWN_COLUMNS if name not in stored.schema.names]
+        if lacking:
+            raise CheckpointMismatchError(f"{file} has no column {', '.join(map(repr, lacking))}. {AGAIN}")
+        rules = (stored.schema.metadata or {}).get(b"text_rules", b"default").decode()
+        removed = np.array(stored.column("removed").to_numpy(zero_copy_only=False), dtype=bool)
+        return cls.__new__(cls)._set(stored, cast(TextRules, rules), _Added(), 0, removed)
+
+    def save(self, file: Path) -> None:
+        """Write the catalogue atomically, in groups of rows that can be read alone."""
+        table = self.table.replace_schema_metadata({"text_rules": self.text_rules})
+        with writing_file(file) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_A_GROUP)
+
+    # -- entries -------------------------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> pa.Table:
+        """All columns of all entries, as a table in memory."""
+        stored = self._stored.table().replace_schema_metadata(None)
+        added = pa.Table.from_pylist(self._added.rows[: self._num_added], schema=stored.schema)
+        whole = pa.concat_tables([stored, added])
+        return whole.set_column(whole.column_names.index("removed"), "removed", pa.array(self.removed))
+
+    @property
+    def raw_ids(self) -> RawIds:
         """Raw id of each entry."""
-        ids: list[str] = self.table["raw_id"].to_pylist()
-        return ids
+        return RawIds(self._stored, self._added.raw_ids[: self._num_added])
 
-    @cached_property
-    def position(self) -> dict[str, int]:
+    @property
+    def position(self) -> Positions:
         """Entry of each raw id."""
-        return {raw_id: index for index, raw_id in enumerate(self.raw_ids)}
-
-    @cached_property
-    def removed(self) -> npt.NDArray[np.bool_]:
-        """[N] true for items that are never recommended."""
-        return np.array(self.table["removed"].to_pylist(), dtype=bool)
+        return Positions(self.raw_ids, self.find)
 
     @property
     def attributes(self) -> list[str]:
         """Names of the attribute columns, in order."""
-        return [name for name in self.table.column_names if name not in _OWN_COLUMNS]
+        return [name for name in self._stored.schema.names if name not in _OWN_COLUMNS]
+
+    def find(self, raw_ids: Sequence[str]) -> IntArray:
+        """Entry of each raw id, [T]; -1 = it is not in the catalogue."""
+        entries = self._stored.find(raw_ids)
+        if self._num_added:
+            later = [self._added.last(raw_id, self._num_added) for raw_id in raw_ids]
+            of_added = np.array(later, dtype=np.int64)
+            entries = np.where(of_added >= 0, of_added + len(self._stored), entries)
+        return entries
+
+    def raw_id(self, entry: int) -> str:
+        """Raw id of an entry."""
+        return str(self._value("raw_id", entry))
 
     def text(self, entry: int) -> str:
         """Cleaned text of an entry."""
-        return str(self.table["text"][entry].as_py())
+        return str(self._value("text", entry))
 
     def title(self, entry: int) -> str:
         """What to call an entry: its `title`, else the first 80 characters of its text."""
-        title = self.table["title"][entry].as_py() if "title" in self.attributes else None
+        title = self._value("title", entry) if "title" in self.attributes else None
         return str(title) if title else self.text(entry)[:80]
 
-    def rows(self, histories: Sequence[Sequence[str]], skip_unknown: bool = False) -> tuple[Ragged, list[str]]:
-        """Entries of raw ids, and the unknown ids among them.
+    def _value(self, name: str, entry: int) -> Any:
+        if not 0 <= entry < len(self):
+            raise IndexError(f"entry {entry} of {len(self):,}")
+        first = len(self._stored)
+        return self._stored.value(name, entry) if entry < first else self._added.rows[entry - first][name]
+
+    def rows(self, histories: Sequence[Sequence[Any]], skip_unknown: bool = False) -> tuple[Ragged, list[str]]:
+        """Entries of raw ids, and the unknown ids among them. Whole numbers are taken as their digits.
 
         Raises:
             UnknownItemError: an id is not in the catalogue (and is not to be skipped), or a history has none that is.
-            SettingsError: a history is empty, or no list of ids.
+            SettingsError: a history is empty or no list, or an id is neither text nor a whole number.
         """
-        given = list(histories)
-        if any(isinstance(history, str) for history in given):
-            raise SettingsError(["expected a list of histories, each a list of item ids; found a string for a history"])
-        histories = [list(history) for history in given]
-        position = self.position
-        unknown = list(dict.fromkeys(raw_id for history in histories for raw_id in history if raw_id not in position))
+        listed = [_ids_of(history, number) for number, history in enumerate(histories, start=1)]
+        lengths = np.array([len(history) for history in listed], dtype=np.int64)
+        raw_ids = [raw_id for history in listed for raw_id in history]
+        entries = self.find(raw_ids)
+        known = entries >= 0
+        unknown = list(dict.fromkeys(raw_ids[place] for place in np.flatnonzero(~known).tolist()))
         if unknown and not skip_unknown:
             raise UnknownItemError(self._unknown_message(unknown))
-        found = [[position[raw_id] for raw_id in history if raw_id in position] for history in histories]
-        for number, (history, entries) in enumerate(zip(histories, found, strict=True), start=1):
-            if not history:
-                raise SettingsError([f"history {number} is empty; give at least one item id"])
-            if not entries:
-                raise UnknownItemError(
-                    f"History {number} has no known item: none of its {len(history)} is in the catalogue of "
-                    f"{len(self):,} items."
-                )
-        return Ragged.from_lists(found), unknown
+        if not lengths.all():
+            raise SettingsError([f"history {int(np.argmin(lengths)) + 1} is empty; give at least one item id"])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        found = np.concatenate([np.zeros(1, np.int64), np.cumsum(known)])[offsets]
+        without = np.flatnonzero(np.diff(found) == 0)
+        if len(without):
+            raise UnknownItemError(
+                f"History {without[0] + 1} has no known item: none of its {lengths[without[0]]} is in the catalogue of "
+                f"{len(self):,} items."
+            )
+        return Ragged(entries[known].astype(np.int32), found), unknown
 
     def new_entries(self, items: Items) -> pa.Table:
         """New items as rows of the catalogue's table, checked and with their texts cleaned.
@@ -123,16 +221,26 @@ class Catalogue:
                 raise DataFormatError(f"New item {number}: its `raw_id` is empty.")
             if raw_id in entries:
                 raise DataFormatError(f"New item {number}: the raw_id {raw_id!r} is there twice.")
-            if raw_id in self.position and not self.removed[self.position[raw_id]]:
+            entry = int(self.find([raw_id])[0])
+            if entry >= 0 and not self.removed[entry]:
                 raise DataFormatError(
                     f"New item {number}: {raw_id!r} is in the catalogue already; leave it out, or call remove_items first."
                 )
             entries[raw_id] = self._entry(f"New item {number} ({raw_id!r})", raw_id, item)
-        return pa.Table.from_pylist(list(entries.values()), schema=self.table.schema)
+        return pa.Table.from_pylist(list(entries.values()), schema=self._stored.schema.remove_metadata())
 
     def with_added(self, entries: pa.Table) -> "Catalogue":
         """This catalogue and the `new_entries` behind it."""
-        return Catalogue(pa.concat_tables([self.table, entries]), self.text_rules)
+        if len(entries) > len(self):
+            return Catalogue(pa.concat_tables([self.table, entries]), self.text_rules)
+        rows = entries.to_pylist()
+        added = self._added
+        if not added.append(self._num_added, rows):  # a catalogue that goes on from the same one as another
+            added = _Added([*added.rows[: self._num_added], *rows])
+        removed = np.concatenate([self.removed, np.zeros(len(rows), dtype=bool)])
+        return Catalogue.__new__(Catalogue)._set(
+            self._stored, self.text_rules, added, self._num_added + len(rows), removed
+        )
 
     def with_removed(self, raw_ids: Sequence[str]) -> "Catalogue":
         """This catalogue with these items marked as removed.
@@ -145,8 +253,7 @@ class Catalogue:
         removed = self.removed.copy()
         if len(raw_ids):
             removed[self.rows([raw_ids])[0].values] = True
-        column = self.table.column_names.index("removed")
-        return Catalogue(self.table.set_column(column, "removed", pa.array(removed)), self.text_rules)
+        return Catalogue.__new__(Catalogue)._set(self._stored, self.text_rules, self._added, self._num_added, removed)
 
     def _entry(self, where: str, raw_id: str, item: Mapping[str, Any]) -> dict[str, Any]:
         known = ["raw_id", *self.attributes, "text"]
@@ -169,13 +276,46 @@ class Catalogue:
             return f"The model has no catalogue, so it knows no {listed}; add items (--items), or fine-tune it first."
         named = []
         for raw_id in unknown[:5]:
-            alike = self.raw_ids
-            if len(alike) > _COMPARABLE_IDS:
-                alike = [other for other in alike if other[:3] == raw_id[:3]][:_COMPARABLE_IDS]
-            near = difflib.get_close_matches(raw_id, alike, n=3, cutoff=0.6)
+            near = difflib.get_close_matches(raw_id, self._comparable(raw_id), n=3, cutoff=0.6)
             named.append(f"{raw_id!r} (near: {', '.join(near)})" if near else repr(raw_id))
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        as_numbers = [raw_id.removesuffix(".0") for raw_id in unknown if raw_id.endswith(".0")]
+        as_numbers += [f"{raw_id}.0" for raw_id in unknown if raw_id.isdecimal()]
+        there = [raw_id for raw_id in as_numbers if raw_id in self.position]
+        cause = (
+            f" {there[0]!r} is there: the ids were read as numbers with a fraction; read them as text." if there else ""
+        )
         return (
-            f"Not in the catalogue of {len(self):,} items: {', '.join(named)}{more}. "
+            f"Not in the catalogue of {len(self):,} items: {', '.join(named)}{more}.{cause} "
             "Correct the ids, add the items first, or skip unknown ids (--skip-unknown)."
         )
+
+    def _comparable(self, raw_id: str) -> list[str]:
+        """Ids that may be spelt like this one: all, or in a large catalogue those with the same beginning."""
+        if len(self) <= _COMPARABLE_IDS:
+            return list(self.raw_ids)
+        added = [other for other in self._added.raw_ids[: self._num_added] if other[:3] == raw_id[:3]]
+        return [*self._stored.ids_beginning_with(raw_id[:3]), *added][:_COMPARABLE_IDS]
+
+
+def _ids_of(history: Sequence[Any], number: int) -> list[str]:
+    """The ids of a history as text."""
+    expected = "expected a list of histories, each a list of item ids"
+    if isinstance(history, str):
+        raise SettingsError([f"{expected}; found a string for a history"])
+    if not isinstance(history, Iterable) or isinstance(history, Mapping | bytes):
+        raise SettingsError([f"{expected}; found a {type(history).__name__} for history {number}"])
+    ids = list(history)
+    for place, raw_id in enumerate(ids):
+        if isinstance(raw_id, str):
+            ids[place] = str(raw_id)
+        elif isinstance(raw_id, int | np.integer) and not isinstance(raw_id, bool):
+            ids[place] = str(int(raw_id))
+        else:
+            raise SettingsError(
+                [
+                    f"history {number} holds {str(raw_id)[:60]!r}, a {type(raw_id).__name__}; item ids are text, or whole "
+                    "numbers"
+                ]
+            )
+    return ids

@@ -165,7 +165,7 @@ def _declared_options(command: Command, family: "Family") -> dict[str, tuple[Any
 
 
 def of_other_families(command: Command, family: "Family | None") -> dict[str, str]:
-    """Flags, with dashes, that say something to other families alone -> the line that refuses them for this one."""
+    """Flags, with dashes, that only other families declare -> the line that refuses them for this one."""
     if family is None or command.options is None:
         return {}
     from linguarec.families import FAMILIES

@@ -18,7 +18,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +27,7 @@ from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.family import ModelDescription
 from linguarec.families.opening import open_model
-from linguarec.families.weights import AGAIN, save_model
+from linguarec.families.weights import save_model
 from linguarec.files import writing_file
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.ranker import Best
@@ -36,7 +35,6 @@ from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.scorer import KEYS_FILE, Scorer, evaluating, left_out, log_left_out
 from linguarec.sources.inputs import mapped_tensor
 from linguarec.sources.source import ItemSource
-from linguarec.stored import read_table
 from linguarec.text.cleaning import TextRules
 
 CATALOGUE_FILE = "catalogue.parquet"
@@ -146,9 +144,7 @@ class Recommender:
         """Write everything that `load` needs into `folder`, each file atomically; other files there are left alone."""
         folder, now = Path(folder), self.snapshot
         save_model(self.model, self.description, folder)
-        table = now.catalogue.table.replace_schema_metadata({"text_rules": now.catalogue.text_rules})
-        with writing_file(folder / CATALOGUE_FILE) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        now.catalogue.save(folder / CATALOGUE_FILE)
         with writing_file(folder / KEYS_FILE) as temporary, temporary.open("wb") as file:
             np.save(file, now.ranker.keys.float().cpu().numpy())
         now.inputs.save(folder, now.catalogue.raw_ids)
@@ -180,9 +176,7 @@ class Recommender:
                     f"{folder} has no {name}: its training is not finished; go on with it by "
                     "`linguarec finetune ... --resume`."
                 )
-        table = read_table(folder / CATALOGUE_FILE, CheckpointMismatchError, AGAIN)
-        rules = cast(TextRules, (table.schema.metadata or {}).get(b"text_rules", b"default").decode())
-        catalogue = Catalogue(table.replace_schema_metadata(None), rules)
+        catalogue = Catalogue.load(folder / CATALOGUE_FILE)
         source = family.source.load(folder, shape, catalogue.raw_ids)
         scorer = family.scorer(network, description, source, folder)
         inputs = scorer.load_inputs(folder, source)
@@ -340,7 +334,7 @@ class Recommender:
                     ]
                 )
             added = now.source.new(entries, vectors)
-            inputs, keys = self.encode(added)
+            inputs, keys = self.encode_new(added)
             log_left_out(left_out(self.scorer, inputs, {}))
             self.snapshot = Snapshot(
                 now.catalogue.with_added(entries),
@@ -367,19 +361,19 @@ class Recommender:
                 now.catalogue.with_removed(raw_ids), now.inputs, now.ranker.with_removed(rows.values), now.source
             )
 
-    def encode(self, source: ItemSource) -> tuple[Any, Tensor]:
-        """What histories read of the items of a source, and their keys [n, Dk], float32."""
-        return _encode(self.scorer, source)
+    def encode_new(self, source: ItemSource) -> tuple[Any, Tensor]:
+        """What histories read of items that the model was not trained on, and their keys [n, Dk], float32."""
+        return _encode(self.scorer, source, new=True)
 
 
-def _encode(scorer: Scorer, source: ItemSource) -> tuple[Any, Tensor]:
+def _encode(scorer: Scorer, source: ItemSource, new: bool = False) -> tuple[Any, Tensor]:
     with full_precision(scorer.device):
-        inputs, keys = scorer.encode(source)
+        inputs, keys = scorer.encode(source, new)
     return inputs, keys.float()
 
 
 def _recommendation(catalogue: Catalogue, entry: int, score: float) -> Recommendation:
-    return Recommendation(catalogue.raw_ids[entry], score, catalogue.title(entry), catalogue.text(entry))
+    return Recommendation(catalogue.raw_id(entry), score, catalogue.title(entry), catalogue.text(entry))
 
 
 def _candidates(

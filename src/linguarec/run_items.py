@@ -107,8 +107,7 @@ def items_of_recommender(
     """
     now = recommender.snapshot
     scorer = recommender.scorer.to(device)
-    position = now.catalogue.position
-    entries = np.array([position.get(raw_id, -1) for raw_id in dataset.raw_item_ids], dtype=np.int64)
+    entries = now.catalogue.find(dataset.raw_item_ids)
     unknown = np.flatnonzero(entries < 0)
     if np.array_equal(entries, np.arange(len(now.inputs))):  # not copied: the memory maps may be large
         return RunItems(scorer, now.inputs.to(device), DenseRanker(now.ranker.keys.to(device)), 0)
@@ -116,7 +115,7 @@ def items_of_recommender(
     inputs, keys = now.inputs.select(known), now.ranker.keys_of(torch.from_numpy(known))
     if len(unknown):
         _check_unknown(recommender, dataset, unknown, zero_shot)
-        new_inputs, new_keys = recommender.encode(now.source.new_of(dataset, unknown))
+        new_inputs, new_keys = recommender.encode_new(now.source.new_of(dataset, unknown))
         # Known items, then new ones; sorted into the order of the folder.
         order = np.argsort(np.concatenate([np.flatnonzero(entries >= 0), unknown]))
         inputs = inputs.joined(new_inputs).select(order)

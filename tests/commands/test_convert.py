@@ -76,8 +76,8 @@ def ranking(recommender, history):
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_there_and_back_gives_the_same_file_to_the_bit(name, shared, tmp_path):
-    official = shared / "fixtures" / name / "official.pth"
+def test_there_and_back_gives_the_same_file_to_the_bit(name, released_outputs, tmp_path):
+    official = released_outputs / name / "official.pth"
     convert(official, tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "again.pth")
     before, after = (torch.load(file, weights_only=True) for file in (official, tmp_path / "again.pth"))
@@ -90,8 +90,8 @@ def test_there_and_back_gives_the_same_file_to_the_bit(name, shared, tmp_path):
     assert differing <= {"device"}  # an object, not a plain value
 
 
-def test_a_pickled_recbole_config_gives_the_same_model(shared, tmp_path):
-    folder = shared / "fixtures" / "unisrec_pretrain"
+def test_a_pickled_recbole_config_gives_the_same_model(released_outputs, tmp_path):
+    folder = released_outputs / "unisrec_pretrain"
     result = convert(folder / "official_recbole_config.pth", tmp_path / "pickled")
     assert "recbole.config.configurator.Config" in result["not_made"]
     assert (result["n_heads"], result["assumed"]) == (2, {})
@@ -115,8 +115,8 @@ def expected_ranking(scores):
 
 
 @pytest.mark.parametrize("name", ["sasrec", "unisrec_inductive_ft", "unisrec_transductive_ft"])
-def test_a_checkpoint_with_items_recommends_as_the_released_code_ranks(name, shared, tmp_path):
-    folder = shared / "fixtures" / name
+def test_a_checkpoint_with_items_recommends_as_the_released_code_ranks(name, released_outputs, tmp_path):
+    folder = released_outputs / name
     convert(folder / "official.pth", tmp_path / "model")
     recommender = linguarec.load_model(tmp_path / "model")
     io = load_file(folder / "io.safetensors")
@@ -124,8 +124,8 @@ def test_a_checkpoint_with_items_recommends_as_the_released_code_ranks(name, sha
         assert ranking(recommender, history) == expected_ranking(scores)
 
 
-def test_a_pretrained_unisrec_recommends_items_that_are_added_by_their_vectors(shared, tmp_path):
-    folder = shared / "fixtures" / "unisrec_pretrain"
+def test_a_pretrained_unisrec_recommends_items_that_are_added_by_their_vectors(released_outputs, tmp_path):
+    folder = released_outputs / "unisrec_pretrain"
     convert(folder / "official_recbole_config.pth", tmp_path / "model")
     recommender = linguarec.load_model(tmp_path / "model")
     assert len(recommender.catalogue) == 0
@@ -140,8 +140,8 @@ def test_a_pretrained_unisrec_recommends_items_that_are_added_by_their_vectors(s
     assert ranking(again, ["3", "7"]) == ranking(recommender, ["3", "7"])
 
 
-def test_a_vqrec_recommends_the_items_of_a_prepared_folder(shared, tmp_path, make_dataset):
-    folder = shared / "fixtures" / "vqrec_inductive_ft"
+def test_a_vqrec_recommends_the_items_of_a_prepared_folder(released_outputs, tmp_path, make_dataset):
+    folder = released_outputs / "vqrec_inductive_ft"
     io = load_file(folder / "io.safetensors")
     dataset = make_dataset([[0, 1]], num_items=40, raw_ids=[str(number) for number in range(1, 41)])
     codes = (io["pq_codes"][1:] - 1 - torch.arange(4) * 17).numpy().astype(np.uint8)
@@ -340,12 +340,12 @@ def test_on_the_command_line(released, tmp_path, capsys):
         ("vqrec_pretrain/official.pth", "vqrec", "permutation"),
     ],
 )
-def test_a_converted_checkpoint_fine_tunes(fixture, model, mode, shared, tmp_path, make_dataset):
+def test_a_converted_checkpoint_fine_tunes(fixture, model, mode, released_outputs, tmp_path, make_dataset):
     sequences = [[(start + step) % 30 for step in range(8)] for start in range(60)]
     dataset = make_dataset(sequences, num_items=30, features={"enc": vectors_of(30, 48)})
     book = CodeBook("pq", vectors_of(4 * 16, 12).reshape(4, 16, 12), None, None, "enc")
     ItemCodes(book.encode(dataset.features("enc")), book, dataset.texts_fingerprint).save(dataset.codes_path("pq"))
-    convert(shared / "fixtures" / fixture, tmp_path / "model")
+    convert(released_outputs / fixture, tmp_path / "model")
     settings = TrainingSettings(max_epochs=2, accelerator="cpu")
     finetune(model, dataset.path, tmp_path / "run", from_=tmp_path / "model", mode=mode, training=settings)
     before, after = (open_model(tmp_path / name)[0].state_dict() for name in ("model", "run"))

@@ -41,7 +41,7 @@ def settings(**changes: Any) -> TrainingSettings:
 
 @pytest.fixture
 def make_folders(make_dataset: Any) -> MakeFolders:
-    """TrainingLogs of a synthetic world with vectors, two word-drop draws and the codes of one book."""
+    """Domains of a synthetic world with vectors, two word-drop draws and the codes of one book."""
 
     def make(size: WorldSize, domains: int, width: int) -> list[PreparedDataset]:
         made: list[PreparedDataset] = []
@@ -354,7 +354,9 @@ def test_without_sequence_contrast_no_word_drop_draws_are_asked_for(
     with pytest.raises(SettingsError, match="--word-drop-draws"):
         pretrain("unisrec", [folders[0].path], tmp_path / "run", transformer=SMALL, training=one)
     config = UniSRecConfig(sequence_contrast=0.0)
-    assert pretrain("unisrec", [folders[0].path], tmp_path / "run", config, transformer=SMALL, training=one)["epochs"] == 1
+    assert (
+        pretrain("unisrec", [folders[0].path], tmp_path / "run", config, transformer=SMALL, training=one)["epochs"] == 1
+    )
 
 
 def test_folders_without_a_valid_target_do_not_choose(

@@ -1,8 +1,7 @@
-"""Recformer by the command's recipes, on the tiny world: what it learns, what the run folder holds, what is refused."""
+"""Recformer by the commands, on the tiny world: what it learns, what the run folder holds, what is refused."""
 
 import json
 import shlex
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +15,14 @@ from safetensors.torch import load_file
 import linguarec
 from linguarec.cli import main
 from linguarec.commands.compare import compare
-from linguarec.commands.evaluate import evaluate, item_tensors
+from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
-from linguarec.commands.pretrain import pretrain
 from linguarec.commands.recommend import recommend
 from linguarec.commands.tokenize import tokenize
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import ROLE_OF_PART
 from linguarec.data.training_data import TrainingData
 from linguarec.errors import (
-    CheckpointMismatchError,
     DataFormatError,
     LinguarecError,
     SettingsError,
@@ -33,13 +30,13 @@ from linguarec.errors import (
     UnknownItemError,
 )
 from linguarec.families import FAMILIES
-from linguarec.families.opening import open_model
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.recformer.stages import HistoryTuning
 from linguarec.files import write_json
+from linguarec.run_items import items_of_recommender
 from linguarec.runs.results import learning_curve
+from linguarec.sources.inputs import TokenInputs
 from linguarec.sources.tokens import TokenSource
-from linguarec.text.attributes import ItemTokens
 from linguarec.text.token_store import open_tokens
 from linguarec.training.settings import TrainingSettings
 
@@ -70,7 +67,7 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(
     # Of the seeds 0 to 2 this one learns most, whatever the rounding; 0 may stop early.
     result = finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, training=training, seed=2)
     assert json.loads((run / "metrics.json").read_text()) == result
-    assert result["valid"]["ndcg@10"] >= result["stage1"]["valid"]["ndcg@10"]
+    assert result["valid"]["ndcg@10"] >= result["stages"]["stage1"]["valid"]["ndcg@10"]
     assert result["best_stage"] == 2
     assert not list(run.glob("**/checkpoints"))
 
@@ -92,7 +89,8 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(
     twin = shop.raw_item_ids[7]
     before = recommender.recommend([history, [*history, twin]], k=len(titles), exclude_seen=False)
     assert recommender.add_items([{"raw_id": "new", "title": titles[7]}]) == 1
-    torch.testing.assert_close(recommender.keys[-1], recommender.keys[7], atol=1e-4, rtol=1e-5)
+    keys = recommender.item_vectors()
+    np.testing.assert_allclose(keys[-1], keys[7], atol=1e-4, rtol=1e-5)
     after = recommender.recommend(
         [history, [*history, "new"]], k=len(titles), exclude_seen=False, within=shop.raw_item_ids
     )
@@ -102,7 +100,7 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(
         )
     recommender.save(tmp_path / "grown")
     loaded = linguarec.load_model(tmp_path / "grown")
-    assert torch.equal(loaded.keys, recommender.keys)
+    assert np.array_equal(loaded.item_vectors(), keys)
     assert [one.raw_id for one in loaded.recommend([["new"]], k=5)[0]] == [
         one.raw_id for one in recommender.recommend([["new"]], k=5)[0]
     ]
@@ -116,10 +114,13 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(
         recommender.recommend([["nobody"]])
     long = recommender.recommend([history * 20], k=3)[0]  # the last 8 are read
     assert long == recommender.recommend([(history * 20)[-8:]], k=3)[0]
-    assert isinstance(recommender.inputs, ItemTokens)
+    now = recommender.snapshot
+    assert isinstance(now.source, TokenSource)
     # Three items keep their text; of the second history only the last 8 are read, which have none.
-    kept = [*recommender.inputs.offsets[:4], *[recommender.inputs.offsets[3]] * (len(recommender.inputs) - 3)]
-    recommender.inputs = replace(recommender.inputs, offsets=np.array(kept))
+    tokens = now.source.tokens
+    kept = np.array([*tokens.offsets[:4], *[tokens.offsets[3]] * (len(tokens) - 3)])
+    bare = TokenSource(now.source.folder, replace(tokens, offsets=kept), now.source.form, now.source.tokenizer)
+    recommender.snapshot = replace(now, inputs=TokenInputs(bare), source=bare)
     assert recommender.catalogue.raw_ids[:3] == history
     recommender.recommend([history, [*history, *shop.raw_item_ids[10:18]], [shop.raw_item_ids[9]]])
     assert "2 histories have items without any text alone" in caplog.text
@@ -201,7 +202,10 @@ def test_nothing_is_said_of_a_user_without_a_history(
 ) -> None:
     run, of_ids = tmp_path / "run", tmp_path / "ids"
     finetune("recformer", shop.path, run, SCRATCH, training=settings(max_epochs=1))
-    for history, said in (([], "--history is missing"), ([""], "history 1 is empty; give at least one item id")):
+    for history, said in (
+        ([], "give one of --history, --histories and --for; found none"),
+        ([""], "history 1 is empty; give at least one item id"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             main(["recommend", str(run), *(["--history", *history] if history else [])])
         assert stopped.value.code == 2
@@ -251,10 +255,6 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
     for name in ("model.safetensors", "item_model.safetensors"):
         expected, found = (load_file(run / name) for run in (unbroken, broken))
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
-    # A setting that was not known yet when a run began is at its default there.
-    written = json.loads((broken / "settings.json").read_text())
-    assert written["config"].pop("mlm_weight") == 0.1
-    write_json(broken / "settings.json", written)
     again = finetune("recformer", shop.path, broken, config, training=training, resume=True)
     assert again["test"] == json.loads((unbroken / "metrics.json").read_text())["test"]
 
@@ -329,7 +329,7 @@ def test_new_items_that_are_cut_are_said(
     # With the word "title" before them 2 have more than 10 tokens; with `<s>` too, 4 more than 8.
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "cut 2 values of the new items at 10 tokens, name included",
-        "cut 4 of the new items at 8 tokens, all that the model reads",
+        "longer than the model reads, and cut: items: 4 over 8 tokens",
     ]
 
 
@@ -337,10 +337,11 @@ def test_an_evaluation_of_the_own_items_copies_none_of_them(shop: PreparedDatase
     run = tmp_path / "run"
     finetune("recformer", shop.path, run, SCRATCH, training=settings(max_epochs=1))
     recommender = linguarec.load_model(run)
-    inputs, keys, new = item_tensors(recommender, shop, zero_shot=False)
-    assert (inputs is recommender.inputs, keys is recommender.keys, new) == (True, True, 0)
-    assert isinstance(inputs, ItemTokens)
-    assert isinstance(inputs.ids, np.memmap)
+    found = items_of_recommender(recommender, shop, False, torch.device("cpu"))
+    held, keys = recommender.snapshot.inputs, recommender.snapshot.ranker.keys
+    assert (found.inputs is held, found.ranker.keys.data_ptr() == keys.data_ptr()) == (True, True)
+    assert found.new_items == 0
+    assert isinstance(found.inputs.source.tokens.ids, np.memmap)
 
 
 def test_two_processes_take_the_steps_of_one(
@@ -357,91 +358,6 @@ def test_two_processes_take_the_steps_of_one(
             torch.testing.assert_close(
                 found[key], expected[key], atol=1e-4, rtol=1e-3, msg=lambda text, k=key: f"{k}: {text}"
             )
-
-
-def test_another_run_can_be_the_start(shop: PreparedDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    first, second = tmp_path / "first", tmp_path / "second"
-    finetune("recformer", shop.path, first, SCRATCH, training=settings(max_epochs=1))
-    finetune("recformer", shop.path, second, from_=first, training=settings(max_epochs=1, learning_rate=1e-12))
-    before, after = (load_file(run / "model.safetensors") for run in (first, second))
-    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
-    # SCRATCH has 16 and 128: as nothing else was asked for, they stay, and that is told.
-    kept = "model.window 16, model.max_tokens 128"
-    assert f"settings of {first} that are not the defaults are kept: {kept}" in caplog.text
-    # A default that is asked for by name is taken, and positions beyond those of the start are its own once more.
-    third, rows = tmp_path / "third", before["position.weight"]
-    words = ["--model.max_tokens", "1024", "--training.learning_rate", "1e-12", "--training.max_epochs", "1"]
-    with pytest.raises(SystemExit, match="0"):
-        main(["finetune", "recformer", str(shop.path), "--from", str(first), "-o", str(third), *words])
-    config = json.loads((third / "config.json").read_text())["config"]
-    assert (config["max_tokens"], config["window"], config["positions"]) == (1024, 16, 1024 + config["first_position"])
-    longer = load_file(third / "model.safetensors")["position.weight"]
-    body = rows[config["first_position"] :]
-    torch.testing.assert_close(longer[len(rows) : len(rows) + 100], body[:100], atol=1e-6, rtol=0)
-    assert "are repeated for 1024" in caplog.text
-    with pytest.raises(SettingsError, match=r"--model.layers 3: the weights of .* are for 2"):
-        finetune("recformer", shop.path, tmp_path / "c", RecformerConfig(layers=3), from_=first, training=settings())
-    with pytest.raises(SettingsError, match=r"--model.positions 99: the weights of .* are for 128"):
-        finetune(
-            "recformer",
-            shop.path,
-            tmp_path / "c",
-            RecformerConfig(max_tokens=90, positions=99),
-            from_=first,
-            training=settings(),
-        )
-    words = replace(SCRATCH, vocabulary=99)
-    with pytest.raises(SettingsError, match=r"--model\.vocabulary 99: the items are tokenized into"):
-        finetune("recformer", shop.path, tmp_path / "c", words, training=settings())
-
-
-def test_random_weights_by_the_command_line(shop: PreparedDataset, tmp_path: Path) -> None:
-    sizes = [
-        "--model.hidden_size=16",
-        "--model.layers=1",
-        "--model.heads=2",
-        "--model.inner_size=16",
-        "--model.positions=130",
-    ]
-    words = [
-        *sizes,
-        "--model.max_tokens=128",
-        "--training.max_epochs=1",
-        "--training.accumulate=1",
-        "--training.valid_users=9",
-    ]
-    for command, data in (("finetune", shop.path), ("pretrain", shop.path)):
-        run = tmp_path / command
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "recformer", str(data), "-o", str(run), *words])
-        description = open_model(run)[1]
-        assert (description.config.layers, description.config.language_head) == (1, command == "pretrain")
-
-
-def test_a_run_reads_new_items_where_its_backbone_is_not(
-    shop: PreparedDataset, tiny_backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backbone, run, pre = tmp_path / "backbone", tmp_path / "run", tmp_path / "pre"
-    shutil.copytree(tiny_backbone, backbone)
-    monkeypatch.chdir(tmp_path)
-    tokenize(shop.path, "backbone", overwrite=True)
-    flags: dict[str, Any] = {"tokens": "backbone", "backbone": "backbone", "training": settings(max_epochs=1)}
-    finetune("recformer", shop.path, run, CONFIG, **flags)
-    pretrain("recformer", [shop.path], pre, CONFIG, **flags)
-    settings_file = run / "settings.json"
-    recorded = json.loads(settings_file.read_text())
-    assert recorded["backbone"] == str(backbone)
-    write_json(settings_file, recorded | {"backbone": "backbone"})  # as an earlier version wrote it
-    finetune("recformer", shop.path, run, CONFIG, resume=True, **flags)
-    backbone.rename(tmp_path / "elsewhere")
-    for folder in (run, pre):
-        recommender = linguarec.load_model(folder)
-        recommender.add_items([{"raw_id": "new", "title": shop.texts[4]}])
-        recommender.save(tmp_path / "saved")
-        grown = linguarec.load_model(tmp_path / "saved")
-        assert grown.add_items([{"raw_id": "newer", "title": shop.texts[4]}]) == 1
-        torch.testing.assert_close(grown.keys[-1], recommender.keys[-1], atol=1e-4, rtol=1e-5)
 
 
 def test_the_learning_rate_rises_and_falls_over_both_stages(
@@ -490,23 +406,7 @@ def test_bad_input_is_refused_and_nothing_written(
     assert not run.exists()
 
 
-def test_backbones_and_folders_that_do_not_fit_are_refused(
-    shop: PreparedDataset, shops: list[PreparedDataset], tiny_backbone: str, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    with pytest.raises(SettingsError, match=r"--model.layers 3: it comes with the backbone"):
-        finetune("recformer", shop.path, run, RecformerConfig(layers=3), backbone=tiny_backbone, training=settings())
-    needed = f"has none; make them with `linguarec tokenize {shops[1].path} --backbone {tiny_backbone}`"
-    with pytest.raises(SettingsError, match=needed):
-        finetune("recformer", shops[1].path, run, CONFIG, backbone=tiny_backbone, training=settings())
-    with pytest.raises(SettingsError, match="--backbone: this is not for unisrec"):
-        finetune("unisrec", shop.path, run, backbone=tiny_backbone)
-    with pytest.raises(CheckpointMismatchError, match="holds no model"):
-        finetune("recformer", shop.path, run, from_=tmp_path, training=settings())
-    assert not run.exists()
-
-
-def test_a_comparison_trains_it_by_its_own_recipe_but_for_what_is_given(
+def test_a_comparison_trains_it_by_its_own_settings_but_for_what_is_given(
     shop: PreparedDataset, tiny_backbone: str, tmp_path: Path
 ) -> None:
     given = TrainingSettings(max_epochs=1, accumulate=1, accelerator="cpu")

@@ -1,16 +1,22 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from linguarec.models import CatalogueShape, build_model
 from torch import nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
-from linguarec.evaluation.evaluate import EvaluationResult, encode_items, evaluate_model, evaluating, join
+from linguarec.evaluation.evaluate import EvaluationResult, evaluate_model, join
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
 from linguarec.families.sasrec.model import SASRecConfig
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.ranks import TargetRanks
+from linguarec.ranking.scorer import VectorScorer, evaluating
+from linguarec.sources.ids import IdSource
 
 NUM_ITEMS, NUM_CASES = 157, 211
 
@@ -19,7 +25,8 @@ NUM_ITEMS, NUM_CASES = 157, 211
 def model() -> nn.Module:
     torch.manual_seed(0)
     encoder = TransformerConfig(hidden_size=16, layers=1, heads=2, inner_size=16, max_length=6, initializer_range=0.3)
-    return build_model("sasrec", SASRecConfig(initializer_range=0.5), encoder, CatalogueShape(NUM_ITEMS)).eval()
+    config = SASRecConfig(initializer_range=0.5)
+    return ModelDescription(FAMILIES["sasrec"], config, encoder, CatalogueShape(NUM_ITEMS)).build().eval()
 
 
 @pytest.fixture
@@ -127,11 +134,14 @@ def test_dropout_is_off_and_each_module_returns_to_its_mode(model, cases):
 
 
 def test_items_are_encoded_in_chunks(model, monkeypatch):
-    whole = encode_items(model, catalogue(), "cpu")
-    monkeypatch.setattr("linguarec.evaluation.evaluate.ITEMS_PER_CHUNK", 10)
-    chunked = encode_items(model, catalogue(), "cpu")
-    assert torch.equal(whole[0], chunked[0])
-    assert torch.equal(whole[1], chunked[1])
+    source, everything = IdSource(Path("folder"), NUM_ITEMS), torch.arange(NUM_ITEMS)
+    inputs, keys = VectorScorer(model).encode(source)
+    monkeypatch.setattr("linguarec.sources.source.ITEMS_PER_CHUNK", 10)
+    assert len(list(source.chunks())) == 16
+    chunked_inputs, chunked_keys = VectorScorer(model).encode(source)
+    assert torch.equal(inputs.rows(everything), chunked_inputs.rows(everything))
+    assert torch.equal(keys, chunked_keys)
+    assert torch.equal(keys, model.item_keys(catalogue()))
 
 
 def test_an_empty_history_is_refused(model):

@@ -2,8 +2,6 @@ import base64
 
 import pytest
 
-from linguarec.evaluation.intervals import Interval
-from linguarec.evaluation.plots import plot_by_slice, plot_learning_curves, plot_systems
 from linguarec.evaluation.report import Figure, Section, Table, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -37,16 +35,3 @@ def test_report_is_one_file_with_everything_inside(tmp_path):
 def test_a_table_with_a_short_row_is_refused():
     with pytest.raises(ValueError, match="1 cells, the table has 2 columns"):
         Table(["a", "b"], [["1"]])
-
-
-def test_plots_are_png_files(tmp_path):
-    parts = [("1", Interval(0.1, 0.08, 0.12, 50)), ("2–4", Interval(0.2, 0.15, 0.25, 20))]
-    plot_by_slice(tmp_path / "a.png", "By length", "history length", "ndcg@10", {"SASRec": parts, "popularity": parts})
-    plot_learning_curves(
-        tmp_path / "b.png", "Valid", "ndcg@10", {"seed 0": ([1, 2, 3], [0.1, 0.3, 0.2]), "empty": ([], [])}
-    )
-    plot_systems(
-        tmp_path / "c.png", "Test", "ndcg@10", {"SASRec": parts[0][1], "VQ-Rec": parts[1][1]}, {"SASRec": 0.11}
-    )
-    for name in "abc":
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)

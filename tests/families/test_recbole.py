@@ -7,7 +7,7 @@ import torch
 
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families import FAMILIES
-from linguarec.families.family import ModelDescription
+from linguarec.families.family import ModelDescription, ModelFolder
 from linguarec.families.recbole import (
     CODES,
     ITEMS,
@@ -18,9 +18,11 @@ from linguarec.families.recbole import (
     recognise,
     to_released,
 )
-from linguarec.families.recbole_checkpoint import describe, read_checkpoint, released_settings, write_checkpoint
+from linguarec.families.recbole_checkpoint import RECBOLE, describe, recbole_checkpoint, released_settings
+from linguarec.families.released import read_released
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.nn.shape import CatalogueShape
+from linguarec.sources.embeddings import EmbeddingSource
 
 ENCODER = TransformerConfig(hidden_size=8, layers=2, heads=2, inner_size=12, max_length=6, dropout=0.3)
 SHAPE = CatalogueShape(5, 10, 3, 4)
@@ -29,7 +31,7 @@ RELEASED = ("sasrec", "unisrec", "unisrec-transductive", "vqrec")
 
 def model_of(name, encoder=ENCODER):
     torch.manual_seed(0)
-    description = ModelDescription(name, FAMILIES[name].config(), encoder, SHAPE)
+    description = ModelDescription(FAMILIES[name], FAMILIES[name].config(), encoder, SHAPE)
     return description.build(), description
 
 
@@ -37,13 +39,21 @@ def state_of(name):
     """A released state dict with padding, vectors and matrices of its own."""
     model, _ = model_of(name)
     carried = {}
-    if "ids" in FAMILIES[name].reads:
+    if FAMILIES[name].per_item:
         carried[PADDING + ITEMS] = torch.randn(8)
-    if "features" in FAMILIES[name].reads:
+    if FAMILIES[name].source is EmbeddingSource:
         carried[VECTORS] = torch.randn(6, 10)
     if name == "vqrec":
         carried |= {PADDING + CODES: torch.randn(3, 8), TRANS_MATRIX: torch.randn(3, 5, 5)}
     return to_released(name, model.state_dict(), carried, 3)
+
+
+def read(file):
+    return recbole_checkpoint(read_released(file))
+
+
+def described(checkpoint, given):
+    return describe(checkpoint, given, FAMILIES)
 
 
 def problems_of(state):
@@ -209,13 +219,13 @@ def checkpoint(tmp_path):
 
     def make(name="unisrec", settings=SETTINGS):
         torch.save({"state_dict": state_of(name), "config": settings, "epoch": 7}, tmp_path / "released.pth")
-        return read_checkpoint(tmp_path / "released.pth")
+        return read(tmp_path / "released.pth")
 
     return make
 
 
 def test_settings_that_tensors_cannot_tell(checkpoint):
-    description, assumed = describe(checkpoint(), {})
+    description, assumed = described(checkpoint(), {})
     assert description.encoder == replace(ENCODER, heads=4, dropout=0.4, attention_dropout=0.2)
     assert (description.config.temperature, description.config.experts) == (0.1, 8)
     assert description.shape == CatalogueShape(5, 10)
@@ -223,19 +233,19 @@ def test_settings_that_tensors_cannot_tell(checkpoint):
         name: value for name, value in assumed.items() if name == "lambda"
     }
     assert checkpoint().epoch == 7
-    given, _ = describe(checkpoint(), {"n_heads": 2, "temperature": 0.5})
+    given, _ = described(checkpoint(), {"n_heads": 2, "temperature": 0.5})
     assert (given.encoder.heads, given.config.temperature) == (2, 0.5)
 
 
 def test_released_settings_are_the_inverse(checkpoint):
-    description, assumed = describe(checkpoint(), {})
+    description, assumed = described(checkpoint(), {})
     settings = released_settings(description)
     assert {**checkpoint().weights.sizes, **assumed, **SETTINGS, "plm_suffix": None} == {**settings, "plm_suffix": None}
 
 
 def test_heads_must_be_told_and_divide(checkpoint):
     with pytest.raises(CheckpointMismatchError, match=r"give it by --heads or --released-config"):
-        describe(checkpoint(settings={}), {})
+        described(checkpoint(settings={}), {})
     for heads, message in (
         (3, "3 does not divide the hidden size 8"),
         (0, "more than 0"),
@@ -243,12 +253,12 @@ def test_heads_must_be_told_and_divide(checkpoint):
         (2.0, "whole"),
     ):
         with pytest.raises(CheckpointMismatchError, match=f"n_heads: .*{message}"):
-            describe(checkpoint(), {"n_heads": heads})
+            described(checkpoint(), {"n_heads": heads})
 
 
 def test_settings_that_contradict_the_tensors_are_all_named(checkpoint):
     with pytest.raises(CheckpointMismatchError) as error:
-        describe(checkpoint(), {"hidden_size": 300, "n_exps": 4, "hidden_act": "relu", "temperature": 0})
+        described(checkpoint(), {"hidden_size": 300, "n_exps": 4, "hidden_act": "relu", "temperature": 0})
     assert str(error.value).splitlines()[1:] == [
         "hidden_size: the tensors say 8, the settings 300",
         "n_exps: the tensors say 8, the settings 4",
@@ -256,31 +266,34 @@ def test_settings_that_contradict_the_tensors_are_all_named(checkpoint):
         "temperature: expected more than 0, found 0",
     ]
     with pytest.raises(CheckpointMismatchError, match="code_cap: the tensors say 4, the settings 256"):
-        describe(checkpoint("vqrec"), {"code_cap": 256})
+        described(checkpoint("vqrec"), {"code_cap": 256})
 
 
 def test_a_bare_state_dict_and_strange_contents(tmp_path):
     torch.save(state_of("sasrec"), tmp_path / "bare.pth")
-    checkpoint = read_checkpoint(tmp_path / "bare.pth")
+    checkpoint = read(tmp_path / "bare.pth")
     assert (checkpoint.weights.form.model, checkpoint.settings, checkpoint.epoch) == ("sasrec", {}, None)
     torch.save([1, 2], tmp_path / "bare.pth")
     with pytest.raises(CheckpointMismatchError, match=r"bare\.pth holds a list, expected a dict with a `state_dict`"):
-        read_checkpoint(tmp_path / "bare.pth")
+        read(tmp_path / "bare.pth")
     torch.save({"state_dict": 1}, tmp_path / "bare.pth")
     with pytest.raises(CheckpointMismatchError, match="its `state_dict` is 1"):
-        read_checkpoint(tmp_path / "bare.pth")
+        read(tmp_path / "bare.pth")
     torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "bare.pth")
     with pytest.raises(CheckpointMismatchError, match=r"bare\.pth: no released"):
-        read_checkpoint(tmp_path / "bare.pth")
+        read(tmp_path / "bare.pth")
 
 
 @pytest.mark.parametrize("name", ["sasrec", "unisrec", "vqrec"])
 def test_a_written_file_loads_with_weights_only(name, tmp_path):
     model, description = model_of(name)
-    state = write_checkpoint(tmp_path / "out.pth", description, model.state_dict(), {}, {"dataset": "x"}, 3)
+    stored = {"released_settings": {"dataset": "x"}, "released_epoch": 3}
+    RECBOLE.write(ModelFolder(tmp_path, description, model, {}, stored), tmp_path / "out.pth", False)
     content = torch.load(tmp_path / "out.pth", weights_only=True)
-    assert content["state_dict"].keys() == state.keys()
+    expected = to_released(name, model.state_dict(), {}, 3)
+    assert content["state_dict"].keys() == expected.keys()
+    assert all(torch.equal(content["state_dict"][key], tensor) for key, tensor in expected.items())
     assert (content["epoch"], content["config"]["dataset"], content["config"]["n_heads"]) == (3, "x", 2)
     assert content["config"]["attn_dropout_prob"] == 0.3
-    again, _ = describe(read_checkpoint(tmp_path / "out.pth"), {})
+    again, _ = described(read(tmp_path / "out.pth"), {})
     assert again.encoder == replace(ENCODER, attention_dropout=0.3)

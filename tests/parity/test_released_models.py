@@ -13,7 +13,8 @@ from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.commands.convert import convert
 from linguarec.families.opening import open_model
-from linguarec.families.recbole_checkpoint import read_checkpoint
+from linguarec.families.recbole_checkpoint import recbole_checkpoint
+from linguarec.families.released import read_released
 from linguarec.nn.losses import catalogue_cross_entropy
 
 CASES = {
@@ -44,7 +45,7 @@ class Converted:
         if "plm_embedding" in self.io:
             features = self.io["plm_embedding"][1:]
         self.items = ItemBatch(torch.arange(num_items), torch.zeros(num_items).long(), features, codes)
-        self.null_item = read_checkpoint(file).weights.null_item
+        self.null_item = recbole_checkpoint(read_released(file)).weights.null_item
 
     def null_key(self) -> Tensor:
         """The padding class of the released code, as one more key [1, D]."""
@@ -83,8 +84,8 @@ class Converted:
 
 
 @pytest.fixture
-def converted(request: pytest.FixtureRequest, shared: Path, tmp_path: Path) -> Converted:
-    file = shared / "fixtures" / request.param
+def converted(request: pytest.FixtureRequest, released_outputs: Path, tmp_path: Path) -> Converted:
+    file = released_outputs / request.param
     return Converted(file / "official.pth" if file.is_dir() else file, tmp_path / "model", CASES[request.param])
 
 

@@ -2,9 +2,9 @@
 
 A codebook maps a text vector x [D] to M numbers below K. Product quantisation (Jegou et al., 2011) cuts the vector
 into M sub-vectors and replaces each by the nearest of K centroids; OPQ (Ge et al., 2013) rotates it first; residual
-quantisation codes what the earlier centroids left over. A book is all that a new item needs: nothing is fitted again.
+quantisation codes the residual of the earlier centroids. A new item needs only the codebook: nothing is fitted again.
 
-Distances are computed in float64, so that the code of an item does not depend on the items coded together with it.
+Distances are computed in float64, so that the code of an item does not depend on the other items of a batch.
 """
 
 import hashlib
@@ -29,14 +29,15 @@ CHUNK = 4096  # items coded at once: 4096 x 256 distances in float64 are 8 MiB
 
 @dataclass(frozen=True, eq=False)
 class CodeBook:
-    """How vectors of one encoder become codes.
+    """Codes vectors of one encoder.
 
     `centroids` [M, K, d] float32: d = D'/M for "opq" and "pq", d = D' for "residual", d = 0 for "random".
     `rotation` [D, D'] float32: applied first (None = none). `mean` [D'] float32: subtracted after it (None = none).
-    `encoder`, `encoder_fingerprint`: whose vectors the book was fitted on, the hash of its weights (None = not known).
+    `encoder`, `encoder_fingerprint`: the encoder whose vectors the codebook was fitted on, and the hash of its weights (None =
+    not known).
 
     "random" codes are drawn uniformly by a hash of the vector and the seed (`rotation` holds the hash's hyperplanes):
-    equal vectors have equal codes, all else is noise. A new item therefore also gets a code, but one without meaning.
+    equal vectors have equal codes, everything else is noise. So a new item also gets a code, but one without meaning.
 
     Raises:
         DataFormatError: the arrays do not fit together.
@@ -93,7 +94,7 @@ class CodeBook:
 
     @property
     def code_type(self) -> type[np.uint8] | type[np.uint16]:
-        """The NumPy type of a code: one byte where K allows."""
+        """The NumPy type of a code: one byte if K is at most 256."""
         return np.uint8 if self.num_centroids <= 256 else np.uint16
 
     @property
@@ -105,10 +106,10 @@ class CodeBook:
         return digest.hexdigest()
 
     def encode(self, vectors: Vectors) -> Codes:
-        """Code vectors [N, D] as [N, M] uint8 (uint16 beyond 256 centroids).
+        """Codes [N, M] uint8 (uint16 beyond 256 centroids) of vectors [N, D].
 
         Raises:
-            StaleFeaturesError: the vectors are not D wide: they come from another encoder.
+            StaleFeaturesError: the vectors are not D wide, so they come from another encoder.
             DataFormatError: a vector holds NaN or an infinity.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
@@ -132,13 +133,13 @@ class CodeBook:
         return codes
 
     def decode(self, codes: Codes) -> npt.NDArray[np.float32]:
-        """The vectors [N, D] float32 that codes [N, M] stand for.
+        """Decode codes [N, M] to vectors [N, D] float32.
 
-        The rotation is undone by its transpose, as faiss does, so it must be orthonormal (OPQ's is).
+        The rotation is inverted by its transpose, as faiss does, so it must be orthonormal (OPQ's is).
 
         Raises:
-            SettingsError: the codes are random: they stand for no vector.
-            DataFormatError: the codes are not M wide or name a centroid that is not there.
+            SettingsError: the codes are random, so they cannot be decoded.
+            DataFormatError: the codes are not M wide or contain a number that is not below K.
         """
         if self.method == "random":
             raise SettingsError(
@@ -161,12 +162,12 @@ class CodeBook:
         return decoded.astype(np.float32)
 
     def save(self, path: Path) -> None:
-        """Write the book alone as one `.npz`, atomically."""
+        """Write the codebook without codes as one `.npz`, atomically."""
         _save(path, self, {}, {})
 
     @classmethod
     def load(cls, path: Path) -> "CodeBook":
-        """Read a book: what `save` wrote, or the book of stored item codes.
+        """Read a codebook: a file of `save`, or of stored item codes.
 
         Raises:
             DataFormatError: the file is missing or holds no codebook.
@@ -191,7 +192,7 @@ class CodeBook:
         return codes
 
     def _draw(self, inner: npt.NDArray[np.float64]) -> Codes:
-        # The signs against random hyperplanes name the vector; rounding of its last bits does not change them.
+        # The signs of the projections identify the vector; rounding of its last bits does not change them.
         names = np.packbits(inner > 0, axis=1)
         shape = (len(inner), self.subvectors)
         codes = np.empty(shape, dtype=self.code_type)
@@ -203,12 +204,12 @@ class CodeBook:
 
 @dataclass(frozen=True, eq=False)
 class ItemCodes:
-    """The codes [N, M] of a catalogue's items and the book that made them.
+    """The codes [N, M] of a catalogue's items and the codebook that made them.
 
-    `texts_fingerprint`: of the item texts whose vectors were coded (None where they are not known).
+    `texts_fingerprint`: of the item texts whose vectors were coded (None = not known).
 
     Raises:
-        DataFormatError: codes and book do not fit together.
+        DataFormatError: codes and codebook do not fit together.
     """
 
     codes: Codes
@@ -245,7 +246,7 @@ class ItemCodes:
             )
 
     def save(self, path: Path) -> None:
-        """Write codes and book as one `.npz`, atomically."""
+        """Write codes and codebook as one `.npz`, atomically."""
         _save(path, self.book, {"texts_fingerprint": self.texts_fingerprint}, {"codes": self.codes})
 
     @classmethod
@@ -253,7 +254,7 @@ class ItemCodes:
         """Read what `save` wrote.
 
         Raises:
-            DataFormatError: the file is missing or is not such a file.
+            DataFormatError: the file is missing or was not written by `save`.
         """
         if not path.exists():
             known = ", ".join(sorted(file.stem for file in path.parent.glob("*.npz"))) or "none"
@@ -281,7 +282,7 @@ def _save(path: Path, book: CodeBook, header: dict[str, Any], arrays: dict[str, 
 
 
 def _load(path: Path) -> tuple[CodeBook, str | None, Codes | None]:
-    """The book, the fingerprint of the texts and the codes, the last two None where the file holds a bare book."""
+    """The codebook, the fingerprint of the texts and the codes; the last two are None if the file holds only a codebook."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             header = json.loads(str(stored["header"]))
@@ -297,7 +298,7 @@ def _load(path: Path) -> tuple[CodeBook, str | None, Codes | None]:
 
 
 def _nearest(vectors: npt.NDArray[np.float64], centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-    """Index [N] of the centroid nearest to each vector; the first one of equals."""
+    """Index [N] of the centroid nearest to each vector; the first one of ties."""
     exact = centroids.astype(np.float64)
     # |x - c|^2 without |x|^2, which is the same for all centroids.
     nearest: npt.NDArray[np.intp] = ((exact * exact).sum(axis=1) - 2.0 * vectors @ exact.T).argmin(axis=1)

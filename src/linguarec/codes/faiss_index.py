@@ -1,4 +1,4 @@
-"""A published faiss index (VQ-Rec: `OPQ32,IVF1,PQ32x8`) as codes and a codebook of our own, and back."""
+"""Converts a published faiss index (VQ-Rec: `OPQ32,IVF1,PQ32x8`) to codes and a codebook, and back."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from linguarec.codes.codebook import CodeBook, Codes, Method, Vectors
 from linguarec.errors import DataFormatError, SettingsError
 
-IMPORTED_CODES = "official"  # name that the codes of a published index are stored under
+IMPORTED_CODES = "official"  # name of the stored codes of a published index
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +21,11 @@ class IndexContent:
     book: CodeBook
 
     def of_catalogue(self, indexed: npt.NDArray[np.integer[Any]], vectors: Vectors) -> tuple[Codes, int]:
-        """Codes [N, M] of a whole catalogue, and how many indexed items have vectors that code differently.
+        """Codes [N, M] of a whole catalogue, and how many indexed items have vectors whose codes differ from the index.
 
         Args:
             indexed: [R] the item rows that the index holds, in its order.
-            vectors: [N, D] of all items; those that the index lacks are coded from them.
+            vectors: [N, D] of all items; items that are not in the index are coded from them.
         """
         codes = self.book.encode(vectors)
         different = int((codes[indexed] != self.codes).any(axis=1).sum())
@@ -34,10 +34,10 @@ class IndexContent:
 
 
 def write_faiss_index(path: Path, content: IndexContent) -> None:
-    """Write an index in the form of `OPQ<M>,IVF1,PQ<M>x8`, as VQ-Rec reads it; `read_faiss_index` gives the same content.
+    """Write an index of the type `OPQ<M>,IVF1,PQ<M>x8`, as VQ-Rec reads it; `read_faiss_index` returns the same content.
 
     Raises:
-        SettingsError: the codebook is not of that kind.
+        SettingsError: the codebook is of another type.
     """
     import faiss
 
@@ -67,10 +67,10 @@ def read_faiss_index(path: Path, encoder: str) -> IndexContent:
 
     Args:
         path: The `.index` file.
-        encoder: Name of the encoder whose vectors the index holds; the file does not know it.
+        encoder: Name of the encoder whose vectors the index holds; the file does not store it.
 
     Raises:
-        DataFormatError: the file is missing, is no faiss index, or is an index of another kind.
+        DataFormatError: the file is missing, is not a faiss index, or is an index of another type.
     """
     import faiss
 
@@ -98,7 +98,7 @@ def read_faiss_index(path: Path, encoder: str) -> IndexContent:
 
 
 def _split_transform(faiss: Any, path: Path, index: Any) -> tuple[npt.NDArray[np.float32] | None, Any, Any]:
-    """Rotation [D, D'], bias [D'] and the index behind them."""
+    """Rotation [D, D'], bias [D'] and the index after them."""
     if not isinstance(index, faiss.IndexPreTransform):
         return None, None, index
     inner = faiss.downcast_index(index.index)

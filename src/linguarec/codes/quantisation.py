@@ -1,10 +1,10 @@
-"""Fit a codebook on item vectors, and measure how good its codes are.
+"""Fit a codebook on item vectors, and measure the quality of its codes.
 
-k-means is faiss's. The rotation of OPQ is found here (Ge et al., "Optimized Product Quantization", 2013): it starts
-at their parametric solution (principal axes dealt out so that every sub-vector gets the same product of eigenvalues)
-and is then alternated with the codebook. faiss's own OPQ starts at a random rotation of a fixed seed: after 50 rounds
-it still distorts more than the parametric start after 5. Fitting runs on one thread: a sum that is split by threads
-differs in its last bits, and equal seeds must give equal books.
+k-means is faiss's. The rotation of OPQ is fitted here (Ge et al., "Optimized Product Quantization", 2013): it starts
+at their parametric solution (principal axes allocated so that every sub-vector has about the same product of eigenvalues)
+and then alternates with the codebook. faiss's own OPQ starts at a random rotation of a fixed seed: after 50 rounds
+its distortion is still higher than that of the parametric start after 5. Fitting runs on one thread: a sum that is split
+over threads differs in its last bits, and equal seeds must give equal codebooks.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from linguarec.codes.codebook import CodeBook, Codes, Method, Vectors
 from linguarec.errors import SettingsError
 from linguarec.progress import progress_bar
 
-HASH_BITS = 256  # hyperplanes that tell vectors apart when codes are random
+HASH_BITS = 256  # hyperplanes of the hash behind random codes
 MAX_CENTROIDS = 65_536  # a part of a code is at most two bytes
 
 
@@ -28,8 +28,8 @@ MAX_CENTROIDS = 65_536  # a part of a code is at most two bytes
 class QuantisationSettings:
     """M `subvectors` of K `centroids` each; the defaults are VQ-Rec's 32 x 256.
 
-    `rotation_rounds`: alternations of OPQ after its parametric start. `max_points`: vectors that are fitted on at most;
-    a seeded sample of them where there are more.
+    `rotation_rounds`: alternations of OPQ after its parametric start. `max_points`: most vectors to fit on; from more,
+    a seeded sample is drawn.
     """
 
     method: Method = "opq"
@@ -40,7 +40,7 @@ class QuantisationSettings:
     max_points: int = 65_536
 
     def problems(self, width: int, num_points: int, num_distinct: int) -> list[str]:
-        """What cannot work on `num_points` vectors of `width` dimensions, each with its mend."""
+        """Settings that cannot work on `num_points` vectors of `width` dimensions, each with how to fix it."""
         found = []
         if self.method not in get_args(Method):
             found.append(f"method is {self.method!r}; expected one of {', '.join(get_args(Method))}.")
@@ -68,12 +68,12 @@ class QuantisationSettings:
 
 @dataclass(frozen=True)
 class CodeStatistics:
-    """What the codes of N items are worth.
+    """Quality of the codes of N items.
 
-    `distinct_codes`: different codes among the items. `colliding_items`: items whose code an item of *another* vector
-    has too, so that the model cannot tell them apart. `centroids_used`: mean share of the K centroids that at least one
-    item uses. `perplexity`: mean over the sub-vectors of exp(entropy) of the use, at most K. `distortion`: squared
-    error of the decoded vectors over their variance (0 = lossless, 1 = the mean alone; None for random codes).
+    `distinct_codes`: different codes among the items. `colliding_items`: items that share their code with an item of *another*
+    vector, so that the model cannot distinguish them. `centroids_used`: mean fraction of the K centroids that at least one
+    item uses. `perplexity`: mean over the sub-vectors of exp(entropy of the centroid frequencies), at most K. `distortion`:
+    squared error of the decoded vectors over their variance (0 = lossless, 1 = the mean alone; None for random codes).
     """
 
     items: int
@@ -98,10 +98,10 @@ def fit_code_book(
         vectors: The item vectors to fit on.
         settings: Method, size and seed.
         encoder: Name of the encoder that made the vectors.
-        encoder_fingerprint: Hash of its weights, or None where it is not known.
+        encoder_fingerprint: Hash of its weights; None = not known.
 
     Raises:
-        SettingsError: settings that cannot work on these vectors; all of them at once.
+        SettingsError: settings cannot work on these vectors; all of them are named.
     """
     distinct = len(np.unique(vectors, axis=0)) if len(vectors) < 4 * settings.centroids else len(vectors)
     problems = settings.problems(vectors.shape[1], len(vectors), distinct)
@@ -163,11 +163,11 @@ def _fit_opq(points: npt.NDArray[np.float32], settings: QuantisationSettings, _:
     with progress_bar("Fitting the rotation", settings.rotation_rounds, "rounds") as advance:
         for _round in range(settings.rotation_rounds):
             rotated = (centred @ rotation).numpy()
-            # A rough book, that begins where the last one stopped, is enough while the rotation still turns.
+            # A rough codebook, started from the last one, is enough while the rotation still changes.
             centroids = _cluster_parts(rotated, settings, rounds=4, start=centroids)
             book = CodeBook("pq", centroids, None, None, encoder="")
             decoded = torch.from_numpy(book.decode(book.encode(rotated)))
-            # The orthogonal Procrustes problem: the rotation that brings the points closest to their decoded codes.
+            # Orthogonal Procrustes problem: the rotation that brings the points closest to their decoded codes.
             left, _, right = torch.linalg.svd(centred.T.double() @ decoded.double())
             rotation = (left @ right).float()
             advance()
@@ -176,13 +176,13 @@ def _fit_opq(points: npt.NDArray[np.float32], settings: QuantisationSettings, _:
 
 
 def _parametric_rotation(centred: torch.Tensor, subvectors: int) -> torch.Tensor:
-    """Principal axes [D, D], dealt out so that the product of eigenvalues is about the same in every sub-vector."""
+    """Principal axes [D, D], allocated so that the product of eigenvalues is about the same in every sub-vector."""
     values, axes = torch.linalg.eigh(torch.cov(centred.T.double()))
     logs = torch.log(values.clamp_min(float(values[-1]) * 1e-9)).tolist()
     capacity = len(values) // subvectors
     dealt: list[list[int]] = [[] for _ in range(subvectors)]
     weight = [0.0] * subvectors
-    for axis in reversed(range(len(values))):  # eigh sorts upwards; the largest are dealt first
+    for axis in reversed(range(len(values))):  # eigh sorts ascending; the largest are allocated first
         receiver = min((m for m in range(subvectors) if len(dealt[m]) < capacity), key=lambda m: weight[m])
         dealt[receiver].append(axis)
         weight[receiver] += logs[axis] - logs[0]
@@ -208,7 +208,7 @@ def _fit_random(
     points: npt.NDArray[np.float32], settings: QuantisationSettings, generator: np.random.Generator
 ) -> Fitted:
     planes = generator.normal(size=(points.shape[1], HASH_BITS)).astype(np.float32)
-    # Planes through the middle of the cloud cut it into the most pieces.
+    # Hyperplanes through the median split the points into the most cells.
     middle = np.median(points @ planes, axis=0).astype(np.float32)
     return np.empty((settings.subvectors, settings.centroids, 0), np.float32), planes, middle
 
@@ -236,7 +236,7 @@ def _cluster(
     """`count` centroids [K, d] of `points` [N, d] by faiss's k-means."""
     import faiss
 
-    # The limits only warn and sub-sample; the caller has chosen the points already.
+    # faiss's limits only warn and subsample; the caller has already chosen the points.
     means = faiss.Kmeans(
         points.shape[1], count, niter=rounds, seed=seed, min_points_per_centroid=1, max_points_per_centroid=len(points)
     )

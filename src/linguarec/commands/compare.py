@@ -1,4 +1,4 @@
-"""Compare: train several models with several seeds on one folder, and put them into one table."""
+"""Compare: train several models with several seeds on one folder, and report them in one table."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -72,20 +72,20 @@ def compare(
 ) -> CompareResult:
     """Train models with several seeds and compare their test results: medians, intervals, paired tests, plots, report.
 
-    Finished runs are taken as they are and interrupted ones go on, so the command can be repeated, also with more
-    models or seeds. Popularity and chance stand beside the models, and published values where the data are the same.
+    Finished runs are kept and interrupted ones are resumed, so the command can be repeated, also with more models or seeds.
+    The table also shows popularity and chance, and published values for the same data.
 
     Args:
         data: prepared dataset folder
         models: names of the models, separated by commas
         output: folder for the runs, comparison.json, plots and report.html
-        seeds: how many runs of each model
-        first_seed: the first of them
-        baseline: what the others are tested against; by default the ID model best on valid, or popularity
-        training: settings of the training of all models; those that are not given are each model's own
+        seeds: number of runs of each model
+        first_seed: seed of the first run; the others follow
+        baseline: system that the others are tested against; by default the ID model best on valid, or popularity
+        training: training settings of all models; each model's own defaults apply to those that are not set
         split: which interactions train, validate and test
-        exclude_history: items of the history are no candidates
-        options: flags of the models, each given to those that it says something to
+        exclude_history: items of the history are not candidate items
+        options: flags of the models, each passed to the models that have it
     """
     import numpy as np
 
@@ -130,14 +130,14 @@ def compare(
         {flag: value for flag, value in options.items() if not any(flag in each for each in own.values())},
     )
     trained_by = {name: (training or TrainingSettings()).or_else(family.training) for name, family in families.items()}
-    for name, family in families.items():  # refuses what one of them lacks before the first of them is trained
+    for name, family in families.items():  # refuses bad settings of all models before the first one is trained
         plan = finetuning_request(
             family, data, output / "runs" / name, None, trained_by[name], None, split, 1.0, first_seed, own[name]
         )
         family.finetuning.plan(plan)
         log_own_training(family)
 
-    # The baselines draw nothing: they have the same result for every seed.
+    # The baselines are deterministic: they have the same result for every seed.
     results: dict[str, list[EvaluationResult]] = {
         "chance": [baselines.chance(cases, dataset.num_items, exclude_history)] * seeds,
         "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
@@ -224,7 +224,7 @@ def _check(
 
 
 def _options_of(family: "Family", given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options that say something to the family."""
+    """The options that the family has."""
     from linguarec.families.flags import option_types
 
     known = option_types(family.finetuning.options)
@@ -244,7 +244,7 @@ def _best_baseline(families: "Mapping[str, Family]", runs: Mapping[str, Sequence
 def _plots(
     output: Path, summary: Mapping[str, Any], by_slice: Mapping[str, Any], published: Mapping[str, Any]
 ) -> "list[Figure]":
-    """Overall, learning curves, by slices; in this order."""
+    """Plots in this order: overall, learning curves, by slices."""
     from linguarec.evaluation.intervals import Interval
     from linguarec.evaluation.plots import plot_by_slice, plot_learning_curves, plot_systems
     from linguarec.evaluation.report import Figure

@@ -30,24 +30,24 @@ def convert(
 ) -> dict[str, Any]:
     """Turn a checkpoint of the released code into a model folder, or a model folder into a checkpoint.
 
-    Nothing in the file is run, and RecBole is not needed. The folder is opened by `load_model`, and fine-tuned with
-    `finetune --from`. It has a catalogue if the checkpoint has items (ID embeddings or text vectors) or --items gives
-    some. A folder given as SOURCE is written as a checkpoint again: the same keys, the same tensors.
+    No code from the file is run, and RecBole is not needed. The folder can be opened with `load_model` and fine-tuned with
+    `finetune --from`. It has a catalogue if the checkpoint has items (ID embeddings or text vectors) or --items adds
+    them. If SOURCE is a folder, it is converted back to a checkpoint with the same keys and tensors.
 
     Args:
         source: checkpoint (.pth), or a model folder to be written as one
         output: model folder to write, or the checkpoint if SOURCE is a folder
-        released_config: JSON file with settings of the released code, where the checkpoint carries none
-        heads: number of attention heads, where no settings tell it
+        released_config: JSON file with settings of the released code, if the checkpoint holds none
+        heads: number of attention heads, if the settings do not name it
         items: prepared folder whose items become the catalogue
-        item_ids: file with the raw ids of the checkpoint's own items in its numbering, from 1, one a line; without it
+        item_ids: file with the raw ids of the checkpoint's own items in its numbering, from 1, one per line; without it
             their numbers are their ids
         features: name of the vectors of the prepared folder that the model reads
         codes: name of the codes of the prepared folder that the model reads
         tokens: name of the tokens of the prepared folder that the model reads
-        word_embeddings: file with the word embeddings, where the released pre-training does not save them: the checkpoint of
+        word_embeddings: file with the word embeddings, which the released pre-training does not save: the checkpoint of
             the language model that it started from
-        window: tokens that a token sees, where no settings tell it
+        window: tokens that a token attends to, if the settings do not name it
         overwrite: replace the output if it exists
     """
     from linguarec.data.dataset import PreparedDataset
@@ -95,10 +95,10 @@ def convert(
 
 
 def _adapter_for(released: "ReleasedFile", families: "Iterable[Family]") -> "Released":
-    """The adapter that knows checkpoints with these keys.
+    """The adapter that recognises checkpoints with these keys.
 
     Raises:
-        CheckpointMismatchError: none does.
+        CheckpointMismatchError: no adapter does.
     """
     from linguarec.errors import CheckpointMismatchError
 
@@ -117,7 +117,7 @@ def _adapter_for(released: "ReleasedFile", families: "Iterable[Family]") -> "Rel
 def _write_folder(
     converted: "Converted", released: "ReleasedFile", dataset: "PreparedDataset | None", output: Path, overwrite: bool
 ) -> int:
-    """Write the model folder, with a catalogue if there are items; their number."""
+    """Write the model folder, with a catalogue if there are items; returns the number of items."""
     from typing import cast
 
     from safetensors.torch import save_file

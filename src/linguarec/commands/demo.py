@@ -31,13 +31,13 @@ def demo(
 ) -> dict[str, Any]:
     """Run the whole pipeline on a synthetic world of three shops, from raw logs to recommendations.
 
-    Three models are trained on the first shop and compared with popularity and with the best score that is possible
-    there. The two that read text are then used in the other shops without any training, and rank a new item by its
+    Three models are trained on the first shop and compared with popularity and with the best possible score.
+    The two that read text are then used in the other shops without any training, and rank a new item by its
     text. Needs no network. Writes all folders and a report that can be opened in a browser.
 
     Args:
         output: folder to write
-        size: demo takes minutes, tiny seconds (too little data for good figures)
+        size: demo takes minutes, tiny takes seconds (too little data for good results)
         seed: of the world, the models and the training
         overwrite: replace the output folder if it exists
     """
@@ -107,7 +107,7 @@ def demo(
 
 
 def _make_room(output: Path, overwrite: bool) -> None:
-    """Only what a demo writes is ever removed."""
+    """Remove the subfolders of an earlier demo with `overwrite`; other files in `output` are never removed."""
     import shutil
 
     parts = [output / name for name in ("logs", "data", "runs", "plots")]
@@ -176,7 +176,7 @@ def _evaluate(run: Path, data: Path | None, zero_shot: bool) -> "EvaluateResult"
 
 
 def _recommend_new_item(console: "Console", domain: "Shop", output: Path) -> dict[str, Any]:
-    """Give each text model an item that is in no catalogue, and a history after which its taste is the likeliest."""
+    """Add a new item to each text model, and recommend after a history after which the item's taste is most likely."""
     import csv
 
     import numpy as np

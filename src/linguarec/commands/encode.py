@@ -1,4 +1,4 @@
-"""Encode: item texts to vectors, by a language model."""
+"""Encode: item texts to vectors with a language model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -56,19 +56,19 @@ def encode(
 ) -> EncodeResult:
     """Encode the item texts of a prepared folder and store the vectors in it.
 
-    A run that was killed goes on where it stopped when the same command is given again.
+    A run that was killed is resumed by the same command.
 
     Args:
         data: a prepared folder
         encoder: name of an encoder (built in or in the hub cache), or a transformers or sentence-transformers folder
         pooling: how token vectors become one; auto = as the encoder declares, else its first token (CLS)
-        precision: auto = bf16 where the processor multiplies it, else fp32
+        precision: auto = bf16 if the processor supports it natively, else fp32
         name: name of the stored vectors; by default the last part of the encoder's name
-        max_tokens: longer texts are cut there; by default the encoder's own limit
-        word_drop_draws: also store this many draws of vectors of texts with words left out, for augmentation
-        word_drop: share of the words that a draw leaves out
+        max_tokens: longer texts are cut to this length; by default the encoder's own limit
+        word_drop_draws: also store this many vectors of each text with random words left out, for augmentation
+        word_drop: fraction of the words that a draw leaves out
         seed: seed of the draws
-        device: cpu or cuda; by default a GPU where there is one
+        device: cpu or cuda; by default a GPU if there is one
         overwrite: replace vectors of that name
     """
     import time
@@ -118,7 +118,7 @@ def encode(
         vectors = encode_in_shards(model, dropped, scratch, title).vectors
         with writing_file(drawn[-1]) as temporary, temporary.open("wb") as stream:
             np.save(stream, vectors)
-    # Only now is anything replaced, and the old draws go first: vectors never stand beside those of another encoder.
+    # Files are replaced only now, and old draws are removed first, so that vectors of two encoders are never stored together.
     for old in file.parent.glob(f"{name}.drop*.npy"):
         old.unlink()
     reference = model.reference

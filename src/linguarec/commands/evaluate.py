@@ -72,24 +72,24 @@ def evaluate(
 ) -> EvaluateResult:
     """Rank each target among the whole catalogue and report recall, ndcg and mrr, beside popularity and chance.
 
-    Means are over users, with 95 % bootstrap intervals; with equal scores a metric is the mean over the tied ranks. The
-    same for new and known targets, by their popularity and by history length. Results and plots go into the run folder.
+    Means are over users, with 95 % bootstrap intervals; with equal scores a metric is the mean over the tied ranks. Also
+    reported for new and known targets, by their popularity and by history length. Results and plots go into the run folder.
 
-    With --zero-shot the model may be one that was never tuned on the data, as a pre-training leaves it, and all items are
-    read by their text: by the data's vectors of the model's encoder, by codes of its codebook, or tokens of its tokenizer.
+    With --zero-shot the model need not be trained on the data, for example after pre-training, and all items are encoded by
+    their text: with the data's vectors of the model's encoder, codes of its codebook, or tokens of its tokenizer.
 
     Args:
         run: run folder of a trained model; with --zero-shot also a pre-training run or a converted checkpoint
         data: prepared dataset folder; by default the one that the run was trained on
-        split: which targets are ranked
+        split: which targets to rank
         protocol: how the folder was split (leave-one-out, temporal, held-out-items); by default as in the training
-        zero_shot: items are read by their text; without this, items that the run does not know are an error
-        exclude_history: items of the history are no candidates (the published protocol keeps them)
+        zero_shot: encode items by their text; without this, items that the run does not know are an error
+        exclude_history: items of the history are not candidate items (the published protocol keeps them)
         ks: list lengths of recall and ndcg; 10 and 50 by default
         plots: write plots by history length and popularity
-        device: cpu or cuda; by default a GPU where there is one
+        device: cpu or cuda; by default a GPU if there is one
         seed: of the bootstrap
-        options: with --zero-shot: names of what is read of the folder; by default what fits the model
+        options: with --zero-shot: names of the vectors, codes or tokens to read; by default those that fit the model
     """
     import time
 
@@ -136,7 +136,7 @@ def evaluate(
             "name another split with --protocol."
         )
     trained = training_sequences(dataset.sequences, roles)
-    if own_data and settings.get("users", 1.0) < 1:  # what the run learned from, and not what others did
+    if own_data and settings.get("users", 1.0) < 1:  # only the users that the run was trained on
         trained = trained.select(draw_users(dataset.num_users, settings["users"], settings["seed"]))
     counts = training_counts(trained.values, dataset.num_items)
     if own_data and protocol != settings["split"]:
@@ -227,7 +227,7 @@ def _result_name(
 def _write(
     folder: Path, name: str, summary: dict[str, Any], result: "EvaluationResult", cases: "EvaluationCases", plots: bool
 ) -> list[Path]:
-    """The ranks of every case, and the plots; the paths written."""
+    """Write the ranks of every case, and the plots; returns the paths."""
     import numpy as np
 
     from linguarec.evaluation.plots import plot_by_slice

@@ -1,4 +1,4 @@
-"""Export: prepared folders as the files that the released code reads."""
+"""Export: write prepared folders as the files that the released code reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def export(
         window: longest history of a row
         form: benchmark files, or the JSON files that the released Recformer reads (train.json, meta_data.json and so on)
         attributes: --form recformer: attributes of the items to write, in order (default: all); the released code reads all
-            that are there
+            that the files hold
         overwrite: replace the output folder if it exists
     """
     from linguarec.data.dataset import PreparedDataset
@@ -78,7 +78,7 @@ def export(
 
 
 def _export_recformer(data: Path, output: Path, attributes: list[str] | None, overwrite: bool) -> dict[str, Any]:
-    """What `export --form recformer` does."""
+    """Run `export --form recformer`."""
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.export_recformer import write_recformer
     from linguarec.files import writing_folder
@@ -105,10 +105,10 @@ def _export_pretraining(
     window: int,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Write prepared folders as one pre-training folder; the domains stand in the order of `data`.
+    """Write prepared folders as one pre-training folder; the domains are in the order of `data`.
 
     Raises:
-        StaleFeaturesError: the vectors are of different encoders, or the codes of different books.
+        StaleFeaturesError: the vectors are of different encoders, or the codes of different codebooks.
         SettingsError: no vectors are named and none were imported; or the codes cannot be written as a faiss index.
     """
     from linguarec.codes.faiss_index import IMPORTED_CODES, write_faiss_index

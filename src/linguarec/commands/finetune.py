@@ -28,11 +28,11 @@ def finetune(
 ) -> "FinetuneResult":
     """Train a model on a prepared folder, keep the weights that are best on the valid part, and test them.
 
-    The run folder holds everything that using the model needs: weights, catalogue, keys, codebook, settings, metrics by
-    epoch, plots. A run that was killed goes on with --resume and ends with the same weights as an unbroken one.
+    The run folder holds everything that the model needs to be used: weights, catalogue, keys, codebook, settings, metrics by
+    epoch, plots. --resume continues a run that was killed; it ends with the same weights as an uninterrupted one.
 
-    With --from the training starts from another model's weights, and the settings of model and sequence encoder are that
-    model's; of those that the weights do not need (dropout, temperature) others can be given.
+    With --from the training starts from another model's weights and its settings of model and sequence encoder; those that
+    do not decide the sizes of weights (dropout, temperature) can be changed.
 
     Args:
         model: name of the model
@@ -40,13 +40,13 @@ def finetune(
         output: run folder to write
         config: settings of the model
         training: settings of the training
-        from_: start from the model in this folder: a pre-training run, a converted checkpoint or another run
+        from_: start from the model in this folder (pre-training run, converted checkpoint or another run)
         split: which interactions train, validate and test (leave-one-out, temporal or held-out-items)
         users: fraction of the users who train and validate, drawn by the seed; all users are tested
         seed: of initial weights, shuffling and dropout
-        resume: go on with a run that was interrupted
+        resume: continue a run that was interrupted
         overwrite: replace the run folder if it exists
-        options: what the model reads, its stages, its sequence encoder: the model's own flags
+        options: the model's own flags, for its items, stages and sequence encoder
     """
     from linguarec.families.opening import family_named
     from linguarec.families.start import log_start
@@ -85,10 +85,10 @@ def finetuning_request(
     seed: int,
     options: dict[str, Any],
 ) -> "Request":
-    """The arguments of `finetune`, checked and opened.
+    """Check the arguments of `finetune` and open its folders.
 
     Raises:
-        SettingsError: an argument cannot be; or says nothing to the model.
+        SettingsError: an argument is invalid, or the model does not have it.
         CheckpointMismatchError: the folder to start from holds no model, or another one.
     """
     from linguarec.checks import check_seed
@@ -116,7 +116,7 @@ def finetuning_request(
 
 
 def _finish(request: "Request", plan: "Plan", results: list[Any]) -> "FinetuneResult":
-    """Make the run folder usable on its own, with the best weights; test them, and write and show the metrics."""
+    """Complete the run folder with the best weights, test them, and write and show the metrics."""
     from typing import cast
 
     from linguarec.catalogue import Catalogue

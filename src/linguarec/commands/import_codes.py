@@ -1,4 +1,4 @@
-"""Import codes: a published faiss index to item codes, and to decoded vectors on request."""
+"""Import codes: convert a published faiss index to item codes, and on request to decoded vectors."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -14,19 +14,19 @@ def import_codes(
     decode_as: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Take item codes and their codebook from a faiss index, as VQ-Rec released them.
+    """Import item codes and their codebook from a faiss index, as VQ-Rec released them.
 
-    Row k of such an index is the k-th training item in the order of the folder's rows. Items that the index lacks are
-    coded from their vectors, if given, else they borrow the code of the indexed item with the nearest text (TF-IDF).
+    Row k of such an index is the k-th training item in the order of the folder's rows. Items that are not in the index are
+    coded from their vectors with --features; else they get the code of the indexed item with the nearest text (TF-IDF).
 
     Args:
         data: a prepared folder
         index: the .index file
         name: name of the stored codes
-        features: name of the item vectors that the index was fitted on, to code the items that it lacks
+        features: name of the item vectors that the index was fitted on, to code the items that are not in it
         rows: which items the index holds, in ascending order: those that occur in training sequences, or all
-        split: the split that tells the training items
-        decode_as: also store the vectors that the codes stand for, under this name
+        split: the split that defines the training items
+        decode_as: also store the decoded vectors under this name
         overwrite: replace codes or vectors of that name
     """
     import numpy as np

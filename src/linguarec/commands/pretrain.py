@@ -1,4 +1,4 @@
-"""Pre-train: one model on several prepared folders at once, to be fine-tuned on another."""
+"""Pre-train: train one model on several prepared folders at once, for fine-tuning on another."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,32 +30,31 @@ def pretrain(
 ) -> "PretrainResult":
     """Train a model by contrast on the logs of several domains; keep the weights that are best on a domain it never saw.
 
-    The run folder holds weights, settings, metrics by epoch, a plot, and what its item vectors and codes are made by. It has
-    no catalogue: `linguarec finetune MODEL DATA --from RUN` takes it to a domain, `linguarec evaluate RUN DATA --zero-shot`
-    tests it there as it is.
+    The run folder holds weights, settings, metrics by epoch, a plot, and the description of the encoder, the codebook or the
+    tokenizer that new items need. It has no catalogue: `linguarec finetune MODEL DATA --from RUN` fine-tunes it on a domain,
+    `linguarec evaluate RUN DATA --zero-shot` tests it there without training.
 
-    With --from the training starts from another model's weights, and the settings of model and sequence encoder are that
-    model's; of those that the weights do not need (dropout, temperature) others can be given.
+    With --from the training starts from another model's weights and its settings of model and sequence encoder; those that
+    do not decide the sizes of weights (dropout, temperature) can be changed.
 
     Args:
         model: name of the model
-        data: prepared folders, one a domain, with vectors of one encoder, codes of one codebook or tokens of one tokenizer,
+        data: prepared folders, one per domain, with vectors of one encoder, codes of one codebook or tokens of one tokenizer,
             whichever the model reads
         output: run folder to write
         config: settings of the model
         training: settings of the training
-        valid: prepared folder of a further domain whose valid part, ranked without training on it, picks the best weights; by
-            default the valid parts of the training domains themselves
-        from_: start from the model in this folder: another pre-training run, a converted checkpoint or a fine-tuning run,
-            whose items were read by the same encoder, codebook or tokenizer
-        mixing: how often a domain is seen, whose histories have n next items to learn: in proportion to n^mixing; 1 = by size,
-            0 = all alike
-        split: which interactions train; what it holds back for valid and test is not seen
+        valid: prepared folder of another domain, whose valid part selects the best weights without training on it; by
+            default the valid parts of the training domains
+        from_: start from the model in this folder (another pre-training run, a converted checkpoint or a fine-tuning run),
+            whose items were read with the same encoder, codebook or tokenizer
+        mixing: a domain with n targets is sampled in proportion to n^mixing; 1 = by size, 0 = all equally
+        split: which interactions train; those held out for valid and test are not seen
         users: fraction of each domain's users who train, drawn by the seed
         seed: of initial weights, shuffling, augmentation and dropout
-        resume: go on with a run that was interrupted
+        resume: continue a run that was interrupted
         overwrite: replace the run folder if it exists
-        options: what the model reads, its augmentation, its sequence encoder: the model's own flags
+        options: the model's own flags, for its items, augmentation and sequence encoder
     """
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset

@@ -1,4 +1,4 @@
-"""Released pre-training folders: what `prepare atomic` and `export` do with several domains in one folder."""
+"""Reads released pre-training folders, which hold several domains, for `prepare atomic`."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def prepare_pretraining(
     source: Path, name: str, vector_width: int, output: Path, held_out_share: float, seed: int, overwrite: bool
 ) -> dict[str, Any]:
-    """Write one prepared folder a domain under `output`; all of them, or none.
+    """Write one prepared folder per domain under `output`; all of them, or none.
 
     Raises:
         DataFormatError: see `linguarec.data.readers.pretraining`; or the faiss index does not fit the other files.
@@ -66,7 +66,7 @@ def prepare_pretraining(
 
 
 def _made(content: "Content", scratch: Path) -> "AbstractContextManager[Content]":
-    """Content that needs no scratch folder."""
+    """Wrap content that needs no scratch folder."""
     return nullcontext(content)
 
 

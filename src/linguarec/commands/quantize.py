@@ -59,11 +59,11 @@ def quantize(
         data: prepared folders; several share one codebook
         features: name of the item vectors (see `linguarec encode`), the same in all folders
         subvectors: numbers in a code (M)
-        centroids: values that each of them can take (K)
+        centroids: values that each number can take (K)
         method: opq (rotated product quantisation), pq, residual, or random (codes without meaning, for comparison)
         fit_on: fit on the items that occur in training sequences, or on all
-        split: the split that tells the training items
-        name: name of the stored codes; by default made of the vectors' name, method and size
+        split: the split that defines the training items
+        name: name of the stored codes; by default built from the vectors' name, method and size
         seed: seed of the clustering
         overwrite: replace codes of that name
     """

@@ -1,4 +1,4 @@
-"""Recommend: the next items for one history, for those in a file, or for all users of a prepared folder."""
+"""Recommend: the next items after one history, after those in a file, or for all users of a prepared folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,19 +27,19 @@ def recommend(
     skip_unknown: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Show the items that a trained run recommends after a history of raw item ids, or write those of many histories.
+    """Show the items that a trained run recommends after a history of raw item ids, or write those for many histories.
 
-    Items that the run never saw can be given by their text in a file; then they are recommended like the others.
+    New items can be added from a file with their text; then they are recommended like the others.
 
     Args:
         run: run folder of a trained model
         history: raw item ids, oldest first, separated by commas
-        histories: file with many histories (.jsonl, .parquet, .csv): `history`, the ids, and where it is there `user`
-        for_: prepared folder, for all of whose users items are recommended after their whole histories
+        histories: file with many histories (.jsonl, .parquet, .csv): `history` (the ids) and optionally `user`
+        for_: prepared folder; recommend to all of its users, after their whole histories
         output: with --histories or --for: file to write (.parquet, .csv, .jsonl): user, rank, raw_id, score, title
         k: how many items to recommend
         include_seen: items of the history may be recommended too
-        within: file with the only items that may be recommended, one raw id a line; for --history
+        within: file with the candidate items, one raw id per line; only these are recommended; for --history
         items: file with new items (.csv, .parquet, .jsonl): raw_id, and the attributes of the catalogue or text
         skip_unknown: leave unknown ids out, and count them, instead of stopping
         overwrite: replace the output file
@@ -53,7 +53,7 @@ def recommend(
     if len(asked) != 1:
         named = ", ".join(f"--{flag}" for flag in asked) or "none"
         problems.append(f"give one of --history, --histories and --for; found {named}")
-    if (output is None) != (history is not None):
+    elif (output is None) != (history is not None):
         problems.append(
             "--output is the file for --histories and --for, which need it; --history is shown on the screen"
         )
@@ -121,7 +121,7 @@ def _write(
     skip_unknown: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Write the best items of each history, some thousands at a time."""
+    """Write the best items for each history, in blocks of some thousand histories."""
     import time
 
     from linguarec.data.item_files import writing_rows
@@ -172,7 +172,7 @@ def _write(
 
 
 def _histories(file: Path | None, data: Path | None) -> "tuple[int, Iterator[NamedHistory]]":
-    """How many histories there are, and each with the user's raw id, or its number from 1: those of a file or a folder."""
+    """The number of histories in a file or folder, and each history with the user's raw id, or its number from 1."""
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.item_files import read_histories
 
@@ -202,7 +202,7 @@ def _in_parts(named: "Iterator[NamedHistory]") -> "Iterator[list[NamedHistory]]"
 def _known(
     recommender: "Recommender", part: "list[NamedHistory]", skip_unknown: bool
 ) -> "tuple[list[str], Ragged, int]":
-    """Names of the histories that have a known item, these as entries of the catalogue, and how many ids are unknown."""
+    """Names of the histories with a known item, these histories as catalogue entries, and the number of unknown ids."""
     from linguarec.data.ragged import Ragged
 
     catalogue = recommender.catalogue
@@ -216,7 +216,7 @@ def _known(
 
 
 def _add(recommender: "Recommender", file: Path) -> int:
-    """Add the items in `file`; errors name it."""
+    """Add the items in `file`; errors name the file."""
     from linguarec.data.item_files import read_items
 
     items = read_items(file)

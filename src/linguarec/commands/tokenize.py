@@ -8,7 +8,7 @@ from linguarec.files import AnyPath
 from linguarec.result import Result
 
 ITEMS_A_PIECE = 16_384
-HISTORY_ITEMS, HISTORY_TOKENS = 50, 1024  # what Recformer reads by default; longer histories are reported
+HISTORY_ITEMS, HISTORY_TOKENS = 50, 1024  # Recformer's defaults; longer histories are reported
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -55,14 +55,14 @@ def tokenize(
 ) -> TokenizeResult:
     """Turn the attributes of the items into tokens of a language model, once for the whole catalogue, and store them.
 
-    An item becomes a sentence of attribute names and values. A model that starts from a backbone needs the tokens of that
+    An item becomes a sentence of attribute names and values. A model that starts from a backbone needs the tokens of this
     backbone's tokenizer.
 
     Args:
         data: a prepared folder
         backbone: the language model whose tokenizer to use: a name (built in or in the hub cache) or a folder
         attributes: attributes of an item's sentence, in order (default: the first three of the folder; "text" = the item text)
-        attribute_tokens: most tokens of an attribute, its name included; what is longer is cut and counted
+        attribute_tokens: most tokens of an attribute, its name included; longer values are cut and counted
         name: name of the stored tokens (default: the last part of the backbone's name)
         overwrite: replace tokens of that name
     """

@@ -1,4 +1,4 @@
-"""Transfer: what a pre-trained model is worth on a folder, against training from scratch, by how many users train."""
+"""Transfer: compare a pre-trained model with training from scratch on one folder, for growing fractions of the users."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -75,22 +75,22 @@ def transfer(
     split: str = "leave-one-out",
     **options: Any,
 ) -> TransferResult:
-    """Train from scratch and from a pre-trained model with growing shares of the users, and say whether pre-training helps.
+    """Train from scratch and from a pre-trained model on growing fractions of the users, and show whether pre-training helps.
 
-    Every way is tested on all users, with several seeds; each is compared with scratch user by user. Finished runs are
-    taken as they are and interrupted ones go on, so the command can be repeated, also with more ways, shares or seeds.
+    Every way is tested on all users, with several seeds, and compared with scratch user by user. Finished runs are kept
+    and interrupted ones are resumed, so the command can be repeated, also with more ways, fractions or seeds.
 
     Args:
         data: prepared folder of the target domain
         from_: pre-training run or converted checkpoint
         output: folder for the runs, transfer.json, the plot and report.html
-        ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is tuned), zero-shot; all that the
-            model has by default
+        ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is fine-tuned), zero-shot; by
+            default all that the model supports
         shares: percentages of the users who train; 5, 20, 50 and 100 by default
-        seeds: how many runs of each
-        first_seed: the first of them
-        training: settings of all trainings; where nothing is asked for, the model's own. With a share of the users a step
-            takes that share of targets_per_step, so that an epoch has as many steps as with all of them
+        seeds: number of runs of each way and percentage
+        first_seed: seed of the first run; the others follow
+        training: settings of all trainings; the model's own defaults apply to those that are not set. With a fraction of the
+            users a step takes the same fraction of targets_per_step, so that an epoch has as many steps as with all users
         split: which interactions train, validate and test
         options: flags of the model, as of `linguarec finetune --from`
     """
@@ -129,7 +129,7 @@ def transfer(
     flags, ways = _ways_of(start, options, ways)
     encoder = start.description.encoder
     smallest_step = training.accumulate * (1 if encoder is None else 2 * encoder.max_length)
-    for trained_way in [way for way in ways if way != "zero-shot"]:  # refuses what does not fit; scratch first
+    for trained_way in [way for way in ways if way != "zero-shot"]:  # refuses bad settings of all ways; scratch first
         given = dict(flags[trained_way])
         request = finetuning_request(
             family,
@@ -227,11 +227,13 @@ def transfer(
 def _ways_of(
     start: "Start", options: Mapping[str, Any], ways: list[Way] | None
 ) -> tuple[dict[str, dict[str, Any]], list[Way]]:
-    """What `finetune` is given for each way that the model has, and which of them are tried.
+    """The arguments of `finetune` for each way that the model supports, and the ways to run.
 
     Raises:
-        SettingsError: the model has not the ways asked for, or an option says nothing to it.
+        SettingsError: the model does not support a requested way, its folder lacks what a way needs, or the model does not
+            have an option.
     """
+    from linguarec.errors import CheckpointMismatchError
     from linguarec.families.flags import refuse
 
     family = start.family
@@ -240,17 +242,21 @@ def _ways_of(
             [f"{family.name} knows items by ID only: nothing that it learned carries over to another shop"]
         )
     given = {flag: value for flag, value in options.items() if value is not None}
-    flags = family.ways(start, given)
+    found = family.ways(start, given)
+    flags = {way: arguments for way, arguments in found.items() if not isinstance(arguments, CheckpointMismatchError)}
     able = [way for way in WAYS if way in (*flags, "zero-shot")]
-    lacking = [way for way in ways or () if way not in able]
-    if lacking:
-        raise SettingsError(
-            [
+    problems = []
+    for way in ways or found:
+        error = found.get(way)
+        if isinstance(error, CheckpointMismatchError):
+            problems.append(f"--ways {way}: {error} Compare the others: --ways {','.join(able)}")
+        elif way not in able:
+            problems.append(
                 f"--ways {way}: the {family.name} in {start.folder} has no such way; compare the others: "
                 f"--ways {','.join(able)}"
-                for way in lacking
-            ]
-        )
+            )
+    if problems:
+        raise SettingsError(problems)
     tried = [way for way in able if way in (ways or WAYS)]
     read = {flag for way in tried for flag in flags.get(way, family.source.flags)} | {"mode"}
     mode = flags["full"].get("mode")
@@ -260,7 +266,7 @@ def _ways_of(
 
 
 def verdict(difference: Mapping[str, float]) -> str:
-    """What a paired difference to scratch says, by its 95 % interval."""
+    """Verdict on a paired difference to scratch, by its 95 % interval."""
     if difference["low"] > 0:
         return "helps"
     return "hurts" if difference["high"] < 0 else "no difference"
@@ -283,7 +289,7 @@ def _table(
     systems: "Mapping[int, Mapping[str, ComparedSystem]]",
     tests: Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]],
 ) -> "Table":
-    """A row a share and way; the best ndcg@10 of a share strong."""
+    """One row per fraction of users and way; the best ndcg@10 of each fraction in bold."""
     from linguarec.evaluation.report import Table
 
     rows: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Names of attribute columns in prepared folders and in the catalogues of runs, which have columns of their own."""
+"""Names of attribute columns in prepared folders and in the catalogues of runs, apart from linguarec's own columns."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ OWN_COLUMNS = ("item", "raw_id", "text", "position", "code", "known_id", "row", 
 
 
 def attribute_names(columns: Iterable[str], file: Path) -> list[str]:
-    """What columns of the user's are called here, in their order: clear of our own columns.
+    """Names for the user's columns, in order, that do not collide with linguarec's own columns.
 
     Raises:
-        DataFormatError: two have one name; names that differ in case alone are one.
+        DataFormatError: two columns have the same name, ignoring case.
     """
     columns = list(columns)
     names = [f"{column}_attribute" if column.lower() in OWN_COLUMNS else column for column in columns]
@@ -26,7 +26,7 @@ def attribute_names(columns: Iterable[str], file: Path) -> list[str]:
 
 
 def same_names(names: Sequence[str]) -> tuple[int, int] | None:
-    """The first two places that hold one name. DuckDB, as SQL does, takes names that differ in case alone for one."""
+    """The first two indices with the same name, ignoring case, as DuckDB and SQL do; None if all differ."""
     seen: dict[str, int] = {}
     for place, name in enumerate(names):
         first = seen.setdefault(name.lower(), place)

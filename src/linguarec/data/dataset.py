@@ -1,4 +1,4 @@
-"""The prepared dataset folder: one catalogue, one log, everything opened as a memory map.
+"""The prepared dataset folder: one catalogue and one log, opened as memory maps.
 
 Layout: `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `features/`, `codes/`, `tokens/`,
 `splits/`. Item and user ids are rows of *this* folder, dense from 0. Padding ids never reach the disk.
@@ -31,10 +31,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder is and how it was made.
+    """Description of a prepared folder and of how it was made.
 
     `counts` holds at least `users`, `items`, `interactions`; `attributes` names the attribute columns of `items.parquet`
-    in order; `report` counts every row that was dropped or mended, by reason; `fingerprint` is the SHA-256 of the content.
+    in order; `report` counts every row that was dropped or repaired, by reason; `fingerprint` is the SHA-256 of the content.
     """
 
     recipe: str
@@ -49,11 +49,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """Where item vectors come from: encoder, pooling, a hash of its weights, and the fingerprint of the texts it read.
+    """Origin of item vectors: encoder, pooling, a hash of its weights, and the fingerprint of the texts that it read.
 
     `texts_fingerprint` is None for imported vectors, which cannot be checked against texts. `encoder` and `pooling` may be
-    `UNKNOWN`. Of an encoder without a hash nobody saw how it read texts: their cleaning and the limit count as not known;
-    of an unknown pooling the length of the vectors does.
+    `UNKNOWN`. Without a hash, the text rules and the token limit count as unknown; with unknown pooling, so does the
+    normalisation of the vectors.
     """
 
     encoder: str
@@ -66,10 +66,10 @@ class FeatureInfo:
     normalised: bool = False
 
     def differences(self, other: "FeatureInfo") -> list[str]:
-        """In what these vectors are of another encoder than `other`, such as "width 32 against 16"; empty: of the same one.
+        """Differences to the encoder of `other`, such as "width 32 against 16"; empty = the same encoder.
 
-        The weights decide by their hash, or, where a side has none, the encoder by its name. What a side does not know is
-        no difference.
+        Weights are compared by their hash, or, if a side has none, encoders by their name. Facts that one side does not know
+        are not differences.
         """
         hashes = self.weights_sha256, other.weights_sha256
         names = self.encoder, other.encoder
@@ -84,7 +84,7 @@ class FeatureInfo:
 
     @property
     def described(self) -> str:
-        """All that is known of the encoder, for messages."""
+        """The known facts about the encoder, for messages."""
         return ", ".join([self._named, *(f"{what} {value}" for what, value in self._told.items())])
 
     @property
@@ -94,7 +94,7 @@ class FeatureInfo:
 
     @property
     def _told(self) -> dict[str, str]:
-        """What is known beside the encoder itself."""
+        """The known facts beside the encoder's name and weights."""
         told = {"width": str(self.width)}
         if self.pooling != UNKNOWN:
             told |= {"pooling": self.pooling, "length": "1" if self.normalised else "any"}
@@ -106,7 +106,7 @@ class FeatureInfo:
 
 
 class PreparedDataset:
-    """A prepared folder, opened. Cheap to make: only the manifest is read at once.
+    """An opened prepared folder. Opening is cheap: only the manifest is read at once.
 
     Raises:
         DataFormatError: the folder or one of its parts is missing or does not fit the manifest.
@@ -115,7 +115,7 @@ class PreparedDataset:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self._finite: set[Path] = set()  # files of vectors that were found to be finite
+        self._finite: set[Path] = set()  # files whose vectors were checked to be finite
 
     @classmethod
     def open(cls, path: str | Path) -> "PreparedDataset":
@@ -188,7 +188,7 @@ class PreparedDataset:
         """Item rows of every user, oldest first, memory-mapped.
 
         Raises:
-            DataFormatError: they are not sequences of items of the folder.
+            DataFormatError: the files do not hold sequences of items of the folder.
         """
         items, offsets = self._array("sequences/items.npy"), self._array("sequences/offsets.npy")
         if len(items) and not 0 <= items.min() <= items.max() < self.num_items:
@@ -203,7 +203,7 @@ class PreparedDataset:
 
     @cached_property
     def timestamps(self) -> npt.NDArray[np.int64] | None:
-        """Seconds since 1970 of each interaction, or None where times are not known."""
+        """Seconds since 1970 of each interaction, or None if times are not known."""
         file = "sequences/timestamps.npy"
         return self._of_interactions(file) if (self.path / file).exists() else None
 
@@ -231,7 +231,7 @@ class PreparedDataset:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The cleaned text of each item row ("" where there is none)."""
+        """The cleaned text of each item row ("" = no text)."""
         texts: list[str] = self.items(["text"])["text"].to_pylist()
         return texts
 
@@ -282,18 +282,18 @@ class PreparedDataset:
         return vectors
 
     def load_features(self, name: str) -> npt.NDArray[np.float32]:
-        """As `features`, but all of them in memory, read once; float32."""
+        """As `features`, but loaded into memory as float32 in one pass."""
         vectors = self._open_features(name)
         loaded = np.empty(vectors.shape, np.float32)
         self._check_finite(name, self.feature_path(name), vectors, loaded)
         return loaded
 
     def feature_path(self, name: str) -> Path:
-        """File of the vectors `name`; its description stands beside it as .json, its word-drop draws as .drop<k>.npy."""
+        """File of the vectors `name`; beside it are its description (.json) and its word-drop draws (.drop<k>.npy)."""
         return self.path / "features" / f"{name}.npy"
 
     def word_drop_draws(self, name: str) -> list[npt.NDArray[Any]]:
-        """The stored vectors [N, D] of texts with words left out, one array a draw, memory-mapped; all finite.
+        """The stored vectors [N, D] of texts with words left out, one array per draw, memory-mapped; all finite.
 
         Raises:
             StaleFeaturesError: the vectors `name` or a draw do not belong to the catalogue.
@@ -316,7 +316,7 @@ class PreparedDataset:
         write_json(self.feature_path(name).with_suffix(".json"), asdict(info))
 
     def _open_features(self, name: str) -> npt.NDArray[Any]:
-        """The vectors `name`, memory-mapped, of the catalogue's texts and shape."""
+        """The vectors `name`, memory-mapped, checked against the catalogue's texts and shape."""
         info, file = self.feature_info(name), self.feature_path(name)
         if info.texts_fingerprint is not None and info.texts_fingerprint != self.texts_fingerprint:
             raise StaleFeaturesError(
@@ -337,14 +337,14 @@ class PreparedDataset:
     def _check_finite(
         self, name: str, file: Path, vectors: npt.NDArray[Any], into: npt.NDArray[np.float32] | None = None
     ) -> None:
-        """Refuse what is not finite, and fill `into`; what was found in order by this object is not read again for that."""
+        """Refuse vectors that are not finite, and fill `into`; files that this object has checked are not checked again."""
         if into is None and file in self._finite:
             return
         check_finite(vectors, file, lambda row: f"item {self.raw_item_ids[row]!r}", self._encode_again(name), into)
         self._finite.add(file)
 
     def _encode_again(self, name: str) -> str:
-        """How the vectors `name` are made anew, a sentence."""
+        """A sentence that says how to make the vectors `name` again."""
         info = self.feature_info(name)
         if info.weights_sha256 is None:
             return (

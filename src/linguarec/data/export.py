@@ -1,4 +1,4 @@
-"""Prepared folders as the files that the released UniSRec and VQ-Rec code reads: benchmark files, or a pre-training folder."""
+"""Writes prepared folders as files for the released UniSRec and VQ-Rec code: benchmark files, or a pre-training folder."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,15 +18,14 @@ TEXT_HEADER = "item_id:token\ttext:token_seq\n"
 
 
 def write_benchmark(dataset: PreparedDataset, folder: Path, name: str, window: int) -> dict[str, int]:
-    """Write `<name>.{train,valid,test}.inter`, `.text`, `.item2index`, `.user2index` into `folder`; counts what was
-    written.
+    """Write `<name>.{train,valid,test}.inter`, `.text`, `.item2index`, `.user2index` into `folder`; returns counts.
 
-    Histories keep their last `window` items. As in the release, a user's training prefixes stand longest first. Texts
-    stand in the order of the raw ids (in the release: of the metadata file, which the folder does not keep).
-    Users with fewer than three items have training rows only.
+    Histories keep their last `window` items. As in the release, a user's training prefixes are ordered longest first. Texts
+    are in the order of the raw ids (in the release: of the metadata file, which the folder does not keep).
+    Users with fewer than three items have only training rows.
 
     Raises:
-        DataFormatError: a raw id holds a tab or a line break, which these files cannot carry.
+        DataFormatError: a raw id holds a tab or a line break, which these files cannot represent.
     """
     _write_index(folder / f"{name}.item2index", dataset.raw_item_ids, "item")
     _write_index(folder / f"{name}.user2index", dataset.raw_user_ids, "user")
@@ -55,19 +54,19 @@ def write_benchmark(dataset: PreparedDataset, folder: Path, name: str, window: i
 
 
 def write_vectors(vectors: npt.NDArray[Any], file: Path) -> None:
-    """Write item vectors [N, D] as bare float32, row = item index."""
+    """Write item vectors [N, D] as raw float32 without a header, row = item index."""
     np.ascontiguousarray(vectors, dtype=np.float32).tofile(file)
 
 
 def write_pretraining(datasets: Sequence[PreparedDataset], folder: Path, name: str, window: int) -> dict[str, int]:
-    """Write `<name>.pt_datasets`, `.train.inter`, `.filtered_id` and, unless all folders hold training interactions
-    only, `.valid.inter` and `.test.inter` (see `linguarec.data.readers.pretraining`); counts what was written.
+    """Write `<name>.pt_datasets`, `.train.inter`, `.filtered_id` and, unless all folders hold only training
+    interactions, `.valid.inter` and `.test.inter` (see `linguarec.data.readers.pretraining`); returns counts.
 
-    A domain is named like its folder. Its items are numbered by their rows, its users by their rows or, where the folder
-    was made from such files, as they were there.
+    A domain has the name of its folder. Its items are numbered by their rows, its users by their rows or, if the folder
+    was made from such files, by the numbers in those files.
 
     Raises:
-        DataFormatError: two folders have one name, or a name has a comma, which separates the domains.
+        DataFormatError: two folders have the same name, or a name has a comma, which separates the domains.
     """
     names = [dataset.name for dataset in datasets]
     if len(set(names)) != len(names) or any("," in one for one in names):
@@ -111,7 +110,7 @@ def _user_numbers(dataset: PreparedDataset) -> Sequence[int]:
 def _rows(
     sequences: Ragged, roles: Roles, window: int, users: Sequence[int], prefix: str = ""
 ) -> Iterator[tuple[int, str]]:
-    """Role and line of each (user, history, target), in the order of the release; `prefix` stands before every id."""
+    """Role and line of each (user, history, target), in the order of the release; `prefix` is put before every id."""
     for user in range(len(sequences)):
         start, stop = sequences.offsets[user], sequences.offsets[user + 1]
         items = [f"{prefix}{item}" for item in np.asarray(sequences.values[start:stop]).tolist()]
@@ -135,7 +134,7 @@ def _write_index(file: Path, raw_ids: list[str], kind: str) -> None:
 
 
 def _write_texts(file: Path, dataset: PreparedDataset) -> int:
-    """Texts by raw id; tabs and line breaks in them become blanks and are counted."""
+    """Write texts by raw id; tabs and line breaks in them become spaces. Returns the number of changed texts."""
     mended = 0
     with file.open("w", encoding="utf-8", newline="\n") as lines:
         lines.write(TEXT_HEADER)

@@ -1,4 +1,4 @@
-"""A prepared folder as the JSON files that the released Recformer fine-tunes on (see `readers.recformer`)."""
+"""Writes a prepared folder as the JSON files that the released Recformer fine-tunes on (see `readers.recformer`)."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from linguarec.data.splits import TEST, TRAIN, VALID
 
 
 def write_recformer(dataset: PreparedDataset, folder: Path, names: Sequence[str]) -> dict[str, int]:
-    """Write `train.json`, `val.json`, `test.json`, `smap.json`, `umap.json`, `meta_data.json` into `folder`; counts.
+    """Write `train.json`, `val.json`, `test.json`, `smap.json`, `umap.json`, `meta_data.json` into `folder`; returns counts.
 
-    Parts are those of the leave-one-out split. `names`: the attributes to write; one that an item lacks is not.
+    The parts are those of the leave-one-out split. `names`: attributes to write; an attribute that an item lacks is omitted.
     """
     sequences, roles = dataset.sequences, dataset.roles("leave-one-out")
     parts: dict[int, dict[str, list[int]]] = {TRAIN: {}, VALID: {}, TEST: {}}

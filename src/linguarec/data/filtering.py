@@ -1,7 +1,7 @@
-"""From raw rows to the interactions that stay, as Ibis expressions.
+"""Filters raw rows to the interactions of a folder, as Ibis expressions.
 
 A raw log has the columns `user`, `item` (strings), `time` (int64 microseconds or NULL), `variant` (int64, a hash of
-what else tells two rows apart, or NULL) and `position` (row of the source file, from 0). A coded log has `user`,
+the other columns that distinguish two rows, or NULL) and `position` (row of the source file, from 0). A coded log has `user`,
 `item` (int32 codes), `time` and `position`. The same expressions run on DuckDB and on Spark.
 """
 
@@ -25,7 +25,7 @@ def codes_by_appearance(log: ir.Table, key: str) -> ir.Table:
 
 
 def coded(log: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
-    """The log with integer codes for users and items; rows whose user or item has no code fall away."""
+    """The log with integer codes for users and items, without the rows whose user or item has no code."""
     users = users.rename(user_raw="raw_id", user_code="code")
     items = items.rename(item_raw="raw_id", item_code="code")
     joined = log.inner_join(items, log.item == items.item_raw)
@@ -34,17 +34,17 @@ def coded(log: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
 
 
 def without_duplicates(log: ir.Table, duplicates: Duplicates) -> ir.Table:
-    """Drop repeated rows of a coded log; of equal rows the first in the file stays.
+    """Drop repeated rows of a coded log; of equal rows the first in the file is kept.
 
-    "identical": rows that agree in user, item, time and everything else the source tells. "first": a user's later
-    interactions with the same item. "keep": nothing.
+    "identical": drops rows that agree in user, item, time and all other columns of the source. "first": drops a user's later
+    interactions with the same item. "keep": drops nothing.
     """
     if duplicates == "keep":
         return log.drop("variant")
     if duplicates == "identical":
         keys = ["user", "item", "time", "variant"]
         return log.group_by(keys).agg(position=log.position.min()).drop("variant")
-    # The first in time; the file decides between equal times.
+    # The first in time; among equal times the first in the file.
     return (
         log.group_by("user", "item")
         .agg(position=log.position.argmin(_pair(log)), time=log.time.argmin(_pair(log)))
@@ -53,11 +53,11 @@ def without_duplicates(log: ir.Table, duplicates: Duplicates) -> ir.Table:
 
 
 def k_core(engine: Engine, log: ir.Table, user_core: int, item_core: int) -> tuple[ir.Table, int]:
-    """Drop users with fewer than `user_core` and items with fewer than `item_core` rows until none is left.
+    """Drop users with fewer than `user_core` and items with fewer than `item_core` rows until all have enough.
 
-    The log is counted once. Each round then looks only for the rows that fall with the users and items of that round
-    and takes them off the counts; the log is rewritten once, at the end. Takes over the stored table `log`; returns
-    the table that stays and the number of rounds.
+    The log is counted once. Each round then finds only the rows of the users and items dropped in that round and subtracts
+    them from the counts; the log is rewritten once, at the end. Replaces the stored table `log`; returns the remaining table
+    and the number of rounds.
     """
     users, items = _Side.count(engine, log, "user", user_core), _Side.count(engine, log, "item", item_core)
     rounds = 0
@@ -75,7 +75,7 @@ def k_core(engine: Engine, log: ir.Table, user_core: int, item_core: int) -> tup
 
 @dataclass(frozen=True)
 class _Side:
-    """Users or items during the k-core: `counts` of rows of those that stand, `falling` in this round, `fallen` before it."""
+    """Users or items in the k-core: `counts` of rows of the remaining ones, `falling` in this round, `fallen` before it."""
 
     key: str
     minimum: int
@@ -90,7 +90,7 @@ class _Side:
         return cls(key, minimum, counts, falling, engine.store(falling.filter(False)))
 
     def without(self, engine: Engine, lost: ir.Table) -> "_Side":
-        """The side after the round in which the rows `lost` fell."""
+        """This side after a round that drops the rows `lost`."""
         losses = lost.group_by(self.key).agg(lost=lost.count())
         joined = self.counts.anti_join(self.falling, self.key).left_join(losses, self.key)
         rows = joined.rows - joined.lost.fill_null(0)
@@ -101,7 +101,7 @@ class _Side:
 
 
 def ordered(log: ir.Table, ties: Ties, seed: int) -> ir.Table:
-    """Total order: user, time, then the place of equal times in the file or a seeded shuffle of it."""
+    """Total order: user, time, and for equal times the position in the file or a seeded shuffle of it."""
     keys = [log.user, log.time] if ties == "file" else [log.user, log.time, shuffle_key(log.position, seed)]
     return log.order_by([*keys, log.position])
 

@@ -28,13 +28,13 @@ Integers = npt.NDArray[np.integer[Any]]
 
 @dataclass
 class Content:
-    """What goes into a folder.
+    """The content of a folder.
 
-    `items`: pieces of a table with one row an item, in the order of the item rows: `raw_id`, the columns `attributes`,
+    `items`: pieces of a table with one row per item, in the order of the item rows: `raw_id`, the columns `attributes`,
     `text`. `users`: raw ids in the order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`:
     pieces (item rows [n], timestamps [n] in seconds or None) in the order of users, then of time. `report` counts
-    what was dropped or mended; it may still grow until the last piece was read. `features`: imported item vectors by
-    name. `word_drops`: further vectors by the name of the features, of texts with words left out, one array a draw.
+    dropped and repaired rows; it may still grow until the last piece has been read. `features`: imported item vectors by
+    name. `word_drops`: vectors of texts with words left out, by the name of the features, one array per draw.
     """
 
     items: Iterable[pa.Table]
@@ -63,7 +63,7 @@ def write_folder(
     overwrite: bool,
     make_content: Callable[[Path], AbstractContextManager[Content]],
 ) -> Manifest:
-    """Write the folder `path` whole or not at all; `make_content` gets a scratch folder on the same disk.
+    """Write the folder `path` completely or not at all; `make_content` gets a scratch folder on the same disk.
 
     Raises:
         DataFormatError: the content holds no interaction.
@@ -113,7 +113,7 @@ def sequences_in_pieces(sequences: Ragged) -> Iterator[tuple[Integers, None]]:
 def _write_items(folder: Path, items: Iterable[pa.Table], attributes: list[str], digest: "hashlib._Hash") -> int:
     names = ["raw_id", *attributes, "text"]
     schema = pa.schema([("item", pa.int32()), *((name, pa.string()) for name in names)])
-    # One digest a column, so that the result does not depend on how the table was cut into pieces.
+    # One digest per column, so that the result does not depend on the division of the table into pieces.
     columns = {name: hashlib.sha256() for name in names}
     written = 0
     with pq.ParquetWriter(folder / "items.parquet", schema) as writer:
@@ -173,5 +173,5 @@ def _read_pieces(path: Path, digest: "hashlib._Hash", size: int = 1 << 20) -> It
 
 
 def _bytes_of(values: "pa.Array | pa.ChunkedArray") -> bytes:
-    """The strings as bytes, each ended by a zero byte, a missing one by two."""
+    """The strings as bytes, each ended by a zero byte; a missing one is two zero bytes."""
     return b"".join(b"\0\0" if value is None else value.encode() + b"\0" for value in values.to_pylist())

@@ -1,4 +1,4 @@
-"""Small files that a user hands over: new items, lists of ids, histories."""
+"""Small input files of the user: new items, lists of ids, histories."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ Rows = Iterable[Mapping[str, Any]]
 
 
 def read_items(file: Path) -> list[dict[str, Any]]:
-    """New items from a CSV (with a header line), Parquet or JSON-lines file, values as they stand there.
+    """New items from a CSV (with a header line), Parquet or JSON-lines file, with unchanged values.
 
     Raises:
-        DataFormatError: the file is of another kind or holds no item, or a row cannot be read; the row is named.
+        DataFormatError: the file has another format or holds no item, or a row cannot be read; the row is named.
     """
     found = _rows(file, "items", "raw_id")
     if not found:
@@ -36,7 +36,7 @@ def read_histories(file: Path) -> list[NamedHistory]:
     A history is a list of raw ids, oldest first; in CSV they are separated by commas in one quoted field.
 
     Raises:
-        DataFormatError: the file is of another kind or holds no history, or a row has none; the row is named.
+        DataFormatError: the file has another format or holds no history, or a row has none; the row is named.
     """
     found: list[NamedHistory] = []
     for number, row in enumerate(_rows(file, "histories", "history"), start=1):
@@ -58,8 +58,8 @@ def writing_rows(file: Path, overwrite: bool) -> Iterator[Callable[[Rows], None]
     """Write recommendations into a Parquet, CSV or JSON-lines file; yields the function that appends rows.
 
     Raises:
-        SettingsError: the file is to be of another kind.
-        OutputError: it exists, and `overwrite` is false.
+        SettingsError: the suffix names another format.
+        OutputError: the file exists, and `overwrite` is false.
     """
     kinds = {".parquet": _parquet_writer, ".csv": _csv_writer, **dict.fromkeys(_JSON_ENDINGS, _json_writer)}
     kind = file.suffix.lower()
@@ -172,10 +172,10 @@ def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_ids(file: Path) -> list[str]:
-    """The raw ids in a file, one a line.
+    """The raw ids in a file, one per line.
 
     Raises:
-        DataFormatError: there are none, or the file is not UTF-8.
+        DataFormatError: there are no ids, or the file is not UTF-8.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()

@@ -1,4 +1,4 @@
-"""Item vectors of prepared folders that are of one encoder, as `FeatureInfo.differences` says it."""
+"""Checks whether item vectors of prepared folders come from the same encoder (see `FeatureInfo.differences`)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +10,10 @@ from linguarec.errors import StaleFeaturesError
 
 
 def check_same_encoder(vectors: Sequence[tuple[PreparedDataset, str]]) -> FeatureInfo:
-    """What the named vectors, one of each folder, are made by: the first description that knows the weights, or the first.
+    """The common encoder of vectors given as (folder, name): the first description with a hash of the weights, or the first.
 
     Raises:
-        StaleFeaturesError: two differ in their encoder; both folders and the differences are named.
+        StaleFeaturesError: two encoders differ; both folders and the differences are named.
     """
     infos = [dataset.feature_info(name) for dataset, name in vectors]
     for (first, second), (left, right) in zip(combinations(vectors, 2), combinations(infos, 2), strict=True):
@@ -28,9 +28,9 @@ def check_same_encoder(vectors: Sequence[tuple[PreparedDataset, str]]) -> Featur
 
 
 def differing_vectors(dataset: PreparedDataset, encoder: FeatureInfo) -> dict[str, list[str]]:
-    """In what each of the folder's vectors, by name, is of another encoder than `encoder`; an empty list: of the same one.
+    """Differences between `encoder` and the encoder of each of the folder's vectors, by name; an empty list = the same.
 
-    Where `encoder` has no hash, its name may also be the one that the vectors are stored by.
+    If `encoder` has no hash, its name may also be the name of the stored vectors.
     """
     found = {}
     for name in dataset.feature_names:
@@ -40,11 +40,11 @@ def differing_vectors(dataset: PreparedDataset, encoder: FeatureInfo) -> dict[st
 
 
 def encode_again(dataset: PreparedDataset, wanted: FeatureInfo, name: str | None = None) -> str:
-    """How the folder gets vectors of the encoder `wanted`, under `name` if one is given: a sentence."""
+    """A sentence that says how to make the folder's vectors with the encoder `wanted`, stored as `name` if it is set."""
     encoder = "ENCODER" if wanted.encoder == UNKNOWN else wanted.encoder
     flags = f" --encoder {encoder}"
     rules = dataset.manifest.text_rules
-    if wanted.weights_sha256 is not None:  # else nothing is known of how it was called
+    if wanted.weights_sha256 is not None:  # else the settings of the encoding are not known
         flags += f" --pooling {wanted.pooling}" if wanted.pooling in ("cls", "mean") else ""
         flags += "" if wanted.max_tokens is None else f" --max-tokens {wanted.max_tokens}"
         rules = rules if wanted.text_rules == UNKNOWN else wanted.text_rules

@@ -1,10 +1,10 @@
-"""Which interaction trains, validates and tests.
+"""Splits: which interactions train, validate and test.
 
 A split is one `int8` role for every interaction of the folder, in the order of `sequences/items.npy`. Two rules hold for every
-split, whichever way it was cut:
+split:
 
 - the training sequence of a user is their TRAIN interactions, in order;
-- the history of a VALID or TEST target is all that the user did before it, EXCLUDED interactions left out.
+- the history of a VALID or TEST target is all of the user's earlier interactions except EXCLUDED ones.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class EvaluationCases:
 
 
 def leave_one_out(offsets: npt.NDArray[np.int64]) -> Roles:
-    """Last item of a user = test, the one before = valid; users with fewer than 3 items only train."""
+    """Last item of a user = test, the one before it = valid; users with fewer than 3 items only train."""
     roles = np.full(offsets[-1], TRAIN, dtype=np.int8)
     ends = offsets[1:][np.diff(offsets) >= 3]
     roles[ends - 1] = TEST
@@ -46,12 +46,12 @@ def leave_one_out(offsets: npt.NDArray[np.int64]) -> Roles:
 
 
 def training_only(offsets: npt.NDArray[np.int64]) -> Roles:
-    """Everything trains: what leave-one-out leaves of a log whose held-out items are not there."""
+    """All interactions train: leave-one-out for a log from which the held-out items were already removed."""
     return np.full(offsets[-1], TRAIN, dtype=np.int8)
 
 
 def global_temporal(timestamps: npt.NDArray[np.int64], valid_share: float = 0.1, test_share: float = 0.1) -> Roles:
-    """Everything after one moment = test, after an earlier one = valid; equal timestamps are never cut apart."""
+    """Interactions after one moment = test, after an earlier one = valid; equal timestamps get the same role."""
     cut_valid, cut_test = np.quantile(timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher")
     roles = np.full(len(timestamps), TRAIN, dtype=np.int8)
     roles[timestamps >= cut_valid] = VALID
@@ -60,7 +60,7 @@ def global_temporal(timestamps: npt.NDArray[np.int64], valid_share: float = 0.1,
 
 
 def held_out_items(sequences: Ragged, num_items: int, share: float, seed: int) -> Roles:
-    """A seeded share of the items is unknown to training: never in a training sequence or a history, only a target at test.
+    """Hold out a seeded fraction of the items from training: they are never in a training sequence or history, only targets.
 
     A user's last held-out interaction is their test target, their other held-out interactions are excluded. Their last known
     item is their valid target if it leaves at least two known items for training.
@@ -69,7 +69,7 @@ def held_out_items(sequences: Ragged, num_items: int, share: float, seed: int) -
 
 
 def choose_held_out(num_items: int, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which items are held out, [N] bool: at least one, unless the share is 0."""
+    """Which items are held out, [N] bool: the fraction `share` of all, at least one unless it is 0."""
     held = np.zeros(num_items, dtype=bool)
     size = max(1, round(share * num_items)) if share else 0
     held[np.random.default_rng(seed).choice(num_items, size=size, replace=False)] = True
@@ -77,7 +77,7 @@ def choose_held_out(num_items: int, share: float, seed: int) -> npt.NDArray[np.b
 
 
 def held_out_roles(sequences: Ragged, held: npt.NDArray[np.bool_]) -> Roles:
-    """`held_out_items` for the held-out items `held` [N]; users do not depend on each other."""
+    """Roles of `held_out_items` for the held-out items `held` [N]; each user's roles are independent of other users."""
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
     is_held = held[sequences.values]
     roles = np.where(is_held, EXCLUDED, TRAIN).astype(np.int8)
@@ -86,14 +86,14 @@ def held_out_roles(sequences: Ragged, held: npt.NDArray[np.bool_]) -> Roles:
     enough = np.bincount(users[known], minlength=len(sequences)) >= 3
     last_known = _last_of_each(users, known)
     roles[last_known[enough[users[last_known]]]] = VALID
-    # A held-out item that opens a user's history has nothing to be predicted from.
+    # A held-out item at the start of a user's history cannot be predicted from anything.
     known_before = np.cumsum(~is_held) - np.concatenate([[0], np.cumsum(~is_held)])[sequences.offsets[:-1]][users]
     roles[(roles == TEST) & (known_before == 0)] = EXCLUDED
     return roles
 
 
 def draw_users(num_users: int, share: float, seed: int) -> npt.NDArray[np.int64]:
-    """Rows of a share of the users, at least one, ascending. With one seed a larger share holds the smaller ones."""
+    """Rows of a fraction of the users, at least one, ascending. With one seed a larger fraction contains the smaller ones."""
     shuffled = np.random.default_rng(seed).permutation(num_users)
     return np.sort(shuffled[: max(1, round(share * num_users))])
 
@@ -112,9 +112,9 @@ def items_of_training_pairs(sequences: Ragged, roles: Roles) -> npt.NDArray[np.i
 def evaluation_cases(sequences: Ragged, roles: Roles, part: str, max_history: int | None = None) -> EvaluationCases:
     """Targets of `part` ("valid" or "test") with their histories, the last `max_history` items of each.
 
-    A history is what came before the target, but for what is excluded; test targets are in no valid history (held-out
-    items may stand before a valid target). Targets with an empty history are left out; `len(cases)` against the number of
-    targets tells how many.
+    A history holds the interactions before the target except excluded ones; test targets are in no valid history (held-out
+    items may come before a valid target). Targets with an empty history are left out; to count them, compare `len(cases)` with
+    the number of targets.
     """
     users = np.repeat(np.arange(len(sequences)), sequences.lengths)
     kept = (roles != EXCLUDED) & ((roles != TEST) | (part == "test"))
@@ -139,6 +139,6 @@ def _keep(sequences: Ragged, mask: npt.NDArray[np.bool_]) -> Ragged:
 
 
 def _last_of_each(users: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Of `positions` (ascending), the last one of each user."""
+    """The last of the `positions` (ascending) of each user."""
     owner = users[positions]
     return positions[np.flatnonzero(np.append(owner[1:] != owner[:-1], True))] if len(positions) else positions

@@ -1,4 +1,4 @@
-"""Writes the splits of a prepared folder user block by user block: the memory does not grow with the log."""
+"""Writes the splits of a prepared folder in blocks of users, so that memory does not grow with the log."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from linguarec.data.splits import (
     training_only,
 )
 
-BLOCK = 1 << 21  # interactions handled at a time
+BLOCK = 1 << 21  # interactions per block
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Shares of the splits: `valid_share`, `test_share` of the interactions (temporal), `held_out_share` of the items.
+    """Fractions of the splits: `valid_share`, `test_share` of the interactions (temporal), `held_out_share` of the items.
 
-    `training_only`: the last two items of every user were held out before and are not in the log, so that
-    leave-one-out has training interactions only.
+    `training_only`: the last two items of every user were already removed from the log, so that leave-one-out has only
+    training interactions.
     """
 
     valid_share: float = 0.1
@@ -39,7 +39,7 @@ class SplitSettings:
 
 
 def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
-    """Write `splits/leave-one-out.npy`, `splits/held-out-items.npy` and, where times are known, `splits/temporal.npy`."""
+    """Write `splits/leave-one-out.npy`, `splits/held-out-items.npy` and, if times are known, `splits/temporal.npy`."""
     (folder / "splits").mkdir(exist_ok=True)
     offsets = np.load(folder / "sequences/offsets.npy")
     total = int(offsets[-1])
@@ -61,7 +61,7 @@ def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
 
 
 def user_blocks(offsets: npt.NDArray[np.int64], size: int = BLOCK) -> Iterator[tuple[int, int]]:
-    """Ranges of users (first, last + 1) that hold about `size` interactions each; a user is never cut."""
+    """Ranges of users (first, last + 1) that hold about `size` interactions each; users are not split."""
     first, users = 0, len(offsets) - 1
     while first < users:
         last = int(np.searchsorted(offsets, offsets[first] + size, side="right")) - 1

@@ -1,12 +1,12 @@
-"""A made-up world of shops whose best possible score is known.
+"""A synthetic world of shops whose best possible score is known.
 
 Every item belongs to one taste (rustic, eco, nautical, ...), which shows in the words of its text and nowhere else:
 not in its id, not in its row. A user moves from taste to taste by a Markov chain that all domains share, and picks an
 item of the taste by its popularity there. So
 
-- text predicts taste, taste predicts the next item: a model that reads can learn the world and carry it over;
-- the law of the next item is known, and with it the best recall@k and ndcg@k that any ranking can reach in expectation;
-- some items are new: they can only be a user's last interaction, so that no model meets them in training.
+- text predicts taste, taste predicts the next item: a model that reads text can learn this and transfer it to other shops;
+- the distribution of the next item is known, and so are the best recall@k and ndcg@k that any ranking can reach in expectation;
+- some items are new: they occur only as a user's last interaction, so that no model sees them in training.
 """
 
 import csv
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from linguarec.data.ragged import Ragged
 from linguarec.files import writing_folder
 
-# Words of each taste: adjectives, brands. Kept apart: no word belongs to two tastes.
+# Words of each taste: adjectives, brands. No word belongs to two tastes.
 TASTES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rustic": (
         ("farmhouse", "reclaimed oak", "hand-carved", "weathered", "barn-wood"),
@@ -97,14 +97,14 @@ STAY, FOLLOW = (
     0.6,
 )  # probability of keeping one's taste, and of moving to the one that follows it; the rest is uniform
 DAY = 86_400
-LAUNCH = 1_700_000_000  # seconds since 1970: new items appear, every user comes once more
+LAUNCH = 1_700_000_000  # seconds since 1970: new items appear, and every user has one more interaction
 
 
 @dataclass(frozen=True)
 class WorldSize:
     """Sizes of each domain: `tastes` x `items_per_taste` items, of which `new_items_per_taste` are new; `users`.
 
-    A user has `shortest` to `longest` interactions, uniformly.
+    The number of a user's interactions is uniform between `shortest` and `longest`.
     """
 
     tastes: int
@@ -141,15 +141,15 @@ class Item:
 
     @property
     def text(self) -> str:
-        """What an encoder reads."""
+        """The item's text, the input of an encoder."""
         return f"{self.title} {self.brand} {self.category}"
 
 
 @dataclass(frozen=True)
 class Shop:
-    """One shop: N items, the log, and the law it was drawn from.
+    """One shop: N items, the log, and the distribution that it was drawn from.
 
-    `sequences`: item rows of every user, oldest first; the last of each user was drawn after new items' launch.
+    `sequences`: item rows of every user, oldest first; the last of each user was drawn after the launch of the new items.
     `timestamps`: seconds since 1970 of each interaction. `transition` [C, C]: taste to next taste. `choice` [2, N]:
     probability of an item within its taste, before and after launch.
     """
@@ -172,11 +172,11 @@ class Shop:
 
     @property
     def new_items(self) -> npt.NDArray[np.int64]:
-        """Rows of the items that no interaction but a user's last can hold."""
+        """Rows of the new items, which occur only as a user's last interaction."""
         return np.flatnonzero(self.choice[0] == 0)
 
     def next_item_law(self, last_items: npt.NDArray[np.integer], after_launch: bool) -> npt.NDArray[np.float64]:
-        """Probability [Q, N] of each next item, given the last item [Q] of each history; the rest adds nothing."""
+        """Probability [Q, N] of each next item given the last item [Q] of each history; earlier items do not matter."""
         of_taste = self.transition[self.tastes[last_items]]
         law: npt.NDArray[np.float64] = of_taste[:, self.tastes] * self.choice[int(after_launch)]
         return law
@@ -184,7 +184,7 @@ class Shop:
     def best_possible(self, k: int = 10) -> dict[str, float]:
         """Expected recall@k and ndcg@k of the best ranking at the leave-one-out test: items by their true probability.
 
-        Nobody can know more than the law, so this is an upper bound of every model's expected score.
+        This is an upper bound of every model's expected score.
         """
         last = np.asarray(self.sequences.values)[self.sequences.offsets[1:] - 2]
         tastes, users = np.unique(self.tastes[last], return_counts=True)
@@ -215,10 +215,10 @@ class Shop:
 
 
 def generate_world(seed: int = 0, domains: int = 3, size: WorldSize = DEMO) -> list[Shop]:
-    """Draw the world: `domains` shops with their own items and users, and one law of taste for all of them.
+    """Draw the world: `domains` shops with their own items and users, and one Markov chain of tastes for all of them.
 
     Raises:
-        ValueError: there are not as many domains.
+        ValueError: `domains` exceeds the number of available domains.
     """
     if not 1 <= domains <= len(DOMAINS):
         raise ValueError(f"domains must be 1 to {len(DOMAINS)}, not {domains}")
@@ -230,7 +230,7 @@ def generate_world(seed: int = 0, domains: int = 3, size: WorldSize = DEMO) -> l
 
 
 def word_vectors(texts: Sequence[str], width: int = 64) -> npt.NDArray[np.float32]:
-    """Text vectors [N, width] without a language model: the mean of one fixed random vector a word. For tests."""
+    """Text vectors [N, width] without a language model: the mean of one fixed random vector per word. For tests."""
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     for word in {word for text in texts for word in text.lower().split()}:
         word_seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
@@ -239,7 +239,7 @@ def word_vectors(texts: Sequence[str], width: int = 64) -> npt.NDArray[np.float3
 
 
 def _transition(tastes: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """[C, C]: stay, follow one fixed cycle through all tastes, or jump anywhere."""
+    """Transition matrix [C, C]: stay, follow a fixed cycle through all tastes, or jump to any taste."""
     cycle = rng.permutation(tastes)
     transition = np.full((tastes, tastes), (1 - STAY - FOLLOW) / tastes)
     transition[np.arange(tastes), np.arange(tastes)] += STAY
@@ -252,7 +252,7 @@ def _generate_domain(name: str, size: WorldSize, transition: npt.NDArray[np.floa
     tastes = np.array([item.taste for item in items])
     choice = _choice(tastes, size, rng)
     lengths = rng.integers(size.shortest, size.longest, endpoint=True, size=size.users)
-    # Step by step for all users at once; steps beyond a user's length are dropped, the last one is drawn after launch.
+    # All users step by step in parallel; steps beyond a user's length are dropped, the last one is drawn after launch.
     cumulative_tastes = transition.cumsum(1)
     steps = np.empty((size.users, size.longest), dtype=np.int32)
     taste = rng.integers(size.tastes, size=size.users)
@@ -283,7 +283,7 @@ def _items(name: str, size: WorldSize, rng: np.random.Generator) -> list[Item]:
 
 
 def _choice(tastes: npt.NDArray[np.int64], size: WorldSize, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """[2, N]: in each taste, weights fall with the square root of a random rank; new items weigh 0 before launch."""
+    """Item probabilities [2, N]: in each taste proportional to 1 / sqrt of a random rank; new items have 0 before launch."""
     choice = np.zeros((2, len(tastes)))
     for taste in range(size.tastes):
         rows = rng.permutation(np.flatnonzero(tastes == taste))
@@ -310,7 +310,7 @@ def _draw_items(
 
 
 def _timestamps(offsets: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Seconds since 1970 of each interaction: rising in each user, the last after the launch, others before."""
+    """Seconds since 1970 of each interaction: ascending for each user, the last one after the launch, others before."""
     before_end = np.concatenate([np.arange(length)[::-1] for length in np.diff(offsets)])
     jitter = rng.integers(1, DAY, size=len(before_end))
     return np.where(before_end == 0, LAUNCH + jitter, LAUNCH - before_end * DAY + jitter - 1)

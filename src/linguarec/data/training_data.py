@@ -1,4 +1,4 @@
-"""What a fine-tuning reads of a prepared folder: training sequences and valid cases, of all users or a share of them."""
+"""The data of a fine-tuning: training sequences and valid cases, of all users or a fraction of them."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from linguarec.errors import DataFormatError, SettingsError
 
 @dataclass(frozen=True)
 class TrainingData:
-    """`sequences`: item rows of each user's training part. `valid`: what picks the best weights."""
+    """`sequences`: item rows of each user's training part. `valid`: cases that select the best weights."""
 
     sequences: Ragged
     valid: EvaluationCases
@@ -26,13 +26,13 @@ class TrainingData:
         Args:
             dataset: prepared folder.
             split: which interactions train and validate.
-            users: share of the users, drawn by the seed.
-            valid_users: most of them that validate, drawn by the seed; 0 = all.
+            users: fraction of the users, drawn with `seed`.
+            valid_users: most users to validate on, drawn with `seed`; 0 = all.
             seed: of these draws.
             max_length: longest history of a valid case.
 
         Raises:
-            DataFormatError: there is nothing to learn from, or nothing to stop by.
+            DataFormatError: there are no training targets, or no valid cases.
         """
         roles = dataset.roles(split)
         sequences = training_sequences(dataset.sequences, roles)
@@ -58,10 +58,10 @@ class TrainingData:
 
 
 def check_fraction(users: float) -> None:
-    """Refuse a fraction of the users that is none.
+    """Refuse an invalid fraction of the users.
 
     Raises:
-        SettingsError: it is not above 0 and at most 1.
+        SettingsError: `users` is not above 0 and at most 1.
     """
     if not 0 < users <= 1:
         raise SettingsError([f"users is {users}; it is a fraction of the users, above 0 and at most 1"])

@@ -1,6 +1,6 @@
-"""Item vectors as they are read: in blocks, so that a map larger than memory passes through, and refused if not finite.
+"""Checks that item vectors are finite, in blocks, so that a memory map may be larger than memory.
 
-One NaN would spread over all weights in the first step, hours before anybody sees it.
+A single NaN would spread to all weights in the first step, hours before the user sees it.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,10 @@ def check_finite(
 
     Args:
         vectors: may be a memory map.
-        file: where they lie, for the message.
-        item: what to call the item of a row.
-        mend: what the user can do, a sentence.
-        into: [N, D]; also gets what was read.
+        file: of the vectors, for the message.
+        item: returns the name of the item of a row, for the message.
+        mend: a sentence that tells the user how to fix it.
+        into: [N, D]; receives a copy of the vectors.
 
     Raises:
         DataFormatError: some rows are not finite as float32; the first is named, all are counted.

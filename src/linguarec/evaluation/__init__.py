@@ -1,1 +1,1 @@
-"""Ranks over the whole catalogue, metrics, intervals, slices, baselines, plots and reports."""
+"""Evaluation: ranks over the whole catalogue, metrics, intervals, slices, baselines, plots and reports."""

@@ -1,4 +1,4 @@
-"""What needs no model: popularity and chance, as exact expectations (equal scores are ties, not luck)."""
+"""Baselines without a model: popularity and chance, as exact expectations over ties."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,12 @@ IntArray = npt.NDArray[np.int64]
 
 
 def popularity(cases: EvaluationCases, counts: IntArray, exclude_history: bool = False) -> EvaluationResult:
-    """Every user gets the items most frequent in training.
+    """Ranks items by their frequency in training, for every user alike.
 
     Args:
         cases: histories and targets.
         counts: [N] occurrences of each item in training (`linguarec.evaluation.slices.training_counts`).
-        exclude_history: items of the history are no candidates.
+        exclude_history: items of the history are not candidate items.
     """
     ordered = np.sort(counts)
     of_target = counts[cases.targets]
@@ -31,7 +31,7 @@ def popularity(cases: EvaluationCases, counts: IntArray, exclude_history: bool =
 
 
 def chance(cases: EvaluationCases, num_items: int, exclude_history: bool = False) -> EvaluationResult:
-    """Every order of the catalogue is as likely: all candidates tie."""
+    """Random ranking: every order of the candidates is equally likely, so all of them tie."""
     ties = np.full(len(cases), num_items)
     if exclude_history:
         ties = ties - np.bincount(_distinct_seen(cases)[0], minlength=len(cases))

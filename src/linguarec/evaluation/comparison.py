@@ -33,12 +33,12 @@ class ComparedSystem:
 
 
 def median_of(seeds: int) -> str:
-    """What a column of medians is, for its caption."""
+    """Caption of a column of medians over `seeds` seeds."""
     return "one seed" if seeds == 1 else f"median of {seeds} seeds"
 
 
 def pooled(results: Sequence[EvaluationResult]) -> EvaluationResult:
-    """The results of several seeds on the same cases as one, in which a user's value is the mean over the seeds."""
+    """The results of several seeds on the same cases as one result, in which a user's value is the mean over the seeds."""
     return EvaluationResult(
         TargetRanks(
             np.concatenate([result.ranks.greater for result in results]),
@@ -62,9 +62,9 @@ def compared(results: Sequence[EvaluationResult], ks: Sequence[int], bootstrap_s
 def differences(
     results: Mapping[str, Sequence[EvaluationResult]], baseline: str, metrics: Sequence[str], bootstrap_seed: int = 0
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Each system against `baseline`, user by user: system -> metric -> difference, low, high, p_value, p_holm.
+    """Paired tests of each system against `baseline`: system -> metric -> difference, low, high, p_value, p_holm.
 
-    `p_holm` is corrected for the number of systems that are compared with the baseline.
+    `p_holm` is corrected for the number of systems compared with the baseline.
     """
     ks = sorted({int(metric.partition("@")[2]) for metric in metrics if "@" in metric})
     values = {name: pooled(seeds).per_user(ks) for name, seeds in results.items()}
@@ -84,9 +84,9 @@ def comparison_table(
     published: Mapping[str, Sequence[PublishedValue]],
     minutes: Mapping[str, float],
 ) -> Table:
-    """A row a system, the one with the best ndcg strong; under it what its paper says, where the data are the same.
+    """A table with one row per system, the best ndcg in bold; below a system the published values for the same data.
 
-    Where `minutes` is empty there is no column for them.
+    Without `minutes` the table has no column for them.
     """
     metrics = list(next(iter(systems.values())).seeds)
     gains = {name: system.median(next(m for m in metrics if m.startswith("ndcg"))) for name, system in systems.items()}
@@ -108,7 +108,7 @@ def comparison_table(
 
 
 def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], baseline: str) -> Table:
-    """A row a system: its differences to the baseline with intervals and corrected p-values."""
+    """A table with one row per system: its differences to the baseline with intervals and corrected p-values."""
     metrics = list(next(iter(found.values())))
     columns = [f"minus {baseline}"]
     for metric in metrics:

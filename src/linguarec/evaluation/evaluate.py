@@ -1,4 +1,4 @@
-"""Evaluate a model: continue each history, rank its target among the catalogue."""
+"""Evaluate a model: score the catalogue after each history, and rank the target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from linguarec.ranking.scorer import Scorer, VectorScorer, evaluating
 class EvaluationResult:
     """Ranks of Q evaluated cases.
 
-    `cases` [Q]: index of each in the `EvaluationCases` they came from, ascending. `users` [Q]: user row of each.
+    `cases` [Q]: index of each case in its `EvaluationCases`, ascending. `users` [Q]: user row of each.
     """
 
     ranks: TargetRanks
@@ -73,9 +73,9 @@ def evaluate_model(
     tokens_per_batch: int = TOKENS_PER_BATCH,
     shard: tuple[int, int] = (0, 1),
 ) -> EvaluationResult:
-    """Rank the target of every case among the items of a batch, by a network that makes item vectors, where it is.
+    """Rank the target of every case among `items` with a network that makes item vectors, on the network's device.
 
-    Arguments as of `rank_cases`; `model` and `items` as of `linguarec.ranking.scorer.VectorScorer`.
+    Arguments as in `rank_cases`; `model` and `items` as in `linguarec.ranking.scorer.VectorScorer`.
     """
     scorer = VectorScorer(model)
     inputs, keys = scorer.encode_batches([items])
@@ -104,18 +104,18 @@ def rank_cases(
 ) -> EvaluationResult:
     """Rank the target of every case among the whole catalogue.
 
-    The network runs in evaluation mode (and is put back) under the autocast in force; scores are float32. Histories are
-    cut into the same batches whatever the number of processes, which share the batches out, so that joined shards equal
-    the whole to the bit.
+    The network runs in evaluation mode (its mode is restored afterwards) under the current autocast; scores are float32. The
+    batches of histories do not depend on the number of processes, which divide them, so joined shards equal an evaluation by
+    one process bit by bit.
 
     Args:
         scorer: makes the queries of the histories.
-        inputs: what it reads of the items, as its `encode` gave it.
-        ranker: of the items, where the scorer is.
+        inputs: of the items, as the scorer's `encode` returned them.
+        ranker: of the items, on the scorer's device.
         cases: histories and targets.
-        exclude_history: items of the history are no candidates (the published protocol keeps them).
-        within: rows that are the candidates, or None for all.
-        tokens_per_batch: bound of the history tokens encoded at once.
+        exclude_history: items of the history are not candidate items (the published protocol keeps them).
+        within: rows of the candidate items; None = all.
+        tokens_per_batch: most history tokens to encode at once.
         shard: (rank, processes): take every `processes`-th batch from `rank` on; see `join`.
     """
     found: list[tuple[npt.NDArray[np.int64], TargetRanks]] = []
@@ -127,7 +127,7 @@ def rank_cases(
 
 
 def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:
-    """The results of all shards of one evaluation as one, in the order of the cases."""
+    """Join the results of all shards of one evaluation, in the order of the cases."""
     cases = np.concatenate([shard.cases for shard in shards])
     order = np.argsort(cases, kind="stable")
     ranks = TargetRanks(

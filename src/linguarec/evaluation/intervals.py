@@ -1,7 +1,7 @@
-"""How sure a mean is, and whether two systems differ: seeded bootstraps over users.
+"""Confidence intervals of means and paired tests of two systems: seeded bootstraps over users.
 
 Most users share their metric's value with many others (0, or one of the k gains), so a resample of the users is drawn
-as the number of times each *distinct* value occurs: the same distribution, at a cost that hardly grows with the users.
+as the count of each *distinct* value: the same distribution, at a cost that hardly grows with the number of users.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Interval:
 class PairedDifference:
     """Mean difference to a baseline over the same users, its 95 % interval, and the two-sided p-value of no difference.
 
-    `p_value`: share of the resamples, shifted to mean 0, that differ at least as much as was observed (the bootstrap
+    `p_value`: fraction of the resamples, shifted to mean 0, that differ at least as much as was observed (the bootstrap
     test of Smucker, Allan and Carterette, CIKM 2007); at least 1 / (resamples + 1).
     """
 
@@ -43,7 +43,7 @@ class PairedDifference:
 
 
 def bootstrap_interval(values: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of one value a user, with its interval."""
+    """Mean of `values`, one per user, with its interval."""
     if len(values) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     means = _resampled_means(values, resamples, seed)
@@ -57,7 +57,7 @@ def paired_difference(
     """`values` minus `baseline`, user by user.
 
     Raises:
-        ValueError: the two are not of the same users (as far as their number tells), or there are none.
+        ValueError: the two differ in their number of users, or there are no users.
     """
     if values.shape != baseline.shape or len(values) == 0:
         raise ValueError(f"{len(values)} and {len(baseline)} values: a paired test needs the same users in both")
@@ -71,7 +71,7 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979), in the given order."""
+    """P-values corrected for multiple tests (Holm 1979), in the order of the input."""
     order = np.argsort(p_values)
     corrected = np.empty(len(p_values))
     largest = 0.0

@@ -1,4 +1,4 @@
-"""Metrics of one target a case, from its rank; with ties the mean over the tied ranks, each as likely.
+"""Metrics of cases with one target, from its rank; with ties the mean over the tied ranks, which are equally likely.
 
     recall@k = 1 if rank <= k           ndcg@k = 1 / log2(rank + 1) if rank <= k           mrr = 1 / rank
 
@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def recall(ranks: TargetRanks, k: int) -> FloatArray:
-    """Chance that the target is among the first `k`, [Q]."""
+    """Probability that the target is among the first `k`, [Q]."""
     return np.clip(k - ranks.greater, 0, ranks.ties) / ranks.ties
 
 
@@ -44,14 +44,14 @@ def per_case(ranks: TargetRanks, ks: Sequence[int]) -> dict[str, FloatArray]:
 def per_user(values: FloatArray, users: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], FloatArray]:
     """Mean over the cases of each user: the distinct users, ascending, and their values.
 
-    Under leave-one-out a user has one case; under other splits a user with many targets weighs as much as any other.
+    In leave-one-out a user has one case; in other splits a user with many targets has the same weight as any other user.
     """
     distinct, owner, counts = np.unique(users, return_inverse=True, return_counts=True)
     return distinct, np.bincount(owner, weights=values, minlength=len(distinct)) / counts
 
 
 def _mean_gain(ranks: TargetRanks, gains: FloatArray) -> FloatArray:
-    """Mean of `gains[rank - 1]` (0 beyond its end) over the tied ranks."""
+    """Mean of `gains[rank - 1]` over the tied ranks; gains beyond the end of the array are 0."""
     total = np.concatenate([[0.0], np.cumsum(gains)])
     last = len(gains)
     gained = total[np.minimum(ranks.greater + ranks.ties, last)] - total[np.minimum(ranks.greater, last)]

@@ -1,4 +1,4 @@
-"""Plots of results as PNG files. Colours can be told apart by colour-blind readers and in the order they are given."""
+"""Plots of results as PNG files. The colours are distinguishable for colour-blind readers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ Parts = Sequence[tuple[str, Interval]]
 
 
 def plot_by_slice(path: Path, title: str, group: str, metric: str, systems: Mapping[str, Parts]) -> None:
-    """A metric over the parts of one group of slices, a line a system, with 95 % intervals; the number of users below.
+    """A metric over the parts of one group of slices, one line per system, with 95 % intervals; the number of users below.
 
     Args:
         path: PNG file to write.
-        title: what the plot shows.
-        group: what the cases were parted by; the label of the horizontal axis.
+        title: title of the plot.
+        group: name of the group of slices; the label of the horizontal axis.
         metric: name of the metric; the label of the vertical axis.
         systems: name of each system -> (name of a part, its interval), the same parts in the same order for all.
     """
@@ -35,13 +35,13 @@ def plot_by_slice(path: Path, title: str, group: str, metric: str, systems: Mapp
 
 
 def plot_by_share(path: Path, title: str, metric: str, systems: Mapping[str, Parts]) -> None:
-    """A metric over the share of the users that train, a line a way of training, with 95 % intervals.
+    """A metric over the fraction of users that train, one line per way of training, with 95 % intervals.
 
     Args:
         path: PNG file to write.
-        title: what the plot shows.
+        title: title of the plot.
         metric: name of the metric; the label of the vertical axis.
-        systems: name of each way -> (share as text, its interval), the same shares in the same order for all.
+        systems: name of each way -> (fraction as text, its interval), the same fractions in the same order for all.
     """
     labels = [name for name, _ in next(iter(systems.values()))]
     _plot_intervals(path, title, "share of the users who train", metric, labels, systems)
@@ -79,11 +79,11 @@ def _plot_intervals(
 def plot_learning_curves(
     path: Path, title: str, metric: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 ) -> None:
-    """A metric over the epochs (or minutes), a line a run, its best value marked.
+    """A metric over the epochs (or minutes), one line per run, its best value marked.
 
     Args:
         path: PNG file to write.
-        title: what the plot shows.
+        title: title of the plot.
         metric: label of the vertical axis.
         curves: name of each run -> (epochs, values).
     """
@@ -105,11 +105,11 @@ def plot_learning_curves(
 def plot_systems(
     path: Path, title: str, metric: str, systems: Mapping[str, Interval], published: Mapping[str, float]
 ) -> None:
-    """One row a system: its mean with the 95 % interval, and a hollow mark where a value of the system was published.
+    """One row per system: its mean with the 95 % interval, and a hollow mark for a published value.
 
     Args:
         path: PNG file to write.
-        title: what the plot shows.
+        title: title of the plot.
         metric: label of the horizontal axis.
         systems: name of each system -> its interval, top to bottom.
         published: published values, for some of the systems.

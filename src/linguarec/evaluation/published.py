@@ -1,4 +1,4 @@
-"""Values from the papers, to stand beside our own: only for the same cut of the same data."""
+"""Values from the papers, for comparison; only for the same split of the same data."""
 
 import csv
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from linguarec.errors import DataFormatError
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """One number of a paper. `system`: the paper's name of what it measured; `pretrained`: on other domains before."""
+    """One number of a paper. `system`: the paper's name of the system; `pretrained`: whether it was pre-trained."""
 
     metric: str
     value: float
@@ -20,10 +20,10 @@ class PublishedValue:
 
 
 def published_values(counts: Mapping[str, int], split: str) -> dict[str, list[PublishedValue]]:
-    """Published test values by our model name, for the data set that has exactly these counts; empty for any other.
+    """Published test values by linguarec's model name, for the data set with exactly these counts; empty for any other.
 
-    A data set is known by its numbers of users, items and interactions, not by the name of a folder: other cuts of the
-    same shop have the same name and values that mean something else.
+    A data set is identified by its numbers of users, items and interactions, not by the name of its folder: other subsets of
+    the same shop have the same name, but their values are not comparable.
 
     Args:
         counts: `users`, `items` and `interactions` of the prepared folder.

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing beside it: text, tables, and plots inside it as data."""
+"""A report as one self-contained HTML file: text, tables, and embedded plots."""
 
 import base64
 import html
@@ -28,7 +28,7 @@ pre { background: #f5f7f9; padding: .8rem 1rem; overflow-x: auto; border-radius:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text. The first column is aligned left, the others right. `strong`: indices of rows to stand out."""
+    """Cells as text. The first column is aligned left, the others right. `strong`: indices of rows in bold."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG file and the sentence under it, which is also what a reader who sees no images is told."""
+    """A PNG file and its caption, which is also the alternative text."""
 
     path: Path
     caption: str
@@ -50,7 +50,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report; whatever is given is shown, in this order: text, table, note, figures, commands."""
+    """One part of a report; the parts that are set are shown in this order: text, table, note, figures, commands."""
 
     title: str
     text: str = ""

@@ -1,4 +1,4 @@
-"""Parts of the evaluated cases that tell where a system is good: new items, rare items, short histories."""
+"""Slices of the evaluated cases that show where a system is good: new items, rare items, short histories."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from linguarec.data.splits import EvaluationCases
 
 IntArray = npt.NDArray[np.int64]
 
-_LENGTH_BOUNDS = (1, 2, 3, 5, 9, 17, 33)  # each class is twice as wide as the one before: lengths are spread that way
+_LENGTH_BOUNDS = (1, 2, 3, 5, 9, 17, 33)  # each class is about twice as wide as the previous one
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The cases where `mask` [Q] is true. `group`: what the cases were parted by; `name`: which part this is."""
+    """The cases where `mask` [Q] is true. `group`: the criterion of the slices; `name`: of this slice."""
 
     group: str
     name: str
@@ -39,15 +39,15 @@ def slices(cases: EvaluationCases, counts: IntArray) -> list[Slice]:
 
 
 def by_target(cases: EvaluationCases, counts: IntArray) -> list[Slice]:
-    """Targets that training never saw, and the others."""
+    """Two slices: targets that do not occur in training, and the others."""
     cold = counts[cases.targets] == 0
     return [Slice("target", "new (not in training)", cold), Slice("target", "known", ~cold)]
 
 
 def by_popularity(cases: EvaluationCases, counts: IntArray, parts: int = 4) -> list[Slice]:
-    """Known targets by their occurrences in training, in `parts` classes of about as many cases each.
+    """Known targets by their occurrences in training, in `parts` classes of about equal numbers of cases.
 
-    Targets of equal popularity are never parted, so classes differ in size and there may be fewer of them.
+    Targets of equal popularity stay in one class, so classes differ in size and there may be fewer of them.
     """
     popularity = counts[cases.targets]
     known = popularity[popularity > 0]

@@ -1,4 +1,4 @@
-"""From ranks to what is told: means with intervals, overall and for each slice, as JSON and as tables."""
+"""Summarises ranks: means with intervals, overall and for each slice, as JSON and as tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,7 +27,7 @@ def summarise(
     Returns:
         `systems`: name -> metric -> mean, low, high. `slices`: for each its group, name, cases, users and `systems`.
     """
-    first = next(iter(systems.values()))  # all have the same cases, and where seeds are pooled, each once a seed
+    first = next(iter(systems.values()))  # all have the same cases; with pooled seeds, each case once per seed
     return {
         "systems": {name: _to_dict(intervals(result, ks, seed)) for name, result in systems.items()},
         "slices": [
@@ -46,7 +46,7 @@ def summarise(
 
 
 def systems_table(summary: Mapping[str, Any]) -> Table:
-    """A row a metric, a column a system, means with half the width of their intervals."""
+    """One row per metric, one column per system: means with half the width of their intervals."""
     systems = summary["systems"]
     metrics = list(next(iter(systems.values())))
     rows = [[metric, *(str(_interval(found[metric])) for found in systems.values())] for metric in metrics]
@@ -54,7 +54,7 @@ def systems_table(summary: Mapping[str, Any]) -> Table:
 
 
 def slices_table(summary: Mapping[str, Any], metric: str) -> Table:
-    """A row a slice, a column a system (without chance), means of one metric with half the width of their intervals."""
+    """One row per slice, one column per system (without chance): means of one metric with half the width of its intervals."""
     systems = [name for name in summary["systems"] if name != "chance"]
     rows = [
         [

@@ -1,4 +1,4 @@
-"""The model families, one folder each, and the table that names them. A new family is a folder and a line here."""
+"""The model families, one folder each, and the table of them. To add a family, add a folder and a line here."""
 
 from linguarec.families.family import Family
 from linguarec.families.recformer.method import RECFORMER

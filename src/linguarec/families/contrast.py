@@ -1,4 +1,4 @@
-"""How models are pre-trained by contrast over several domains: in one stage, whose best weights a further domain may choose."""
+"""Contrastive pre-training over several domains in one stage; another domain may select the best weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,14 +29,14 @@ def plan_contrast(
     """The plan of a family whose network has `pretrain_loss`.
 
     Args:
-        request: what was asked for; its options are `EncoderOptions`, with the names that were chosen.
-        sources: of the items of each folder.
-        valid: of the items of the folder that validates, or None: then those that train do.
-        make_loader: the steps of histories and targets -> the steps of the training.
+        request: the requested training; its options are `EncoderOptions`, with the chosen names.
+        sources: the items of each folder.
+        valid: the items of the validation folder; None = validate on the training folders.
+        make_loader: makes the loader of the training from the loader of histories and targets.
 
     Raises:
-        SettingsError, CheckpointMismatchError: settings cannot be met, or the start does not fit.
-        DataFormatError: there is nothing to learn from, or nothing to choose the best weights by.
+        SettingsError, CheckpointMismatchError: settings are impossible, or the start does not fit.
+        DataFormatError: there are no training targets, or no targets to select the best weights with.
     """
     training, seed = request.training, request.seed
     config, encoder = settings_of(request)
@@ -80,7 +80,7 @@ def plan_contrast(
 
 
 def names_of(sources: Sequence[ItemSource]) -> dict[str, str | list[str | None] | None]:
-    """What is read of each folder, as settings record it: one name, or a list where folders differ."""
+    """Names of what is read from each folder, as settings record them: one name, or a list if the folders differ."""
     found: dict[str, str | list[str | None] | None] = {}
     for flag in sources[0].names:
         names = [source.names[flag] for source in sources]

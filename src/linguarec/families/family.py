@@ -1,7 +1,7 @@
-"""What a model family tells the rest of the library. Everything outside `families/` asks one of these objects.
+"""The interface of model families. Code outside `families/` uses a model only through these objects.
 
-A family is a folder: `model.py` (network and config, pure torch), `method.py` (how it is trained and used, and its `Family`),
-and whatever only it needs. `linguarec.families.FAMILIES` lists them. How to write one: CONTRIBUTING.md.
+A family is a folder: `model.py` (network and config, pure torch), `method.py` (its training and its `Family` object), and the
+code that only this family needs. `linguarec.families.FAMILIES` lists the families. How to write one: CONTRIBUTING.md.
 """
 
 import logging
@@ -14,6 +14,7 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import CheckpointMismatchError
 from linguarec.families.flags import options_from
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
 from linguarec.nn.shape import CatalogueShape
@@ -27,12 +28,13 @@ log = logging.getLogger(__name__)
 Source = TypeVar("Source", bound=ItemSource)
 Build = Callable[[Any, EncoderConfig | None, CatalogueShape], nn.Module]
 LoadScorer = Callable[[nn.Module, "ModelDescription", ItemSource, Path | None], Scorer]
-# A start and the options asked for -> name of a way -> the arguments of a fine-tuning beside model and data.
-Ways = Callable[["Start", Mapping[str, Any]], dict[str, dict[str, Any]]]
+# (start, requested options) -> for each way by name: the arguments of a fine-tuning beside model and data, or the error that
+# says why this start does not support a way of its family.
+Ways = Callable[["Start", Mapping[str, Any]], Mapping[str, dict[str, Any] | CheckpointMismatchError]]
 
 
 def with_encoder(model: Callable[[Any, CatalogueShape, SequenceEncoder], nn.Module]) -> Build:
-    """How a model that takes a sequence encoder is built."""
+    """A `Build` function for a model that takes a sequence encoder."""
 
     def build(config: Any, encoder: EncoderConfig | None, shape: CatalogueShape) -> nn.Module:
         if encoder is None:
@@ -45,17 +47,17 @@ def with_encoder(model: Callable[[Any, CatalogueShape, SequenceEncoder], nn.Modu
 def score_vectors(
     network: nn.Module, description: "ModelDescription", source: ItemSource, folder: Path | None
 ) -> Scorer:
-    """The scorer of a family whose network makes item vectors of what its source reads."""
+    """The scorer of a family whose network computes item vectors from its source."""
     return VectorScorer(network)
 
 
 @dataclass(frozen=True)
 class Start:
     """The opened folder of a model that another training starts from: a pre-training run, a converted checkpoint or another
-    run. What is taken over from it: `linguarec.families.start`.
+    run. How it is used: `linguarec.families.start`.
 
-    `source`: how its items were read, as far as the folder tells; it holds no items. `settings`: those that the folder was
-    made with; empty where it does not tell.
+    `source`: how its items were made, as far as the folder records it, without items. `settings`: of the training that made
+    the folder; empty if it records none.
     """
 
     folder: Path
@@ -66,16 +68,17 @@ class Start:
 
     @property
     def family(self) -> "Family":
-        """Of the model."""
+        """The family of the model."""
         return self.description.family
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a training was asked for; the `plan` of a family turns it into a `Plan`.
+    """A requested training; the family's task turns it into a `Plan`.
 
-    `datasets`: one folder to fine-tune on, one or more to pre-train on. `config`: the model's settings, None = not given.
-    `options`: of the class that the task declares. `output`: the run folder, not made yet. `valid`, `mixing`: of pre-training.
+    `datasets`: one folder to fine-tune on, one or more to pre-train on. `config`: the model's settings, None = not set.
+    `options`: of the class that the task declares. `output`: the run folder, which does not exist yet. `valid`, `mixing`: for
+    pre-training only.
     """
 
     family: "Family"
@@ -97,7 +100,7 @@ class Request:
         return self.datasets[0]
 
     def start_source(self, kind: type[Source]) -> "Source | None":
-        """The source of the start, which is of that kind; None without a start."""
+        """The source of the start, which must be of this class; None without a start."""
         if self.start is None:
             return None
         if not isinstance(self.start.source, kind):
@@ -106,18 +109,18 @@ class Request:
 
     @property
     def targets_per_part(self) -> int:
-        """Targets of one accumulated part of a step."""
+        """Number of targets of one accumulated part of a step."""
         return self.training.targets_per_step // self.training.accumulate
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training, ready to run: nothing has been written yet, and everything that can be refused has been.
+    """A training, ready to run: all checks are done, and nothing has been written yet.
 
-    `network`: that the stages train. `source`: of the items; a fine-tuning's becomes the run's catalogue. `options`: with the
-    names that were chosen. `taken`: what a start gave (see `Start.take_over`). `facts`: what else the settings of the run
-    record. `begin`: called once the run folder is made, before the first stage: logs, and writes what new items are read by.
-    `left_out`: how much of histories and items the model does not read, for the result; None = not counted.
+    `network`: trained by the stages. `source`: of the items; in fine-tuning it becomes the run's catalogue. `options`: with the
+    chosen names. `taken`: record of `linguarec.families.start.take_over`. `facts`: further facts for the settings of the run.
+    `begin`: called after the run folder is made and before the first stage; logs, and writes the files that new items need.
+    `left_out`: counts of the histories and items that the model cuts, for the result; None = not counted.
     """
 
     description: "ModelDescription"
@@ -133,7 +136,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Task:
-    """A training that a family offers: the class of its options, whose fields are flags, and how it is planned."""
+    """A training that a family offers: the class of its options, whose fields are flags, and the function that plans it."""
 
     options: type[Any]
     plan: Callable[[Request], Plan]
@@ -141,15 +144,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Family:
-    """One model family, or one form of it.
+    """One model family, or one variant of it.
 
     `name`: on the command line and in `config.json`. `config`: class of the model's settings. `build`: makes a network.
-    `source`: what it reads of items. `encoders`: sequence encoders that it may be built with, none = it is its own.
-    `finetuning`, `pretraining`: its trainings. `training`: settings of its paper's training, where they differ from the
-    defaults. `per_item`: tensors with a row for each catalogue item, never carried to another catalogue. `carries`: whether
-    another training can start from it. `ranks_new`: whether it gives a key to an item that it was not trained with.
-    `scorer`: makes keys and queries of a trained network. `ways`: how a pre-trained model of it can be fine-tuned in a
-    comparison with training from scratch; None = nothing carries over. `released`: reads and writes checkpoints of the
+    `source`: class of its item source. `encoders`: sequence encoders that it can be built with; none = the model needs none.
+    `finetuning`, `pretraining`: its trainings. `training`: settings of its paper's training that differ from the defaults.
+    `per_item`: tensors with a row for each catalogue item, which are never loaded for another catalogue. `carries`: whether
+    another training can start from it. `ranks_new`: whether it has keys for items that it was not trained with.
+    `scorer`: makes keys and queries with a trained network. `ways`: ways to fine-tune a pre-trained model, for the comparison
+    with training from scratch; None = none, because no weights carry over. `released`: reads and writes checkpoints of the
     released code.
     """
 
@@ -174,23 +177,23 @@ class Family:
 
     @property
     def by_id_alone(self) -> bool:
-        """Whether it knows items by nothing but their row."""
+        """Whether it knows items only by their catalogue row."""
         return bool(self.per_item) and not self.ranks_new
 
     def options(self, task: Task, given: Mapping[str, Any]) -> Any:
         """The options of a training with the values `given` by flag (a name without dashes, with underscores).
 
         Raises:
-            SettingsError: a flag says nothing to this family, or a value is none of its choices; all of them are named.
+            SettingsError: the family does not have a flag, or a value is not one of its choices; all of them are named.
         """
         return options_from(task.options, given, self.name)
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """All that the tensors of a model cannot tell, as `config.json` holds it.
+    """The facts about a model that its tensors do not hold, stored as `config.json`.
 
-    `encoder`: settings of the sequence encoder, None for a family that has none beside itself. `shape`: sizes of its data.
+    `encoder`: settings of the sequence encoder, None for a family without one. `shape`: sizes of its data.
     """
 
     family: Family
@@ -221,9 +224,9 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class ReleasedFile:
-    """A file of the released code, of whatever model: its `state` dict and what else it holds.
+    """A file of the released code for any model: its `state` dict and its other content.
 
-    `not_made`: classes that its pickle names and that were not made (see `linguarec.unpickling`).
+    `not_made`: classes in its pickle that were not built (see `linguarec.unpickling`).
     """
 
     file: Path
@@ -234,10 +237,10 @@ class ReleasedFile:
 
 @dataclass(frozen=True)
 class ConversionRequest:
-    """What a conversion was asked for beside the file.
+    """The arguments of a conversion beside the file.
 
-    `families`: by name. `told`: settings of the released code from elsewhere, which win over those of the file. `dataset`:
-    whose items become the catalogue; `asked`: what of it is read. The others are flags of `linguarec convert`.
+    `families`: by name. `told`: settings of the released code that the user passes; they override those of the file. `dataset`:
+    its items become the catalogue; `asked`: names of what is read from it. The others are flags of `linguarec convert`.
     """
 
     families: "Mapping[str, Family]"
@@ -251,11 +254,11 @@ class ConversionRequest:
 
 @dataclass(frozen=True)
 class Converted:
-    """A released checkpoint as a model of ours.
+    """A released checkpoint, converted to a linguarec model.
 
-    `items`: `raw_id`, attributes and `text` of its catalogue in row order, None = it has none. `source`: of these items, or
-    of none. `keys` [N, Dk]: of the items, where the checkpoint holds them itself. `carried`: tensors that have no place in
-    the model, kept for the way back. `settings`: what settings.json records. `told`: what the user is told.
+    `items`: `raw_id`, attributes and `text` of its catalogue in row order, None = no catalogue. `source`: of these items, or
+    without items. `keys` [N, Dk]: of the items, if the checkpoint holds them. `carried`: tensors that are not part of the
+    model, kept for the conversion back. `settings`: content of settings.json. `told`: facts to show to the user.
     """
 
     title: str
@@ -273,9 +276,9 @@ class Converted:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The folder of a model, opened to be written as a checkpoint of the released code.
+    """The folder of a model, opened to write it as a checkpoint of the released code.
 
-    `carried`: as `Converted` told it. `settings`: the folder's settings.json.
+    `carried`: as in `Converted`. `settings`: the folder's settings.json.
     """
 
     folder: Path
@@ -286,7 +289,7 @@ class ModelFolder:
 
 
 class Released(Protocol):
-    """The released checkpoints of one or several families. `marks`: the keys that tell them, for messages."""
+    """Adapter for the released checkpoints of one or several families. `marks`: the keys that identify them, for messages."""
 
     marks: str
 
@@ -294,15 +297,15 @@ class Released(Protocol):
         """Whether a state dict with these keys is such a checkpoint."""
 
     def read(self, released: ReleasedFile, request: ConversionRequest) -> Converted:
-        """The model that a file holds.
+        """Convert the model in a file.
 
         Raises:
             CheckpointMismatchError: the file does not fit, or settings are missing or contradict it.
-            SettingsError: a flag says nothing to this kind of checkpoint.
+            SettingsError: a flag does not apply to this type of checkpoint.
         """
 
     def write(self, model: ModelFolder, output: Path, overwrite: bool) -> dict[str, Any]:
-        """Write a model as the released code does; what was written, for the user.
+        """Write a model in the released code's format; returns facts about the files, to show to the user.
 
         Raises:
             CheckpointMismatchError: the released code has no such model.
@@ -311,7 +314,7 @@ class Released(Protocol):
 
 
 def log_own_training(family: Family) -> None:
-    """Say which settings of its own a model is trained with where nothing else was asked for."""
+    """Log the family's own training settings, which apply unless the user sets others."""
     if own := family.training:
         log.info(
             "%s: where not asked otherwise, %s",

@@ -1,4 +1,4 @@
-"""Flags that families declare as fields of a dataclass: their types, their values, and the one rule that refuses others."""
+"""Flags that families declare as fields of a dataclass: their types and values, and the rule that refuses other flags."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,8 +13,8 @@ def options_from(options: type[Any], given: Mapping[str, Any], who: str) -> Any:
     """An object of a class of options, with the values `given` by flag (a name without dashes, with underscores).
 
     Raises:
-        SettingsError: a flag is not among the options, a value is none of its choices, or a group of settings refuses its
-            own (`check`); all of a kind are named.
+        SettingsError: a flag is not among the options, a value is not one of its choices, or `check` of a group of settings
+            fails; all errors of one kind are named.
     """
     hints = option_types(options)
     problems = refusals(who, [flag for flag, value in given.items() if flag not in hints and not _is_default(value)])
@@ -41,7 +41,7 @@ def option_types(options: type[Any]) -> dict[str, Any]:
 
 
 def refusals(who: str, flags: Sequence[str]) -> list[str]:
-    """The one rule for flags that say nothing to a model: a line for each."""
+    """A line for each flag that a model does not have."""
     return [f"--{_spelt(flag)}: this is not for {who}; leave it out" for flag in flags]
 
 
@@ -52,10 +52,10 @@ def _spelt(flag: str) -> str:
 
 
 def refuse(who: str, given: Mapping[str, Any]) -> None:
-    """Refuse the flags among `given` that have a value; a group of settings at its defaults has none.
+    """Refuse the flags in `given` that have a value; a group of settings at its defaults counts as no value.
 
     Raises:
-        SettingsError: there are some; all are named.
+        SettingsError: flags have values; all are named.
     """
     if problems := refusals(who, [flag for flag, value in given.items() if not _is_default(value)]):
         raise SettingsError(problems)
@@ -77,6 +77,6 @@ def _of_another_group(flag: str, value: Any, hint: Any) -> list[str]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """The values that a Literal, alone or beside None, allows."""
+    """The values that a Literal or an optional Literal allows."""
     parts = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
     return tuple(choice for part in parts if get_origin(part) is Literal for choice in get_args(part))

@@ -1,6 +1,6 @@
-"""How models are fine-tuned that predict the next item at every position: cross-entropy over the catalogue, in one stage.
+"""Fine-tuning of models that predict the next item at every position: one stage of cross-entropy over the catalogue.
 
-A family may plan stages of its own before it.
+A family may plan its own stages before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,13 +32,13 @@ from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 @dataclass(frozen=True)
 class StartOptions(EncoderOptions):
-    """What reads the histories, and what of a start is fixed.
+    """The sequence encoder, and which part of a start is frozen.
 
     Args:
-        sequence_encoder: what reads the histories; transformer by default
+        sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
-        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+        frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
     """
 
     frozen: Literal["encoder", "none"] | None = None
@@ -46,7 +46,7 @@ class StartOptions(EncoderOptions):
 
 @dataclass(frozen=True, eq=False)
 class NextItemData:
-    """What a fine-tuning reads: `source`, the whole catalogue; `read`, training sequences and valid cases."""
+    """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases."""
 
     source: ItemSource
     read: TrainingData
@@ -54,9 +54,9 @@ class NextItemData:
 
     @cached_property
     def known(self) -> npt.NDArray[np.int32]:
-        """Rows of the items that occur in training, ascending. The softmax is over them.
+        """Rows of the items that occur in training, ascending: the classes of the softmax.
 
-        The others could only ever be negatives: a model would learn to rank them last whatever their text says.
+        Other items would only be negatives, so a model would learn to rank them last whatever their text is.
         """
         known: npt.NDArray[np.int32] = np.unique(self.read.sequences.values)
         return known
@@ -70,7 +70,7 @@ class NextItemData:
         """The training steps, whose items are rows of `candidates`.
 
         Raises:
-            SettingsError: a step of that size cannot be.
+            SettingsError: the size of a step is impossible.
         """
         sequences = self.read.sequences
         targets = np.searchsorted(self.known, sequences.values).astype(np.int32)
@@ -78,7 +78,7 @@ class NextItemData:
         return TrainingLoader(targets, sequences.offsets, self.max_length, per_step, stride, seed)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics of the valid cases."""
+        """Metrics on the valid cases."""
         scorer = VectorScorer(model)
         inputs, keys = scorer.encode(self.source)
         return rank_cases(scorer, inputs, DenseRanker(keys), self.read.valid).means()
@@ -93,14 +93,14 @@ def plan_next_item(
     """The plan of a family whose network has `finetune_loss` over the whole catalogue.
 
     Args:
-        request: what was asked for; its options are `EncoderOptions` or `StartOptions`.
+        request: the requested training; its options are `EncoderOptions` or `StartOptions`.
         source: all items of the folder.
-        first: make the stages before, given the network and what is read.
-        mode: of the fine-tuning, to be recorded with what was taken over.
+        first: functions that make the earlier stages from the network and the data.
+        mode: of the fine-tuning, recorded with what is taken from the start.
 
     Raises:
-        SettingsError, CheckpointMismatchError: settings cannot be met, or the start does not fit.
-        DataFormatError: there is nothing to learn from.
+        SettingsError, CheckpointMismatchError: settings are impossible, or the start does not fit.
+        DataFormatError: there are no training targets.
     """
     family, training, seed = request.family, request.training, request.seed
     frozen = getattr(request.options, "frozen", None)
@@ -120,7 +120,7 @@ def plan_next_item(
         taken |= {"mode": mode, "frozen": frozen or "encoder"}
         if taken["frozen"] == "encoder":
             freeze_encoder(network)
-    steps = data.loader(training, seed)  # refuses what cannot work
+    steps = data.loader(training, seed)  # refuses impossible settings
 
     def begin(before: Sequence[StageResult]) -> Fit:
         return Fit(
@@ -135,5 +135,5 @@ def plan_next_item(
 
 
 def names_in(options: Any, source: ItemSource) -> dict[str, str | None]:
-    """The names that a source chose, for the fields of `options` that ask for them."""
+    """The names that a source chose, for those fields of `options` that select them."""
     return {flag: name for flag, name in source.names.items() if hasattr(options, flag)}

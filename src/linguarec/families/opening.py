@@ -1,4 +1,4 @@
-"""Open the folder of a model: a run, a pre-training run or a converted checkpoint; here families are found by name."""
+"""Open model folders (run, pre-training run or converted checkpoint), and look up families by name."""
 
 import difflib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def family_named(name: str) -> Family:
     """The family of that name.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no such family.
     """
     if name not in FAMILIES:
         near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.4)
@@ -30,7 +30,7 @@ def family_named(name: str) -> Family:
 
 
 def family_problems(names: Sequence[str], flag: str) -> list[str]:
-    """A line for each name that is of no family, or one if there is no name."""
+    """A line for each name that is not a family, or one if there are no names."""
     known = ", ".join(FAMILIES)
     if not names:
         return [f"{flag} names none; there are: {known}"]
@@ -41,7 +41,7 @@ def read_description(folder: Path) -> ModelDescription:
     """What `folder/config.json` describes.
 
     Raises:
-        CheckpointMismatchError: there is no such file or it is not one of ours.
+        CheckpointMismatchError: there is no such file, or linguarec did not write it.
     """
     file = folder / CONFIG_FILE
     if folder.is_file():
@@ -61,7 +61,7 @@ def description_of(content: dict[str, Any], file: Path) -> ModelDescription:
     """Inverse of `ModelDescription.to_dict`; `file` is named in errors.
 
     Raises:
-        CheckpointMismatchError: it describes no model of this linguarec.
+        CheckpointMismatchError: this version of linguarec has no such model.
     """
     try:
         name = content["model"]
@@ -102,7 +102,7 @@ def open_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
 
 
 def open_start(folder: Path) -> Start:
-    """What a training or a zero-shot evaluation starts from; a training that has not finished is warned of.
+    """Open the model that a training or a zero-shot evaluation starts from; warns if its own training has not finished.
 
     Raises:
         CheckpointMismatchError: the folder holds no model, or its parts do not fit together.

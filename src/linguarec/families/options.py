@@ -1,4 +1,4 @@
-"""Options that several families share: which sequence encoder reads the histories, and what a start fixes."""
+"""Options that several families share: the sequence encoder, and freezing it after a start."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,10 +13,10 @@ from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig, e
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """What reads the histories.
+    """The sequence encoder.
 
     Args:
-        sequence_encoder: what reads the histories; transformer by default
+        sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
     """
@@ -27,12 +27,12 @@ class EncoderOptions:
 
 
 def settings_of(request: Request) -> tuple[Any, EncoderConfig]:
-    """The model's and the sequence encoder's settings: as asked for, or those of a start, changed where that was asked for.
+    """The settings of the model and of the sequence encoder.
 
-    Beside a start, only what was given counts as asked for (see `linguarec.given`).
+    With a start they are the start's settings, changed by those that the user set (see `linguarec.given`).
 
     Raises:
-        SettingsError: other settings than the weights need; each is named with both values.
+        SettingsError: settings do not fit the start's weights; each is named with both values.
         CheckpointMismatchError: the start's folder holds another model.
     """
     options: EncoderOptions = request.options
@@ -63,13 +63,13 @@ def settings_of(request: Request) -> tuple[Any, EncoderConfig]:
 
 
 def freeze_encoder(network: nn.Module) -> None:
-    """Fix the sequence encoder except the LayerNorm of its inputs, as the released code does."""
+    """Freeze the sequence encoder except its input LayerNorm, as the released code does."""
     for name, parameter in network.get_submodule("encoder").named_parameters():
         if not name.startswith("input_norm."):
             parameter.requires_grad_(False)
 
 
 def as_chosen(options: Any, encoder: EncoderConfig) -> Any:
-    """The options with the settings of the sequence encoder that is used, and none of another."""
+    """The options with the settings of the sequence encoder in use, and None for the others."""
     kind = encoder_kind(encoder)
     return replace(options, **{"sequence_encoder": kind, "transformer": None, "gru": None, kind: encoder})

@@ -1,11 +1,11 @@
-"""Weights of the released code (RecBole's SASRec, UniSRec, VQ-Rec) under our names, and back.
+"""Renames weights of the released code (RecBole's SASRec, UniSRec, VQ-Rec) to linguarec's names, and back.
 
-Forms, keys and shapes are tables. What has no place in our models is carried along under a name of its own, so that the way
-back gives the same tensors to the bit: the padding row of an item table, slot 0 of each codebook, the item vectors of a
-fine-tuned UniSRec, and VQ-Rec's `trans_matrix`.
+Forms, keys and shapes are tables. Tensors that linguarec's models do not have are kept under names of their own, so that the
+conversion back gives the same tensors bit by bit: the padding row of an item table, slot 0 of each codebook, the item vectors
+of a fine-tuned UniSRec, and VQ-Rec's `trans_matrix`.
 
 `trans_matrix` is not applied. It holds the logits from which the released trainer draws a mapping of codes in its first epochs;
-then that mapping is in the code table already, and the released model reads the table as it stands.
+the code table already contains that mapping afterwards, and the released model reads the table unchanged.
 """
 
 import re
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from linguarec.errors import CheckpointMismatchError
 
-# Released key -> our name; {i} is a layer, {e} an expert. Several released tensors with one target are joined along dim 0, in
-# this order; experts are stacked.
+# Released key -> linguarec's name; {i} is a layer, {e} an expert. Several released tensors with one target are joined along
+# dim 0, in this order; experts are stacked.
 _LAYER = "trm_encoder.layer.{i}."
 TRANSFORMER: dict[str, str] = {
     "position_embedding.weight": "encoder.position.weight",
@@ -48,11 +48,11 @@ ADAPTOR: dict[str, str] = {
     "moe_adaptor.experts.{e}.lin.weight": "adaptor.weight",
 }
 ITEMS, CODES = "item_embedding.weight", "pq_code_embedding.weight"
-VECTORS, TRANS_MATRIX = "plm_embedding.weight", "trans_matrix"  # no parameters of ours: item vectors are data
+VECTORS, TRANS_MATRIX = "plm_embedding.weight", "trans_matrix"  # not parameters in linguarec: item vectors are data
 KEYS: dict[str, str] = {**TRANSFORMER, **ADAPTOR, ITEMS: "item.weight", CODES: "codes.weight"}
 
-# Shapes by letters: D width, I inner width, L longest history, F width of the text vectors, E experts, N items and padding,
-# M codebooks, P centroids and slot 0, C rows of the code table = M * P.
+# Letters of shapes: D width, I inner width, L longest history, F width of the text vectors, E experts, N items + padding,
+# M codebooks, P centroids + slot 0, C rows of the code table = M * P.
 SHAPES: dict[str, str] = {
     "position_embedding.weight": "LD",
     **{key: "DD" if key.endswith("weight") else "D" for key in TRANSFORMER if "multi_head_attention" in key},
@@ -78,12 +78,12 @@ SETTING_OF_LETTER = {
     "E": "n_exps",
     "M": "code_dim",
 }
-PADDING = "padding of "  # + released key: how a padding row is carried
+PADDING = "padding of "  # + released key: the name under which a padding row is kept
 
 
 @dataclass(frozen=True)
 class ReleasedForm:
-    """A kind of released checkpoint: the model here, its own keys beside those of the Transformer, and which tell it apart."""
+    """A type of released checkpoint: linguarec's model, the keys beside the Transformer's, and the keys that identify it."""
 
     title: str
     model: str
@@ -91,7 +91,7 @@ class ReleasedForm:
     marks: tuple[str, ...]
 
 
-FORMS = (  # the first whose marks are all there
+FORMS = (  # the first form whose `marks` are all in the file is used
     ReleasedForm("VQ-Rec", "vqrec", (TRANS_MATRIX, CODES), (CODES,)),
     ReleasedForm(
         "transductive UniSRec", "unisrec-transductive", (ITEMS, VECTORS, *ADAPTOR), ("moe_adaptor.w_gate", ITEMS)
@@ -104,10 +104,11 @@ FORMS = (  # the first whose marks are all there
 
 @dataclass(frozen=True)
 class ReleasedWeights:
-    """A released state dict under our names.
+    """A released state dict under linguarec's names.
 
-    `tensors`: of our model. `carried`: what has no place in it, by released key (padding rows: `PADDING` + key). `sizes`: what
-    the tensors tell of the released settings. `num_items`: rows of the item table or vectors without padding, None = neither.
+    `tensors`: of linguarec's model. `carried`: other tensors, by released key (padding rows: `PADDING` + key). `sizes`:
+    released settings that follow from the tensors. `num_items`: rows of the item table or vectors without padding, None =
+    neither.
     """
 
     form: ReleasedForm
@@ -118,9 +119,9 @@ class ReleasedWeights:
 
     @property
     def null_item(self) -> Tensor | None:
-        """Vector [D] of padding, which the released fine-tuning scores as one more class; None where it has none of its own.
+        """Vector [D] of padding, which the released fine-tuning scores as one more class; None if it has no vector.
 
-        VQ-Rec gives padding code 0 in all sub-spaces and does not offset it, so that it is slot 0 of the first codebook.
+        VQ-Rec gives padding code 0 in all sub-spaces without an offset, so it is slot 0 of the first codebook.
         """
         if PADDING + CODES in self.carried:
             return self.carried[PADDING + CODES][0]
@@ -128,10 +129,10 @@ class ReleasedWeights:
 
 
 def recognise(keys: Iterable[str]) -> ReleasedForm:
-    """Which kind of checkpoint has these keys.
+    """The form of the checkpoint with these keys.
 
     Raises:
-        CheckpointMismatchError: none of the released models.
+        CheckpointMismatchError: it is none of the released models.
     """
     keys = list(keys)
     for form in FORMS:
@@ -148,8 +149,8 @@ def from_released(state: Mapping[str, Tensor]) -> ReleasedWeights:
     """Check, rename and reshape a released state dict.
 
     Raises:
-        CheckpointMismatchError: not a released model, or tensors are missing, unexpected, or of another shape or type; all of
-            them are named.
+        CheckpointMismatchError: it is not a released model, or tensors are missing, unexpected, or of another shape or type;
+            all of them are named.
     """
     form = recognise(state)
     layers, experts = (
@@ -179,13 +180,13 @@ def to_released(
 ) -> dict[str, Tensor]:
     """The inverse of `from_released`.
 
-    What is not `carried` is made: padding rows and slots of zeros, an identity for `trans_matrix`. Item vectors cannot be made;
-    without them an inductive UniSRec is written as a pre-trained one.
+    Tensors that are not in `carried` are filled: padding rows and slots with zeros, `trans_matrix` with an identity. Item
+    vectors cannot be filled; without them an inductive UniSRec is written as a pre-trained one.
 
     Args:
-        model: our name of the model.
+        model: linguarec's name of the model.
         tensors: its state dict.
-        carried: as `from_released` returned it, or nothing.
+        carried: as `from_released` returned it, or empty.
         code_books: M, for models of codes.
 
     Raises:
@@ -228,7 +229,7 @@ def to_released(
 
 
 def _expand(form: ReleasedForm, layers: int, experts: int) -> Iterator[tuple[str, str | None, str]]:
-    """(pattern, our name, released key) of every tensor of the form, in the order in which they are joined."""
+    """(pattern, linguarec's name, released key) of every tensor of the form, in the order in which they are joined."""
     for pattern in (*TRANSFORMER, *form.keys):
         for number in range(layers if "{i}" in pattern else experts if "{e}" in pattern else 1):
             name = KEYS[pattern].format(i=number) if pattern in KEYS else None
@@ -236,14 +237,14 @@ def _expand(form: ReleasedForm, layers: int, experts: int) -> Iterator[tuple[str
 
 
 def _count(keys: Iterable[str], pattern: str) -> int:
-    """Number of layers or experts that the keys speak of; at least 1, so that their lack is found."""
+    """Number of layers or experts in the keys; at least 1, so that missing ones are found."""
     return 1 + max((int(match[1]) for key in keys if (match := re.match(pattern, key))), default=0)
 
 
 def _sizes(
     state: Mapping[str, Tensor], form: ReleasedForm, expected: list[tuple[str, str]], experts: int
 ) -> dict[str, int]:
-    """The size that each letter of `SHAPES` has; `expected`: (pattern, key) of every tensor.
+    """The size of each letter of `SHAPES`; `expected`: (pattern, key) of every tensor.
 
     Raises:
         CheckpointMismatchError: tensors are missing, unexpected or do not fit together.
@@ -268,7 +269,7 @@ def _sizes(
 
 
 def _misfit(key: str, tensor: Tensor, shape: str, letters: dict[str, int]) -> list[str]:
-    """What is wrong with a tensor; sizes that were not known before are put into `letters`."""
+    """Lines about a tensor of the wrong shape; adds newly found sizes to `letters`."""
     if not isinstance(tensor, Tensor):
         return [f"{key}: expected a tensor, found {tensor!r}"]
     if tensor.dtype != torch.float32:

@@ -1,7 +1,7 @@
-"""A file of the released code to the model that it holds, and back.
+"""Converts a file of the released code to its model, and back.
 
-Sizes are read from the tensors. What tensors cannot tell (heads, temperature, dropout, epsilon) comes from the settings that
-the file carries, pickled, or from settings given beside it. Both name things as the released code does; tables translate.
+Sizes are read from the tensors. Other settings (heads, temperature, dropout, epsilon) come from the pickled settings in the
+file or from settings that the user passes. Both use the released code's names; tables translate them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ from linguarec.sources.ids import IdSource
 from linguarec.sources.source import Asked, ItemSource
 from linguarec.unpickling import Record
 
-# Released setting -> our field.
+# Released setting -> linguarec's field.
 ENCODER_FIELDS = {
     "hidden_size": "hidden_size",
     "n_layers": "layers",
@@ -51,10 +51,10 @@ SHAPE_FIELDS = {"plm_size": "feature_width", "code_dim": "code_books", "code_cap
 
 @dataclass(frozen=True)
 class ReleasedCheckpoint:
-    """What a file of the released code holds.
+    """The content of a file of the released code.
 
-    `settings`: those that are plain values, under their released names. `not_made`: classes that its pickle names and that were
-    not made (see `linguarec.unpickling`). `epoch`: of its training, None = not told.
+    `settings`: those that are plain values, under their released names. `not_made`: classes in its pickle that were not built
+    (see `linguarec.unpickling`). `epoch`: of its training, None = not recorded.
     """
 
     file: Path
@@ -65,10 +65,10 @@ class ReleasedCheckpoint:
 
 
 def recbole_checkpoint(released: ReleasedFile) -> ReleasedCheckpoint:
-    """What a file that is read already holds.
+    """Interpret a file that has been read.
 
     Raises:
-        CheckpointMismatchError: it is no such checkpoint.
+        CheckpointMismatchError: it is not a RecBole checkpoint.
     """
     settings = _plain_settings(released.content.get("config"))
     try:
@@ -84,18 +84,18 @@ def recbole_checkpoint(released: ReleasedFile) -> ReleasedCheckpoint:
 def describe(
     checkpoint: ReleasedCheckpoint, given: Mapping[str, Any], families: Mapping[str, Family]
 ) -> tuple[ModelDescription, dict[str, Any]]:
-    """The model of a checkpoint without a catalogue (`num_items` is that of its own items, or 0), and what was assumed.
+    """The model of a checkpoint without a catalogue (`num_items` is that of its own items, or 0), and the assumed settings.
 
     Args:
         checkpoint: as read.
-        given: released settings from elsewhere; they win over those of the file.
+        given: released settings that the user passes; they override those of the file.
         families: by name.
 
     Returns:
-        The description, and the settings that nobody told, by their released names, with the published values taken for them.
+        The description, and the settings that are not known, by their released names, with the published values assumed.
 
     Raises:
-        CheckpointMismatchError: settings contradict the tensors, are missing or cannot be met; all of them are named.
+        CheckpointMismatchError: settings contradict the tensors, are missing or impossible; all of them are named.
     """
     weights, settings = checkpoint.weights, {**checkpoint.settings, **given}
     problems = [
@@ -160,7 +160,7 @@ class RecBoleCheckpoints:
     marks = ", ".join(sorted({mark for form in FORMS for mark in form.marks}))
 
     def recognises(self, keys: Iterable[str]) -> bool:
-        """Whether a state dict is of one of the forms."""
+        """Whether a state dict has one of the forms."""
         names = list(keys)
         # A fine-tuned checkpoint of a BERT or Longformer may have an item table too.
         if any(".attention.self." in name for name in names):
@@ -168,7 +168,7 @@ class RecBoleCheckpoints:
         return any(all(mark in names for mark in form.marks) for form in FORMS)
 
     def read(self, released: ReleasedFile, request: ConversionRequest) -> Converted:
-        """The model, with its own items, or with those of the request's folder."""
+        """Convert to a model with its own items, or with those of the request's folder."""
         refuse("a checkpoint of RecBole", {"tokens": request.asked.get("tokens"), **_not_recbole(request)})
         checkpoint = recbole_checkpoint(released)
         weights, dataset = checkpoint.weights, request.dataset
@@ -244,7 +244,7 @@ def _not_recbole(request: ConversionRequest) -> dict[str, Any]:
 def _source(
     checkpoint: ReleasedCheckpoint, description: ModelDescription, request: ConversionRequest, num_items: int
 ) -> ItemSource:
-    """The source of the catalogue's items: those of the folder, the checkpoint's own vectors, rows; or of no items."""
+    """The source of the catalogue: the folder's items, the checkpoint's own vectors or rows, or no items."""
     dataset, kind = request.dataset, description.family.source
     features, codes = request.asked.get("features"), request.asked.get("codes")
     own = checkpoint.weights.carried.get(VECTORS)

@@ -1,4 +1,4 @@
-"""Files of the released code: read without running anything in them."""
+"""Read files of the released code without running code from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,10 @@ from linguarec.unpickling import unpickle
 
 
 def read_released(file: Path) -> ReleasedFile:
-    """Read a file with a state dict, alone or under `state_dict`; nothing in it is run.
+    """Read a file with a state dict, at the top level or under `state_dict`; no code from it is run.
 
     Raises:
-        CheckpointMismatchError: it cannot be read, or holds none.
+        CheckpointMismatchError: it cannot be read, or holds no state dict.
     """
     unpickled = unpickle(file)
     content = unpickled.content

@@ -1,4 +1,4 @@
-"""A model that another training starts from: what `--from FOLDER` takes over, and what it refuses."""
+"""Starting a training from the model of another folder (`--from FOLDER`): checks, merged settings, loaded weights."""
 
 import hashlib
 import logging
@@ -24,11 +24,11 @@ _warned: set[Path] = set()
 
 
 def check_start(start: Start, family: Family) -> None:
-    """Refuse a start that `family` cannot begin with.
+    """Refuse a start that `family` cannot use.
 
     Raises:
         CheckpointMismatchError: the folder holds another model.
-        SettingsError: nothing of this model carries over to other items.
+        SettingsError: no weights of this family can be used for other items.
     """
     if start.family.config is not family.config:
         raise CheckpointMismatchError(
@@ -42,7 +42,7 @@ def check_start(start: Start, family: Family) -> None:
 
 
 def merge_settings(start: Start, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
-    """The settings `own` with those of `asked` that were asked for, and a line for each that cannot be changed."""
+    """The start's settings `own`, changed by the fields of `asked` that the user set; and a line for each impossible change."""
     changes: dict[str, Any] = {}
     kept, problems = [], []
     named = {} if asked is None else given(asked)
@@ -74,12 +74,12 @@ def take_over(
     new: Collection[str] = (),
     grown: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Load the start's weights into `network`; what was done, as the settings of a run record it.
+    """Load the start's weights into `network`; returns a record for the settings of the run.
 
     Args:
         network: a new model.
-        new: names of the tensors of `network` that are not loaded, if it has them.
-        grown: tensors to be loaded instead of the start's own.
+        new: names of tensors of `network` that keep their initial values.
+        grown: tensors to load instead of the start's own.
 
     Raises:
         CheckpointMismatchError: a tensor is missing or of another shape.
@@ -111,7 +111,7 @@ def weights_sha256(start: Start) -> str:
 
 
 def warn_if_unfinished(folder: Path) -> None:
-    """Say so, once, where the training goes on or was broken off: it may still find better weights."""
+    """Warn once if the folder's training is still running or was interrupted, because its best weights may not be final."""
     unfinished = (folder / CURVE_FILE).exists() and not (folder / STAGE_FILE).exists()
     if unfinished and folder not in _warned and is_main_process():
         _warned.add(folder)
@@ -119,7 +119,7 @@ def warn_if_unfinished(folder: Path) -> None:
 
 
 def log_start(taken: Mapping[str, Any] | None) -> None:
-    """Tell what was taken over, if there was a start; one process of a training does."""
+    """Log the record of `take_over`, if there was a start, in one process of the training."""
     if taken is not None and is_main_process():
         log.info(
             "from %s (%s): %d tensors loaded; new: %s; left out: %s; fixed: %s",

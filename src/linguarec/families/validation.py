@@ -1,4 +1,4 @@
-"""How pre-training is validated: valid targets of each folder, ranked by a model that was not tuned on them."""
+"""Validation of pre-training: ranks the valid targets of each folder with the model as it is."""
 
 import logging
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ from linguarec.ranking.scorer import Scorer
 from linguarec.training.processes import is_main_process
 
 log = logging.getLogger(__name__)
-VALID_CASES = 2048  # targets that validation ranks in each folder
+VALID_CASES = 2048  # targets to rank in each folder
 
 
 def valid_cases(
     request: Request, max_length: int, valid_users: int = 0
 ) -> list[tuple[PreparedDataset, EvaluationCases]]:
-    """What picks the best weights: the folder that validates or, without one, those that train and have valid targets.
+    """The cases that select the best weights: of the validation folder, or else of the training folders with valid targets.
 
     Args:
         request: of the pre-training.
@@ -31,7 +31,7 @@ def valid_cases(
         valid_users: most valid targets of each folder, 0 = `VALID_CASES`.
 
     Raises:
-        DataFormatError: there are none.
+        DataFormatError: there are no cases.
     """
     held_out, split = request.valid, request.split
     parts, without = [], []
@@ -61,9 +61,9 @@ def valid_cases(
 
 
 def ranked_means(scorer: Scorer, parts: Iterable[tuple[Any, Tensor, EvaluationCases]]) -> dict[str, float]:
-    """The mean of each metric over the folders, each given as inputs and keys of its items and its cases.
+    """The mean of each metric over the folders; each of the `parts` is the inputs, keys and cases of a folder.
 
-    `contrast accuracy` is the fraction of targets that come first among the targets of all cases ranked.
+    `contrast accuracy` is the fraction of cases whose own target scores highest among the targets of all ranked cases.
     """
     found = []
     for inputs, keys, cases in parts:

@@ -1,4 +1,4 @@
-"""How a pre-trained model can be used on a new shop, for `linguarec transfer`: from scratch, with its encoder frozen, tuned."""
+"""Ways to train on a new shop, for `linguarec transfer`: from scratch, pre-trained with frozen encoder, fully fine-tuned."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +8,9 @@ from linguarec.nn.encoders import encoder_kind
 
 
 def ways_with_encoder(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The ways of a family with a sequence encoder, whose options hold in each of them.
+    """The ways of a family with a sequence encoder whose options apply to all of them.
 
-    Scratch is the same model as the pre-trained one, with weights drawn anew.
+    Training from scratch uses the same model as the pre-trained one, with new random weights.
     """
     return ways_of(start, asked, asked)
 
@@ -24,8 +24,8 @@ def ways_of(
 
     Args:
         start: the pre-trained model.
-        of_scratch: options asked for, by flag, that training from scratch reads.
-        of_tuned: those that fine-tuning from the start reads.
+        of_scratch: requested options, by flag, for training from scratch.
+        of_tuned: requested options, by flag, for fine-tuning from the start.
     """
     encoder = start.description.encoder
     assert encoder is not None

@@ -1,4 +1,4 @@
-"""A model as `config.json` + `model.safetensors`; reading the first is for `linguarec.families.opening`."""
+"""A model as `config.json` + `model.safetensors`; `linguarec.families.opening` reads `config.json`."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     """Load the safetensors `file` into `model`.
 
     Raises:
-        CheckpointMismatchError: it cannot be read, or keys are missing, unexpected or of another shape; all are named.
+        CheckpointMismatchError: it cannot be read, or tensors are missing, unexpected or of another shape; all are named.
     """
     try:
         tensors = load_file(file)

@@ -113,12 +113,12 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
     def keys_of(self, rows: Tensor) -> Tensor:
         """Keys [C, D] of the items `rows` [C]."""
         if not self._added:
-            return self._base.keys[rows]
+            return self._base.keys.index_select(0, rows)  # advanced indexing wakes all threads for a few rows
         found = torch.empty(len(rows), self.width, device=self.device)
         first = 0
         for keys in self._parts():
             here = ((rows >= first) & (rows < first + len(keys))).nonzero().squeeze(1)
-            found[here] = keys[rows[here] - first]
+            found.index_copy_(0, here, keys.index_select(0, rows.index_select(0, here) - first))
             first += len(keys)
         return found
 
@@ -146,24 +146,30 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
 
     def error(self, queries: Tensor) -> npt.NDArray[np.float64]:
         """See `ExactRanker`: a sum of D products is wrong by D roundings of |query| |key| at most, in any order."""
-        longest = max([self._base.longest, *(added.longest for added in self._added)])
-        lengths = torch.linalg.vector_norm(queries.float(), dim=1).cpu().numpy().astype(np.float64)
-        error: npt.NDArray[np.float64] = (self.width + 2) * _UNIT * lengths * longest
+        error: npt.NDArray[np.float64] = (self.width + 2) * _UNIT * self.largest(queries)
         if not np.isfinite(error).all():
             raise ValueError("queries or keys hold values that are not finite: the model has diverged")
         return error
 
+    def largest(self, queries: Tensor) -> npt.NDArray[np.float64]:
+        """See `ExactRanker`: |query| |key|."""
+        longest = max([self._base.longest, *(added.longest for added in self._added)])
+        lengths = torch.linalg.vector_norm(queries.float(), dim=1).cpu().numpy().astype(np.float64)
+        return np.asarray(lengths * longest)
+
     def scores_of(self, queries: Tensor, rows: Tensor) -> Tensor:
         """See `ExactRanker`."""
-        wide = queries.to(self.device, torch.float64)
-        flat = rows.flatten()
-        of_query = torch.arange(len(rows), device=self.device).repeat_interleave(rows.shape[1])
-        at_once = max(1, _GATHERED // max(1, self.width))
-        found = torch.empty(len(flat), dtype=torch.float64, device=self.device)
-        for start in range(0, len(flat), at_once):
-            part = slice(start, start + at_once)
-            found[part] = (self.keys_of(flat[part]).double() * wide[of_query[part]]).sum(dim=1)
-        return found.view(rows.shape)
+        wide = queries.to(self.device, torch.float64).unsqueeze(1)
+        found = torch.empty(rows.shape, dtype=torch.float64, device=self.device)
+        columns_at_once = max(1, _GATHERED // max(1, self.width))
+        queries_at_once = max(1, columns_at_once // max(1, rows.shape[1]))
+        for start in range(0, len(rows), queries_at_once):
+            group = slice(start, start + queries_at_once)
+            for first in range(0, rows.shape[1], columns_at_once):
+                part = rows[group, first : first + columns_at_once]
+                keys = self.keys_of(part.flatten()).view(*part.shape, self.width)
+                found[group, first : first + columns_at_once] = (keys.double() * wide[group]).sum(dim=2)
+        return found
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 

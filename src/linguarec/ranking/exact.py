@@ -28,7 +28,8 @@ Scores = npt.NDArray[np.floating[Any]]
 
 _SPARE = 16  # candidates beyond k that are taken at once: rounding and small groups of equal items need no second look
 _BLOCK = 128  # scores of which the largest is looked at first
-_SCORES_AT_ONCE = 1 << 22  # of `top_k`: 16 MB, about what the caches of a CPU hold
+_SCORES_AT_ONCE = 1 << 22  # of `top_k`: 16 MB, about what the caches of a CPU hold; but 32 queries at least
+_MANY_ITEMS = 50_000
 _FEW = 8  # for the best k, a list of candidates shorter than an eighth of the catalogue is scored by itself
 
 
@@ -78,6 +79,10 @@ class ExactRanker(ABC, Generic[Query, Added]):
         Raises:
             ValueError: a query, or what the items are known by, is not finite.
         """
+
+    @abstractmethod
+    def largest(self, queries: Query) -> npt.NDArray[np.float64]:
+        """[Q] bound of the absolute value of a score; NaN or infinite where a query or item is not finite."""
 
     @abstractmethod
     def scores_of(self, queries: Query, rows: Tensor) -> Tensor:
@@ -154,17 +159,29 @@ class ExactRanker(ABC, Generic[Query, Added]):
             if isinstance(within, Ragged) and within.lengths.max(initial=0) * _FEW < len(self):
                 return self._best_listed(queries, k, exclude, within)
             closed = self._closed(within)
-            rows_at_once = max(1, min(512, _SCORES_AT_ONCE // max(1, len(self))))
+            rows_at_once = max(32, min(512, _SCORES_AT_ONCE // max(1, len(self))))
             for start in range(0, total, rows_at_once):
                 stop = min(start + rows_at_once, total)
                 part = queries if stop - start == total else self.take(queries, start, stop)
-                scores = torch.empty(stop - start, len(self), device=self.device)
-                self.score(part, scores)
+                scores = self._scores(part, stop - start)
                 self._close(scores, start, closed, within)
                 if exclude is not None:
                     _exclude(scores, exclude, start)
                 parts.append(self._best(part, scores, k, error[start:stop]))
         return joined(parts, k)
+
+    def _scores(self, queries: Query, count: int) -> Tensor:
+        """Scores [Q, N] of Q = `count` queries.
+
+        On a CPU a product of few queries and many keys takes half the time where its columns lie side by side, and that of
+        one query filled up to two is faster than a matrix-vector product, from about 50,000 keys on.
+        """
+        if self.device.type != "cpu" or (count == 1 and len(self) < _MANY_ITEMS):
+            out = torch.empty(count, len(self), device=self.device)
+        else:
+            out = torch.empty(len(self), max(2, count)).T
+        self.score(queries, out)
+        return out[:count].contiguous()
 
     def _best(self, queries: Query, scores: Tensor, k: int, error: npt.NDArray[np.float64]) -> Best:
         """The best k by `scores` [Q, N], in which what is no candidate has -inf."""
@@ -205,7 +222,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         for start in range(0, len(within), queries_at_once):
             lists = within.select(np.arange(start, min(start + queries_at_once, len(within))))
             of_query = np.repeat(np.arange(len(lists)), lists.lengths)
-            pairs = np.unique(of_query * len(self) + self._checked(lists.values))
+            pairs = np.unique(of_query * len(self) + self.checked(lists.values))
             if len(self.removed):
                 pairs = pairs[~np.isin(pairs % len(self), self.removed)]
             if exclude is not None:
@@ -224,14 +241,19 @@ class ExactRanker(ABC, Generic[Query, Added]):
 
     # -- candidates ----------------------------------------------------------------------------------------------------
 
-    def _checked(self, rows: IntArray) -> npt.NDArray[np.int64]:
+    def checked(self, rows: IntArray) -> npt.NDArray[np.int64]:
+        """The rows as int64.
+
+        Raises:
+            ValueError: one is not one of the N.
+        """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise ValueError(f"rows run from {rows.min()} to {rows.max()}, there are {len(self)} items")
         return np.asarray(rows, dtype=np.int64)
 
     def _candidates(self, within: IntArray) -> npt.NDArray[np.int64]:
         """Those of `within` that are not removed, ascending."""
-        rows = np.unique(self._checked(within))
+        rows = np.unique(self.checked(within))
         return rows[~np.isin(rows, self.removed)] if len(self.removed) else rows
 
     def _closed(self, within: Within | None) -> Tensor | None:
@@ -239,7 +261,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         if not isinstance(within, np.ndarray):
             return None
         closed = torch.ones(len(self), dtype=torch.bool)
-        closed[torch.from_numpy(self._checked(within))] = False
+        closed[torch.from_numpy(self.checked(within))] = False
         return closed.to(self.device)
 
     def _close(self, scores: Tensor, start: int, closed: Tensor | None, within: Within | None) -> None:
@@ -251,7 +273,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         if isinstance(within, Ragged):
             outside = torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
             queries, rows = _pairs(within, start, len(scores), scores.device)
-            self._checked(within.values)
+            self.checked(within.values)
             outside[queries, rows] = False
             scores.masked_fill_(outside, -torch.inf)
 

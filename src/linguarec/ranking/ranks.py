@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 # Scores in one chunk: on a CPU few enough to stay in its caches between the product and the comparisons, twice as fast
 # as larger chunks; on a GPU enough to fill it.
@@ -49,22 +48,6 @@ def chunk_rows(num_keys: int, device: torch.device) -> int:
     scores, most = (_CPU_SCORES, 512) if device.type == "cpu" else (_GPU_SCORES, 4096)
     fitting = max(1, scores // max(1, num_keys))
     return max(64, min(most, 1 << (fitting.bit_length() - 1)))
-
-
-def best_columns(scores: Tensor, k: int) -> list[list[tuple[int, float]]]:
-    """(column, score) of the best `k` of each row, best first, equal ones by column; excluded ones (-inf) left out."""
-    k = min(k, scores.shape[1])
-    if k == 0:
-        return [[] for _ in range(len(scores))]
-    values, columns = scores.topk(k, dim=1)
-    columns, by_column = columns.sort(dim=1)
-    values, by_value = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
-    columns = columns.gather(1, by_value)
-    # Which of several items with the last score are among the best k, topk does not say: items with the same text tie.
-    cut = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero().squeeze(1)
-    columns[cut] = scores[cut].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    found = zip(columns.tolist(), values.tolist(), strict=True)
-    return [[(c, v) for c, v in zip(row, best, strict=True) if v != float("-inf")] for row, best in found]
 
 
 class _Precision:

@@ -59,8 +59,11 @@ class Scorer(Protocol):
     def device(self) -> torch.device:
         """Where the network is and the work is done."""
 
-    def encode(self, source: ItemSource) -> tuple[Any, Tensor]:
-        """Inputs of all items and their keys [N, Dk], on the device, under the autocast in force."""
+    def encode(self, source: ItemSource, new: bool = False) -> tuple[Any, Tensor]:
+        """Inputs of all items and their keys [N, Dk], on the device, under the autocast in force.
+
+        `new`: the network was not trained on these items, so their numbers mean nothing to it.
+        """
 
     def queries(
         self,
@@ -118,9 +121,9 @@ class VectorScorer:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def encode(self, source: ItemSource) -> tuple[VectorInputs, Tensor]:
+    def encode(self, source: ItemSource, new: bool = False) -> tuple[VectorInputs, Tensor]:
         """Item vectors and keys of all items, in chunks that bound the memory of what makes them."""
-        return self.encode_batches(source.chunks())
+        return self.encode_batches(source.chunks(new))
 
     def encode_batches(self, batches: Iterable[ItemBatch]) -> tuple[VectorInputs, Tensor]:
         """As `encode`, for a catalogue that comes in batches."""

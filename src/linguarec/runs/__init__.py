@@ -1,1 +1,1 @@
-"""The run folder: settings, results, screen tables."""
+"""The run folder: settings, results, tables on the screen."""

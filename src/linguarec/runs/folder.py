@@ -1,4 +1,4 @@
-"""Make a run folder, or take one up that is resumed."""
+"""Create a run folder, or open one to resume it."""
 
 import logging
 import shutil
@@ -20,18 +20,18 @@ Kind = TypeVar("Kind", bound=TrainingResult)
 
 
 def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool, kind: type[Kind]) -> Kind | None:
-    """Make the run folder with its settings, or check that it can be resumed; its result, of this `kind`, if it is finished.
+    """Create the run folder with its settings, or check that it can be resumed; returns the `kind` of result of a finished run.
 
-    Every process of a training runs its command and calls this; only the main one writes and says something.
+    Every process of a training calls this; only the main one writes files and logs messages.
 
     Raises:
-        SettingsError: the run to be resumed was made with other settings; each is named with both values.
-        OutputError: the folder exists and is neither to be resumed nor replaced, or is no run.
-        CheckpointMismatchError: what is to be resumed is no training.
+        SettingsError: the run to resume was made with other settings; each is named with both values.
+        OutputError: the folder exists and is neither resumed nor replaced, or is not a run.
+        CheckpointMismatchError: the folder to resume does not hold a training.
     """
     file = output / SETTINGS_FILE
     if not is_main_process():
-        # torchrun starts all processes at once: where the main one finds nothing left to do, none may wait for it.
+        # torchrun starts all processes at once: if the main one finds the run finished, no other process may wait for it.
         return kind.of_later_process() if resume and (output / METRICS_FILE).exists() else None
     if resume and file.exists():
         stored = read_json(file, CheckpointMismatchError, AGAIN)
@@ -63,7 +63,7 @@ def check_other_folder(from_: Path | None, output: Path) -> None:
     """Refuse a training that would replace what it starts from.
 
     Raises:
-        SettingsError: both are one folder.
+        SettingsError: both are the same folder.
     """
     if from_ is not None and from_.resolve() == output.resolve():
         raise SettingsError([f"--from and --output are both {output}; write the run into another folder"])
@@ -73,7 +73,7 @@ def check_report_folder(output: Path) -> None:
     """Refuse to write a report of several runs into a prepared folder, a run or a model.
 
     Raises:
-        SettingsError: it is one.
+        SettingsError: the folder is one of these.
     """
     for name in (MANIFEST_FILE, MODEL_FILE, SETTINGS_FILE):
         if (output / name).exists():

@@ -1,4 +1,4 @@
-"""What a training came to: `metrics.json`, the learning curve, the table on the screen."""
+"""The results of a training: `metrics.json`, the learning curve, the table on the screen."""
 
 import csv
 import shutil
@@ -73,7 +73,7 @@ class PretrainResult(TrainingResult):
 
 
 def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], cut: LeftOut | None) -> dict[str, Any]:
-    """The fields of a `TrainingResult`: the best epoch of the last stage that had one, and what each stage came to."""
+    """Fields of a `TrainingResult`: the best epoch of the last stage that had one, and each stage's result."""
     best = max(number for number, result in enumerate(results) if result.best_epoch >= 0)
     before = {
         planned.name: {key: value for key, value in asdict(result).items() if value is not None}
@@ -93,7 +93,7 @@ def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], cut
 
 
 def write_results(output: Path, data_name: str, metrics: TrainingResult) -> None:
-    """Write the results of a run and its learning curve, show them, and remove what only a resumed training needs."""
+    """Write and show the results of a run, plot its learning curve, and remove files that only resuming needs."""
     name = metrics.model
     curve = {name: learning_curve(output)}
     plot_learning_curves(output / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
@@ -103,7 +103,7 @@ def write_results(output: Path, data_name: str, metrics: TrainingResult) -> None
 
 
 def show_metrics(metrics: TrainingResult, note: str = "") -> None:
-    """Print the metrics of the best epoch on valid and, where it was tested, on test."""
+    """Print the metrics of the best epoch on valid and, if it was tested, on test."""
     stage = f" of stage {metrics['best_stage']}" if "best_stage" in metrics else ""
     table = Table(
         title=f"{metrics['model']}, best of {metrics['epochs']} epochs: {metrics['best_epoch']}{stage} {note}".strip()
@@ -120,7 +120,7 @@ def show_metrics(metrics: TrainingResult, note: str = "") -> None:
 
 
 def learning_curve(run: Path) -> tuple[list[float], list[float]]:
-    """Epochs of a run and its valid ndcg@10 after each; the epochs of earlier stages come first."""
+    """Epochs of a run and the valid ndcg@10 after each, over all stages in order."""
     epochs: list[float] = []
     values: list[float] = []
     for file in (*sorted(run.glob(f"*/{CURVE_FILE}")), run / CURVE_FILE):

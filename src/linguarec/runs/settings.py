@@ -1,4 +1,4 @@
-"""The settings of a run: one object, from which `settings.json` and `run.yaml` are written, and a resumed run is compared."""
+"""The settings of a run: one object that writes `settings.json` and `run.yaml` and is compared when a run is resumed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ from linguarec.training.settings import TrainingSettings
 CONFIG_FILE = "run.yaml"
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
 AGAIN = "Copy the folder again, or train the model anew."
-# Where folders lie, and which versions ran: a run may be resumed with others. Contents are told by fingerprints.
+# Paths of folders and versions of libraries may differ when a run is resumed; the contents are compared by fingerprints.
 _MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All that a training was asked for, and what it reads.
+    """All settings of a training, and the data that it reads.
 
-    `flags`: the command's own, by name (split, users, seed ...). `options`: the family's. `start`: what `--from` gave.
-    `facts`: what the family records of its items.
+    `flags`: the command's own, by name (split, users, seed ...). `options`: the family's. `start`: taken from `--from`.
+    `facts`: what the family records about its items.
     """
 
     command: str
@@ -59,7 +59,7 @@ class RunSettings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As `settings.json` holds it."""
+        """The content of `settings.json`."""
         names = {
             each.name: getattr(self.options, each.name)
             for each in fields(self.options)
@@ -70,7 +70,7 @@ class RunSettings:
             for each in fields(self.options)
             if is_dataclass(value := getattr(self.options, each.name)) and not isinstance(value, type)
         }
-        groups.pop(self._encoder_kind, None)  # stands under `encoder`
+        groups.pop(self._encoder_kind, None)  # is stored under `encoder`
         return {
             "command": self.command,
             **self.description.to_dict(),
@@ -85,7 +85,7 @@ class RunSettings:
         }
 
     def to_flags(self) -> dict[str, Any]:
-        """As `run.yaml` holds it: what `--config` takes to repeat the run."""
+        """The content of `run.yaml`, with which `--config` repeats the run."""
         found: dict[str, Any] = {"valid": None if self.valid is None else str(self.valid.path)}
         found["from"] = None if self.start is None else self.start["folder"]
         for each in fields(self.options):
@@ -103,13 +103,13 @@ class RunSettings:
             temporary.write_text(yaml.safe_dump(self.to_flags(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """In what a run with the `stored` settings differs from these, a line each; empty: it can go on with these."""
-        # A run of an earlier version was trained with the defaults of settings that came later.
+        """One line for each setting in which a run with the `stored` settings differs; empty = the run can be resumed."""
+        # A run of an earlier version was trained with the defaults of settings that were added later.
         defaults = {"training": asdict(TrainingSettings()), "config": asdict(type(self.description.config)())}
         before = _flat(defaults) | _flat(stored)
         now = _flat(json.loads(json.dumps(self.to_dict())))
         kinds = tuple(each.get("encoder.kind") for each in (before, now))
-        if kinds[0] != kinds[1]:  # then none of its settings can be compared
+        if kinds[0] != kinds[1]:  # then their settings cannot be compared
             before, now = ({k: v for k, v in each.items() if not k.startswith("encoder.")} for each in (before, now))
             before["sequence_encoder"], now["sequence_encoder"] = kinds
         return [
@@ -145,10 +145,10 @@ class RunSettings:
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The settings that a run was trained with, as `settings.json` holds them; runs of earlier versions have fewer.
+    """Read a run's `settings.json`; runs of earlier versions have fewer settings.
 
     Raises:
-        CheckpointMismatchError: the folder is not one of a trained run.
+        CheckpointMismatchError: the folder is not a trained run.
     """
     file = run / SETTINGS_FILE
     if not file.is_file():
@@ -160,7 +160,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what a training depends on."""
+    """Versions of the libraries that a training depends on."""
     import platform
     from importlib.metadata import version
 
@@ -179,7 +179,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             found |= _flat(value, f"{key}.")
         else:
             found[key] = value
-    # A backbone by a path is told by its tokenizer (`sentences`), wherever it lies.
+    # A backbone given as a path is identified by its tokenizer (`sentences`), wherever its folder is.
     if not prefix:
         found["backbone"] = settings.get("backbone") is not None
     return found

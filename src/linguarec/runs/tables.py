@@ -1,4 +1,4 @@
-"""A report's table on the screen."""
+"""Tables on the screen."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 # A figure with or without its sign, unit and interval, such as "+0.01 (0.00 to +0.02)" or "6 s", or an empty cell.
 _FIGURE = re.compile(r"[-\d\s.,:%±+<()–]*(to [-\d\s.,+()]*)?( ?(s|min|MiB|GiB))?")
-_TEXT_WIDTH = 11  # a column of texts is at least that wide where a word of it is
+_TEXT_WIDTH = 11  # least width of a text column that holds a word of this length
 
 
 def plain_console() -> "Console":
-    """The screen, for text that is shown as it is: [red] is no colour, :on: no picture."""
+    """A console that prints text as it is: [red] is not a colour and :on: not an emoji."""
     from rich.console import Console
 
     return Console(markup=False, emoji=False)
@@ -40,7 +40,7 @@ def show_table(console: "Console", table: "Table", title: str) -> None:
         )
     for number, row in enumerate(table.rows):
         screen.add_row(*row, style="bold" if number in table.strong else None)
-    console.print(screen, crop=False)  # on a screen narrower than the figures, lines are longer than it; none is cut
+    console.print(screen, crop=False)  # lines may be longer than a narrow screen, but no figure is cut
 
 
 def show_files(console: "Console", folder: Path, counts: Mapping[str, int], files: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""What a model reads of an item, as objects: IDs, embeddings, codes, tokens."""
+"""Item sources: the IDs, embeddings, codes or tokens of items that a model reads."""

@@ -1,4 +1,4 @@
-"""Which of the stored item vectors, codes or tokens of a prepared folder is read, by its name or because it is the only one."""
+"""Selects stored item vectors, codes or tokens of a prepared folder, by name or because there is only one."""
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import SettingsError
@@ -9,18 +9,18 @@ FLAGS = {"vectors": "--features", "codes": "--codes", "tokens": "--tokens"}
 def choose(
     kind: str, asked: str | None, stored: list[str], dataset: PreparedDataset, command: str, flags: str = ""
 ) -> str:
-    """The name of the vectors, codes or tokens to read: the one asked for, or the only one there is.
+    """The name of the vectors, codes or tokens to read: the requested one, or the only one.
 
     Args:
         kind: "vectors", "codes" or "tokens".
-        asked: the name asked for, or None.
-        stored: names of what the folder has.
+        asked: the requested name, or None.
+        stored: names in the folder.
         dataset: the folder.
-        command: of linguarec that makes what is missing.
-        flags: of that command, where its defaults would make others than are needed.
+        command: the linguarec command that makes them, for messages.
+        flags: of that command, if its defaults would not make what is needed.
 
     Raises:
-        SettingsError: nothing of that name is there, or several without one asked for.
+        SettingsError: the folder has none of that name, or several and no name was requested.
     """
     flag = FLAGS[kind]
     if asked is not None:
@@ -45,14 +45,14 @@ def choose(
 def choose_for_all(
     kind: str, asked: str | None, datasets: list[PreparedDataset], stored: list[list[str]], command: str
 ) -> str:
-    """The name that all folders have vectors or codes of; `stored`: names of what each folder has.
+    """The name of vectors or codes that all folders have; `stored`: names in each folder.
 
     Raises:
-        SettingsError: as `choose`, or no name is in all folders.
+        SettingsError: as in `choose`, or no name is in all folders.
     """
     for dataset, names in zip(datasets, stored, strict=True):
         if not names or (asked is not None and asked not in names):
-            choose(kind, asked, names, dataset, command)  # says what is missing
+            choose(kind, asked, names, dataset, command)  # its error says what is missing
     common = [name for name in stored[0] if all(name in names for names in stored)]
     if not common:
         listed = "; ".join(
@@ -63,7 +63,7 @@ def choose_for_all(
 
 
 def _command(name: str, dataset: PreparedDataset, flags: str) -> str:
-    """The whole command that makes what is missing; codes need vectors first."""
+    """The full command that makes the missing vectors, codes or tokens; codes need vectors first."""
     command = f"`linguarec {name} {dataset.path}{flags}`"
     if name != "quantize":
         return command

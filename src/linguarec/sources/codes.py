@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CODES_FILE, BOOK_FILE = "codes.npz", "code_book.npz"
-BORROWED = "book-"  # begins the names of codes that are of a start's codebook, made where items are coded with it
+BORROWED = "book-"  # prefix of the names of codes that were made with the codebook of a start
 log = logging.getLogger(__name__)
 
 
 class CodeSource(ItemSource):
-    """Codes [N, M] of items, the codebook that made them, and what is known of the encoder of its vectors.
+    """Codes [N, M] of items, the codebook that made them, and the known facts about the encoder of its vectors.
 
-    `book` is None where it is not known, as after a conversion without items; `encoder` too. `name`: of the stored codes.
-    `centroids`: K, where no codebook tells it. `features`: name of the stored vectors that the codes were made of now.
+    `book` and `encoder` are None if not known, for example after a conversion without items. `name`: of the stored codes.
+    `centroids`: K, if there is no codebook. `features`: name of the stored vectors, if the codes were made from them now.
     """
 
     flags: ClassVar = {
@@ -58,14 +58,14 @@ class CodeSource(ItemSource):
         self.features = features
         self.centroids = centroids if book is None else book.num_centroids
 
-    # -- where codes come from ------------------------------------------------------------------------------------------
+    # -- opening and choosing -------------------------------------------------------------------------------------------
 
     @classmethod
     def stored(cls, dataset: PreparedDataset, name: str) -> "CodeSource":
         """The stored codes `name` of a folder.
 
         Raises:
-            DataFormatError: there are none of that name.
+            DataFormatError: there are no codes of that name.
             StaleFeaturesError: they do not belong to the catalogue.
         """
         found = load_codes(dataset, name)
@@ -75,8 +75,8 @@ class CodeSource(ItemSource):
 
     @classmethod
     def choose(cls, dataset: PreparedDataset, asked: Asked, start: "CodeSource | None" = None) -> "CodeSource":
-        """The stored codes asked for, or the only ones that are not of a borrowed codebook; with `start` of its sizes and
-        encoder, though not of its codebook (see `coded_alike`)."""
+        """The requested stored codes, or the only ones with a codebook of the folder's own. With `start` they must have its
+        sizes and encoder, but not its codebook (see `coded_alike`)."""
         name = choose("codes", asked.get("codes"), own_names(dataset, asked.get("codes")), dataset, "quantize")
         if start is not None:
             start.check_sizes(dataset, name)
@@ -86,7 +86,7 @@ class CodeSource(ItemSource):
     def choose_for_all(
         cls, datasets: list[PreparedDataset], asked: Asked, start: "CodeSource | None" = None
     ) -> list["CodeSource"]:
-        """Codes of one codebook; with `start` of its own, and items that have none of it are coded now."""
+        """Codes of one codebook; with `start` of the start's codebook, and folders without such codes are coded now."""
         if start is not None:
             sources = [start.coded_alike(dataset, asked) for dataset in datasets]
         else:
@@ -109,7 +109,7 @@ class CodeSource(ItemSource):
 
     @classmethod
     def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> "CodeSource":
-        """The codebook, if it is known, and the codes of the run's items."""
+        """Load the codebook, if it is known, and the codes of the run's items."""
         code_books, centroids = shape.needs_codes()
         files = [folder / name for name in (BOOK_FILE, CODES_FILE) if (folder / name).exists()]
         book = CodeBook.load(files[0]) if files else None
@@ -125,7 +125,7 @@ class CodeSource(ItemSource):
         return cls(folder, codes, book, read_encoder(folder), None, centroids)
 
     def matching(self, dataset: PreparedDataset, asked: Asked, encode: bool = True) -> "CodeSource":
-        """The folder's stored codes of this codebook, or its vectors of the book's encoder coded now, or its texts."""
+        """The folder's stored codes of this codebook; else its vectors of the codebook's encoder, or its texts, coded now."""
         book = self.known_book()
         name = stored_codes(book, dataset)
         if name is not None:
@@ -137,16 +137,16 @@ class CodeSource(ItemSource):
             return type(self)(dataset.path, book.encode(found.vectors), book, self.encoder, features=found.name)
 
     def coded_alike(self, dataset: PreparedDataset, asked: Asked, otherwise: str = "") -> "CodeSource":
-        """The folder's items by codes of this source's codebook; where it has none they are made of its vectors, and stored.
+        """The folder's items by codes of this source's codebook; missing codes are made from its vectors and stored.
 
         Args:
-            dataset: whose items are coded.
-            asked: "codes": of that very codebook; "features": they have to fit even where stored codes make them needless.
-            otherwise: what else can be done where this cannot be, a clause to end the message.
+            dataset: the folder.
+            asked: "codes": must be of this codebook; "features": must be of its encoder, even if stored codes are read instead.
+            otherwise: an alternative for the user, a clause at the end of the error message.
 
         Raises:
-            CheckpointMismatchError: the codebook is not known, or the codes asked for are of another one.
-            StaleFeaturesError: there are no vectors of the encoder that the book was fitted on.
+            CheckpointMismatchError: the codebook is not known, or the requested codes are of another one.
+            StaleFeaturesError: there are no vectors of the encoder that the codebook was fitted on.
             SettingsError: there are no codes or vectors of that name.
         """
         book, codes = self.known_book(otherwise), asked.get("codes")
@@ -172,10 +172,10 @@ class CodeSource(ItemSource):
         return type(self).stored(dataset, made)
 
     def known_book(self, otherwise: str = "") -> CodeBook:
-        """The codebook. `otherwise`: what else can be done where it is not known, a clause to end the message.
+        """The codebook. `otherwise`: an alternative for the user, a clause at the end of the error message.
 
         Raises:
-            CheckpointMismatchError: it is not known.
+            CheckpointMismatchError: the codebook is not known.
         """
         if self.book is None:
             raise CheckpointMismatchError(
@@ -219,13 +219,13 @@ class CodeSource(ItemSource):
         return None if self.book is None else encoder_of_book(self.book)
 
     def _vectors_of_encoder(self) -> EmbeddingSource:
-        """The source of the vectors that the codebook codes; it holds no items."""
+        """The source of the vectors that the codebook codes, without items."""
         info = self.encoder or encoder_of_book(self.known_book())
         reader = "The codebook of this training was fitted on" if len(self) else None
         return EmbeddingSource(self.folder, info, np.zeros((0, info.width), np.float32), reader=reader)
 
     def _leave_unread(self, dataset: PreparedDataset, features: str | None, codes: str) -> None:
-        """Vectors that are asked for where stored codes make them needless have to fit all the same; it is logged."""
+        """Check requested vectors that are not read because the folder has stored codes, and log that they are not read."""
         if features is not None:
             self._vectors_of_encoder().fitting(dataset, features)
             log.info("%s has codes of that codebook, %s; its vectors %s are not read", dataset.path, codes, features)
@@ -233,7 +233,7 @@ class CodeSource(ItemSource):
     # -- the items ------------------------------------------------------------------------------------------------------
 
     def new(self, items: "pa.Table", vectors: Vectors | None = None) -> "CodeSource":
-        """The items' texts encoded and coded, or the vectors given coded."""
+        """Code the `vectors` of new items, or their texts, which are encoded now."""
         if self.book is None:
             raise SettingsError(
                 [
@@ -257,7 +257,7 @@ class CodeSource(ItemSource):
 
     @property
     def text_rules(self) -> str | None:
-        """Those that the encoder of the codebook's vectors was used with."""
+        """Text rules of the encoder of the codebook's vectors."""
         return None if self.encoder is None or self.encoder.text_rules == UNKNOWN else self.encoder.text_rules
 
     def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
@@ -266,15 +266,15 @@ class CodeSource(ItemSource):
         return ItemBatch(torch.from_numpy(rows), torch.zeros(len(rows), dtype=torch.int64), codes=codes)
 
     def joined(self, other: "CodeSource") -> "CodeSource":
-        """The codes of both."""
+        """The items of both sources."""
         return type(self)(self.folder, np.concatenate([self.codes, other.codes]), self.book, self.encoder)
 
     def without_items(self) -> "CodeSource":
-        """The codebook alone."""
+        """The codebook without codes."""
         return type(self)(self.folder, self.codes[:0], self.book, self.encoder)
 
     def save(self, folder: Path) -> None:
-        """Write the codebook, with the codes where there are items, and what is known of the encoder."""
+        """Write the codebook, with the codes if there are items, and the known facts about the encoder."""
         if self.encoder is not None:
             write_encoder(folder, self.encoder)
         if self.book is not None and len(self):
@@ -287,18 +287,18 @@ class CodeSource(ItemSource):
 
 
 def own_names(dataset: PreparedDataset, asked: str | None) -> list[str]:
-    """Names of the dataset's codes, without those of a borrowed codebook unless one is asked for by its name."""
+    """Names of the folder's codes, except those of a start's codebook that are not requested by name."""
     return [name for name in dataset.code_names if asked is not None or not name.startswith(BORROWED)]
 
 
 def stored_codes(book: CodeBook, dataset: PreparedDataset) -> str | None:
-    """Name of the dataset's codes that are of that very book; None if there are none."""
+    """Name of the folder's codes that were made with this codebook; None if there are none."""
     of_book = (name for name in dataset.code_names if load_codes(dataset, name).book.fingerprint == book.fingerprint)
     return next(of_book, None)
 
 
 def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:
-    """The codes `name` of a folder with their codebook, checked against its catalogue.
+    """Load the codes `name` of a folder with their codebook, checked against its catalogue.
 
     Raises:
         DataFormatError: the folder has no codes of that name.
@@ -312,12 +312,12 @@ def load_codes(dataset: PreparedDataset, name: str) -> ItemCodes:
 
 
 def encoder_of_book(book: CodeBook) -> FeatureInfo:
-    """What a codebook knows of the encoder of its vectors: width, name or the name of the vectors, and perhaps the hash."""
+    """The encoder of a codebook's vectors, as far as the codebook records it: width, name, and perhaps the hash."""
     return FeatureInfo(book.encoder, book.width, UNKNOWN, book.encoder_fingerprint, None, UNKNOWN)
 
 
 def vectors_of_book(dataset: PreparedDataset, book: CodeBook) -> str | None:
-    """Name of the folder's vectors that are of the book's encoder, those of its name first; None = none is known to be."""
+    """Name of the folder's vectors of the codebook's encoder, preferably of the same name; None if no vectors match."""
     encoder = encoder_of_book(book)
     if encoder.encoder == UNKNOWN and encoder.weights_sha256 is None:
         return None
@@ -327,7 +327,7 @@ def vectors_of_book(dataset: PreparedDataset, book: CodeBook) -> str | None:
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Begin the errors of what was read from `file` with its name."""
+    """Put the name of `file` at the beginning of errors raised in the block."""
     try:
         yield
     except (DataFormatError, StaleFeaturesError) as error:

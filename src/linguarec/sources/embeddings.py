@@ -1,4 +1,4 @@
-"""Items by their text embeddings: the stored vectors of one encoder, and new texts by that encoder."""
+"""Items by their text embeddings: the stored vectors of one encoder; new items are encoded with the same encoder."""
 
 import logging
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class EmbeddingSource(ItemSource):
-    """Text vectors of items and what is known of their encoder.
+    """Text vectors of items and the known facts about their encoder.
 
-    `info`: the encoder. `vectors` [N, F], may be a memory map. `draws`: further vectors [N, F] of the same items, of texts with
-    words left out. `name`: of the stored vectors, None = they are stored nowhere. `reader`: who reads such vectors, as messages
-    begin; None = the model in `folder`.
+    `info`: the encoder. `vectors` [N, F], may be a memory map. `draws`: word-drop vectors [N, F] of the same items.
+    `name`: of the stored vectors, None = not stored. `reader`: names the reader of the vectors at the beginning of messages;
+    None = the model in `folder`.
     """
 
     flags: ClassVar = {
@@ -58,14 +58,14 @@ class EmbeddingSource(ItemSource):
         self.name = name
         self.reader = reader
 
-    # -- where vectors come from ----------------------------------------------------------------------------------------
+    # -- opening and choosing -------------------------------------------------------------------------------------------
 
     @classmethod
     def stored(cls, dataset: PreparedDataset, name: str) -> "EmbeddingSource":
         """The stored vectors `name` of a folder, memory-mapped.
 
         Raises:
-            DataFormatError: there are none of that name, or a vector is not finite.
+            DataFormatError: there are no vectors of that name, or a vector is not finite.
             StaleFeaturesError: they do not belong to the catalogue's texts.
         """
         return cls(dataset.path, dataset.feature_info(name), dataset.features(name), (), name)
@@ -74,7 +74,7 @@ class EmbeddingSource(ItemSource):
     def choose(
         cls, dataset: PreparedDataset, asked: Asked, start: "EmbeddingSource | None" = None
     ) -> "EmbeddingSource":
-        """The stored vectors asked for, or the only ones; with `start` those of its encoder."""
+        """The requested stored vectors, or the only ones; with `start` those of its encoder."""
         if start is not None:
             return cls.stored(dataset, start.fitting(dataset, asked.get("features")))
         return cls.stored(dataset, choose("vectors", asked.get("features"), dataset.feature_names, dataset, "encode"))
@@ -100,13 +100,13 @@ class EmbeddingSource(ItemSource):
 
     @classmethod
     def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> "EmbeddingSource":
-        """What is known of the encoder; a run keeps no vectors of its items, as their keys are kept."""
+        """Load the known facts about the encoder. A run keeps the keys of its items, not their vectors."""
         width = shape.needs_features()
         info = read_encoder(folder) or FeatureInfo(UNKNOWN, width, UNKNOWN, None, None, UNKNOWN)
         return cls(folder, info, _no_vectors(width))
 
     def matching(self, dataset: PreparedDataset, asked: Asked, encode: bool = True) -> "EmbeddingSource":
-        """The folder's stored vectors of this encoder, or its texts encoded now."""
+        """The folder's stored vectors of this encoder; else its texts, encoded now."""
         name = asked.get("features")
         try:
             fitting = self.fitting(dataset, name)
@@ -117,10 +117,10 @@ class EmbeddingSource(ItemSource):
         return type(self).stored(dataset, fitting)
 
     def encode_texts(self, dataset: PreparedDataset) -> npt.NDArray[np.float32]:
-        """Vectors [N, F] of the folder's texts by this encoder, made now.
+        """Encode the folder's texts now: vectors [N, F].
 
         Raises:
-            DataFormatError: the texts were cleaned by other rules than those that the encoder was used with.
+            DataFormatError: the texts were cleaned by other rules than the texts that the encoder was used with.
         """
         if dataset.manifest.text_rules != self.info.text_rules:
             raise DataFormatError(
@@ -130,28 +130,28 @@ class EmbeddingSource(ItemSource):
         return np.asarray(self._text_encoder.encode(dataset.texts), dtype=np.float32)
 
     def fitting(self, dataset: PreparedDataset, asked: str | None) -> str:
-        """Name of the folder's vectors that are of this encoder: those asked for, or the only ones.
+        """Name of the folder's vectors of this encoder: the requested ones, or the only ones.
 
         Raises:
-            StaleFeaturesError, SettingsError: as of `vectors_of`.
+            StaleFeaturesError, SettingsError: as in `vectors_of`.
         """
         return vectors_of(self.info, self.reader or f"{self.folder} was trained on", dataset, asked)
 
     # -- the items ------------------------------------------------------------------------------------------------------
 
     def new(self, items: "pa.Table", vectors: Vectors | None = None) -> "EmbeddingSource":
-        """The items' texts encoded, or the vectors given."""
+        """The `vectors` of new items, or their texts, encoded now."""
         checked = check_vectors(self.vectors_of_new(items, vectors), len(items), self.info.width)
         return type(self)(self.folder, self.info, checked)
 
     def new_of(self, dataset: PreparedDataset, rows: IntArray) -> "EmbeddingSource":
-        """The folder's stored vectors of this encoder, or the texts encoded."""
+        """The folder's stored vectors of this encoder; else the texts, encoded now."""
         fitting = [name for name, found in differing_vectors(dataset, self.info).items() if not found]
         vectors = None if not fitting else np.asarray(dataset.features(fitting[0])[rows], dtype=np.float32)
         return self.new(dataset.items().take(rows), vectors)
 
     def vectors_of_new(self, items: "pa.Table", vectors: Vectors | None) -> npt.NDArray[np.float32]:
-        """[n, F] of new items: as given, or their texts encoded now.
+        """Vectors [n, F] of new items: `vectors` after a check, or their texts, encoded now.
 
         Raises:
             SettingsError: the encoder is not known.
@@ -186,7 +186,7 @@ class EmbeddingSource(ItemSource):
 
     @property
     def text_rules(self) -> str | None:
-        """Those that the encoder was used with."""
+        """Text rules of the texts that the encoder was used with."""
         return None if self.info.text_rules == UNKNOWN else self.info.text_rules
 
     def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
@@ -203,15 +203,15 @@ class EmbeddingSource(ItemSource):
         )
 
     def without_items(self) -> "EmbeddingSource":
-        """What is known of the encoder."""
+        """The known facts about the encoder, without vectors."""
         return type(self)(self.folder, self.info, _no_vectors(self.info.width))
 
     def kept_by_run(self) -> "EmbeddingSource":
-        """The encoder alone: a run keeps the items' keys, and what histories read of them."""
+        """The encoder without vectors: a run keeps the items' keys and history inputs instead."""
         return self.without_items()
 
     def save(self, folder: Path) -> None:
-        """Write what is known of the encoder."""
+        """Write the known facts about the encoder."""
         if self.info != FeatureInfo(UNKNOWN, self.info.width, UNKNOWN, None, None, UNKNOWN):
             write_encoder(folder, self.info)
 
@@ -220,17 +220,17 @@ class EmbeddingSource(ItemSource):
 
 
 def vectors_of(encoder: FeatureInfo, reader: str, dataset: PreparedDataset, asked: str | None) -> str:
-    """Name of the dataset's vectors of an encoder: the ones asked for, or those that are of it.
+    """Name of the folder's vectors of an encoder: the requested ones, or the only ones of this encoder.
 
     Args:
-        encoder: what is known of it.
-        reader: who reads them, as messages begin: "FOLDER was trained on".
-        dataset: where vectors are looked for.
-        asked: name of the ones that must be of that encoder, or None to look at all.
+        encoder: the known facts about it.
+        reader: names the reader of the vectors at the beginning of messages: "FOLDER was trained on".
+        dataset: the folder.
+        asked: name of vectors, which must be of this encoder; None = search all vectors.
 
     Raises:
-        StaleFeaturesError: there are none, or those asked for are of another encoder or width.
-        SettingsError: several fit, or there are none of that name.
+        StaleFeaturesError: no vectors are of this encoder, or the requested ones are of another encoder or width.
+        SettingsError: several vectors match, or there are none of that name.
     """
     if asked is not None:
         choose("vectors", asked, dataset.feature_names, dataset, "encode")
@@ -253,10 +253,10 @@ def vectors_of(encoder: FeatureInfo, reader: str, dataset: PreparedDataset, aske
 
 
 def check_vectors(vectors: npt.NDArray[np.float32], items: int, width: int | None) -> npt.NDArray[np.float32]:
-    """The vectors of new items, if there is one for each, of the right width (None = any), and all are finite.
+    """Check the vectors of new items: one for each item, of the right width (None = any), all finite.
 
     Raises:
-        DataFormatError: they are not.
+        DataFormatError: a check fails.
     """
     if len(vectors) != items:
         raise DataFormatError(f"There are {items} new items and {len(vectors)} vectors; give one for each item.")
@@ -274,13 +274,13 @@ def check_vectors(vectors: npt.NDArray[np.float32], items: int, width: int | Non
 
 
 def read_encoder(folder: Path) -> FeatureInfo | None:
-    """What a run or model folder tells of the encoder of its vectors; None = nothing."""
+    """The encoder of the vectors that a run or model folder records; None if it records none."""
     file = folder / ENCODER_FILE
     return read_feature_info(file, CheckpointMismatchError, AGAIN) if file.exists() else None
 
 
 def write_encoder(folder: Path, info: FeatureInfo) -> None:
-    """Write what is known of the encoder into a run or model folder; it belongs to no texts there."""
+    """Write the known facts about the encoder into a run or model folder, without a fingerprint of texts."""
     write_json(folder / ENCODER_FILE, asdict(replace(info, texts_fingerprint=None)))
 
 

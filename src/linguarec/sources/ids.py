@@ -1,4 +1,4 @@
-"""Items known by their row in the catalogue alone."""
+"""Items by ID: their row in the catalogue."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class IdSource(ItemSource):
-    """The rows of a catalogue of `num_items` items. A new item has none, so it cannot be read."""
+    """The rows of a catalogue of `num_items` items. A new item has no row, so it cannot be encoded."""
 
     def __init__(self, folder: Path, num_items: int) -> None:
         self.folder = folder
@@ -39,11 +39,11 @@ class IdSource(ItemSource):
 
     @classmethod
     def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> "IdSource":
-        """The rows that the model has."""
+        """The rows of the model's catalogue."""
         return cls(folder, shape.num_items)
 
     def matching(self, dataset: PreparedDataset, asked: Asked, encode: bool = True) -> "IdSource":
-        """Refused: the items of another folder have no rows here."""
+        """Refused: the items of another folder have no rows in this catalogue."""
         self.refuse(dataset)
 
     def new(self, items: "pa.Table", vectors: Vectors | None = None) -> "IdSource":
@@ -72,7 +72,7 @@ class IdSource(ItemSource):
 
     @property
     def names(self) -> dict[str, str | None]:
-        """Nothing is read."""
+        """No names: nothing stored is read."""
         return {}
 
     def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
@@ -80,7 +80,7 @@ class IdSource(ItemSource):
         return ItemBatch(torch.from_numpy(rows), torch.zeros(len(rows), dtype=torch.int64))
 
     def save(self, folder: Path) -> None:
-        """Nothing has to be kept."""
+        """Nothing to write."""
 
     def __len__(self) -> int:
         return self.num_items

@@ -1,4 +1,4 @@
-"""What the items of histories are read from: the vectors that a model made of them, or their tokens."""
+"""Inputs of the sequence encoder: the vector that a model made of each item, or the item's tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ AGAIN = "Copy the folder again, or train the model anew."
 
 
 class HistoryInputs(Protocol):
-    """N items as the sequence side of a model reads them in histories; a history is a list of their rows."""
+    """N items as inputs of the sequence encoder; a history is a list of their rows."""
 
     def __len__(self) -> int: ...
 
@@ -27,17 +27,17 @@ class HistoryInputs(Protocol):
         """The items at `rows`, in that order."""
 
     def joined(self, other: Self) -> Self:
-        """The items of both, these first."""
+        """The items of both, these before those of `other`."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device, where that is of use."""
+        """The same inputs, on another device if that helps."""
 
     def save(self, folder: Path, raw_ids: Sequence[str]) -> None:
         """Write them into a run folder."""
 
 
 class VectorInputs:
-    """Vectors [N, D], one an item: a base, which may be a memory map, and what was added."""
+    """Vectors [N, D], one per item: a base, which may be a memory map, and added vectors."""
 
     def __init__(self, base: Tensor, added: Tensor | None = None) -> None:
         self.base = base
@@ -76,7 +76,7 @@ class VectorInputs:
 
     @classmethod
     def load(cls, folder: Path) -> "VectorInputs":
-        """Read them, memory-mapped.
+        """Open the vectors as a memory map.
 
         Raises:
             CheckpointMismatchError: the file is missing or damaged.
@@ -85,7 +85,7 @@ class VectorInputs:
 
 
 class TokenInputs:
-    """The tokens of items, which models of tokens read in histories too."""
+    """The tokens of items, for models that read histories as tokens."""
 
     def __init__(self, source: TokenSource) -> None:
         self.source = source
@@ -102,7 +102,7 @@ class TokenInputs:
         return TokenInputs(self.source.joined(other.source))
 
     def to(self, device: torch.device | str) -> "TokenInputs":
-        """The same: tokens move batch by batch."""
+        """The same object: tokens are moved batch by batch."""
         return self
 
     def save(self, folder: Path, raw_ids: Sequence[str]) -> None:

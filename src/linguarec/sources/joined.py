@@ -1,4 +1,4 @@
-"""The items of several folders as one source of parts: what a training over several logs reads."""
+"""The items of several folders as one, for a training over several logs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from linguarec.sources.source import IntArray, ItemSource
 
 
 class JoinedItems:
-    """Items of several sources, numbered through: an item's number is its row plus the number of items of the sources before.
+    """Items of several sources with consecutive numbers: an item's number is its row plus the items of the earlier sources.
 
-    Nothing is copied: vectors stay memory maps, of which a step reads the rows it needs.
+    Nothing is copied: vectors stay memory maps, from which a step reads the rows that it needs.
     """
 
     def __init__(self, sources: Sequence[ItemSource]) -> None:
@@ -26,13 +26,13 @@ class JoinedItems:
 
     @property
     def num_draws(self) -> int:
-        """Word-drop draws that all sources have."""
+        """Number of word-drop draws that all sources have."""
         return min(source.num_draws for source in self.sources)
 
     def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
-        """The items of the numbers `rows` [N], in any order, with their rows and domains.
+        """The items with the numbers `rows` [N], in any order, with their rows and domains.
 
-        `draws` [N]: which vector of each: 0 = of the whole text, k = of word-drop draw k - 1.
+        `draws` [N]: the vector of each item to read: 0 = of the full text, k = of word-drop draw k - 1.
         """
         owner = np.searchsorted(self.first_item, rows, side="right") - 1
         own_rows = rows - self.first_item[owner]

@@ -1,20 +1,22 @@
-"""What a model reads of an item, as an object: chosen from a prepared folder, read in parts, saved with a run, loaded again.
+"""The interface of item sources: chosen from a prepared folder, read in parts, saved with a run, loaded again.
 
 source = EmbeddingSource.choose(dataset, {"features": "all-MiniLM-L6-v2"})     # items of a prepared folder
 source.part(rows)                                                              # an ItemBatch of some of them
-source.save(run)                                                               # what new items are read by
+source.save(run)                                                               # all that encoding new items needs
 own = EmbeddingSource.load(run, shape)                                         # the source of a trained model, no items
-own.new(table)                                                                 # new items, by their text
-own.matching(other_dataset, {})                                                # the items of another folder, read alike
+own.new(table)                                                                 # new items, encoded by their text
+own.matching(other_dataset, {})                                                # items of another folder, encoded alike
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.data.dataset import PreparedDataset
@@ -27,14 +29,14 @@ ITEMS_PER_CHUNK = 8_192
 
 IntArray = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.floating[Any]]
-Asked = Mapping[str, str | None]  # flag without dashes -> name asked for, None = not asked for
+Asked = Mapping[str, str | None]  # flag without dashes -> requested name, None = not requested
 
 
 class ItemSource(ABC):
-    """What a model reads of the items of one catalogue, and how new items become the same.
+    """The items of one catalogue in the form that a model reads, and the way to bring new items into that form.
 
-    `flags`: what of a prepared folder may be asked for by name -> its help. `folder`: the prepared folder that the items come
-    from, or the run or model folder that the source was loaded from.
+    `flags`: flag that selects stored vectors, codes or tokens by name -> its help. `folder`: the prepared folder of the items,
+    or the run or model folder that the source was loaded from.
     """
 
     flags: ClassVar[Mapping[str, str]] = {}
@@ -43,16 +45,16 @@ class ItemSource(ABC):
     @classmethod
     @abstractmethod
     def choose(cls, dataset: PreparedDataset, asked: Asked, start: Self | None = None) -> Self:
-        """The items of a prepared folder, by what is stored there under the name asked for, or by the only thing stored.
+        """The items of a prepared folder, read from what it stores under the requested name, or from the only thing stored.
 
         Args:
             dataset: the folder.
             asked: names by flag.
-            start: the source of the model that a training starts from; then what is read must be made as its items were.
+            start: the source of the model that a training starts from; the items must be made in the same way.
 
         Raises:
-            SettingsError: nothing of that name is there, or several without one asked for.
-            StaleFeaturesError, CheckpointMismatchError: what is stored does not fit the start; both sides are named.
+            SettingsError: the folder stores nothing of that name, or several things and no name was requested.
+            StaleFeaturesError, CheckpointMismatchError: the stored items do not fit the start; both sides are named.
         """
 
     @classmethod
@@ -67,12 +69,12 @@ class ItemSource(ABC):
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> Self:
-        """The source that a run or model folder holds, as far as it is known there.
+        """Load the source that a run or model folder holds; facts that it does not record stay unknown.
 
         Args:
-            folder: that `save` wrote into.
-            shape: of the model beside it.
-            raw_ids: of the run's catalogue, whose items are loaded where the folder holds them; None = no items.
+            folder: folder that `save` wrote into.
+            shape: of the model in the folder.
+            raw_ids: of the run's catalogue; its items are loaded if the folder holds them. None = no items.
 
         Raises:
             CheckpointMismatchError: the parts do not fit together.
@@ -88,7 +90,7 @@ class ItemSource(ABC):
             encode: whether texts without stored vectors may be encoded now, which takes long.
 
         Raises:
-            SettingsError, StaleFeaturesError, DataFormatError: this cannot be; both sides are named.
+            SettingsError, StaleFeaturesError, DataFormatError: this is not possible; both sides are named.
         """
 
     @abstractmethod
@@ -100,13 +102,12 @@ class ItemSource(ABC):
             vectors: [n, F] text vectors, for sources that read them; None = the texts are encoded now.
 
         Raises:
-            SettingsError: new items cannot be read, or their encoder or codebook is not at hand.
-            DataFormatError: the vectors do not fit, or an item has nothing that is read.
+            SettingsError: new items cannot be encoded, or their encoder or codebook is not on this machine.
+            DataFormatError: the vectors do not fit, or an item has no text or attribute that is read.
         """
 
     def new_of(self, dataset: PreparedDataset, rows: IntArray) -> Self:
-        """A source of some items of another prepared folder as new items: by what is stored there where it fits, else as
-        `new`."""
+        """Some items of another prepared folder as new items: from what it stores, if that fits; else as `new`."""
         return self.new(dataset.items().take(rows))
 
     @property
@@ -117,13 +118,13 @@ class ItemSource(ABC):
     @property
     @abstractmethod
     def names(self) -> dict[str, str | None]:
-        """What of the prepared folder is read, by flag; as settings record it."""
+        """Names of what is read from the prepared folder, by flag, as settings record them."""
 
     @abstractmethod
     def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
         """The items at `rows` [N].
 
-        `draws` [N]: which vector of each: 0 = of the whole text, k = of word-drop draw k - 1; None = all 0.
+        `draws` [N]: the vector of each item to read: 0 = of the full text, k = of word-drop draw k - 1; None = all 0.
         """
 
     @abstractmethod
@@ -135,12 +136,12 @@ class ItemSource(ABC):
 
     @property
     def num_draws(self) -> int:
-        """Stored word-drop draws of every item's vector."""
+        """Number of stored word-drop vectors of each item."""
         return 0
 
     @property
     def attributes(self) -> list[str]:
-        """Attributes that new items are read by, beside their text."""
+        """Attributes that new items need, beside their text."""
         return []
 
     @property
@@ -152,24 +153,28 @@ class ItemSource(ABC):
         """All items."""
         return self.part(np.arange(len(self)))
 
-    def chunks(self) -> Iterator[ItemBatch]:
-        """All items in row order, `ITEMS_PER_CHUNK` at a time: no more need be in memory at once. At least one chunk."""
+    def chunks(self, new: bool = False) -> Iterator[ItemBatch]:
+        """All items in row order, `ITEMS_PER_CHUNK` at a time, to bound memory; at least one chunk.
+
+        `new`: the model was not trained on these items, so they have no rows in its tables: their rows are -1.
+        """
         size = ITEMS_PER_CHUNK
         for start in range(0, max(1, len(self)), size):
-            yield self.part(np.arange(start, min(start + size, len(self))))
+            batch = self.part(np.arange(start, min(start + size, len(self))))
+            yield replace(batch, rows=torch.full_like(batch.rows, -1)) if new else batch
 
     @abstractmethod
     def without_items(self) -> Self:
-        """What is known of how items are read, and no items."""
+        """The same source without items: only how items are made."""
 
     def kept_by_run(self) -> Self:
-        """What a run keeps of its items beside their keys: by default all."""
+        """The part of the source that a run keeps beside the items' keys; by default all."""
         return self
 
     def joined(self, other: Self) -> Self:
-        """The items of both, these first; for sources that `kept_by_run` gave."""
+        """The items of both, these before those of `other`; for sources that `kept_by_run` returned."""
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Further facts for the settings of a run; what differs in them cannot be resumed."""
+        """Further facts for the settings of a run; a run whose facts differ cannot be resumed."""
         return {}

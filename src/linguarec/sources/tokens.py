@@ -1,4 +1,4 @@
-"""Items by the tokens of their attributes: stored tokens of one tokenizer, and new items by that tokenizer."""
+"""Items by the tokens of their attributes: stored tokens of one tokenizer; new items are tokenized with the same tokenizer."""
 
 import logging
 import shlex
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 class TokenSource(ItemSource):
     """Tokens of items, the form of their sentences, and the tokenizer's file.
 
-    `form` is None where it is not known, as after a conversion. `tokenizer`: without a file the tokenizer of the form's
-    backbone is taken, which must then be at hand. `name`: of the stored tokens. Histories are read from the same tokens.
+    `form` is None if it is not known, for example after a conversion. `tokenizer`: None = use the tokenizer of the form's
+    backbone, which must then be on this machine. `name`: of the stored tokens. Histories are read from the same tokens.
     """
 
     flags: ClassVar = {
@@ -63,7 +63,7 @@ class TokenSource(ItemSource):
         self.tokenizer = tokenizer
         self.name = name
 
-    # -- where tokens come from -----------------------------------------------------------------------------------------
+    # -- opening and choosing -------------------------------------------------------------------------------------------
 
     @classmethod
     def stored(cls, dataset: PreparedDataset, name: str) -> "TokenSource":
@@ -77,7 +77,7 @@ class TokenSource(ItemSource):
 
     @classmethod
     def choose(cls, dataset: PreparedDataset, asked: Asked, start: "TokenSource | None" = None) -> "TokenSource":
-        """The stored tokens asked for, or the only ones; with `start`, or a "backbone" asked for, those of its tokenizer."""
+        """The requested stored tokens, or the only ones; with `start` or a "backbone" in `asked`, those of its tokenizer."""
         name, backbone = asked.get("tokens"), asked.get("backbone")
         form = None if start is None else start.form
         if backbone is not None and start is None and name is None and len(dataset.token_names) > 1:
@@ -91,13 +91,13 @@ class TokenSource(ItemSource):
     def choose_for_all(
         cls, datasets: list[PreparedDataset], asked: Asked, start: "TokenSource | None" = None
     ) -> list["TokenSource"]:
-        """Tokens of one tokenizer: that of the first folder's."""
+        """Tokens of one tokenizer, that of the first folder's tokens."""
         form = cls.choose(datasets[0], asked, start).known_form()
         return [fitting_tokens(form, dataset, asked.get("tokens")) for dataset in datasets]
 
     @classmethod
     def load(cls, folder: Path, shape: CatalogueShape, raw_ids: Sequence[str] | None = None) -> "TokenSource":
-        """The form, if it is known, and the tokens of the run's items."""
+        """Load the form, if it is known, and the tokens of the run's items."""
         file = folder / SENTENCES_FILE
         form = read_form(file) if file.exists() else None
         tokenizer = folder / TOKENIZER_FILE
@@ -107,11 +107,12 @@ class TokenSource(ItemSource):
         return cls(folder, _no_tokens(form), form, tokenizer)
 
     def matching(self, dataset: PreparedDataset, asked: Asked, encode: bool = True) -> "TokenSource":
-        """The folder's stored tokens of this tokenizer; of any, where it is not known."""
-        name = asked.get("tokens")
+        """The folder's stored tokens of this tokenizer, or of any if it is not known; warns if the forms differ."""
         if self.form is None:
             return type(self).choose(dataset, asked)
-        return fitting_tokens(self.form, dataset, name)
+        found = fitting_tokens(self.form, dataset, asked.get("tokens"))
+        warn_of_other_sentences({self.folder: self.form, dataset.path: found.known_form()})
+        return found
 
     # -- the items ------------------------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class TokenSource(ItemSource):
         """How items become tokens.
 
         Raises:
-            CheckpointMismatchError: it is not known.
+            CheckpointMismatchError: the form is not known.
         """
         if self.form is None:
             raise CheckpointMismatchError(
@@ -129,7 +130,7 @@ class TokenSource(ItemSource):
         return self.form
 
     def new(self, items: "pa.Table", vectors: Vectors | None = None) -> "TokenSource":
-        """The items' attributes as tokens; what is cut is logged."""
+        """Tokenize the attributes of new items; the number of cut values is logged."""
         form = self.known_form()
         if vectors is not None:
             raise SettingsError(["this model reads the attributes of items and takes no vectors of them"])
@@ -172,11 +173,11 @@ class TokenSource(ItemSource):
 
     @property
     def text_rules(self) -> str | None:
-        """Those of the form."""
+        """Text rules of the form."""
         return None if self.form is None else self.form.text_rules
 
     def part(self, rows: IntArray, draws: IntArray | None = None) -> ItemBatch:
-        """Rows and tokens, not cut."""
+        """Rows and full tokens of the items."""
         tokens = item_tokens(self.tokens, rows, _NO_LIMIT)
         return ItemBatch(torch.from_numpy(rows), torch.zeros(len(rows), dtype=torch.int64), tokens=tokens)
 
@@ -185,11 +186,11 @@ class TokenSource(ItemSource):
         return type(self)(self.folder, self.tokens.select(rows), self.form, self.tokenizer)
 
     def without_items(self) -> "TokenSource":
-        """The form and the tokenizer."""
+        """The form and the tokenizer, without tokens."""
         return type(self)(self.folder, _no_tokens(self.form), self.form, self.tokenizer)
 
     def joined(self, other: "TokenSource") -> "TokenSource":
-        """The tokens of both."""
+        """The items of both sources."""
         return type(self)(self.folder, ItemTokens.join([self.tokens, other.tokens]), self.form, self.tokenizer)
 
     def save(self, folder: Path) -> None:
@@ -214,8 +215,8 @@ def fitting_tokens(form: SentenceForm, dataset: PreparedDataset, asked: str | No
     """The tokens of a folder that were made by the tokenizer of `form`.
 
     Raises:
-        StaleFeaturesError: there are none, or those asked for are of another tokenizer.
-        SettingsError: several fit.
+        StaleFeaturesError: there are none, or the requested ones are of another tokenizer.
+        SettingsError: several match.
     """
     names = [choose("tokens", asked, dataset.token_names, dataset, "tokenize")] if asked else dataset.token_names
     stored = {name: TokenSource.stored(dataset, name) for name in names}
@@ -238,12 +239,12 @@ def fitting_tokens(form: SentenceForm, dataset: PreparedDataset, asked: str | No
 
 
 def warn_of_other_sentences(read: Mapping[Path, SentenceForm]) -> None:
-    """Tell, in one warning, where the items of folders do not become sentences alike.
+    """Log one warning if the forms of folders differ, so that their items become different sentences.
 
-    It is no error: a shop may lack an attribute, or call it by another name.
+    It is not an error: a shop may lack an attribute or have another name for it.
 
     Args:
-        read: folder -> form of its tokens; the folder of the model that reads them among them, if it tells its form.
+        read: folder -> form of its tokens; includes the folder of the model that reads them, if it records its form.
     """
     alike: dict[str, list[str]] = {}
     for folder, form in read.items():
@@ -275,6 +276,6 @@ def _opened(dataset: PreparedDataset, name: str) -> StoredTokens:
 
 
 def _again(dataset: PreparedDataset, form: SentenceForm | None, name: str | None, overwrite: bool) -> str:
-    """How tokens come to a folder, of those attributes of the form that it has."""
+    """A sentence with the command that makes the folder's tokens, of the attributes of the form that it has."""
     known = [*dataset.manifest.attributes, "text"]
     return f"Make them: {tokenize_command(dataset.path, form, known, name, overwrite)}."

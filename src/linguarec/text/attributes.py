@@ -3,9 +3,9 @@
     {"title": "eSUN filament", "brand": "eSUN"}   ->   ids    title es ##un fil ##ament brand es ##un
                                                        types    1   2   2    2    2       1   2   2
 
-An attribute gets a budget of tokens, key and value together. One that an item lacks, or whose value has no token, gives no
-tokens, neither key nor value; under the released text rules such a value gives its key, as the released code does.
-Special tokens in a text ("[SEP]") are text.
+Each attribute has a budget of tokens for key and value together. An attribute that an item lacks, or whose value has no token,
+gives no tokens at all; under the released text rules, a value without tokens still gives its key, as in the released code.
+Special tokens in a text ("[SEP]") are treated as text.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ Ids = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class SentenceForm:
-    """How the attributes of an item become tokens; all of it is JSON, and enough to do the same to a new item.
+    """How the attributes of an item become tokens, as JSON fields; enough to tokenize a new item in the same way.
 
-    `backbone`: name or folder of the language model whose tokenizer it is; `tokenizer_sha256` tells whether another
-    machine has the same one. `vocabulary`: all its ids are below. `start`, `mask`: ids of `<s>` and of the mask, which a
-    tokenizer may lack. `attributes`: which, in order. `attribute_tokens`: budget of each. `text_rules`: cleaning of the
-    values.
+    `backbone`: name or folder of the language model whose tokenizer is used; `tokenizer_sha256`: checks that another machine
+    has the same tokenizer. `vocabulary`: bound of its ids (exclusive). `start`, `mask`: ids of `<s>` and of the mask token,
+    which a tokenizer may lack. `attributes`: names, in order. `attribute_tokens`: budget of each. `text_rules`: cleaning of
+    the values.
     """
 
     backbone: str
@@ -79,7 +79,7 @@ class ItemTokens:
         """The items at `rows`, in that order."""
         offsets = _offsets(self.offsets[rows + 1] - self.offsets[rows])
         ids, types = (np.empty(offsets[-1], values.dtype) for values in (self.ids, self.types))
-        # The places of the tokens take 8 bytes each, more than the tokens themselves.
+        # The indices of the tokens take 8 bytes each, more than the tokens themselves.
         for first in range(0, len(rows), ITEMS_A_BLOCK):
             ends = offsets[first : first + ITEMS_A_BLOCK + 1]
             begin = self.offsets[rows[first : first + ITEMS_A_BLOCK]]
@@ -89,7 +89,7 @@ class ItemTokens:
 
     @staticmethod
     def join(parts: "Sequence[ItemTokens]") -> "ItemTokens":
-        """The items of several catalogues, all of one tokenizer, one after the other."""
+        """The items of several catalogues, concatenated; all tokens must come from one tokenizer."""
         return ItemTokens(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.types for part in parts]),
@@ -100,7 +100,7 @@ class ItemTokens:
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened to N items: values cut at the budget, items without any token."""
+    """Counts of tokenizing N items: values cut at the budget, items without any token."""
 
     cut_values: int = 0
     items_without_tokens: int = 0
@@ -110,7 +110,7 @@ class Counts:
 
 
 class AttributeTokenizer:
-    """Turns attributes into tokens, on all cores, each distinct value once."""
+    """Tokenizes attributes on all cores, each distinct value once."""
 
     def __init__(self, form: SentenceForm, tokenizer: Any) -> None:
         self.form = form
@@ -126,16 +126,16 @@ class AttributeTokenizer:
         attribute_tokens: int = 32,
         text_rules: str = "default",
     ) -> Self:
-        """The fast tokenizer of a language model by name or folder.
+        """An attribute tokenizer from the fast tokenizer of a language model.
 
         Args:
-            backbone: as in `find_encoder`.
-            attributes: which attributes an item's sentence is made of, in order.
+            backbone: name or folder, as in `find_encoder`.
+            attributes: attributes of an item's sentence, in order.
             attribute_tokens: budget of an attribute, its key included.
             text_rules: cleaning of the values.
 
         Raises:
-            SettingsError: there is no such backbone here, it has no fast tokenizer, or the tokenizer has no first token.
+            SettingsError: this machine has no such backbone, it has no fast tokenizer, or the tokenizer has no first token.
         """
         loaded = fast_tokenizer(find_encoder(backbone))
         start = loaded.cls_token_id if loaded.cls_token_id is not None else loaded.bos_token_id
@@ -162,11 +162,11 @@ class AttributeTokenizer:
 
         Args:
             form: of the stored tokens.
-            copy: file that `save` wrote; where there is none, the backbone must be at hand.
+            copy: file that `save` wrote; without it the backbone must be on this machine.
 
         Raises:
             SettingsError: the backbone is not on this machine.
-            StaleFeaturesError: it has another tokenizer here, or the copy is damaged.
+            StaleFeaturesError: the backbone on this machine has another tokenizer, or the copy is damaged.
         """
         if copy is not None and copy.is_file():
             from tokenizers import Tokenizer
@@ -174,7 +174,7 @@ class AttributeTokenizer:
             source = str(copy)
             try:
                 made = cls(form, Tokenizer.from_file(source))
-            except Exception as error:  # tokenizers has no other kind
+            except Exception as error:  # tokenizers raises no narrower class
                 raise StaleFeaturesError(f"{copy} is no tokenizer ({error}). Copy its folder again.") from error
         else:
             source = f"The tokenizer of {form.backbone} here"
@@ -196,11 +196,11 @@ class AttributeTokenizer:
         """Tokens of N items from the values of their attributes.
 
         Args:
-            columns: attribute -> N values: texts, numbers, lists of them, or None. Attributes that the form does not
-                name are not read; of those that `columns` lacks no item has a value.
+            columns: attribute -> N values: texts, numbers, lists of them, or None. Attributes that are not in the form are
+                ignored; attributes of the form that `columns` lacks are empty for all items.
 
         Raises:
-            DataFormatError: a value is none of these.
+            DataFormatError: a value has another type.
         """
         number = len(next(iter(columns.values()))) if columns else 0
         form, budget = self.form, self.form.attribute_tokens
@@ -214,7 +214,7 @@ class AttributeTokenizer:
             texts = [value_text(value, name, form.text_rules) for value in columns[name]]
             place: dict[str, int] = {}
             row = np.fromiter((-1 if text is None else place.setdefault(text, len(place)) for text in texts), np.int64)
-            values, offsets = self._encode(list(place), limit=budget + 1)  # one more tells that there are more
+            values, offsets = self._encode(list(place), limit=budget + 1)  # one more shows that the value is longer
             key = self._keys[name]
             room = max(budget - len(key), 0)
             needed = np.append(np.diff(offsets), 0)[row]
@@ -234,20 +234,19 @@ class AttributeTokenizer:
 
     @property
     def key_lengths(self) -> dict[str, int]:
-        """Tokens of each attribute's name, which its budget pays too."""
+        """Number of tokens of each attribute's name; they count against its budget."""
         return {name: len(key) for name, key in self._keys.items()}
 
     @property
     def dtype(self) -> npt.DTypeLike:
-        """The smallest type that holds every id."""
+        """The smallest integer type that holds every id."""
         return np.uint16 if self.form.vocabulary <= 1 << 16 else np.int32
 
     def continues_a_word(self) -> npt.NDArray[np.bool_]:
-        """[vocabulary] whether a token continues the word of the token before it, if both are of one value.
+        """[vocabulary] whether a token continues the word of the previous token, if both belong to one value.
 
-        WordPiece marks the tokens that continue a word ("##ing"), the byte-level and sentence-piece tokenizers those that
-        begin one with the space before it; there punctuation begins a word of its own. Of a tokenizer that marks neither
-        each token is a word.
+        WordPiece marks tokens that continue a word ("##ing"). Byte-level and sentence-piece tokenizers mark tokens that begin a
+        word, by the space before it; there punctuation begins a new word. If a tokenizer marks neither, each token is a word.
         """
         continues = np.zeros(self.form.vocabulary, bool)
         words = self._tokenizer.get_vocab(with_added_tokens=False)
@@ -264,7 +263,7 @@ class AttributeTokenizer:
         return continues
 
     def _encode(self, texts: list[str], limit: int | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Flat ids of the texts, of each at most `limit`; offsets."""
+        """Flat ids of the texts, at most `limit` each, and their offsets."""
         ids, lengths = [np.empty(0, np.int64)], []
         for batch in _batches(texts):
             encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
@@ -279,7 +278,7 @@ def _sha256(tokenizer: Any) -> str:
 
 
 def _batches(texts: list[str]) -> Iterator[list[str]]:
-    """The texts in their order, `LETTERS_A_BATCH` at a time, so that long ones take no more memory than short ones."""
+    """Batches of texts in order, about `LETTERS_A_BATCH` characters each, so that long texts do not take more memory."""
     first = letters = 0
     for end, text in enumerate(texts, 1):
         letters += len(text)
@@ -289,7 +288,7 @@ def _batches(texts: list[str]) -> Iterator[list[str]]:
 
 
 def value_text(value: Any, name: str, rules: str) -> str | None:
-    """The text of an attribute's value, written out and cleaned; None = the item has none.
+    """An attribute's value as a cleaned string; None = the item has no value.
 
     >>> value_text("Drill &amp; bits.", "title", "default")
     'Drill & bits'
@@ -299,7 +298,7 @@ def value_text(value: Any, name: str, rules: str) -> str | None:
     (True, '')
 
     Raises:
-        DataFormatError: it is neither text nor a number nor a list of them.
+        DataFormatError: the value is not text, a number or a list of them.
     """
     text = written_out(value, f"The attribute {name!r} of an item")
     if text is None:

@@ -1,14 +1,14 @@
-"""From the attributes of an item to the one text that an encoder reads.
+"""Cleans the attributes of an item and joins them to one text for an encoder.
 
 Two sets of rules:
 
-- `default`: what the papers describe (HTML unescaped, quotes and line breaks removed, every field ends in one full
-  stop), HTML tags removed as well, and no word thrown away: fields of 2,000 characters and more are kept and counted.
-- `released`: the cleaning of the published UniSRec and VQ-Rec code, character for character. It turns fields of 2,000
-  characters and more into nothing, glues words together where a line break stood between them, writes a lone full stop
-  for a field that is present but empty, and leaves a blank at the end.
+- `default`: as the papers describe (HTML unescaped, quotes and line breaks removed, every field ends in one full
+  stop); also removes HTML tags, and drops no words: fields of 2,000 characters and more are kept and counted.
+- `released`: the cleaning of the published UniSRec and VQ-Rec code, character for character. It blanks fields of 2,000
+  characters and more, joins words that were separated only by a line break, writes a single full stop for a field that is
+  present but empty, and leaves a trailing space.
 
-A field that holds several values (the categories of an item) is stored as one string joined by `LIST_SEPARATOR`.
+A field with several values (the categories of an item) is stored as one string joined by `LIST_SEPARATOR`.
 """
 
 import html
@@ -23,7 +23,7 @@ TEXT_RULES: tuple[str, ...] = get_args(TextRules)
 
 LONG_FIELD = 2000  # characters; the released code blanks fields from this length on
 
-# Only names of real tags: "pressure <x and y> 3" is not HTML.
+# Only the names of real tags: "pressure <x and y> 3" is not HTML.
 _TAG = re.compile(
     r"</?(?:a|b|big|blockquote|br|center|div|em|font|h[1-6]|hr|i|img|li|ol|p|pre|s|small|span|strong|style|sub|sup|table|tbody"
     r"|td|th|thead|tr|u|ul)\b[^<>]*>",
@@ -34,7 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class ItemText(NamedTuple):
-    """The text of an item, with the number of fields of 2,000 characters and more, and how many were blanked for it."""
+    """The text of an item, its number of fields of 2,000 characters and more, and how many of these were blanked."""
 
     text: str
     long_fields: int
@@ -86,7 +86,7 @@ def clean_text(value: str) -> str:
 def clean_text_released(value: str) -> str:
     r"""One field under the released rules, before the blanking of long fields (`item_text` does that).
 
-    A value without a full stop at its end gets one; a value of full stops alone keeps the first of them and gets one.
+    A value without a final full stop gets one; a value of only full stops is reduced to the first and gets another one.
 
     >>> clean_text_released('13" Steel\nruler..')
     '13 Steelruler.'
@@ -100,7 +100,7 @@ def clean_text_released(value: str) -> str:
     cleaned = _QUOTES_AND_BREAKS.sub("", html.unescape(value.replace(LIST_SEPARATOR, " ")))
     without_stops = cleaned.rstrip(".")
     if cleaned and not without_stops:
-        without_stops = "."  # the released loop never looks at the first character
+        without_stops = "."  # the released loop never checks the first character
     return without_stops + "."
 
 

@@ -1,8 +1,8 @@
-"""Texts to vectors by a pre-trained language model, on this machine alone.
+"""Encodes texts to vectors with a pre-trained language model, on this machine only.
 
-What makes it fast: texts are tokenised in one go and encoded once where they are equal; batches hold texts of about
-the same length up to a budget of tokens (so that little is padding), the longest first (so that memory runs out at once
-or never); bfloat16 where the processor multiplies it.
+For speed, all texts are tokenised at once and equal texts are encoded once; batches hold texts of about the same length up to
+a budget of tokens (little padding), the longest first (so that memory runs out in the first batch or never); matrix products
+run in bfloat16 if the processor supports it natively.
 """
 
 import functools
@@ -35,12 +35,12 @@ from linguarec.text.references import (
 Precision = Literal["auto", "bf16", "fp32"]
 Vectors = npt.NDArray[np.float32]
 
-TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65_536}  # with padding; on a CPU small enough to stay in its caches
+TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65_536}  # with padding; on a CPU small enough for its caches
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Token ids of texts (flat `ids`, `offsets` [N+1]) and how many texts were cut at the limit."""
+    """Token ids of N texts (flat `ids`, `offsets` [N+1]) and how many texts were cut at the limit."""
 
     ids: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
@@ -55,9 +55,9 @@ class Tokens:
 class TextEncoder:
     """A language model with its tokenizer and pooling.
 
-    In fp32 a text's vector does not depend on the texts it is encoded with (to 1e-5); in bf16 it moves by the rounding
-    of bf16, about 1e-3 (the cosine to the fp32 vector stays above 0.999). An empty text is encoded as an empty string:
-    its vector is that of the special tokens alone.
+    In fp32 a text's vector does not depend on the other texts of the batch (to 1e-5); in bf16 it varies by rounding,
+    about 1e-3 (the cosine to the fp32 vector stays above 0.999). The vector of an empty text is that of the special tokens
+    alone.
     """
 
     def __init__(
@@ -84,21 +84,21 @@ class TextEncoder:
         text_rules: str = "default",
         device: str | None = None,
     ) -> Self:
-        """Load an encoder by name or folder, or the one that a description (of stored vectors, say) names.
+        """Load an encoder by name or folder, or by a description (for example that of stored vectors).
 
         A description fixes pooling, limit and text rules, and its weights are checked.
 
         Args:
             encoder: A name, a folder, or a description.
             pooling: How token vectors become one; "auto" = as its folder declares, else the first token's (CLS).
-            precision: "auto" is bf16 where the processor multiplies it natively.
-            max_tokens: Longer texts are cut there; None = the encoder's own limit.
-            text_rules: Cleaning of the texts it will read; only noted.
-            device: "cpu", "cuda"; None = a GPU where there is one.
+            precision: "auto" is bf16 if the processor supports it natively.
+            max_tokens: Longer texts are cut to this length; None = the encoder's own limit.
+            text_rules: Cleaning of the texts it will read; only recorded.
+            device: "cpu", "cuda"; None = a GPU if there is one.
 
         Raises:
-            SettingsError: there is no such encoder here, or it cannot do what was asked.
-            StaleFeaturesError: the encoder here has other weights than the description.
+            SettingsError: this machine has no such encoder, or it does not support the settings.
+            StaleFeaturesError: the encoder on this machine has other weights than the description.
         """
         name = encoder if isinstance(encoder, str) else encoder.encoder
         folder = find_encoder(name)
@@ -136,7 +136,7 @@ class TextEncoder:
 
         Args:
             texts: Cleaned texts.
-            tokens_a_batch: Budget of a batch, padding included; None = what suits the device.
+            tokens_a_batch: Token budget of a batch, padding included; None = the default of the device.
             show_progress: Draw a progress bar.
         """
         if not len(texts):
@@ -159,7 +159,7 @@ class TextEncoder:
             return Tokens(np.empty(0, np.int64), np.zeros(1, np.int64), 0)
         found = self._tokenizer(list(texts), truncation=True, max_length=self.reference.max_tokens)
         encodings = found.encodings or []
-        # A tokenizer without special tokens makes nothing of an empty text, and a model needs something to read.
+        # A tokenizer without special tokens gives no token for an empty text, but the model needs at least one.
         blank = [self._tokenizer.pad_token_id or 0]
         ids = [row or blank for row in found["input_ids"]]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
@@ -170,7 +170,7 @@ class TextEncoder:
         """Vectors [n, D] of the texts at `rows`, in one batch.
 
         Raises:
-            CheckpointMismatchError: the model gives NaN or infinities.
+            CheckpointMismatchError: the model returns NaN or infinities.
         """
         lengths = tokens.lengths[rows]
         cells = np.arange(lengths.max())
@@ -200,7 +200,7 @@ def batches_by_length(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[n
 
 
 def choose_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
-    """bf16 for "auto" where the processor multiplies it natively."""
+    """Resolve "auto": bf16 if the processor supports it natively, else fp32."""
     if precision != "auto":
         return precision
     return "bf16" if multiplies_bf16(device.type) else "fp32"
@@ -232,7 +232,7 @@ def _load_model(
         width = int(pipeline.encode(["width"], show_progress_bar=False).shape[1])
         limit = int(pipeline.max_seq_length or LONGEST_DEFAULT)
         return tokenizer, functools.partial(_by_pipeline, pipeline), width, limit
-    their_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is missing is said below, or harmless
+    their_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # missing weights are reported below, or harmless
     try:
         model, info = AutoModel.from_pretrained(
             folder,
@@ -248,14 +248,14 @@ def _load_model(
     model = model.to(device).eval()
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_DEFAULT
     if model.config.model_type in ("roberta", "xlm-roberta", "mpnet", "camembert"):
-        positions -= 2  # positions of these begin at 2
+        positions -= 2  # the positions of these models begin at 2
     limit = min(positions, tokenizer.model_max_length, LONGEST_DEFAULT if positions > LONGEST_DEFAULT else positions)
     forward = functools.partial(_by_transformer, model, pooling, normalised)
     return tokenizer, forward, int(model.config.hidden_size), int(limit)
 
 
 def _check_loaded(folder: Path, model: Any, tokenizer: Any, not_filled: Iterable[str]) -> None:
-    """Refuse weights that do not fill the model (the pooler is not read), and a tokenizer with more words than they have."""
+    """Refuse weights that lack tensors of the model (except the unused pooler), and a tokenizer with too many words."""
     lacking = sorted(name for name in not_filled if not name.startswith("pooler."))
     if lacking:
         raise CheckpointMismatchError(

@@ -1,4 +1,4 @@
-"""Which encoder made a vector (name, weights, pooling), and where such an encoder is found on this machine."""
+"""Identifies the encoder that made a vector (name, weights, pooling), and finds encoders on this machine."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ Pooling = Literal["cls", "mean", "pipeline"]
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 WHEEL_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-LONGEST_DEFAULT = 512  # tokens; for encoders that name no limit of their own
+LONGEST_DEFAULT = 512  # tokens; for encoders without a limit of their own
 
 
 class EncoderDescription(Protocol):
-    """What identifies an encoder: fields that `EncoderReference` shares with the description beside stored vectors."""
+    """Identifies an encoder: the fields that `EncoderReference` shares with the description of stored vectors."""
 
     @property
     def encoder(self) -> str: ...
@@ -36,10 +36,10 @@ class EncoderDescription(Protocol):
 
 @dataclass(frozen=True)
 class EncoderReference:
-    """An encoder, named so that another machine can check that it has the same one. All fields are JSON.
+    """Identifies an encoder so that another machine can check that it has the same one. All fields are JSON values.
 
-    `encoder`: the name or folder it was asked for by. `pooling`: "cls", "mean", or "pipeline" (the modules of a
-    sentence-transformers folder, where they are more than pooling). `weights_sha256`: of its weights and vocabulary.
+    `encoder`: the requested name or folder. `pooling`: "cls", "mean", or "pipeline" (the modules of a
+    sentence-transformers folder that does more than pooling). `weights_sha256`: of its weights and vocabulary.
     `text_rules`: the cleaning of the texts it reads. `max_tokens`: longer texts are cut. `normalised`: vectors have
     length 1.
     """
@@ -53,7 +53,7 @@ class EncoderReference:
     text_rules: str = "default"
 
     def check(self, description: EncoderDescription) -> None:
-        """Refuse an encoder with other weights than those that `description` names.
+        """Refuse this encoder if its weights are not those of `description`.
 
         Raises:
             StaleFeaturesError: the weights differ.
@@ -68,7 +68,7 @@ class EncoderReference:
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """What an encoder's folder says of itself; None = nothing."""
+    """The settings that an encoder's folder declares; None = not declared."""
 
     pooling: Pooling | None
     normalised: bool
@@ -76,12 +76,12 @@ class FolderSettings:
 
 
 def find_encoder(name: str) -> Path:
-    """Folder of the encoder `name`: a local folder, else in the hub's cache, else in the wheel of the default one.
+    """Folder of the encoder `name`: a local folder, else the hub cache, else the wheel of the default encoder.
 
     Nothing is downloaded.
 
     Raises:
-        SettingsError: it is in none of these places.
+        SettingsError: the encoder is in none of these places.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -117,14 +117,14 @@ def find_encoder(name: str) -> Path:
 
 
 def lasting_name(name: str) -> str:
-    """The name of an encoder as it is recorded: a folder by its whole path, so that it is found from anywhere."""
+    """The name of an encoder as recorded: for a folder its absolute path, so that it is found from any directory."""
     folder = Path(name).expanduser()
-    # `resolve` would take the names of links from them.
+    # `resolve` would replace the names of symbolic links.
     return os.path.abspath(folder) if folder.is_dir() else name  # noqa: PTH100
 
 
 def stored_name(name: str) -> str:
-    """What is made by an encoder is called after the last part of its name, or after its folder."""
+    """Default name for the results of an encoder: the last part of its name, or the name of its folder."""
     return Path(lasting_name(name)).name
 
 
@@ -146,13 +146,13 @@ def fast_tokenizer(folder: Path) -> Any:
     """The tokenizer of an encoder's folder, as transformers loads it.
 
     Raises:
-        SettingsError: there is none, or it is not a fast one.
+        SettingsError: the folder has no tokenizer, or not a fast one.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers' own kinds too: its settings are checked by a class of its own
+    except Exception as error:  # also transformers' own exception classes, which check its settings
         raise SettingsError(
             [f"The tokenizer in {folder} cannot be loaded: {error}. Fetch the folder again."]
         ) from error
@@ -192,7 +192,7 @@ def _hub_cache() -> Path:
 
 
 def _in_hub_cache(name: str) -> Path | None:
-    """The newest complete snapshot of `name`; a bare name is also looked for under sentence-transformers."""
+    """The newest complete snapshot of `name`; a name without an organisation is also searched in sentence-transformers."""
     for repository in (name, f"sentence-transformers/{name}"):
         folder = _hub_cache() / f"models--{repository.replace('/', '--')}"
         main = folder / "refs" / "main"

@@ -1,7 +1,7 @@
-"""Encode a catalogue in shards on disk, so that a killed run goes on where it stopped.
+"""Encode a catalogue in shards on disk, so that a killed run can be resumed.
 
-A shard is a run of batches in the order of encoding (longest texts first). It is written beside and renamed, so each
-one is whole or absent. Its folder's name is a fingerprint of encoder, texts and plan: other shards are never read.
+A shard is a sequence of batches in the order of encoding (longest texts first). It is written atomically, so each is complete
+or absent. Its folder is named by a fingerprint of encoder, texts and plan, so shards of other encodings are never read.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ TOKENS_A_SHARD = 1 << 18  # about a quarter of a minute on two cores
 
 @dataclass(frozen=True, eq=False)
 class EncodedTexts:
-    """`vectors` [N, D], and what happened.
+    """`vectors` [N, D], with counts.
 
-    `distinct` texts were encoded, of which `cut` at the limit and `resumed` from an earlier run; `empty` of all texts
-    hold no word.
+    `distinct`: distinct texts; `cut`: how many of them were cut at the limit; `resumed`: how many came from an earlier run;
+    `empty`: texts without a word, of all texts.
     """
 
     vectors: Vectors
@@ -86,7 +86,7 @@ def encode_in_shards(
 
 
 def remove_shards(scratch: Path) -> None:
-    """Remove the shards, now that their vectors are stored."""
+    """Remove the shards after their vectors were stored."""
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""The nearest text by TF-IDF: a stand-in where an item has neither vector nor code."""
+"""The nearest text by TF-IDF: a substitute for items that have neither a vector nor a code."""
 
 import re
 from collections import Counter
@@ -14,14 +14,14 @@ _WORD = re.compile(r"\w\w+")
 
 @dataclass(frozen=True, eq=False)
 class NearestTexts:
-    """For each query the `rows` [Q] of the nearest candidate and their cosine `similarities` [Q] (0 = no common word)."""
+    """For each query the row of the nearest candidate, `rows` [Q], and its cosine, `similarities` [Q] (0 = no common word)."""
 
     rows: npt.NDArray[np.int64]
     similarities: npt.NDArray[np.float64]
 
 
 def nearest_texts(queries: Sequence[str], candidates: Sequence[str]) -> NearestTexts:
-    """Nearest candidate of each query by the cosine of TF-IDF vectors of words; the first one of equals.
+    """Nearest candidate of each query by the cosine of TF-IDF vectors of words; the first one of ties.
 
     Words are lower-cased runs of two and more letters or digits, weighted by count x (1 + ln((1 + n) / (1 + df))).
     """

@@ -1,4 +1,4 @@
-"""Item tokens on disk: `ids.npy`, `types.npy`, `offsets.npy`, `tokens.json` with their form and origin, and the tokenizer."""
+"""Item tokens on disk: `ids.npy`, `types.npy`, `offsets.npy`, `tokens.json` (form and origin), and the tokenizer's file."""
 
 import csv
 import io
@@ -22,14 +22,14 @@ from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, Se
 INFO_FILE = "tokens.json"
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT_VERSION = 1
-NO_LONGER_COUNTED = ("converted_values",)  # which folders of earlier versions hold
+NO_LONGER_COUNTED = ("converted_values",)  # counts in folders of earlier versions
 
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """Tokens of a whole catalogue, memory-mapped, the form they have, and what happened when they were made.
+    """Tokens of a whole catalogue, memory-mapped, with their form and the counts of the tokenization.
 
-    `tokenizer`: file of the tokenizer that made them; folders of earlier versions lack it.
+    `tokenizer`: file of the tokenizer that made them; None for folders of earlier versions.
     """
 
     tokens: ItemTokens
@@ -48,11 +48,11 @@ def write_tokens(
     """Tokenize a catalogue piece by piece into `folder`; one piece is in memory at a time.
 
     Args:
-        folder: where the files go; it must exist.
-        tokenizer: of the form that is stored.
+        folder: folder for the files; it must exist.
+        tokenizer: makes the tokens; its form is stored.
         pieces: attribute -> values of some items, in row order.
-        fingerprint: of the catalogue that they come from.
-        advance: told the number of items done after each piece.
+        fingerprint: of the catalogue.
+        advance: called after each piece with its number of items.
     """
     counts = Counts()
     lengths = [np.zeros(1, np.int64)]
@@ -74,7 +74,7 @@ def write_tokens(
 
 
 def save_tokens(folder: Path, tokens: ItemTokens, form: SentenceForm, fingerprint: str) -> None:
-    """Write tokens that stand in memory, as `write_tokens` does."""
+    """Write tokens that are in memory, in the format of `write_tokens`."""
     for name in ("ids", "types", "offsets"):
         np.save(folder / f"{name}.npy", getattr(tokens, name))
     counts = Counts(items_without_tokens=int((tokens.lengths == 0).sum()))
@@ -82,7 +82,7 @@ def save_tokens(folder: Path, tokens: ItemTokens, form: SentenceForm, fingerprin
 
 
 def copy_tokenizer(tokenizer: Path | None, folder: Path) -> None:
-    """Put a tokenizer into a run's folder, if there is one, so that the run can read new items without the backbone."""
+    """Copy a tokenizer, if there is one, into a run's folder, so that the run can read new items without the backbone."""
     target = folder / TOKENIZER_FILE
     if tokenizer is not None and tokenizer.is_file() and not (target.exists() and target.samefile(tokenizer)):
         with writing_file(target) as temporary:
@@ -90,10 +90,10 @@ def copy_tokenizer(tokenizer: Path | None, folder: Path) -> None:
 
 
 def read_form(file: Path) -> SentenceForm:
-    """The form in a JSON file of its own.
+    """Read a form from its own JSON file.
 
     Raises:
-        DataFormatError: it holds none.
+        DataFormatError: the file holds no form.
     """
     mend = "Copy the folder again, or train the model anew."
     return read_record(SentenceForm, file, "how items become tokens", DataFormatError, mend)
@@ -106,7 +106,7 @@ def tokenize_command(
     name: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """The whole command that makes tokens of this form, to be shown; its text rules are those of the prepared folder.
+    """The full command that makes tokens of this form, for messages; its text rules are those of the prepared folder.
 
     >>> form = SentenceForm("path/to/roberta", "0", 9, 0, None, ["title", "brand"], 16, "default")
     >>> tokenize_command("data/shop", form)
@@ -115,11 +115,11 @@ def tokenize_command(
     '`linguarec tokenize shop --backbone path/to/roberta --attributes title --attribute-tokens 16 --name short --overwrite`'
 
     Args:
-        data: the prepared folder, or a word that stands for it.
-        form: of the tokens; None = not known, as where its file cannot be read.
-        known: what the folder has; attributes of the form that it lacks are left out. None = all are there.
-        name: of the stored tokens; None = after the backbone.
-        overwrite: whether tokens of that name are to be replaced.
+        data: the prepared folder, or a placeholder for it.
+        form: of the tokens; None = not known, for example if its file cannot be read.
+        known: attributes of the folder; others are left out of the command. None = the folder has all.
+        name: of the stored tokens; None = the default name of the backbone.
+        overwrite: whether the command replaces tokens of that name.
     """
     words = ["linguarec", "tokenize", str(data), "--backbone", "BACKBONE" if form is None else form.backbone]
     if form is not None:
@@ -144,10 +144,10 @@ def open_tokens(
     Args:
         folder: that `write_tokens` or `save_tokens` wrote.
         fingerprint: of the catalogue.
-        again: a sentence that says how they come back, given their form, or None where it cannot be read.
+        again: returns a sentence that says how to restore the tokens, given their form, or None if it cannot be read.
 
     Raises:
-        DataFormatError: there are none, or a file is damaged.
+        DataFormatError: there are no tokens, or a file is damaged.
         StaleFeaturesError: they were made from another catalogue.
     """
     file = folder / INFO_FILE
@@ -182,7 +182,7 @@ def _write_info(folder: Path, form: SentenceForm, counts: Counts, fingerprint: s
 def _growing_npy(path: Path, dtype: npt.DTypeLike) -> Iterator[Callable[[npt.NDArray[Any]], None]]:
     """Write a one-dimensional array whose length is known only at the end; yields the function that appends to it.
 
-    NumPy pads a header so that the first axis can grow without moving the data.
+    NumPy pads the header so that the first axis can grow without moving the data.
     """
     kind = np.dtype(dtype)
     written = 0

@@ -1,8 +1,8 @@
-"""Word drop: the text of an item with some of its words left out, an augmentation of pre-training (UniSRec)."""
+"""Word drop: an item's text with some of its words left out, an augmentation for pre-training (UniSRec)."""
 
 import numpy as np
 
-WORD_DROP = 0.2  # share of the words; UniSRec's value
+WORD_DROP = 0.2  # fraction of the words; UniSRec's value
 
 
 def drop_words(text: str, share: float, generator: np.random.Generator) -> str:

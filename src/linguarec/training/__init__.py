@@ -1,1 +1,1 @@
-"""Thin Lightning modules around the models: stages, optimiser, callbacks, run record."""
+"""Training with Lightning: stages, thin modules around the models, optimiser, callbacks, settings."""

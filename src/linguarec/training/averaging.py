@@ -1,4 +1,4 @@
-"""A running mean of the weights over the steps of a training: steadier than the weights of any one step."""
+"""A running mean of the weights over the steps of a training, with less variance than the weights of a single step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 def averaged(model: nn.Module, power: float) -> AveragedModel:
     """A copy of `model` for the mean of its weights, in which step t counts as t^power.
 
-    The polynomial-decay averaging of Shamir and Zhang (arXiv 1212.1824, section 4): it forgets the start at any length of
-    training, so that no horizon has to be chosen.
+    The polynomial-decay averaging of Shamir and Zhang (arXiv 1212.1824, section 4): early steps lose their weight at any length
+    of training, so that no horizon has to be chosen.
     """
     mean = AveragedModel(model, multi_avg_fn=_polynomial(power))
     mean.requires_grad_(False)

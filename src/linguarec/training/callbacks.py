@@ -1,4 +1,4 @@
-"""What happens around the steps: progress, the valid metric, the record of the epochs, the best weights."""
+"""Callbacks of a training: progress, valid metrics, the record of the epochs, early stopping, checkpoints, best weights."""
 
 import csv
 import logging
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 class EpochRecord(Callback):
     """After each epoch: compute the valid metrics, log them, and write all epochs so far to `metrics.csv`.
 
-    Loss and targets are those of all processes, seconds and memory those of the first.
-    Histories are read in the precision of the training; the ranking itself is float32, as everywhere.
+    Loss and targets are summed over all processes; seconds and memory are those of the first process.
+    Histories are encoded in the precision of the training; scores are float32, as everywhere.
 
     Args:
         validate: metrics of the model on the valid part; run by every process on the same model.
-        file: the CSV file; one row an epoch.
+        file: the CSV file; one row per epoch.
     """
 
     def __init__(self, validate: Callable[[nn.Module], Metrics], file: Path) -> None:
@@ -40,7 +40,7 @@ class EpochRecord(Callback):
         self.started = self.elapsed = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock: an epoch that is resumed in its middle has no start of its own, and has taken time before."""
+        """Start the clock; an epoch that is resumed in the middle calls no `on_train_epoch_start`."""
         self.started = time.perf_counter() - self.elapsed
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -84,11 +84,11 @@ class EpochRecord(Callback):
             writer.writerows(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, and the seconds of the epoch that is under way."""
+        """The rows so far, and the seconds of the current epoch."""
         return {"rows": list(self.rows), "elapsed": time.perf_counter() - self.started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the rows of the run that is resumed."""
+        """Restore the rows of a resumed run."""
         self.rows, self.elapsed = list(state_dict["rows"]), state_dict.get("elapsed", 0.0)
 
 
@@ -102,7 +102,7 @@ class StepProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One step further; the first step of an epoch, or of a resumed rest of one, draws the bar."""
+        """Advance the bar; the first step of an epoch, or of its resumed part, draws it."""
         if self.advance is None:
             description, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
             if trainer.is_global_zero:
@@ -112,35 +112,35 @@ class StepProgress(Callback):
             self.advance()
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Close the bar, so that the epoch's line stands alone."""
+        """Close the bar before the epoch's line is logged."""
         self.open.close()
         self.advance = None
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the error stands alone."""
+        """Close the bar before the error is printed."""
         self.open.close()
 
 
 class Patience(EarlyStopping):
-    """Early stopping that holds for a resumed run, too: killed after its last epoch, it has no epoch left to train."""
+    """Early stopping that also ends a resumed run whose patience had run out before it was killed."""
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Stop where the checkpoint says that patience had run out; Lightning forgets that it did."""
+        """Stop if the checkpoint says that patience had run out; Lightning does not restore this decision."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Checkpoints between the optimiser steps of an epoch, but none at its last one: that of the epoch's end follows.
+    """Checkpoints between the optimiser steps of an epoch, except after its last step, where the epoch's checkpoint follows.
 
-    Resumed behind the last step, Lightning would begin the next epoch, and this one would never be validated. Within an
-    accumulated step the gradient of the parts before would be lost.
+    Resumed after the last step, Lightning would begin the next epoch and never validate this one. A checkpoint within an
+    accumulated step would lose the gradients of the earlier parts.
     """
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, where it is time."""
+        """Save between optimiser steps, if a checkpoint is due."""
         whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if whole_step and not trainer.is_last_batch:
             super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
@@ -152,7 +152,7 @@ class BestWeights(Callback):
     Args:
         monitor: name of a logged metric; higher is better.
         save: writes the model into the run folder.
-        best: what must be surpassed.
+        best: value that must be exceeded.
     """
 
     def __init__(self, monitor: str, save: Callable[[nn.Module], None], best: float = -1.0) -> None:
@@ -162,9 +162,9 @@ class BestWeights(Callback):
         self.best_epoch = -1
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Save if better."""
+        """Save the weights if the metric is better."""
         assert isinstance(module, Stage)
-        # That of the first process: all must agree on whether to gather the weights.
+        # The value of the first process, so that all processes agree on whether to gather the weights.
         value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         if value > self.best:
             self.best, self.best_epoch = value, trainer.current_epoch
@@ -177,7 +177,7 @@ class BestWeights(Callback):
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best of the run that is resumed."""
+        """Restore the best value and epoch of a resumed run."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
 
 

@@ -23,14 +23,14 @@ from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
 
 MONITOR = "ndcg@10"
-CURVE_FILE = "metrics.csv"  # one row an epoch, from the first one on
+CURVE_FILE = "metrics.csv"  # one row per epoch
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training came to: the best valid metric, its epoch, the epochs trained in all, and one record for each.
+    """The result of a stage: the best valid metric, its epoch, the number of epochs, and one record for each epoch.
 
-    `main_process`: whether this is the process that writes results (there is one, however many trained).
+    `main_process`: whether this is the one process that writes results.
     """
 
     best_valid: float
@@ -41,7 +41,7 @@ class FitResult:
 
     @property
     def seconds(self) -> float:
-        """Of all epochs, their validations included, however often the training was resumed."""
+        """Seconds of all epochs with their validations, also those before the training was resumed."""
         return float(sum(row["seconds"] + row["valid_seconds"] for row in self.history))
 
 
@@ -56,17 +56,17 @@ def fit(
     """Train until the valid ndcg@10 has not risen for `patience` epochs.
 
     Args:
-        stage: model, loader, loss and settings. Its model is changed in place; afterwards it holds the *last* weights, the
-            best ones are what `save_best` wrote.
+        stage: model, loader, loss and settings. Its model is changed in place; afterwards it holds the *last* weights.
+            `save_best` wrote the best ones.
         run: folder for `metrics.csv`, `checkpoints/` and logs.
         validate: metrics by name; must hold "ndcg@10".
         save_best: called with the model whenever the metric is better than before.
-        resume: go on from `run/checkpoints/last.ckpt` if it is there.
-        best_before: the best metric of an earlier stage, whose weights stand until they are surpassed; `best_epoch` is -1 if
-            they never were.
+        resume: continue from `run/checkpoints/last.ckpt` if it exists.
+        best_before: the best metric of an earlier stage, whose weights are kept until this stage exceeds it; `best_epoch` is
+            -1 if it never does.
 
     Raises:
-        CheckpointMismatchError: that file is no checkpoint.
+        CheckpointMismatchError: that file is not a checkpoint.
     """
     settings = stage.settings
     record = EpochRecord(validate, run / CURVE_FILE)
@@ -83,7 +83,7 @@ def fit(
         ModelCheckpoint(checkpoint.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
     if every_n_steps:
-        # Overwrites the same file between epochs, so that a killed run loses at most that many steps.
+        # Overwrites the same file between epochs, so that a killed run loses at most this many steps.
         callbacks.append(
             StepCheckpoint(
                 checkpoint.parent, filename="last", enable_version_counter=False, every_n_train_steps=every_n_steps
@@ -116,11 +116,11 @@ def fit(
 
 
 def _num_nodes() -> int:
-    return int(os.environ.get("GROUP_WORLD_SIZE", 1))  # torchrun says so
+    return int(os.environ.get("GROUP_WORLD_SIZE", 1))  # set by torchrun
 
 
 def _strategy(settings: TrainingSettings) -> Any:
-    """Lightning's name of it; FSDP is its `ModelParallelStrategy` without a split of tensors, which runs on CPUs, too."""
+    """Lightning's strategy; FSDP is its `ModelParallelStrategy` without tensor parallelism, which also runs on CPUs."""
     if settings.strategy != "fsdp":
         return settings.strategy
     return ModelParallelStrategy(
@@ -129,14 +129,14 @@ def _strategy(settings: TrainingSettings) -> Any:
 
 
 def uses_bf16(settings: TrainingSettings) -> bool:
-    """Whether matrix products run in bfloat16: as asked, or where the device computes it natively."""
+    """Whether matrix products run in bfloat16: as set, or with "auto" if the device supports it natively."""
     if settings.precision != "auto":
         return settings.precision == "bf16"
     return multiplies_bf16("cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _check_checkpoint(file: Path) -> None:
-    """Refuse what is not the checkpoint of a stage, before Lightning fails on it in its own words; tensors are not read."""
+    """Refuse a file that is not a checkpoint of a stage, before Lightning fails on it; tensors are not read."""
     found, reason = None, None
     if zipfile.is_zipfile(file):
         try:
@@ -160,7 +160,7 @@ def _loggers(settings: TrainingSettings, run: Path) -> Any:
             elif name == "wandb":
                 made.append(loggers.WandbLogger(save_dir=run, project="linguarec", name=run.name))
             else:
-                # Without a server of the user's, a database in the run folder: MLflow keeps no plain files any more.
+                # Without a tracking server, use a database in the run folder: MLflow no longer writes plain files.
                 store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(run / 'mlflow.db').resolve()}")
                 made.append(loggers.MLFlowLogger("linguarec", run_name=run.name, tracking_uri=store))
         except ModuleNotFoundError as error:
@@ -171,7 +171,7 @@ def _loggers(settings: TrainingSettings, run: Path) -> Any:
 
 
 class _quiet(warnings.catch_warnings):
-    """Keeps Lightning's start-up chatter and advice on data loader workers out of the screen."""
+    """Hides Lightning's start-up messages and its advice on data loader workers."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -1,4 +1,4 @@
-"""A training stage as a Lightning module: a model, its loss at this stage, an optimiser, nothing else."""
+"""A training stage as a Lightning module: a model, the loss of the stage, an optimiser."""
 
 import copy
 import math
@@ -18,43 +18,43 @@ from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.training.averaging import averaged
 from linguarec.training.settings import TrainingSettings
 
-# The methods by which models are called. With FSDP each of them first gathers the whole weights.
+# Methods through which models are called. With FSDP each of them first gathers the full weights.
 _CALLED = ("pretrain_loss", "item_inputs", "item_keys", "queries", "encode")
 
 
 class StepBatch(Protocol):
-    """What a stage asks of a batch: the number of its step, and the step's targets over all processes."""
+    """The part of a batch that `Stage` needs: the number of its step, and the step's targets over all processes."""
 
     @property
     def step(self) -> int:
-        """Counts from the start of the training."""
+        """Number of the step, counted from the start of the training."""
 
     @property
     def step_targets(self) -> int:
-        """All targets of the step."""
+        """Number of targets of the step, over all processes."""
 
 
 class StepLoader(Sized, Protocol):
-    """What a stage asks of its loader: the steps of one epoch, shared by processes, and where it stands."""
+    """The loader that `Stage` needs: iterates over the steps of an epoch, split over processes, and saves its position."""
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches of the rest of an epoch."""
+        """The remaining batches of an epoch."""
 
     def shard(self, rank: int, processes: int) -> None:
         """Take this process's part of each step."""
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch comes from."""
+        """The position of the next batch."""
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on there."""
+        """Continue from this position."""
 
 
 class Stage(LightningModule):
-    """Trains a model with the loss of a stage, `step_loss`. Parameters that do not require a gradient are not trained.
+    """Trains a model with `step_loss`, the loss of the stage. Parameters without `requires_grad` are frozen.
 
     Every step draws its random numbers (dropout, gate noise) from a generator seeded by seed, step and process, so that a
-    resumed run repeats an unbroken one exactly.
+    resumed run equals an uninterrupted one exactly.
     """
 
     def __init__(self, model: nn.Module, loader: StepLoader, settings: TrainingSettings, seed: int) -> None:
@@ -66,11 +66,11 @@ class Stage(LightningModule):
         self.average = averaged(model, settings.averaging) if settings.averaging else None
         self.loss_sum = 0.0
         self.targets = 0
-        # In a list: Lightning would register a module as a part of the model.
+        # In a list, because Lightning would register a module attribute as a part of the model.
         self._without_weights: list[nn.Module] = []
 
     def configure_model(self) -> None:
-        """Shard the weights over the processes (FSDP), if that is asked for."""
+        """Shard the weights over the processes, if the strategy is FSDP."""
         if self.settings.strategy != "fsdp" or self._without_weights:
             return
         self._without_weights = [copy.deepcopy(self.model).to("meta")]
@@ -81,7 +81,7 @@ class Stage(LightningModule):
                 register_fsdp_forward_method(self.model, name)
 
     def whole_result(self) -> nn.Module:
-        """`result` with all of its weights on the first process; all processes call this."""
+        """`result`, with its full weights on the first process; all processes must call this."""
         if not self._without_weights:
             return self.result
         state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -97,7 +97,7 @@ class Stage(LightningModule):
 
     @property
     def result(self) -> nn.Module:
-        """What is validated and kept: the model, or the mean of its weights."""
+        """The network to validate and save: the model, or the model with averaged weights."""
         return self.model if self.average is None else self.average.module
 
     def train_dataloader(self) -> StepLoader:
@@ -106,11 +106,11 @@ class Stage(LightningModule):
         return self.loader
 
     def on_train_epoch_start(self) -> None:
-        """Start the means of the epoch."""
+        """Reset the sums of the epoch."""
         self.loss_sum, self.targets = 0.0, 0
 
     def training_step(self, batch: StepBatch, batch_index: int) -> Tensor:
-        """The loss of this process's share of the step."""
+        """This process's share of the step's loss; seeds torch for the step."""
         torch.manual_seed(hash((self.seed, batch.step, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
         loss = self.step_loss(batch)
         self.loss_sum += float(loss.detach()) * batch.step_targets
@@ -118,7 +118,7 @@ class Stage(LightningModule):
         return loss
 
     def whole_loss_sum(self) -> float:
-        """The loss summed over the epoch's targets so far, those of all processes: each calls this, all get the same."""
+        """The loss summed over the epoch's targets so far, over all processes; all of them must call this."""
         if self.trainer.world_size == 1:
             return self.loss_sum
         mine = torch.tensor(self.loss_sum, dtype=torch.float64, device=self.device)
@@ -131,15 +131,15 @@ class Stage(LightningModule):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step, then the mean over the steps: before any checkpoint of the step is written."""
+        """Take an optimiser step, then update the averaged weights, before any checkpoint of the step is written."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.average is not None:
             self.average.update_parameters(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add where the steps stand. Lightning keeps a loader's state too, but restores it within an epoch only.
+        """Add the loader's position and the sums of the epoch.
 
-        All processes come here, the first one writes.
+        Lightning saves a loader's state too, but restores it only within an epoch. All processes call this, the first writes.
         """
         checkpoint["stage"] = {
             "loader": self.loader.state_dict(),
@@ -148,23 +148,23 @@ class Stage(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the loader's position and the sums of the epoch."""
         state = checkpoint["stage"]
         self.loader.load_state_dict(state["loader"])
         self.loss_sum, self.targets = state["loss_sum"], state["targets"]
 
     @property
     def steps_planned(self) -> int:
-        """Optimiser steps from the first one of the schedule to its last."""
+        """Total optimiser steps of the learning-rate schedule."""
         return math.ceil(len(self.loader) / self.settings.accumulate) * self.settings.max_epochs
 
     @property
     def steps_before(self) -> int:
-        """Optimiser steps of the schedule that were taken before this stage."""
+        """Optimiser steps of the learning-rate schedule that earlier stages took."""
         return 0
 
     def learning_rate_share(self, step: int) -> float:
-        """Of the learning rate, that of the `step`-th step of this stage, from 0."""
+        """Factor of the learning rate at optimiser step `step` of this stage, counted from 0."""
         settings, now = self.settings, self.steps_before + step
         if now < settings.warmup_steps:
             return (now + 1) / settings.warmup_steps
@@ -173,13 +173,13 @@ class Stage(LightningModule):
         return max(0.0, (self.steps_planned - now) / max(1, self.steps_planned - settings.warmup_steps))
 
     def configure_optimizers(self) -> Any:
-        """Adam as published; AdamW where weight decay is asked for."""
+        """Adam as published; AdamW if weight decay is above 0."""
         kind: Any = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
         optimizer: torch.optim.Optimizer = kind(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
-            fused=not self.settings.gradient_clip,  # Lightning clips for no fused optimiser
+            fused=not self.settings.gradient_clip,  # Lightning does not clip gradients for fused optimisers
         )
         if not self.settings.warmup_steps and self.settings.schedule == "constant":
             return optimizer
@@ -197,19 +197,19 @@ class FineTuning(Stage):
         self.items = items
 
     def on_fit_start(self) -> None:
-        """Bring the catalogue to the device once."""
+        """Move the catalogue to the device once."""
         self.items = self.items.to(self.device)
 
     def step_loss(self, batch: TrainingBatch) -> Tensor:
-        """Mean over the targets of this process, times its share of the step."""
+        """Mean over the targets of this process, times the step's `loss_scale`."""
         mean: Tensor = self.model.finetune_loss(batch.sequences, self.items)  # type: ignore[operator]
         return mean * batch.loss_scale
 
 
 class PreTraining(Stage):
-    """`model.pretrain_loss` over several domains: contrast within the step, across processes."""
+    """`model.pretrain_loss` over several domains: contrast among the targets of the step, over all processes."""
 
     def step_loss(self, batch: PretrainingBatch) -> Tensor:
-        """The model's loss, which knows its share of the step."""
+        """The model's loss, which is already scaled to this process's share of the step."""
         loss: Tensor = self.model.pretrain_loss(batch)  # type: ignore[operator]
         return loss

@@ -19,23 +19,23 @@ class TrainingSettings:
         learning_rate: of Adam.
         weight_decay: decoupled (AdamW) where above 0.
         targets_per_step: next-item targets of one optimiser step over all processes and accumulated parts.
-        accumulate: a step is computed in that many parts, to save memory. The contrast of pre-training takes its negatives
-            from one part, so there the same step has fewer of them.
-        max_epochs: the training ends there at the latest.
-        patience: it ends after that many epochs without a better valid ndcg@10.
-        valid_users: most users that are ranked after an epoch, drawn by the seed; 0 = all. In pre-training the most targets of
-            each domain, of one draw for all seeds; 0 = 2,048. For models whose validation takes as long as their training.
+        accumulate: number of parts in which a step is computed, to save memory. The contrast of pre-training takes its
+            negatives from one part, so there the same step has fewer of them.
+        max_epochs: most epochs of the training.
+        patience: the training ends after this many epochs without a better valid ndcg@10.
+        valid_users: most users to rank after an epoch, drawn by the seed; 0 = all. In pre-training the most targets of
+            each domain, with one draw for all seeds; 0 = 2,048. For models whose validation takes as long as their training.
         window_stride: how histories beyond the model's max_length are trained. 0 = each target with its own window (exact);
             n = windows end every n items (faster).
         averaging: 0 = validate and keep the weights of the last step; above 0 = the mean of the weights over all steps, in
             which step t counts as t^averaging.
-        warmup_steps: the learning rate rises linearly over the first so many steps.
+        warmup_steps: number of first steps over which the learning rate rises linearly.
         schedule: linear = the learning rate falls to 0 at the end of max_epochs.
         gradient_clip: largest norm of the gradient; 0 = not clipped.
-        precision: bf16 = bfloat16 matrix products with float32 weights; auto = bf16 where the device computes it natively.
+        precision: bf16 = bfloat16 matrix products with float32 weights; auto = bf16 if the device supports it natively.
         accelerator: auto takes a GPU if there is one.
-        devices: number of processes on this machine, one a device; with torchrun its --nproc-per-node.
-        strategy: how several processes work together. ddp = each holds the whole model; fsdp = each keeps a share of the
+        devices: number of processes on this machine, one per device; with torchrun its --nproc-per-node.
+        strategy: how several processes train together. ddp = each holds the whole model; fsdp = each keeps a shard of the
             weights, their gradients and Adam's moments between steps (pre-training only).
         checkpoint_every_n_steps: besides the checkpoint after each epoch; 0 = none.
         loggers: besides metrics.csv; each needs its extra, for instance linguarec[tensorboard].
@@ -61,12 +61,12 @@ class TrainingSettings:
     loggers: list[Logger] = field(default_factory=list)
 
     def or_else(self, own: Mapping[str, Any]) -> "TrainingSettings":
-        """These settings, with those of a model's `own` training where nothing else was asked for (`given`)."""
+        """These settings, with a model's `own` values for those that the user did not set (see `linguarec.given`)."""
         asked = given(self)
         return replace(self, **{name: value for name, value in own.items() if name not in asked})
 
     def check(self) -> None:
-        """Raise one error that names every setting that cannot work."""
+        """Raise one error that names every invalid setting."""
         problems = []
         if not self.learning_rate > 0:
             problems.append(f"training.learning_rate is {self.learning_rate}; it must be above 0")
@@ -95,9 +95,9 @@ class TrainingSettings:
                     f"training.accelerator is gpu and training.devices {self.devices}, and torch finds "
                     f"{torch.cuda.device_count()} GPUs here; ask for no more, or take cpu"
                 )
-        started = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun says so
+        started = os.environ.get("LOCAL_WORLD_SIZE")  # set by torchrun
         if started is not None and int(started) != self.devices:
-            # Each would train alone, all of them into one run folder.
+            # Each process would train alone, all of them into one run folder.
             problems.append(
                 f"training.devices is {self.devices}, and torchrun started {started} processes on this machine; give "
                 f"--training.devices {started}"

@@ -1,7 +1,7 @@
-"""The stages of a training one after the other, each resumed on its own.
+"""Runs the stages of a training in order; each can be resumed.
 
-The last stage writes into the run folder itself, every other one into a folder of its name in it: `metrics.csv`, checkpoints
-until it is done, what it keeps, and at its end `metrics.json`, by which a resumed training knows that it is done.
+The last stage writes into the run folder itself, every other one into a subfolder of its name: `metrics.csv`, checkpoints
+until it is done, the files that it keeps, and at its end `metrics.json`, which tells a resumed training that the stage is done.
 """
 
 import logging
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage came to.
+    """The result of a stage.
 
-    `valid`: the metrics of its best epoch, empty where none was better than the stage before. `best_epoch`: -1 likewise.
-    `before`: the monitored metric before its first step, where it was measured. `steps`: optimiser steps taken.
+    `valid`: the metrics of its best epoch; empty if no epoch was better than the previous stage, then `best_epoch` is -1.
+    `before`: the monitored metric before its first step; None = not measured. `steps`: optimiser steps taken.
     """
 
     valid: Metrics
@@ -44,9 +44,10 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Fit:
-    """A stage of gradient steps, ready to run: the Lightning module, its valid metrics, how its best weights are kept.
+    """A stage of gradient steps, ready to run.
 
-    `before`: metrics before the first step, if they are to be recorded. `best_before`: what must be surpassed.
+    `stage`: the Lightning module. `validate`: valid metrics of a network. `keep`: saves the best weights. `before`: metric
+    before the first step, for the record; None = not measured. `best_before`: metric that must be exceeded.
     """
 
     stage: Stage
@@ -56,7 +57,7 @@ class Fit:
     best_before: float = -1.0
 
     def run(self, folder: Path, resume: bool) -> StageResult:
-        """Train; every process has the same result."""
+        """Train; every process returns the same result."""
         result = fit(self.stage, folder, self.validate, self.keep, resume, self.best_before)
         best = next((row for row in result.history if row["epoch"] == result.best_epoch), {})
         return StageResult(
@@ -73,16 +74,16 @@ class Runnable(Protocol):
     """A stage that can run: gradient steps (`Fit`), or a closed form."""
 
     def run(self, folder: Path, resume: bool) -> StageResult:
-        """Do the stage; every process has the same result."""
+        """Run the stage; every process returns the same result."""
 
 
 @dataclass(frozen=True)
 class PlannedStage:
     """One stage of a plan.
 
-    `name`: of its folder in the run; the last stage's is the run itself. `title`: what is logged when it begins, "" = nothing.
-    `begin`: makes the stage, given the results of the stages before it; called only if the stage is not done yet.
-    `take_over`: called when it is done, in this process or in an earlier one, with its folder: puts what it kept to use.
+    `name`: of its subfolder in the run; the last stage uses the run folder. `title`: logged when it begins, "" = nothing.
+    `begin`: makes the stage from the results of the earlier stages; called only if the stage is not done yet.
+    `take_over`: called with its folder when it is done, now or in an earlier process; loads the files that it kept.
     """
 
     name: str
@@ -92,12 +93,12 @@ class PlannedStage:
 
 
 def run_stages(stages: Sequence[PlannedStage], run: Path, resume: bool) -> list[StageResult]:
-    """Run the stages in order; the result of each, the same in every process.
+    """Run the stages in order and return the result of each, the same in every process.
 
     Args:
         stages: of the plan; at least one.
         run: folder of the run.
-        resume: take up what it holds.
+        resume: skip finished stages and continue an interrupted one.
     """
     results: list[StageResult] = []
     for number, planned in enumerate(stages, start=1):

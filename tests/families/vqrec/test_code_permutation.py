@@ -9,8 +9,8 @@ from linguarec.families.vqrec.code_embedding import CodeEmbedding
 from linguarec.families.vqrec.code_permutation import CodePermutation, assign, reorder, sinkhorn
 
 
-def test_sinkhorn_is_the_released_one(shared: Path) -> None:
-    recorded = load_file(shared / "fixtures" / "vqrec_inductive_ft" / "io.safetensors")
+def test_sinkhorn_is_the_released_one(released_outputs: Path) -> None:
+    recorded = load_file(released_outputs / "vqrec_inductive_ft" / "io.safetensors")
     torch.testing.assert_close(sinkhorn(recorded["sinkhorn_in"], 3), recorded["sinkhorn_out"], atol=1e-5, rtol=1e-5)
 
 

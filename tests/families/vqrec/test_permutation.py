@@ -1,8 +1,9 @@
 """A codebook whose codes were renumbered: the permutation that undoes it is found by the loss of the next items alone."""
 
-from collections.abc import Callable
+import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from linguarec.codes.quantisation import QuantisationSettings, fit_code_book
 from linguarec.data.splits import evaluation_cases, leave_one_out, training_sequences
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.evaluation.evaluate import evaluate_model
+from linguarec.families import FAMILIES
+from linguarec.families.family import Request
+from linguarec.families.next_item import NextItemData
 from linguarec.families.vqrec.code_permutation import reorder
 from linguarec.families.vqrec.model import VQRec, VQRecConfig
-from linguarec.families.vqrec.permutation import PermutationSettings, learn_permutation
+from linguarec.families.vqrec.permutation import PermutationSettings, permutation_stage
 from linguarec.nn.encoders import TransformerConfig, build_encoder
 from linguarec.nn.shape import CatalogueShape
 from linguarec.training.settings import TrainingSettings
@@ -64,8 +68,17 @@ def world() -> World:
     return World()
 
 
-def validation(world: World, items: ItemBatch) -> Callable[[nn.Module], dict[str, float]]:
-    return lambda model: evaluate_model(model, items, world.valid).means()
+class RenumberedData:
+    """What the stage asks of a fine-tuning's data, for items with other codes."""
+
+    def __init__(self, world: World, items: ItemBatch) -> None:
+        self.world, self.candidates = world, items
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        return evaluate_model(model, self.candidates, self.world.valid).means()
+
+    def loader(self, training: TrainingSettings, seed: int) -> TrainingLoader:
+        return self.world.loader()
 
 
 def test_renumbered_codes_get_their_embeddings_back(world: World, tmp_path: Path) -> None:
@@ -79,24 +92,24 @@ def test_renumbered_codes_get_their_embeddings_back(world: World, tmp_path: Path
     assert lost > known + 0.4
     before = world.model.codes.weight.detach().clone()
 
-    order, summary = learn_permutation(
-        world.model,
-        items,
-        world.loader(),
-        TrainingSettings(accelerator="cpu", precision="fp32"),
-        PermutationSettings(epochs=20, learning_rate=0.02),
-        seed=0,
-        run=tmp_path,
-        validate=validation(world, items),
-    )
+    data = RenumberedData(world, items)
+    request = Request(
+        FAMILIES["vqrec"], [], None, None, None,
+        TrainingSettings(accelerator="cpu", precision="fp32"), "leave-one-out", 1.0, 0, tmp_path,
+    )  # fmt: skip
+    stage = permutation_stage(request, PermutationSettings(epochs=20, learning_rate=0.02))
+    found = copy.deepcopy(world.model)
+    learning = stage(found, cast(NextItemData, data)).begin([])
+    summary = learning.run(tmp_path / "permutation", resume=False)
+    order = torch.from_numpy(np.load(tmp_path / "permutation" / "order.npy"))
     assert order.sort(dim=1).values.tolist() == [list(range(CENTROIDS))] * BOOKS
-    assert torch.equal(world.model.codes.weight, before)  # what is learned is the order alone
-    assert all(parameter.requires_grad for parameter in world.model.parameters())
-    assert summary["valid ndcg@10"] > summary["valid ndcg@10 before"]
+    assert torch.equal(found.codes.weight, before)  # what is learned is the order alone
+    assert all(parameter.requires_grad for parameter in found.parameters())
+    assert summary.before == data.validate(found)["ndcg@10"]
+    assert summary.valid["ndcg@10"] > summary.before
 
-    found = VQRec(world.model.config, world.model.shape, world.model.encoder)
-    with torch.no_grad():
-        found.codes.weight.copy_(reorder(before, order))
+    stage(found, cast(NextItemData, data)).take_over(tmp_path / "permutation")
+    assert torch.equal(found.codes.weight, reorder(before, order))
     reached = world.loss(found, items)
     assert reached < known + 0.5 * (lost - known), f"{known:.3f} known, {lost:.3f} renumbered, {reached:.3f} reached"
     undone = torch.argsort(renumbered, dim=1)

@@ -1,4 +1,4 @@
-"""A Recformer that starts from a language model: any BERT-, RoBERTa- or Longformer-like checkpoint folder."""
+"""Initialises a Recformer from a language model: any BERT-, RoBERTa- or Longformer-like checkpoint folder."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,23 +37,23 @@ def recformer_from_backbone(
 ) -> Recformer:
     """A Recformer with the weights of a language model, in training mode.
 
-    Before any training its states are those of the language model (exactly so while the window spans the whole input).
-    Copied: word embeddings, layers, LayerNorms, token positions, which are repeated where `max_tokens` asks for more;
-    the global projections, where the checkpoint has none, from the local ones; token types, all from the one that the
-    language model used; the LM head, whose words are the word embeddings where there is none. New, and zero: item
-    positions. New, and drawn from torch's default generator: the rest of a missing LM head.
+    Before any training its states equal those of the language model (exactly if the window spans the whole input).
+    Copied: word embeddings, layers, LayerNorms, and token positions, which are repeated if `max_tokens` needs more;
+    global projections (from the local ones if the checkpoint has none); all token types, from the one that the language model
+    used; the LM head (its word vectors from the word embeddings if the checkpoint has none). Zero: item positions. Drawn from
+    torch's default generator: the rest of a missing LM head.
 
     Args:
         backbone: a name or folder, as in `find_encoder`.
-        window: tokens that a token sees; that of the language model (Longformer: 512) does not count, as published.
+        window: tokens that a token attends to; that of the language model (Longformer: 512) is ignored, as published.
         max_tokens: longest input.
         max_items: longest history.
-        language_head: whether the model gets the head that pre-training needs.
-        changes: other settings of the model than those of the checkpoint; none that its tensors were made for.
+        language_head: whether the model gets the LM head, which pre-training needs.
+        changes: settings of the model that differ from the checkpoint's; not those that decide sizes of tensors.
 
     Raises:
-        SettingsError: there is no such backbone here, or the changes cannot be.
-        CheckpointMismatchError: it is of another family, or its files do not fit together.
+        SettingsError: this machine has no such backbone, or the changes are impossible.
+        CheckpointMismatchError: it is another type of model, or its files do not fit together.
     """
     folder = find_encoder(backbone)
     settings = read_json(folder / "config.json", CheckpointMismatchError, FETCH)
@@ -78,7 +78,7 @@ def recformer_from_backbone(
             for projection, part in zip(("query", "key", "value"), local, strict=True):
                 tensors.setdefault(f"{attention}.global_{projection}.{kind}", part)
     types = tensors["token_type.weight"]
-    if len(types) != TOKEN_TYPES:  # of a language model, which read everything as type 0
+    if len(types) != TOKEN_TYPES:  # a language model, which used type 0 for all tokens
         tensors["token_type.weight"] = types[:1].expand(TOKEN_TYPES, -1)
     tensors["position.weight"] = extended_positions(tensors["position.weight"], config.first_position, config.positions)
     items = torch.zeros(max_items + 1, config.hidden_size)
@@ -103,7 +103,7 @@ def check_vocabulary(form: SentenceForm, config: RecformerConfig) -> None:
     """Refuse item tokens that the model has no word embeddings for.
 
     Raises:
-        CheckpointMismatchError: the tokenizer has more tokens than the model has words.
+        CheckpointMismatchError: the tokenizer has more tokens than the model has word embeddings.
     """
     if form.vocabulary > config.vocabulary:
         raise CheckpointMismatchError(
@@ -113,7 +113,7 @@ def check_vocabulary(form: SentenceForm, config: RecformerConfig) -> None:
 
 
 def extended_positions(table: Tensor, first: int, rows: int) -> Tensor:
-    """The table of token positions, its rows from `first` on repeated until there are `rows`, as Longformer was made of
+    """The table of token positions, with its rows from `first` on repeated up to `rows` rows, as Longformer was made from
     RoBERTa."""
     if len(table) >= rows:
         return table
@@ -123,7 +123,7 @@ def extended_positions(table: Tensor, first: int, rows: int) -> Tensor:
 
 
 def _read_weights(folder: Path) -> dict[str, Any]:
-    """All tensors of a folder in the safetensors or PyTorch form."""
+    """All tensors of a folder in safetensors or PyTorch format."""
     tensors: dict[str, Any] = {}
     files = sorted(folder.glob(WEIGHT_FILES[0])) or sorted(folder.glob(WEIGHT_FILES[1]))
     if not files:

@@ -1,4 +1,4 @@
-"""What a Recformer begins as: a language model, the weights of another folder, or random ones."""
+"""Initial weights of a Recformer training: from a language model, from another folder, or random."""
 
 import logging
 from dataclasses import replace
@@ -21,15 +21,18 @@ from linguarec.training.processes import is_main_process
 
 log = logging.getLogger(__name__)
 
-# Of a model that starts from a backbone these can be chosen: the tables are extended.
+# Sizes that the user can choose when starting from a backbone: the tables are extended.
 _CHOSEN = ("window", "max_tokens", "max_items")
 
 
 def as_it_began(start: Start) -> tuple[RecformerConfig, str | None]:
-    """Config and backbone of a Recformer that begins as the one of `start` once began: as a language model, or at random.
+    """Config and backbone to repeat the initialisation of the model in `start`, before its own training.
+
+    Returns:
+        The config, and the backbone; None = random initial weights.
 
     Raises:
-        CheckpointMismatchError: its folder does not tell how.
+        CheckpointMismatchError: the folder does not record its initialisation.
     """
     config, began = start.description.config, _beginning(start)
     if not began:
@@ -43,7 +46,7 @@ def as_it_began(start: Start) -> tuple[RecformerConfig, str | None]:
 
 
 def _beginning(start: Start) -> dict[str, str | None]:
-    """`backbone`: the language model that the weights of `start` began as, None = random weights; empty if not known."""
+    """`backbone`: the language model that `start` was initialised from, None = random weights; empty if not recorded."""
     told = start.settings.get("from") or start.settings
     return {"backbone": told["backbone"]} if "backbone" in told else {}
 
@@ -51,17 +54,17 @@ def _beginning(start: Start) -> dict[str, str | None]:
 def starting_model(
     request: Request, form: SentenceForm, language_head: bool
 ) -> tuple[Recformer, dict[str, Any] | None]:
-    """The network that a training begins with, and what was taken over from its start, as settings.json records it.
+    """The initial network of a training, and the record of the weights from its start for settings.json (None = no start).
 
     Args:
-        request: its config holds what was asked for (see `linguarec.given`). More tokens than the weights of the start have
-            positions for repeat these. Without a start or a backbone all weights are drawn by the seed, else those of a
-            missing head, but for its words, which are the word embeddings.
+        request: its config records which settings the user set (see `linguarec.given`). If max_tokens exceeds the positions of
+            the start, these are repeated. Without a start or a backbone all weights are drawn with the seed; with one of them
+            only those of a missing LM head, whose word vectors are copied from the word embeddings.
         form: of the items' tokens.
-        language_head: whether the network has the head that guesses words, if mlm_weight is above 0.
+        language_head: whether the network gets an LM head, if mlm_weight is above 0.
 
     Raises:
-        SettingsError: a backbone and a start are given, or settings that the weights do not allow.
+        SettingsError: both a backbone and a start are set, or settings do not fit the weights.
         CheckpointMismatchError: the weights are of another model, or were made for another tokenizer.
     """
     start, backbone, seed = request.start, request.options.backbone, request.seed
@@ -90,7 +93,7 @@ def starting_model(
         taken = take_over(start, network, new=new, grown={"position.weight": positions})
         if rows > began.positions and is_main_process():
             log.info("positions of %s, for %d tokens, are repeated for %d", start.folder, began.positions, rows)
-        if new_head is not None:  # as for a backbone without one
+        if new_head is not None:  # as for a backbone without an LM head
             with torch.no_grad():
                 new_head.words.weight.copy_(network.word.weight)
         return network, taken | _beginning(start)
@@ -125,7 +128,7 @@ def starting_model(
 
 
 def _of_backbone(name: str) -> bool:
-    """Whether a setting comes with the backbone."""
+    """Whether the backbone decides this setting."""
     return name in (*sizes_of_weights(RecformerConfig), "initializer_range") and name not in _CHOSEN
 
 

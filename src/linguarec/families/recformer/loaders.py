@@ -1,7 +1,7 @@
-"""Training steps of a model that reads histories as text: one history and its next item from every user and epoch.
+"""Training steps of a model that reads histories as text: per epoch one history and its next item of every user.
 
-An encoder that is not causal reads one prefix of a sequence a pass. As published, an epoch has one for every user, with a
-target that is drawn anew: in fine-tuning any item but the first, in pre-training one from the middle on.
+An encoder that is not causal reads one prefix of a sequence per pass. As published, an epoch has one prefix for every user,
+with a target that is redrawn each epoch: in fine-tuning any item but the first, in pre-training one from the middle on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,14 +26,14 @@ IntArray = npt.NDArray[np.int64]
 
 
 class JoinedTokens:
-    """The tokens of the items of several logs, numbered through as in `TrainingLogs`."""
+    """The tokens of the items of several logs, with the consecutive item numbers of `TrainingLogs`."""
 
     def __init__(self, catalogues: Sequence[ItemTokens]) -> None:
         self.catalogues = list(catalogues)
         self.first_item = np.cumsum([0, *map(len, catalogues)])
 
     def select(self, numbers: IntArray) -> ItemTokens:
-        """Tokens of the items `numbers` [N], which ascend."""
+        """Tokens of the items `numbers` [N], which must be ascending."""
         parts = []
         for tokens, first, end in zip(self.catalogues, self.first_item[:-1], self.first_item[1:], strict=True):
             within = slice(*np.searchsorted(numbers, [first, end]))
@@ -44,10 +44,10 @@ class JoinedTokens:
 class HistoryLoader(MixedLoader):
     """Iterates over one epoch of `TrainingBatch` whose histories are tokens, with one target each.
 
-    `targets` [B] of its batches are item numbers of `logs`, the row of the item where there is one log only.
+    `targets` [B] of its batches are item numbers of `logs`; with a single log these are item rows.
 
     Args:
-        logs: what is read.
+        logs: training sequences.
         tokens: of the items of all logs, by one tokenizer.
         max_items: longest history.
         max_tokens: most tokens of a history.
@@ -98,7 +98,7 @@ class HistoryLoader(MixedLoader):
         super().shard(rank, processes)
 
     def _check(self) -> None:
-        """Steps may be of any size from one on: each window has one target."""
+        """Refuse steps without targets; any other size is possible, because each window has one target."""
         if self.targets_per_step < 1:
             raise SettingsError(
                 [
@@ -134,11 +134,11 @@ class TokenPairsBatch:
 
 
 class TokenPairsLoader:
-    """Iterates over one epoch of `TokenPairsBatch`; the position survives in `state_dict`.
+    """Iterates over one epoch of `TokenPairsBatch`; `state_dict` holds the position.
 
     Args:
         steps: histories and targets.
-        masking: which words are masked; None = no words are to be guessed.
+        masking: masks words for masked-language modelling; None = no masked words.
     """
 
     def __init__(self, steps: HistoryLoader, masking: WordMasking | None) -> None:
@@ -157,11 +157,11 @@ class TokenPairsLoader:
             yield TokenPairsBatch(self._pairs(batch), batch.step, batch.step_targets)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch comes from."""
+        """The position of the next batch."""
         return self.steps.state_dict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from a position that `state_dict` returned."""
         self.steps.load_state_dict(state)
 
     def _pairs(self, batch: TrainingBatch) -> TokenPairs:

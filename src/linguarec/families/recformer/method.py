@@ -1,6 +1,6 @@
-"""How Recformer is trained: contrast and masked words over several domains, then two stages on one.
+"""Training of Recformer: contrast and masked-language modelling over several domains, then two stages on one domain.
 
-The word embeddings stay as they are in pre-training, as published.
+The word embeddings are frozen in pre-training, as published.
 """
 
 import logging
@@ -34,7 +34,7 @@ from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import LeftOut, left_out, log_left_out
 from linguarec.sources.inputs import TokenInputs
-from linguarec.sources.tokens import TokenSource, warn_of_other_sentences
+from linguarec.sources.tokens import TokenSource, fitting_tokens, warn_of_other_sentences
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
 from linguarec.text.references import lasting_name
 from linguarec.training.processes import is_main_process
@@ -45,13 +45,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecformerOptions:
-    """What is read, and what the weights begin as.
+    """The tokens, and the initial weights.
 
     Args:
         backbone: start from this language model, a name (built in or in the hub cache) or a folder; without it and without
             --from the weights are random
-        tokens: name of the item tokens; not needed if the folders have one kind; a --valid folder without that name is read
-            by those that fit
+        tokens: name of the item tokens; not needed if the folders have one kind; from a --valid folder without that name the
+            tokens that fit are read
     """
 
     backbone: str | None = None
@@ -59,7 +59,7 @@ class RecformerOptions:
 
 
 def plan_finetuning(request: Request) -> Plan:
-    """Two stages: item vectors encoded anew after every epoch, then fixed."""
+    """Two stages: item vectors are re-encoded after every epoch, then fixed."""
     training, seed, dataset = request.training, request.seed, request.dataset
     request = _checked(request)
     options: RecformerOptions = request.options
@@ -68,7 +68,7 @@ def plan_finetuning(request: Request) -> Plan:
     network, taken = starting_model(request, source.known_form(), language_head=False)
     config = network.config
     description = ModelDescription(request.family, config, None, source.shape)
-    longest = config.max_items + 1  # one item more than the model reads, so that what it leaves out can be counted
+    longest = config.max_items + 1  # one item more than the model reads, to count the histories that it cuts
     read = TrainingData.of(dataset, request.split, request.users, training.valid_users, seed, longest)
     logs = TrainingLogs([TrainingLog(dataset.name, read.sequences, dataset.num_items)])
     # The softmax is over the items that occur in training: see `linguarec.families.next_item`.
@@ -95,7 +95,7 @@ def plan_finetuning(request: Request) -> Plan:
         }
         return left_out(SentenceScorer(network), TokenInputs(source), histories)
 
-    loader().shard(0, training.devices)  # refuses what cannot work
+    loader().shard(0, training.devices)  # refuses impossible settings
     run = RunParts(request.output, encode, rank, lambda current: save_model(current, description, request.output))
 
     def begin() -> None:
@@ -109,7 +109,7 @@ def plan_finetuning(request: Request) -> Plan:
 
 
 def plan_pretraining(request: Request) -> Plan:
-    """One stage: histories find their next items among those of the step, and masked words are guessed."""
+    """One stage: contrast of histories with their next items among those of the step, and masked-language modelling."""
     training, seed, datasets = request.training, request.seed, request.datasets
     request = _checked(request)
     options: RecformerOptions = request.options
@@ -131,8 +131,8 @@ def plan_pretraining(request: Request) -> Plan:
     of_valid: dict[Path, TokenSource] = {}
     if request.valid is not None:
         name = options.tokens if options.tokens in request.valid.token_names else None
-        of_valid = {request.valid.path: sources[0].matching(request.valid, {"tokens": name})}
-    # One item more than the model reads, so that what it leaves out can be counted.
+        of_valid = {request.valid.path: fitting_tokens(form, request.valid, name)}
+    # One item more than the model reads, to count the histories that it cuts.
     parts = [
         ((of_valid or read)[dataset.path], cases)
         for dataset, cases in valid_cases(request, config.max_items + 1, training.valid_users)
@@ -146,7 +146,7 @@ def plan_pretraining(request: Request) -> Plan:
     per_step = request.targets_per_part  # negatives come from a part, not from the whole step
     tokens = JoinedTokens([source.tokens for source in sources])
     steps = HistoryLoader(logs, tokens, config.max_items, config.max_tokens, per_step, request.mixing, True, seed)
-    steps.shard(0, training.devices)  # refuses what cannot work
+    steps.shard(0, training.devices)  # refuses impossible settings
 
     def counted() -> LeftOut | None:
         scorer = SentenceScorer(network)
@@ -191,20 +191,20 @@ def plan_pretraining(request: Request) -> Plan:
     return Plan(description, network, sources[0], stages, options, taken, facts, begin, counted)
 
 
-def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Scratch begins as the start once began, if its folder tells; frozen would leave nothing to learn: that is zero-shot."""
+def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any] | CheckpointMismatchError]:
+    """Training from scratch uses the initial weights of the start's own training, if its folder records them. There is no
+    frozen way: it would leave nothing to train, like zero-shot."""
     refuse(start.family.name, {flag: value for flag, value in asked.items() if flag != "tokens"})
-    found: dict[str, dict[str, Any]] = {"full": {"from_": start.folder, **asked}}
+    full = {"from_": start.folder, **asked}
     try:
         config, backbone = as_it_began(start)
     except CheckpointMismatchError as error:
-        log.info("without scratch: %s", error)
-        return found
-    return {"scratch": {"config": config, "backbone": backbone, **asked}, **found}
+        return {"scratch": error, "full": full}
+    return {"scratch": {"config": config, "backbone": backbone, **asked}, "full": full}
 
 
 def _checked(request: Request) -> Request:
-    """The request with a backbone by a name that lasts; refused where a setting says nothing to this family."""
+    """The request with a lasting name of its backbone; refuses settings that this family does not have."""
     refuse(request.family.name, {"training.window_stride": request.training.window_stride or None})
     backbone = request.options.backbone
     if backbone is None:
@@ -213,7 +213,7 @@ def _checked(request: Request) -> Request:
 
 
 def _forms(request: Request, sources: Sequence[TokenSource]) -> dict[Path, SentenceForm]:
-    """Form of each folder's sentences, that of the start's first."""
+    """Form of each folder's sentences; the start's comes first."""
     start = request.start_source(TokenSource)
     every = sources if start is None else [start, *sources]
     return {source.folder: source.form for source in every if source.form is not None}

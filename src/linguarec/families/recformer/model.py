@@ -3,18 +3,18 @@
     item        its attributes as a sentence of keys and values        "title eSUN filament brand eSUN categories 3D"
     input       <s> item_n item_(n-1) ... item_1                       most recent first, cut at `max_tokens`
                 e = LayerNorm(word + token position + token type + item position)                               (eq. 2-4)
-    encoder     Longformer: sliding-window attention, <s> sees all and is seen by all                           (eq. 5)
+    encoder     Longformer: sliding-window attention, <s> attends to all and all attend to <s>                  (eq. 5)
     score       cos(h_<s>(history), h_<s>(item)) / temperature         an item is encoded as a history of one   (eq. 6)
     pre-train   contrast of a history with its next item among those of the step + mlm_weight * masked-language modelling
     fine-tune   softmax over the catalogue or a sample of it, item vectors encoded beforehand
 
-An empty history is `<s>` alone: one and the same query for every unknown user. An item without text is the same input
-and would always match it, so its key is zero.
+An empty history is `<s>` alone: the same query for every unknown user. An item without text would be the same input
+and always match it, so its key is zero.
 
-Differences from the released code: no padding (sequences are ragged), no transformers. The last layer is computed only
-where its output is read: for the `<s>` of histories and items, and for masked tokens. The LM head runs on masked tokens
-only. Cosines are one matrix product. Targets of a step that are the same item are no negatives of each other. All four
-views of a pre-training step (histories and items, as they are and masked) go through the encoder in one pass.
+Differences from the released code: no padding (sequences are ragged), no transformers library. The last layer is computed only
+where its output is read: for the `<s>` of histories and items, and for masked tokens. The LM head runs only on masked tokens.
+Cosines are one matrix product. Targets of a step that are the same item are not negatives of each other. All four
+views of a pre-training step (histories and items, unmasked and masked) go through the encoder in one pass.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from linguarec.nn.dropout import Dropout
 from linguarec.nn.gathering import Gathering
 from linguarec.nn.losses import Pairs, catalogue_cross_entropy, contrastive_cross_entropy
 
-TOKEN_TYPES = 4  # <s>, key, value, padding; the last one is a row of the released table that nothing reads here
+TOKEN_TYPES = 4  # <s>, key, value, padding; the last is a row of the released table that is never read here
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RecformerConfig:
         layers: number of layers.
         heads: attention heads; must divide hidden_size.
         inner_size: width of the feed-forward layer.
-        window: tokens that a token sees, half of them on each side; even.
+        window: tokens that a token attends to, half of them on each side; even.
         max_tokens: longest input.
         max_items: longest history; older items are left out.
         positions: rows of the table of token positions.
@@ -53,12 +53,12 @@ class RecformerConfig:
         dropout: of the embeddings and of each sub-layer's output.
         attention_dropout: of the attention weights.
         layer_norm_eps: epsilon of all LayerNorms.
-        temperature: cosines are divided by it.
-        mlm_weight: weight of the masked-language loss in pre-training; 0 = no words are guessed, which takes half the time.
-        sampled_negatives: fine-tuning: the softmax is over the targets of the step and so many items drawn anew for each
-            step, which stand for all others; pays from several 100,000 items on. 0 = over all items.
-        language_head: whether the model has the head that guesses words in pre-training.
-        recompute: training: compute the layers again in the backward pass instead of keeping what is in them; a third more
+        temperature: divisor of the cosines.
+        mlm_weight: weight of the masked-language loss in pre-training; 0 = no masked words, which takes half the time.
+        sampled_negatives: fine-tuning: the softmax is over the targets of the step and this many random items, redrawn in each
+            step, which represent all others; faster from several 100,000 items on. 0 = over all items.
+        language_head: whether the model has the LM head for pre-training.
+        recompute: training: recompute the layers in the backward pass instead of keeping their activations; a third more
             time, memory of one layer instead of all.
         initializer_range: standard deviation of the initial weights.
     """
@@ -127,12 +127,12 @@ class RecformerLayer(nn.Module):
         return self._finish(tokens, self.attention(tokens, layout))
 
     def at(self, rows: Tensor, tokens: Tensor, layout: WindowLayout) -> Tensor:
-        """What `forward` gives at the tokens `rows` [R], [R, D]."""
+        """The output of `forward` at the tokens `rows` [R], [R, D]."""
         attended = self.attention(tokens, layout)
         return self._finish(tokens.index_select(0, rows), attended.index_select(0, rows))
 
     def pool(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
-        """What `forward` gives at the first token of each sequence, [B, D]."""
+        """The output of `forward` at the first token of each sequence, [B, D]."""
         return self._finish(tokens.index_select(0, layout.first), self.attention.pool(tokens, layout))
 
     def _finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
@@ -156,9 +156,9 @@ class LanguageHead(nn.Module):
         return logits
 
     def loss(self, states: Tensor, words: Tensor) -> Tensor:
-        """Mean cross-entropy of the `words` [M]; the logits never stand all at once. 0 if there are none."""
+        """Mean cross-entropy of the `words` [M], 0 if there are none; the logits are never all in memory."""
         read = self._read(states).float()
-        # A bias is one more coordinate.
+        # The bias becomes one more dimension.
         queries = torch.cat([read, read.new_ones(len(read), 1)], dim=1)
         keys = torch.cat([self.words.weight, self.words.bias[:, None]], dim=1)
         return catalogue_cross_entropy(queries, keys, words)
@@ -206,7 +206,7 @@ class Recformer(nn.Module):
         return layout.ragged.from_blocks(self._top(states, layout))
 
     def item_keys(self, items: ItemBatch) -> Tensor:
-        """What is scored [N, D]: normalised item vectors over the temperature, needing no catalogue row; 0 without
+        """Keys [N, D]: normalised item vectors over the temperature, without use of catalogue rows; 0 for items without
         text."""
         if items.tokens is None:
             raise ValueError("Recformer reads item tokens, and the batch has none")
@@ -225,15 +225,15 @@ class Recformer(nn.Module):
 
         Args:
             batch: histories as tokens, with `targets` [B] into the keys.
-            keys: [N, D] as `item_keys` gave them, encoded beforehand (again in each epoch of the first stage).
-            log_weights: [N] where the keys stand for a larger catalogue (see `StepClasses`), else None.
+            keys: [N, D] from `item_keys`, encoded beforehand (re-encoded in each epoch of the first stage).
+            log_weights: [N] if the keys are a sample of the catalogue (see `StepClasses`), else None.
         """
         return catalogue_cross_entropy(self.queries(batch), keys, batch.targets, log_weights)
 
     def finetuned_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that `finetune_loss` reaches, and `pretrain_loss` without masked words.
+        """The parameters that get a gradient from `finetune_loss`, and from `pretrain_loss` without masked words.
 
-        Not among them: the LM head, and in the last layer the local attention, as only `<s>` is read from it.
+        All except the LM head and the local attention of the last layer, because only `<s>` is read from it.
         """
         unused = [self._top.attention.query_key_value, self.language_head]
         left_out = {id(parameter) for module in unused if module is not None for parameter in module.parameters()}
@@ -245,7 +245,7 @@ class Recformer(nn.Module):
         return contrast if masked_words is None else contrast + self.config.mlm_weight * masked_words
 
     def pretrain_losses(self, pairs: TokenPairs) -> tuple[Tensor, Tensor | None]:
-        """The two terms of `pretrain_loss`, not weighted; the second is None without masked views."""
+        """The two unweighted terms of `pretrain_loss`; the second is None without masked views."""
         whole = TokenBatch.join([pairs.histories, pairs.targets])
         if pairs.masked is None:
             return self._contrast(self.encode(whole), pairs), None
@@ -269,12 +269,12 @@ class Recformer(nn.Module):
         in_history = layout.ragged.to_blocks(of_history)[rows]
         of_words = contrast.new_zeros(())
         for side in (in_history, ~in_history):
-            share = Gathering.of(words[side]).share  # of the masked words of all processes
+            share = Gathering.of(words[side]).share  # of the masked tokens of all processes
             of_words = of_words + share * self.language_head.loss(guessed[side], words[side])
         return contrast, of_words
 
     def _contrast(self, pooled: Tensor, pairs: TokenPairs) -> Tensor:
-        """Of the states [2 P, D] of the `<s>` of all histories, then of all next items."""
+        """The contrastive loss; `pooled` [2 P, D]: states of `<s>` of all histories, then of all next items."""
         histories, items = F.normalize(pooled.float(), dim=-1).split(len(pairs.items))
         return contrastive_cross_entropy(Pairs(histories, items / self.config.temperature, pairs.items, pairs.users))
 

@@ -1,8 +1,8 @@
-"""Attention of long ragged sequences to what is near, on a CPU: a few windows at a time, so that they stay in the cache.
+"""Sliding-window attention of long ragged sequences on a CPU, a few windows at a time, so that they stay in the cache.
 
-Built of stock operators, the same attention would write keys and values of all windows to memory (three times those of
+With stock operators, the same attention would write keys and values of all windows to memory (three times those of
 all tokens, and the global one), then logits, weights and dropout, read them all back, and keep them for the backward pass.
-Here the weights are kept, and the backward pass gathers keys and values again.
+Here only the weights are kept, and the backward pass gathers keys and values again.
 """
 
 import math
@@ -21,12 +21,12 @@ WINDOWS_AT_A_TIME = 16
 
 @dataclass(frozen=True)
 class AttentionWindows:
-    """S long sequences, cut into W blocks of `reach` cells; cells behind the end of a sequence are padding.
+    """S long sequences, cut into W blocks of `reach` cells; cells after the end of a sequence are padding.
 
     `source` [W * reach]: the token in each cell (any token in padding). `cells` [T]: the cell of each token. `sequence`
     [W]: the sequence of each block. `padding` [W, reach]: which cells hold no token. `first` [S]: first token of each
-    sequence. `seen` [W, 1, reach, 1 + 3 * reach]: what a query sees of the global token, the block before, its own and
-    the one after.
+    sequence. `seen` [W, 1, reach, 1 + 3 * reach]: attention mask of each query over the global token, the previous block, its
+    own and the next one.
     """
 
     source: Tensor
@@ -38,7 +38,7 @@ class AttentionWindows:
 
     @classmethod
     def of(cls, lengths: Tensor, reach: int) -> "AttentionWindows":
-        """Cut sequences of the given lengths [S] that lie one after the other."""
+        """Cut concatenated sequences of the given `lengths` [S]."""
         blocks = (lengths + reach - 1) // reach
         sequence = torch.repeat_interleave(torch.arange(len(lengths)), blocks)
         block = torch.arange(len(sequence)) - (blocks.cumsum(0) - blocks)[sequence]
@@ -54,7 +54,7 @@ class AttentionWindows:
         return cls(source, (~padding).flatten().nonzero().squeeze(1), sequence, padding, first, seen[:, None])
 
     def to(self, device: torch.device) -> "AttentionWindows":
-        """The same on another device."""
+        """The same windows on another device."""
         return AttentionWindows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     @property
@@ -64,7 +64,7 @@ class AttentionWindows:
 
 
 def attend_near(projected: Tensor, windows: AttentionWindows, dropout: float) -> Tensor:
-    """Each token over the global token and those at most `reach` places away.
+    """Attention of each token over the global token and the tokens at most `reach` positions away.
 
     Args:
         projected: queries, keys and values [T, 3, heads, d] of the long sequences, on a CPU.
@@ -81,7 +81,7 @@ def attend_near(projected: Tensor, windows: AttentionWindows, dropout: float) ->
 
 
 def _mix(projected: Tensor, windows: AttentionWindows, dropout: float, kept: list[Tensor] | None = None) -> Tensor:
-    """The forward pass; `kept` gets what the backward pass needs of each chunk: the weights, and with dropout the mask."""
+    """The forward pass. `kept` receives the tensors for the backward pass of each chunk: weights, and with dropout the mask."""
     mixed = torch.empty_like(projected[:, 0])
     for chunk in _chunks(windows):
         query, key, value = chunk.gather(projected)
@@ -122,7 +122,7 @@ class _AttendNear(torch.autograd.Function):
                 used = weights * mask
                 of_weights *= mask
             of_value = used.transpose(-2, -1) @ of_mixed
-            # The stock operator: in bfloat16 the difference inside it must be taken before rounding.
+            # The stock operator, because in bfloat16 its inner difference must be computed before rounding.
             of_logits = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             of_key = of_logits.transpose(-2, -1) @ query
             chunk.scatter(of_projected, of_global, of_logits @ key, of_key, of_value)
@@ -132,7 +132,7 @@ class _AttendNear(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Windows `first` to `end` of all, W' in number."""
+    """The W' windows from `first` to `end` (exclusive)."""
 
     windows: AttentionWindows
     first: int
@@ -141,10 +141,10 @@ class _Chunk:
     def gather(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries [heads, W', reach, d], keys and values [heads, W', 1 + 3 * reach, d]."""
         windows, reach = self.windows, self.windows.reach
-        # The block before the first one and the one after the last are not there: any other does, as nobody sees it.
+        # The blocks before the first and after the last do not exist; any other block serves, because the mask hides it.
         blocks = torch.arange(self.first - 1, self.end + 1).clamp(0, len(windows.sequence) - 1)
         tokens = projected.index_select(0, windows.source.view(-1, reach)[blocks].flatten())
-        parts = tokens.permute(1, 2, 0, 3).contiguous()  # the three of them, heads, cells, d
+        parts = tokens.permute(1, 2, 0, 3).contiguous()  # [3, heads, cells, d]
         of_global = projected[windows.first[windows.sequence[self.first : self.end]], 1:].permute(1, 2, 0, 3)
         near = parts[1:].unfold(2, 3 * reach, reach).transpose(-2, -1)
         key, value = torch.cat([of_global.unsqueeze(3), near], dim=3)
@@ -152,18 +152,18 @@ class _Chunk:
         return query / math.sqrt(query.shape[-1]), key, value
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """[heads, W', reach, 1 + 3 * reach], of which each row sums to 1."""
+        """Attention weights [heads, W', reach, 1 + 3 * reach]; each row sums to 1."""
         seen = self.windows.seen[self.first : self.end, 0]
         bias = torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -math.inf)
         return (query @ key.transpose(-2, -1)).add_(bias).softmax(-1)
 
     def write(self, mixed: Tensor, of_windows: Tensor) -> None:
-        """Put [heads, W', reach, d] where its tokens stand in `mixed` [T, heads, d]."""
+        """Write [heads, W', reach, d] to the positions of its tokens in `mixed` [T, heads, d]."""
         tokens, cells = self._tokens(self.first, self.end)
         mixed[tokens] = of_windows.flatten(1, 2).transpose(0, 1).index_select(0, cells)
 
     def read(self, gradient: Tensor) -> Tensor:
-        """The other way: [T, heads, d] -> [heads, W', reach, d], 0 in padding."""
+        """The inverse of `write`: [T, heads, d] -> [heads, W', reach, d], 0 in padding."""
         windows = self.windows
         cells = slice(self.first * windows.reach, self.end * windows.reach)
         real = ~windows.padding[self.first : self.end].flatten()
@@ -171,7 +171,7 @@ class _Chunk:
         return found.transpose(0, 1).contiguous().view(found.shape[1], -1, windows.reach, found.shape[2])
 
     def scatter(self, of_projected: Tensor, of_global: Tensor, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Add the gradients of what `gather` gave to those of the projected and of the global tokens."""
+        """Add the gradients of the outputs of `gather` to those of the projected and of the global tokens."""
         windows, reach = self.windows, self.windows.reach
         count = self.end - self.first
         _, parts, heads, width = of_projected.shape
@@ -188,7 +188,7 @@ class _Chunk:
         of_projected[tokens] += blocks.flatten(2, 3).permute(2, 0, 1, 3).contiguous().index_select(0, cells)
 
     def _tokens(self, first: int, end: int) -> tuple[slice, Tensor]:
-        """The tokens of these windows, which lie together, and the cell of each, counted from the first window."""
+        """The slice of the tokens of these windows, and the cell of each token, counted from the first window."""
         windows, reach = self.windows, self.windows.reach
         bounds = torch.tensor([first * reach, end * reach])
         start, stop = torch.searchsorted(windows.cells, bounds).tolist()

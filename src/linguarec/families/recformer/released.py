@@ -1,4 +1,4 @@
-"""Checkpoints of the released Recformer as model folders, and back."""
+"""Converts checkpoints of the released Recformer to model folders, and back."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ from linguarec.stored import read_array
 
 AGAIN = "Copy the folder again, or train the model anew."
 NAME = "recformer"
-# What the released code was trained with, under its names; shown as assumed where no settings tell otherwise.
+# Settings of the released code, under its names; assumed, and shown to the user, if they are not known.
 PUBLISHED = {
     "model_type": "longformer",
     "pad_token_id": 1,
@@ -64,7 +64,7 @@ class RecformerCheckpoints:
         return is_recformer(keys)
 
     def read(self, released: ReleasedFile, request: ConversionRequest) -> Converted:
-        """The model, with the items of the request's folder by its tokens, or by the checkpoint's own item vectors."""
+        """Convert to a model with the items of the request's folder; their keys are encoded or the checkpoint's own."""
         refuse(
             NAME,
             {
@@ -127,9 +127,9 @@ class RecformerCheckpoints:
     def write(self, model: ModelFolder, output: Path, overwrite: bool) -> dict[str, Any]:
         """Write a model folder as the released code saves a model: a state dict, which `torch.load(weights_only=True)` reads.
 
-        The item vectors of a run are written as the released second stage keeps them; the weights that read new items, which
-        are others in a run of two stages, have no place in that form. What the tensors do not tell of the model goes into a
-        file beside it, for --released-config.
+        The item vectors of a run are written as the released second stage stores them. That format has no entry for the weights
+        that encode new items, which differ from the others after two stages. Settings that do not follow from the tensors are
+        written to a file beside it, for --released-config.
         """
         told, source, config = output.with_name(f"{output.stem}.config.json"), model.folder, model.description.config
         if told.exists() and not overwrite:
@@ -165,10 +165,10 @@ RELEASED = RecformerCheckpoints()
 
 
 def _window(released: ReleasedFile, told: Mapping[str, Any], window: int | None) -> int | None:
-    """The attention window, where the settings or the user tell it.
+    """The attention window from the settings or from the user.
 
     Raises:
-        CheckpointMismatchError: they do not tell it, and the tensors cannot; or the number of heads is not told.
+        CheckpointMismatchError: neither names the window, which the tensors do not show; or the number of heads is not known.
     """
     if "num_attention_heads" not in told:
         raise CheckpointMismatchError(
@@ -187,13 +187,13 @@ def _window(released: ReleasedFile, told: Mapping[str, Any], window: int | None)
 
 
 def _item_vectors(released: ReleasedFile) -> Tensor | None:
-    """The item vectors [N, D] that the second stage of fine-tuning was trained with, if the checkpoint holds any."""
+    """The item vectors [N, D] of the second stage of fine-tuning, if the checkpoint holds them."""
     found = [tensor for key, tensor in released.state.items() if key.endswith(ITEM_VECTORS)]
     return found[0] if found and isinstance(found[0], Tensor) else None
 
 
 def _windows(told: Mapping[str, Any]) -> list[Any]:
-    """The attention windows of the layers, as far as the settings tell them."""
+    """The attention windows of the layers, as far as the settings name them."""
     windows = told.get("attention_window", [])
     return windows if isinstance(windows, list) else [windows]
 
@@ -201,7 +201,7 @@ def _windows(told: Mapping[str, Any]) -> list[Any]:
 def _known_keys(
     released: ReleasedFile, source: TokenSource, scorer: SentenceScorer, config: RecformerConfig
 ) -> Tensor | None:
-    """Keys [N, D] of the items by the checkpoint's own vectors, if these are of the items of `source`; else None."""
+    """Keys [N, D] from the checkpoint's own vectors, if they belong to the items of `source`; else None."""
     vectors = _item_vectors(released)
     if vectors is None:
         return None
@@ -218,9 +218,9 @@ def _known_keys(
 
 
 def _are_of(vectors: Tensor, source: TokenSource, scorer: SentenceScorer) -> bool:
-    """Whether the vectors are these items', in this order: as many, and nearer to their own item than to another.
+    """Whether the vectors belong to these items in this order: equal number, and each nearer to its own item than to another.
 
-    The weights have learned on since they made them, so they are not what the items are encoded to now. Some items are tried.
+    They differ from the items' current encodings, because the weights were trained further. Only some items are tested.
     """
     rows = np.unique(np.linspace(0, len(source) - 1, 256).astype(np.int64))
     rows = rows[source.tokens.lengths[rows] > 0]
@@ -235,7 +235,7 @@ def _are_of(vectors: Tensor, source: TokenSource, scorer: SentenceScorer) -> boo
 
 
 def _read_words(file: Path) -> Tensor:
-    """The word embeddings in a checkpoint of a language model, or alone in a file."""
+    """The word embeddings in a checkpoint of a language model, or in a file of their own."""
     try:
         state = load_file(file) if file.suffix == ".safetensors" else read_released(file).state
     except (SafetensorError, OSError) as error:

@@ -1,6 +1,6 @@
-"""Weights of the released Recformer, and of the BERT, RoBERTa and Longformer checkpoints it can start from, under our names.
+"""Renames weights of the released Recformer, and of BERT, RoBERTa and Longformer checkpoints, to linguarec's names.
 
-One table serves all of them and both directions: inside a layer they share their names. What differs is the prefix:
+One table serves all of them and both directions: inside a layer they have the same names. Only the prefix differs:
 `longformer.` (`recformer_seqrec_ckpt.bin`), `_forward_module.model.longformer.` (converted from DeepSpeed), none
 (`recformer_pretrain_ckpt.bin`), `roberta.`, `bert.`.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.recformer.model import RecformerConfig
 
-# released name -> ours. Several released tensors with one target are joined along dim 0, in this order.
+# Released name -> linguarec's name. Several released tensors with one target are joined along dim 0, in this order.
 EMBEDDINGS = {
     "embeddings.word_embeddings.weight": "word.weight",
     "embeddings.position_embeddings.weight": "position.weight",
@@ -58,15 +58,15 @@ BERT_LANGUAGE_HEAD = {
     "cls.predictions.decoder.weight": "language_head.words.weight",
     "cls.predictions.bias": "language_head.words.bias",
 }
-# Without a counterpart: counters, second names of a tensor, parts that no Recformer has, item vectors (data).
+# Keys without a counterpart: counters, second names of a tensor, parts that a Recformer does not have, item vectors (data).
 LEFT_OUT = re.compile(
     r"embeddings\.position_ids|pooler\..*|cls\.seq_relationship\..*|lm_head\.decoder\.bias|cls\.predictions\.decoder\.bias"
     r"|item_embedding\.weight"
 )
 PREFIX = re.compile(r"(?:_forward_module\.)?(?:module\.)?(?:model\.)?(?:(?:longformer|roberta|bert)\.)?")
-# In settings written here: what attention_window, of the Longformer that a Recformer was made from, does not tell.
+# Key in settings that linguarec writes: attention_window is that of the original Longformer, not of the Recformer.
 OWN_WINDOW = "recformer_window"
-# Settings that are numbers, and may be left out.
+# Settings that must be numbers if present.
 OF_NUMBERS = [
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -75,12 +75,12 @@ OF_NUMBERS = [
     "mlm_weight",
     "initializer_range",
 ]
-WITH_PADDING_POSITIONS = ("longformer", "roberta", "xlm-roberta", "camembert")  # positions begin behind the padding id
+WITH_PADDING_POSITIONS = ("longformer", "roberta", "xlm-roberta", "camembert")  # positions begin after the padding id
 
 
 @dataclass(frozen=True)
 class ReleasedRecformer:
-    """`tensors` under our names, `left_out`: released keys without use."""
+    """`tensors`: under linguarec's names. `left_out`: released keys that are not used."""
 
     tensors: dict[str, Tensor]
     left_out: list[str]
@@ -94,7 +94,7 @@ def from_released_recformer(state: Mapping[str, Tensor], word_embeddings: Tensor
         word_embeddings: [V, D] for a checkpoint that lacks them, as the released pre-training one does.
 
     Raises:
-        CheckpointMismatchError: a key that the table does not explain, no word embeddings, or two sets of them.
+        CheckpointMismatchError: a key is not in the table, or there are no word embeddings or two sets of them.
     """
     table = released_names(_num_layers(state)) | {theirs: (ours,) for theirs, ours in BERT_LANGUAGE_HEAD.items()}
     found: dict[str, dict[int, Tensor]] = {}
@@ -122,7 +122,7 @@ def from_released_recformer(state: Mapping[str, Tensor], word_embeddings: Tensor
             "keeps frozen and does not save; give the file of the Longformer it started from with --word-embeddings FILE."
         )
     joined = {name: torch.cat([parts[part] for part in sorted(parts)]) for name, parts in found.items()}
-    if "language_head.dense.weight" in joined:  # a tied head is saved without its word vectors
+    if "language_head.dense.weight" in joined:  # a tied LM head is saved without its word vectors
         joined.setdefault("language_head.words.weight", joined["word.weight"].clone())
     return ReleasedRecformer(joined, left_out)
 
@@ -133,9 +133,9 @@ def is_recformer(keys: Iterable[str]) -> bool:
 
 
 def to_released_recformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under the names of `recformer_seqrec_ckpt.bin`, with the LM head of `pytorch_model.bin` if there is one.
+    """The state dict under the names of `recformer_seqrec_ckpt.bin`, with the LM head of `pytorch_model.bin` if there is one.
 
-    The released model also saves the numbers of the positions and the bias of the LM head twice; both are written.
+    The released model also saves the position ids, and the bias of the LM head twice; all of them are written.
     """
     layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
     released = {}
@@ -151,7 +151,7 @@ def to_released_recformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def released_names(layers: int) -> dict[str, tuple[str] | tuple[str, int]]:
-    """The table for so many layers: released name without prefix -> (our name), or (our name, number of the part of it)."""
+    """The table for `layers` layers: released name without prefix -> (new name), or (new name, number of the part of it)."""
     names: dict[str, tuple[str] | tuple[str, int]] = {theirs: (ours,) for theirs, ours in EMBEDDINGS.items()}
     for layer in range(layers):
         for theirs, ours in OF_LAYER.items():
@@ -170,10 +170,10 @@ def recformer_config(
     max_tokens: int | None = None,
     max_items: int | None = None,
 ) -> RecformerConfig:
-    """The config of a model with these tensors (our names); sizes come from the tensors, the rest from `settings`.
+    """The config of a model with these tensors (renamed); sizes come from the tensors, the rest from `settings`.
 
     Args:
-        settings: what the `config.json` of a transformers folder or of the released code holds.
+        settings: content of the `config.json` of a transformers folder or of the released code.
         tensors: the renamed weights; a table of item positions may be missing.
         source: named in errors.
         window: overrides that of the settings, which may lack it (BERT) or differ from what Recformer was trained with.
@@ -181,8 +181,7 @@ def recformer_config(
         max_items: likewise.
 
     Raises:
-        CheckpointMismatchError: what tensors cannot tell is not in the settings, is not what this model computes, or does
-            not go together.
+        CheckpointMismatchError: settings that the tensors do not show are missing, not supported by this model, or conflict.
     """
     layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
     problems = _missing(tensors, layers)
@@ -259,7 +258,7 @@ def recformer_config(
 
 
 def released_settings(config: RecformerConfig) -> dict[str, Any]:
-    """What the tensors of such a model do not tell, under the names of the released code; `recformer_config` reads it."""
+    """The settings that the tensors do not show, under the names of the released code; `recformer_config` reads them."""
     padded = config.first_position > 0
     return {
         "model_type": "longformer" if padded else "bert",
@@ -284,7 +283,7 @@ def is_whole(value: Any) -> bool:
 
 
 def _missing(tensors: Mapping[str, Tensor], layers: int) -> list[str]:
-    """Released names of the tensors that even a language model has."""
+    """Released names of missing tensors that every language model has."""
     needed = {ours: theirs for theirs, ours in EMBEDDINGS.items() if "item_position" not in ours}
     for theirs, (ours, *_) in released_names(layers).items():
         if ours.startswith("layers.") and ".global_" not in ours:

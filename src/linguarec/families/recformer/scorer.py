@@ -1,7 +1,7 @@
-"""A Recformer in use: items are read as sentences by one set of weights, histories by another.
+"""The scorer of a trained Recformer: one set of weights encodes items as sentences, another encodes histories.
 
-Fine-tuning ends with item vectors fixed while the encoder of the histories goes on learning. So a new item is read by the
-weights that read the others, which stand beside those of the network.
+In the last stage of fine-tuning the item vectors are fixed while the weights for histories are still trained. So new items are
+encoded with the weights that encoded the other items, which are saved beside those of the network.
 """
 
 import itertools
@@ -32,7 +32,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class SentenceScorer:
-    """Keys of items by `item_network`, queries of histories by `network`; both may be the same."""
+    """Makes keys of items with `item_network` and queries of histories with `network`; both may be the same."""
 
     def __init__(self, network: nn.Module, item_network: nn.Module | None = None) -> None:
         self.network = network
@@ -45,10 +45,10 @@ class SentenceScorer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.network.parameters()).device
 
-    def encode(self, source: ItemSource) -> tuple[TokenInputs, Tensor]:
+    def encode(self, source: ItemSource, new: bool = False) -> tuple[TokenInputs, Tensor]:
         """The tokens themselves, and keys [N, D] of all items, zero for an item without tokens."""
         assert isinstance(source, TokenSource)
         return TokenInputs(source), encode_tokens(self.item_network, source.tokens, self.device)
@@ -71,24 +71,26 @@ class SentenceScorer:
             yield index, model.queries(whole.to(self.device))
 
     def cut_items(self, inputs: TokenInputs) -> dict[str, int]:
-        """Items of more tokens than are read."""
+        """Counts of items with more tokens than are read."""
         return cut_items(inputs.source.tokens.lengths, cast(Recformer, self.network).config.max_tokens)
 
     def cut_histories(self, inputs: TokenInputs, histories: Ragged) -> dict[str, int]:
-        """Histories of more items or tokens than are read, and of no text."""
+        """Counts of histories with more items or tokens than are read, and of those without text."""
         config = cast(Recformer, self.network).config
         return cut_histories(inputs.source.tokens.lengths, histories, config.max_items, config.max_tokens)
 
     def to(self, device: torch.device | str) -> "SentenceScorer":
-        """The same scorer, its networks moved."""
+        """Move the networks to the device; returns this scorer."""
         self.network.to(device)
         self.item_network.to(device)
         return self
 
     def save(self, folder: Path) -> None:
-        """Write the weights that read items, where they are others than those that read histories."""
+        """Write the weights that encode items, if they differ from those that encode histories."""
         if self.item_network is not self.network:
             save_weights(self.item_network, folder / ITEM_WEIGHTS_FILE)
+        else:  # removes those of a model that was saved there before
+            (folder / ITEM_WEIGHTS_FILE).unlink(missing_ok=True)
 
     def load_inputs(self, folder: Path, source: ItemSource) -> TokenInputs:
         """The tokens of the run's items."""
@@ -97,7 +99,7 @@ class SentenceScorer:
 
 
 def open_scorer(network: nn.Module, description: ModelDescription, source: ItemSource, folder: Path | None) -> Scorer:
-    """The scorer of a network, with the weights in `folder` that read its items, if there are any."""
+    """The scorer of a network, with the weights in `folder` that encode its items, if there are any."""
     if folder is None or not (folder / ITEM_WEIGHTS_FILE).exists():
         return SentenceScorer(network)
     item_network = description.build()
@@ -106,9 +108,9 @@ def open_scorer(network: nn.Module, description: ModelDescription, source: ItemS
 
 
 def encode_tokens(model: nn.Module, tokens: ItemTokens, device: torch.device | str) -> Tensor:
-    """Keys [N, Dk] of all items of a catalogue of tokens, by length and within a budget of tokens a batch.
+    """Keys [N, Dk] of all items of a catalogue of tokens, in batches of similar length within a token budget.
 
-    The model runs in evaluation mode (and is put back) under the autocast in force.
+    The model runs in evaluation mode (its mode is restored afterwards) under the current autocast.
     """
     reader = cast(Recformer, model)
     alone = Ragged(np.arange(len(tokens)), np.arange(len(tokens) + 1))

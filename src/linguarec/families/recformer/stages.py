@@ -1,9 +1,9 @@
 """Recformer's stages: pre-training on pairs of token sequences, and fine-tuning in two stages (arXiv 2305.13731, section 2.5).
 
-    stage 1   item vectors encoded anew after every epoch, fixed within it; the best weights and their vectors are kept
-    stage 2   from the best weights on, item vectors fixed at those of stage 1; kept where they are better still
+    stage 1   item vectors are re-encoded after every epoch and fixed within it; the best weights and their vectors are kept
+    stage 2   starts from these weights, with their item vectors fixed; its weights are kept if they are better
 
-One schedule of the learning rate runs over both stages.
+One learning-rate schedule runs over both stages.
 """
 
 import logging
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class TokenPreTraining(Stage):
-    """`Recformer.pretrain_loss`: contrast within the step, across processes, and masked words.
+    """`Recformer.pretrain_loss`: contrast among the targets of the step, over all processes, and masked-language modelling.
 
     Parameters without a gradient are frozen.
     """
@@ -49,21 +49,21 @@ class TokenPreTraining(Stage):
         super().__init__(model, loader, settings, seed)
 
     def step_loss(self, batch: TokenPairsBatch) -> Tensor:
-        """The model's loss, which knows its share of the step."""
+        """The model's loss, which is already scaled to this process's share of the step."""
         loss: Tensor = self.model.pretrain_loss(batch.pairs)  # type: ignore[operator]
         return loss
 
 
 class HistoryTuning(Stage):
-    """`Recformer.finetune_loss`: the next item of each history among the vectors of the trained items, or some of them.
+    """`Recformer.finetune_loss`: softmax of the next item over the items in training, or over a sample of them.
 
     Parameters without a gradient are frozen.
 
     Args:
-        encode: keys [N, D] of all items by a model, where the model is.
-        classes: [C] rows of the items that the softmax is over.
-        keys: [N, D] of all items; None = to be encoded before the first step.
-        steps_before: optimiser steps that the stage before took.
+        encode: computes the keys [N, D] of all items with a model, on its device.
+        classes: [C] item rows, the classes of the softmax.
+        keys: [N, D] of all items; None = encode them before the first step.
+        steps_before: optimiser steps that the earlier stage took.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class HistoryTuning(Stage):
         self.classes = classes
         self.class_of = torch.full((int(classes.max()) + 1,), -1).index_put((classes,), torch.arange(len(classes)))
         drawn = model.config.sampled_negatives
-        self.drawn = drawn if drawn < len(classes) else 0  # as many as there are, or more: the softmax over all
+        self.drawn = drawn if drawn < len(classes) else 0  # 0 = softmax over all classes
         self.keys = keys
         self.earlier_steps = steps_before
 
     def encode(self, model: nn.Module) -> Tensor:
-        """Take the item vectors of `model` as keys [N, D], from now on."""
+        """Encode all items with `model` and use the result as keys [N, D] from now on."""
         self.keys = self.encode_items(model)
         return self.keys
 
     def on_fit_start(self) -> None:
-        """Bring what stands here to the device, and encode the items if nobody did."""
+        """Move classes and keys to the device; encode the items if there are no keys."""
         self.classes, self.class_of = self.classes.to(self.device), self.class_of.to(self.device)
         if self.keys is None:
             with self.trainer.precision_plugin.forward_context():
@@ -102,7 +102,7 @@ class HistoryTuning(Stage):
             self.keys = self.keys.to(self.device)
 
     def step_loss(self, batch: TrainingBatch) -> Tensor:
-        """Mean over the histories of this process, times its share of the step."""
+        """Mean over the histories of this process, times the step's `loss_scale`."""
         assert self.keys is not None
         sequences, rows, log_weights = batch.sequences, self.classes, None
         targets = self.class_of[sequences.targets]
@@ -118,27 +118,27 @@ class HistoryTuning(Stage):
 
     @property
     def steps_planned(self) -> int:
-        """Of both stages."""
+        """Optimiser steps of both stages."""
         return 2 * super().steps_planned
 
     @property
     def steps_before(self) -> int:
-        """Of the stage before."""
+        """Optimiser steps of the earlier stage."""
         return self.earlier_steps
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the keys: the weights that made them are past."""
+        """Add the keys, because the weights that made them no longer exist."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["stage"]["keys"] = self.keys
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with them."""
+        """Restore the keys."""
         super().on_load_checkpoint(checkpoint)
         self.keys = checkpoint["stage"]["keys"]
 
 
 def _train_only(model: nn.Module, reached: Iterable[nn.Parameter]) -> None:
-    """Freeze all other parameters; those frozen before stay so."""
+    """Freeze all parameters except `reached`; already frozen ones stay frozen."""
     numbers = {id(parameter) for parameter in reached}
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in numbers)
@@ -152,15 +152,15 @@ def two_stages(
     seed: int,
     run: "RunParts",
 ) -> list[PlannedStage]:
-    """The stages of a fine-tuning; `max_epochs` and `patience` hold for each.
+    """The two stages of a fine-tuning; `max_epochs` and `patience` apply to each.
 
     Args:
         model: changed in place; afterwards it holds the last weights.
-        classes: [C] rows of the items that the softmax is over.
+        classes: [C] item rows, the classes of the softmax.
         loader: makes the training steps.
         settings: of the training.
         seed: of all random draws.
-        run: what is validated and kept, and where.
+        run: folder and functions of the run.
     """
     stage_folder = run.folder / STAGE_FOLDER
     keys_file, item_weights = stage_folder / ITEM_KEYS_FILE, run.folder / ITEM_WEIGHTS_FILE
@@ -181,7 +181,7 @@ def two_stages(
         so_far = before[0].valid[MONITOR]
         if is_main_process():
             log.info("valid %s so far: %.4f", MONITOR, so_far)
-        # Written before the last checkpoint, at which the processes waited for each other.
+        # The file was written before the last checkpoint, at which all processes synchronise.
         keys = torch.from_numpy(read_array(keys_file, CheckpointMismatchError, AGAIN))
         load_weights(model, item_weights)
         steps = loader()
@@ -197,10 +197,10 @@ def two_stages(
 
 @dataclass(frozen=True)
 class RunParts:
-    """What both stages ask for.
+    """Folder and functions of a run that both stages use.
 
-    `folder`: of the run. `encode`: keys [N, D] of all items by a model, where the model is. `rank`: valid metrics of a model
-    with such keys. `keep`: called with the model whenever they are better than before in either stage.
+    `folder`: of the run. `encode`: computes the keys [N, D] of all items with a model, on its device. `rank`: valid metrics of
+    a model with such keys. `keep`: saves the model, called whenever the metrics improve in either stage.
     """
 
     folder: Path

@@ -1,14 +1,14 @@
 """Sliding-window attention with one global token, on ragged sequences (Longformer, arXiv 2004.05150).
 
-A token sees the tokens at most `reach` places away, and the first token of its sequence, which is global: it sees all
-tokens, by projections of its own.
+A token attends to the tokens at most `reach` positions away, and to the first token of its sequence, which is global: it
+attends to all tokens, with its own projections.
 
     local       o_i = softmax(q_i . k_j) v_j        over j = 0 and |i - j| <= reach
     global      o_0 = softmax(q'_0 . k'_j) v'_j     over all j
 
 Long sequences are cut into blocks of `reach` tokens. A block attends to itself, to its two neighbours and to the global
-token, so that no [T, T] matrix stands anywhere; blocks of all sequences are one batch. In a sequence of at most `reach`
-+ 2 tokens everyone sees everyone, and plain attention over blocks of equal length does.
+token, so that there is never a [T, T] matrix; blocks of all sequences form one batch. In a sequence of at most `reach`
++ 2 tokens all tokens attend to all, so plain attention over blocks of equal length is enough.
 """
 
 import math
@@ -25,11 +25,11 @@ from linguarec.nn.ragged import RaggedLayout
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """How the tokens of a batch lie for window attention: ordered by the length of their sequence.
+    """Order of the tokens of a batch for window attention: by the length of their sequence.
 
-    `ragged`: to that order and back. `first` [B]: first token of each sequence, sequences and tokens in that order;
-    `place` [B]: where each sequence of the batch stands in it. `short`: (count, length) of the blocks of sequences in
-    which everyone sees everyone. `windows`: the longer ones, or None.
+    `ragged`: converts to that order and back. `first` [B]: first token of each sequence, sequences and tokens in that order;
+    `place` [B]: index of each sequence of the batch in that order. `short`: (count, length) of the blocks of sequences in
+    which all tokens attend to all. `windows`: the longer sequences, or None.
     """
 
     ragged: RaggedLayout
@@ -66,9 +66,8 @@ class WindowLayout:
 class WindowAttention(nn.Module):
     """Multi-head attention of width D as above, with the output projection.
 
-    The global token is the only one to use its projections' queries, so the projections of all other tokens to its keys
-    and values are moved to its side (q' . W x = W^T q' . x, and W applied to the mean of x, not to each x): D / heads
-    times less work.
+    Only the global token uses the global queries, so the global key and value projections are applied to its side instead of
+    to all tokens (q' . W x = W^T q' . x, and W applied to the mean of x, not to each x): D / heads times less work.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -88,7 +87,7 @@ class WindowAttention(nn.Module):
         return attended
 
     def pool(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
-        """What `forward` gives at the first token of each sequence, [B, D], without the work for the others."""
+        """The output of `forward` at the first token of each sequence, [B, D], without computing the others."""
         pooled: Tensor = self.output(self._global(tokens, layout))
         return pooled
 
@@ -109,11 +108,11 @@ class WindowAttention(nn.Module):
         return torch.cat(mixed)
 
     def _in_windows(self, parts: Tensor, windows: AttentionWindows) -> Tensor:
-        """Queries, keys and values [T, 3, heads, D / heads] of long sequences -> [T, D]; what a GPU runs."""
+        """Queries, keys and values [T, 3, heads, D / heads] of long sequences -> [T, D]; used on a GPU."""
         blocks = parts.index_select(0, windows.source).view(*windows.padding.shape, *parts.shape[1:])
         of_global = parts[:, 1:].index_select(0, windows.first[windows.sequence]).unsqueeze(1)
         own = blocks[:, :, 1:]
-        # What `roll` brings round from the other end belongs to another sequence, which `seen` leaves out.
+        # Blocks that `roll` wraps around from the other end belong to another sequence, which `seen` masks out.
         near = torch.cat([of_global, own.roll(1, 0), own, own.roll(-1, 0)], dim=1)
         query, key, value = (part.transpose(1, 2) for part in (blocks[:, :, 0], *near.unbind(2)))
         dropout = self.dropout if self.training else 0.0
@@ -126,7 +125,7 @@ class WindowAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         low = query.dtype != torch.float32
         if query.device.type == "cpu" and query.requires_grad and (dropout or low):
-            # The fused CPU kernel knows no dropout, and its backward in bfloat16 takes three times as long as this.
+            # The fused CPU kernel does not support dropout, and its bfloat16 backward pass takes three times as long as this.
             logits = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
             weights = logits.softmax(-1)
             mixed = (weights * keep_mask(weights, dropout) if dropout else weights) @ value
@@ -135,7 +134,7 @@ class WindowAttention(nn.Module):
         return mixed.transpose(1, 2)
 
     def _global(self, tokens: Tensor, layout: WindowLayout) -> Tensor:
-        """What the first token of each sequence takes from all of its tokens: [T, D] -> [B, D], before the output
+        """Attention of the first token of each sequence over all of its tokens: [T, D] -> [B, D], before the output
         projection."""
         by_head = (self.heads, -1, tokens.shape[-1])
         query = self.global_query(tokens.index_select(0, layout.first)).unflatten(-1, (self.heads, -1))
@@ -151,7 +150,7 @@ class WindowAttention(nn.Module):
             sequences, taken = sequences + count, taken + count * length
         if layout.windows is not None:
             gathered.append(self._gather(tokens[taken:], layout.windows, probe[sequences:], shift[sequences:]))
-        pooled = torch.cat(gathered)  # [B, heads, D]: the mean token that each head sees
+        pooled = torch.cat(gathered)  # [B, heads, D]: the mean token under each head's weights
         values = torch.einsum("bhe,hde->bhd", pooled, self.global_value.weight.view(by_head))
         return values.flatten(1) + self.global_value.bias
 

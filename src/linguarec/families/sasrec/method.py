@@ -1,4 +1,4 @@
-"""How SASRec is trained: next items over the catalogue, known by ID. Nothing of it carries over to another catalogue."""
+"""Training of SASRec: next-item prediction over a catalogue of IDs. Its weights cannot be used for another catalogue."""
 
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.next_item import plan_next_item

@@ -51,11 +51,11 @@ class SASRec(nn.Module):
         return vectors
 
     def item_keys(self, items: ItemBatch) -> Tensor:
-        """What is scored [N, D]: the same vectors."""
+        """Keys [N, D]: the same vectors."""
         return self.item_inputs(items)
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """State [T, D] of each position, having read it and all before."""
+        """State [T, D] of each position; it depends on this item and all earlier ones."""
         states: Tensor = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
         return states
 

@@ -1,4 +1,4 @@
-"""How SASRec on text is trained: next items over the catalogue, known by their text vectors."""
+"""Training of SASRec on text: next-item prediction over a catalogue of text vectors."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from linguarec.sources.embeddings import EmbeddingSource
 
 @dataclass(frozen=True)
 class SASRecTextOptions(StartOptions):
-    """What is read, and what of a start is fixed.
+    """The item vectors, the sequence encoder, and which part of a start is frozen.
 
     Args:
-        sequence_encoder: what reads the histories; transformer by default
+        sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
-        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+        frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
         features: name of the item text vectors; not needed if the folder has one kind
     """
 

@@ -1,4 +1,4 @@
-"""SASRec on text: SASRec whose items are known by their text vector alone (the `SASRec_T` row of the VQ-Rec tables).
+"""SASRec on text: SASRec with items represented by their text vectors only (the `SASRec_T` row of the VQ-Rec tables).
 
 A text vector is mapped to the hidden size by one linear layer; history and score work on the mapped vectors. Scores are
 cosines over a temperature, as in UniSRec, so that the two differ in the adaptor only.
@@ -22,7 +22,7 @@ class SASRecTextConfig:
 
     Args:
         feature_dropout: dropout of the text vectors before the linear map.
-        temperature: cosines are divided by it.
+        temperature: divisor of the cosines.
         initializer_range: standard deviation of the initial weights.
     """
 

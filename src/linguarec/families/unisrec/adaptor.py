@@ -11,8 +11,8 @@ class MixtureOfExpertsAdaptor(nn.Module):
     """Text vector -> item vector: sum over experts e of gate_e(x) * W_e (dropout(x) - b_e).
 
     Gates are a softmax of x W_gate, with learned Gaussian noise while training (eq. 5). As the experts are linear, all of them
-    run as one matrix product [N, F] x [F, E*D]; the shifts W_e b_e are taken out of it. One dropout draw serves all experts of
-    an item (the released code draws one for each expert).
+    run as one matrix product [N, F] x [F, E*D]; the shifts W_e b_e are subtracted separately. One dropout draw serves all
+    experts of an item (the released code draws one for each expert).
     """
 
     def __init__(self, feature_width: int, hidden_size: int, experts: int, dropout: float, deviation: float) -> None:

@@ -1,4 +1,4 @@
-"""How UniSRec is trained: contrast over several domains, then next items of one, known by text or by text and ID."""
+"""Training of UniSRec: contrast over several domains, then next-item prediction on one, by text or by text and ID."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ from linguarec.sources.joined import JoinedItems
 
 @dataclass(frozen=True)
 class FineTuningOptions(StartOptions):
-    """What is read, and what of a start is fixed.
+    """The item vectors, the sequence encoder, and which part of a start is frozen.
 
     Args:
-        sequence_encoder: what reads the histories; transformer by default
+        sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
-        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+        frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
         features: name of the item text vectors; not needed if the folder has one kind
-        mode: inductive (default) knows items by text alone, transductive by text and ID
+        mode: inductive (default) represents items by text only, transductive by text and ID
     """
 
     features: str | None = None
@@ -36,14 +36,14 @@ class FineTuningOptions(StartOptions):
 
 @dataclass(frozen=True)
 class PretrainingOptions(EncoderOptions):
-    """What is read, and how histories are augmented.
+    """The item vectors, the sequence encoder, and the augmentation of histories.
 
     Args:
-        sequence_encoder: what reads the histories; transformer by default
+        sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
         features: name of the item text vectors; not needed if the folders have one kind
-        augmentation: how the view of a history is made that it is contrasted with
+        augmentation: how the augmented view of a history is made
     """
 
     features: str | None = None
@@ -51,7 +51,7 @@ class PretrainingOptions(EncoderOptions):
 
 
 def plan_finetuning(request: Request) -> Plan:
-    """One stage, over the vectors of the catalogue; the transductive form also learns a vector of each item."""
+    """One stage over the vectors of the catalogue; the transductive form also learns an ID embedding of each item."""
     options: FineTuningOptions = request.options
     if options.mode == "inductive" and request.family is UNISREC_TRANSDUCTIVE:
         raise SettingsError(
@@ -100,7 +100,7 @@ def _check_draws(request: Request, sources: list[EmbeddingSource]) -> None:
 
 
 def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The same options in each way, with the mode that is fine-tuned where none was asked for: the form of the start."""
+    """The same options in each way. The mode is the one that the user set, else that of the start."""
     mode = asked.get("mode") or ("transductive" if start.family is UNISREC_TRANSDUCTIVE else "inductive")
     options = {**asked, "mode": mode}
     return ways_of(start, options, options)

@@ -2,7 +2,7 @@
 
     item        v = sum_e g_e(x) W_e (x - b_e)          parametric whitening + mixture of experts (eq. 2-5)
     history     f_1 = v_1 + p_1, ...; F = Transformer(f); s = F at the last position (eq. 6-7)
-    score       cos(s, v) / temperature                 inductive: text alone (eq. 12)
+    score       cos(s, v) / temperature                 inductive: text only (eq. 12)
                 cos(s, v + e) / temperature             transductive: text + ID embedding e (eq. 13)
     pre-train   s finds the next item among those of the whole step, from all domains      sequence-item contrast
                 s finds the state of its own augmented view among those of the step        sequence-sequence contrast
@@ -10,8 +10,8 @@
 Differences from the released code: the adaptor runs once for each catalogue item and step instead of once for each cell of the
 padded history (equal without dropout and noise); in training, inputs and scored items therefore share one dropout and gate
 noise draw. Normalised vectors use torch's epsilon. In pre-training every position is a pair of the sequence-item contrast, and
-the view of a sequence is compared once, at its last position; what is no negative is left out of the softmax (the released code
-sets its logit to 0).
+the view of a sequence is compared once, at its last position; targets that are not negatives are left out of the softmax (the
+released code sets their logits to 0).
 """
 
 import math
@@ -36,7 +36,7 @@ class UniSRecConfig:
     Args:
         experts: number of whitening experts in the adaptor.
         adaptor_dropout: dropout of the text vectors before the experts.
-        temperature: cosines are divided by it.
+        temperature: divisor of the cosines.
         sequence_contrast: weight of the sequence-sequence contrast in pre-training.
         initializer_range: standard deviation of the initial weights.
     """
@@ -53,7 +53,7 @@ class UniSRecConfig:
 
 
 class UniSRec(CosineRecommender):
-    """Inductive UniSRec: items by text alone."""
+    """Inductive UniSRec: items by text only."""
 
     config: UniSRecConfig
 
@@ -68,13 +68,13 @@ class UniSRec(CosineRecommender):
         )
 
     def item_inputs(self, items: ItemBatch) -> Tensor:
-        """Item vectors [N, D] that the history is made of."""
+        """Item vectors [N, D], the inputs of the sequence encoder."""
         assert items.features is not None
         adapted: Tensor = self.adaptor(items.features)
         return adapted
 
     def pretrain_loss(self, batch: PretrainingBatch, masked_logit: float = -math.inf) -> Tensor:
-        """Sequence-item contrast plus the weighted sequence-sequence contrast (where the batch has views).
+        """Sequence-item contrast plus the weighted sequence-sequence contrast (if the batch has views).
 
         `masked_logit`: see `contrastive_cross_entropy`.
         """

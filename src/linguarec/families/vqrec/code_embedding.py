@@ -1,4 +1,4 @@
-"""Vector-quantised items: one learned embedding a code of each sub-space, mean-pooled (VQ-Rec, arXiv 2210.12316, eq. 3)."""
+"""Vector-quantised items: one learned embedding per code and sub-space, mean-pooled (VQ-Rec, arXiv 2210.12316, eq. 3)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class CodeEmbedding(nn.Module):
-    """Codes [N, M] with values below K -> the mean of their M embeddings [N, D]. The table has M*K rows, sub-space by
+    """Codes [N, M] with values below K -> the mean of their M embeddings [N, D]. The table has M*K rows, ordered by
     sub-space."""
 
     def __init__(self, code_books: int, centroids: int, hidden_size: int, deviation: float) -> None:

@@ -1,7 +1,7 @@
 """A permutation of each codebook, learned by gradient (VQ-Rec, arXiv 2210.12316, cross-domain fine-tuning).
 
     S      Sinkhorn(logits / temperature)            [M, K, K], rows and columns nearly sum to 1
-    pi     the permutation with the largest sum of logits, one a codebook
+    pi     the permutation with the largest sum of logits, one per codebook
     E'_k   E_pi(k) forward; its gradient is that of sum_j S_kj E_j (straight-through)
 
 Sinkhorn's scaling adds a constant to every row and column of the logits, so `pi` is the most probable permutation under S
@@ -22,7 +22,7 @@ def sinkhorn(logits: Tensor, rounds: int) -> Tensor:
 
 
 def assign(logits: Tensor) -> Tensor:
-    """For each of M matrices [K, K] the column [M, K] int64 of each row, no column twice, with the largest sum."""
+    """For each of M matrices [K, K] the assignment of columns to rows with the largest sum, [M, K] int64."""
     from scipy.optimize import linear_sum_assignment
 
     matrices = logits.detach().float().cpu().numpy()
@@ -31,7 +31,7 @@ def assign(logits: Tensor) -> Tensor:
 
 
 class CodePermutation(nn.Module):
-    """M permutations of K code embeddings each. They begin as the identity, by a margin that a few steps overcome."""
+    """M permutations of K code embeddings each, initially the identity, with a margin that a few steps can overcome."""
 
     def __init__(self, code_books: int, centroids: int, temperature: float, rounds: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class CodePermutation(nn.Module):
         return assign(self.logits)
 
     def forward(self, table: Tensor) -> Tensor:
-        """Code embeddings [M*K, D], book by book -> the same in their new order."""
+        """Code embeddings [M*K, D], ordered by codebook -> the same embeddings in their new order."""
         code_books, centroids, _ = self.logits.shape
         order = self.order()
         if not self.training:
@@ -57,7 +57,7 @@ class CodePermutation(nn.Module):
 
 
 def reorder(table: Tensor, order: Tensor) -> Tensor:
-    """Code embeddings [M*K, D] in the order [M, K] of each book."""
+    """Code embeddings [M*K, D], re-ordered in each codebook by `order` [M, K]."""
     code_books, centroids = order.shape
     base = torch.arange(code_books, device=order.device).unsqueeze(1) * centroids
     return table[(order + base).flatten()]

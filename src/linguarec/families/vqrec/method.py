@@ -1,7 +1,7 @@
-"""How VQ-Rec is trained: contrast over several domains, then next items of one, known by their codes.
+"""Training of VQ-Rec: contrast over several domains, then next-item prediction on one, with items as codes.
 
-The codes of a new domain are of the codebook of the pre-training (`--mode reuse`), or of its own; then a first stage may learn
-which pre-trained embedding each code takes (`--mode permutation`).
+The codes of a new domain come from the codebook of the pre-training (`--mode reuse`) or from its own; with its own codebook, a
+first stage may learn which pre-trained embedding each code takes (`--mode permutation`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,23 +22,23 @@ from linguarec.families.ways import ways_of
 from linguarec.sources.codes import CodeSource
 from linguarec.sources.joined import JoinedItems
 
-# What else can be done with a start whose codebook does not serve.
+# End of the error messages about a start's codebook that cannot be used.
 OWN_CODES = "; or fine-tune on codes of the data's own by `linguarec finetune --mode permutation` or `--mode direct`"
 
 
 @dataclass(frozen=True)
 class FineTuningOptions(StartOptions):
-    """What is read, and what of a start is fixed.
+    """The codes, the sequence encoder, and which part of a start is frozen.
 
     Args:
-        sequence_encoder: what reads the histories; transformer by default
+        sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
-        frozen: encoder (default with --from) fixes the sequence encoder that was loaded, but for its input LayerNorm
+        frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
         codes: name of the item codes; not needed if the folder has one kind beside those of borrowed codebooks (book-...)
         features: --mode reuse: name of the item text vectors to code the items from; not needed if the folder has one kind
-        mode: with --from: reuse (default) codes the items with the codebook of the pre-training; with codes of the data's own,
-            permutation learns which pre-trained embedding each of them takes, and direct takes them as they are numbered
+        mode: with --from: reuse (default) codes the items with the codebook of the pre-training; with the data's own codes,
+            permutation learns which pre-trained embedding each of them takes, and direct keeps their numbers
         permutation: settings of the stage that learns the permutation (--mode permutation)
     """
 
@@ -50,10 +50,10 @@ class FineTuningOptions(StartOptions):
 
 @dataclass(frozen=True)
 class PretrainingOptions(EncoderOptions):
-    """What is read, and how negatives are made.
+    """The codes, the sequence encoder, and the semi-synthetic negatives.
 
     Args:
-        sequence_encoder: what reads the histories; transformer by default
+        sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
         codes: name of the item codes; not needed if the folders have one kind
@@ -68,7 +68,7 @@ class PretrainingOptions(EncoderOptions):
 
 
 def plan_finetuning(request: Request) -> Plan:
-    """One stage over the codes of the catalogue; with `--mode permutation` one before it."""
+    """One stage over the codes of the catalogue; `--mode permutation` adds a stage before it."""
     options, start = request.options, request.start
     if options.mode is not None and start is None:
         raise SettingsError(
@@ -118,7 +118,7 @@ def plan_pretraining(request: Request) -> Plan:
 
 
 def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Scratch reads codes of the data's own; so does a start but with `--mode reuse`, which codes the items from vectors."""
+    """Training from scratch reads the data's own codes; so does a start, except with `--mode reuse`, which codes vectors."""
     reuse = asked.get("mode") in (None, "reuse")
     names = {flag: value for flag, value in asked.items() if flag != "mode"}
     of_scratch = {flag: value for flag, value in names.items() if flag != "features"}

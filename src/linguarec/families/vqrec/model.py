@@ -6,10 +6,10 @@
     score       cos(s, v) / temperature                 (eq. 5)
 
 In pre-training a state finds the next item among those of the whole step, from all domains, and one semi-synthetic item: the
-next item's code with some numbers drawn anew. What is no negative is left out of the softmax (the released code sets its logit
-to 0).
+next item's code with some numbers replaced at random. Targets that are not negatives are left out of the softmax (the released
+code sets their logits to 0).
 
-A new item needs only its codes. Trained from scratch here; the released code freezes the sequence encoder even then, we train
+A new item needs only its codes. When training from scratch, the released code freezes the sequence encoder; linguarec trains
 all of it.
 """
 
@@ -33,9 +33,9 @@ class VQRecConfig:
     """Settings of the code side.
 
     Args:
-        temperature: cosines are divided by it.
+        temperature: divisor of the cosines.
         initializer_range: standard deviation of the initial code embeddings. An item is the mean of M of them, which
-            shrinks it by sqrt(M): with the usual 0.02 the positions would drown the items at the start.
+            shrinks it by sqrt(M): with the usual 0.02 the position embeddings would dominate the items at the start.
     """
 
     temperature: float = 0.07
@@ -54,7 +54,7 @@ class VQRec(CosineRecommender):
         self.codes = CodeEmbedding(code_books, centroids, encoder.config.hidden_size, config.initializer_range)
 
     def item_inputs(self, items: ItemBatch) -> Tensor:
-        """Item vectors [N, D] that the history is made of."""
+        """Item vectors [N, D], the inputs of the sequence encoder."""
         pooled: Tensor = self.codes(items.codes)
         return pooled
 

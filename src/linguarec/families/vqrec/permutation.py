@@ -1,4 +1,4 @@
-"""The first stage of VQ-Rec's fine-tuning: a permutation of each codebook is learned, and all that was loaded is fixed.
+"""The first stage of VQ-Rec's fine-tuning: learns a permutation of each codebook and freezes all loaded weights.
 
 `run/permutation/` gets `metrics.csv`, checkpoints until the stage is done, then `order.npy` and `metrics.json`.
 """
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PermutationSettings:
-    """The first stage of VQ-Rec's fine-tuning: a permutation of each codebook is learned, all else is fixed.
+    """The first stage of VQ-Rec's fine-tuning: it learns a permutation of each codebook, all other weights are frozen.
 
     Args:
         epochs: of this stage; the best one on valid is kept.
         learning_rate: of Adam on the permutations' logits.
-        temperature: the logits are divided by it before they are normalised.
+        temperature: divisor of the logits before they are normalised.
         rounds: normalisations of rows and columns (Sinkhorn).
     """
 
@@ -47,7 +47,7 @@ class PermutationSettings:
     rounds: int = 3
 
     def check(self) -> None:
-        """Raise one error that names every setting that cannot work."""
+        """Raise one error that names every invalid setting."""
         problems = []
         if self.epochs < 1:
             problems.append(
@@ -65,14 +65,14 @@ class PermutationSettings:
 def permutation_stage(
     request: Request, settings: PermutationSettings
 ) -> Callable[[nn.Module, NextItemData], PlannedStage]:
-    """The stage that learns whose embedding each code takes: the order [M, K] that is best on valid is kept.
+    """The stage that learns which pre-trained embedding each code takes; it keeps the order [M, K] that is best on valid.
 
     Args:
-        request: of the whole fine-tuning; its settings of the training hold, but for those that `settings` has.
+        request: of the whole fine-tuning; its training settings apply, except those that `settings` overrides.
         settings: of this stage.
 
     Returns:
-        What makes the stage, given the network, whose code embeddings belong to another codebook, and what is read.
+        A function that makes the stage from the network, whose code embeddings belong to another codebook, and the data.
     """
 
     def stage(network: nn.Module, data: NextItemData) -> PlannedStage:
@@ -97,7 +97,7 @@ def permutation_stage(
             return Fit(stage, data.validate, lambda now: _save_order(now, folder), before=start)
 
         def take_over(folder: Path) -> None:
-            # Written before the last checkpoint, at which the processes waited for each other.
+            # The file was written before the last checkpoint, at which all processes synchronise.
             order = torch.from_numpy(read_array(folder / ORDER_FILE, CheckpointMismatchError, AGAIN))
             with torch.no_grad():
                 network.codes.weight.copy_(reorder(network.codes.weight, order))

@@ -1,0 +1,131 @@
+"""The exact ranker of item-item weights: EASE, item-kNN. Score = sum over the history of a row of a matrix."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from linguarec.ranking.exact import ExactRanker, removed_rows
+from linguarec.ranking.ranker import IntArray
+
+Weights: TypeAlias = "sparse.csr_array"
+Matrix: TypeAlias = "npt.NDArray[Any] | sparse.csr_array"
+
+
+class SparseRanker(ExactRanker[Weights, Matrix]):
+    """Ranks by `weights @ matrix`: queries are weights of items [Q, N] (a CSR array), row i of the matrix [N, N] says what
+    item i gives to all items.
+
+    Scores are summed up in the precision of the matrix, item by item, and compared in float32: a query's scores do not
+    depend on the other queries. An added item is scored by what the items before it give to it; in histories it gives
+    nothing itself.
+
+    Args:
+        matrix: [N, N], sparse or dense; not copied if it is an array or CSR.
+
+    Raises:
+        ValueError: the matrix is not square, or a value of it is not finite.
+    """
+
+    def __init__(self, matrix: Matrix) -> None:
+        super().__init__(np.zeros(0, dtype=np.int64))
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"the matrix must be [N, N], this is {list(matrix.shape)}")
+        columns, self._most = _checked(matrix)
+        self._columns: tuple[Matrix, ...] = (columns,)  # successive columns; added ones have more rows
+        self._num_weights = int(matrix.shape[0])
+
+    def __len__(self) -> int:
+        return sum(part.shape[1] for part in self._columns)
+
+    def __repr__(self) -> str:
+        return f"SparseRanker({len(self):,} items, {len(self.removed):,} of them removed)"
+
+    @property
+    def device(self) -> torch.device:
+        """Always the CPU."""
+        return torch.device("cpu")
+
+    def count(self, queries: Weights) -> int:
+        """Q; see `ExactRanker`."""
+        if not sparse.issparse(queries) or queries.ndim != 2 or queries.shape[1] != self._num_weights:
+            raise ValueError(f"queries must be a sparse array [Q, {self._num_weights}]")
+        return int(queries.shape[0])
+
+    def take(self, queries: Weights, start: int, stop: int) -> Weights:
+        """The queries `start:stop`."""
+        return queries[start:stop]
+
+    def score(self, queries: Weights, out: Tensor) -> None:
+        """See `ExactRanker`."""
+        out[: queries.shape[0]] = torch.from_numpy(self._scores_float32(queries))
+
+    def error(self, queries: Weights) -> npt.NDArray[np.float64]:
+        """Zero: the scores are the exact ones."""
+        if not np.isfinite(queries.data).all():
+            raise ValueError("queries hold weights that are not finite")
+        return np.zeros(queries.shape[0])
+
+    def largest(self, queries: Weights) -> npt.NDArray[np.float64]:
+        """See `ExactRanker`: all weights of a query times the largest value of the matrix."""
+        sums = np.asarray(abs(queries).sum(axis=1), dtype=np.float64)
+        return np.asarray(sums * self._most)
+
+    def scores_of(self, queries: Weights, rows: Tensor) -> Tensor:
+        """See `ExactRanker`: the scores of `score`."""
+        found = np.take_along_axis(self._scores_float32(queries), rows.numpy(), axis=1)
+        return torch.from_numpy(found.astype(np.float64))
+
+    def subset(self, rows: npt.NDArray[np.int64]) -> "SparseRanker":
+        """A ranker of these items alone, for the same queries."""
+        whole = [sparse.csc_array(part) if sparse.issparse(part) else part for part in self._columns]
+        starts = np.cumsum([0, *(part.shape[1] for part in whole)])
+        parts = [
+            part[:, rows[(rows >= first) & (rows < first + part.shape[1])] - first]
+            for part, first in zip(whole, starts.tolist(), strict=False)
+        ]
+        return self._snapshot(tuple(parts), np.zeros(0, dtype=np.int64), self._num_weights, self._most)
+
+    def with_added(self, keys: Matrix) -> "SparseRanker":
+        """See `Ranker`; `keys` [N, n]: what each of the items gives to the n new ones.
+
+        Raises:
+            ValueError: they are not [N, n], or a value is not finite.
+        """
+        if keys.ndim != 2 or keys.shape[0] != len(self):
+            raise ValueError(f"new columns must be [{len(self)}, n], these are {list(keys.shape)}")
+        columns, most = _checked(keys)
+        return self._snapshot((*self._columns, columns), self.removed, len(self) + keys.shape[1], max(most, self._most))
+
+    def with_removed(self, rows: IntArray) -> "SparseRanker":
+        """See `Ranker`."""
+        return self._snapshot(self._columns, removed_rows(self.removed, rows, len(self)), self._num_weights, self._most)
+
+    def _scores_float32(self, queries: Weights) -> npt.NDArray[np.float32]:
+        """Scores [Q, N]."""
+        parts = []
+        for columns in self._columns:
+            known = queries if columns.shape[0] == self._num_weights else queries[:, : columns.shape[0]]
+            product = known @ columns
+            parts.append((product.toarray() if sparse.issparse(product) else product).astype(np.float32, copy=False))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _snapshot(
+        self, columns: tuple[Matrix, ...], removed: npt.NDArray[np.int64], num_weights: int, most: float
+    ) -> "SparseRanker":
+        made = SparseRanker.__new__(SparseRanker)
+        ExactRanker.__init__(made, removed)
+        made._columns, made._num_weights, made._most = columns, num_weights, most
+        return made
+
+
+def _checked(matrix: Matrix) -> tuple[Matrix, float]:
+    """The matrix, sparse ones as CSR, and its largest absolute value."""
+    values: Any = matrix.data if sparse.issparse(matrix) else matrix
+    most = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+    if not np.isfinite(most):
+        raise ValueError("weights between items are not finite")
+    return (sparse.csr_array(matrix) if sparse.issparse(matrix) else matrix), most

@@ -1,0 +1,93 @@
+"""`SumRanker`: a blend equals one ranker of the summed scores."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from linguarec.data.ragged import Ragged
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.sparse import SparseRanker
+from linguarec.ranking.sums import SumRanker
+
+NUM_ITEMS, NUM_QUERIES = 300, 40
+
+
+@pytest.fixture
+def world():
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    dense = [torch.randn(NUM_ITEMS, width, generator=generator) for width in (7, 24)]
+    matrix = rng.random((NUM_ITEMS, NUM_ITEMS)) * (rng.random((NUM_ITEMS, NUM_ITEMS)) < 0.1)
+    weights = rng.random((NUM_QUERIES, NUM_ITEMS)) * (rng.random((NUM_QUERIES, NUM_ITEMS)) < 0.05)
+    queries = (
+        torch.randn(NUM_QUERIES, 7, generator=generator),
+        torch.randn(NUM_QUERIES, 24, generator=generator),
+        sparse.csr_array(weights),
+    )
+    exclude = Ragged.from_lists([rng.integers(0, NUM_ITEMS, 5).tolist() for _ in range(NUM_QUERIES)])
+    return (*dense, matrix), (0.5, -2.0, 3.0), queries, exclude
+
+
+def fused(keys, weights, queries):
+    """Queries times weights and keys side by side; the sparse part as its dense product with the identity."""
+    sides = torch.cat(
+        [weights[0] * queries[0], weights[1] * queries[1], torch.from_numpy(weights[2] * (queries[2] @ keys[2]))], 1
+    )
+    return sides.double(), torch.cat([keys[0], keys[1], torch.eye(len(keys[0]))], dim=1).double()
+
+
+def blend(keys, weights):
+    return SumRanker([DenseRanker(keys[0]), DenseRanker(keys[1]), SparseRanker(keys[2])], weights)
+
+
+def test_a_blend_is_one_model_with_keys_side_by_side(world):
+    keys, weights, queries, exclude = world
+    sides, columns = fused(keys, weights, queries)
+    scores = (sides @ columns.T).numpy()
+    scores[np.repeat(np.arange(NUM_QUERIES), 5), exclude.values] = -np.inf
+    best = blend(keys, weights).top_k(queries, 20, exclude)
+    assert np.array_equal(best.rows, np.argsort(-scores, axis=1, kind="stable")[:, :20])
+    assert best.scores == pytest.approx(np.take_along_axis(scores, best.rows, axis=1), abs=1e-5)
+    targets = np.random.default_rng(1).integers(0, NUM_ITEMS, NUM_QUERIES)
+    expected = DenseRanker(columns.float()).ranks(sides.float(), targets, exclude)
+    found = blend(keys, weights).ranks(queries, targets, exclude)
+    assert np.array_equal(found.greater, expected.greater) and np.array_equal(found.ties, expected.ties)
+
+
+def test_the_best_do_not_depend_on_the_other_queries(world):
+    keys, weights, queries, _ = world
+    ranker = blend(keys, weights)
+    whole = ranker.top_k(queries, 10)
+    for size in (1, 3, 40):
+        for start in range(0, NUM_QUERIES, size):
+            part = ranker.top_k(ranker.take(queries, start, start + size), 10)
+            assert np.array_equal(part.rows, whole.rows[start : start + size])
+            assert np.array_equal(part.scores, whole.scores[start : start + size])
+
+
+def test_items_are_added_to_all_parts_and_removed_from_all(world):
+    keys, weights, queries, _ = world
+    new = (torch.randn(2, 7), torch.randn(2, 24), np.ones((NUM_ITEMS, 2)))
+    ranker = blend(keys, weights).with_added(new).with_removed(np.array([3, NUM_ITEMS]))
+    longer = (*queries[:2], sparse.csr_array(np.pad(queries[2].toarray(), ((0, 0), (0, 2)))))
+    last = weights[0] * queries[0] @ new[0][1] + weights[1] * queries[1] @ new[1][1]
+    expected = last.double() + weights[2] * torch.from_numpy(queries[2].sum(axis=1))
+    found = ranker.top_k(longer, 2, within=np.array([NUM_ITEMS, NUM_ITEMS + 1, 3]))
+    assert found.rows.tolist() == [[NUM_ITEMS + 1, -1]] * NUM_QUERIES
+    assert found.scores[:, 0] == pytest.approx(expected.numpy(), abs=1e-4)
+
+
+def test_parts_that_do_not_fit_are_refused(world):
+    keys, weights, queries, _ = world
+    dense, other = DenseRanker(keys[0]), DenseRanker(keys[1])
+    refused = [
+        (lambda: SumRanker([], []), "at least one"),
+        (lambda: SumRanker([dense, other], [1.0]), "equally many"),
+        (lambda: SumRanker([dense, other], [1.0, np.nan]), "finite"),
+        (lambda: SumRanker([dense, other.with_removed(np.array([1]))], [1.0, 1.0]), "the same items"),
+        (lambda: SumRanker([dense, DenseRanker(keys[1][:9])], [1.0, 1.0]), "the same items"),
+        (lambda: blend(keys, weights).top_k((queries[0][:2], queries[1], queries[2]), 3), "equally many queries"),
+    ]
+    for call, message in refused:
+        with pytest.raises(ValueError, match=message):
+            call()
