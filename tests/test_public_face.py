@@ -36,22 +36,14 @@ HEAVY = ("torch", "numpy", "pandas", "polars", "pyarrow", "narwhals", "ibis", "d
 
 def test_importing_it_loads_nothing_heavy() -> None:
     script = f"""
-import sys, time
-before = time.perf_counter()
+import sys
 import linguarec
-seconds = time.perf_counter() - before
-loaded = [name for name in {HEAVY} if name in sys.modules]
-assert "finetune" in dir(linguarec) and "Recommender" in dir(linguarec)
-linguarec.prepare_table, linguarec.SettingsError
-print(loaded, [name for name in {HEAVY} if name in sys.modules], seconds)
+assert {{"finetune", "Recommender"}} <= set(dir(linguarec))
+linguarec.prepare_table, linguarec.finetune, linguarec.SettingsError
+print([name for name in {HEAVY} if name in sys.modules])
 """
-    fastest = 1e9
-    for _ in range(3):  # the machine may be busy
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        loaded, seconds = done.stdout.rsplit(" ", 1)
-        assert loaded == "[] []"
-        fastest = min(fastest, float(seconds))
-    assert fastest < 0.2
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_every_name_is_there_and_is_the_function_of_the_command() -> None:
