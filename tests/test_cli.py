@@ -31,24 +31,26 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
     """Put a function of this module into the table as `linguarec fake PATH`."""
 
-    def put(recipe: Callable[..., Any]) -> None:
-        monkeypatch.setattr(recipes_stand_in, "fake", recipe, raising=False)
+    def put(function: Callable[..., Any]) -> None:
+        monkeypatch.setattr(commands, "fake", function, raising=False)
         monkeypatch.setitem(COMMANDS, "fake", Command("linguarec.commands", "fake", "Only in tests.", ("path",)))
 
-    recipes_stand_in = importlib.import_module("linguarec.commands")
+    commands = importlib.import_module("linguarec.commands")
     return put
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_every_command_has_a_documented_recipe(name: str):
+def test_every_command_has_a_documented_function(name: str):
     command = COMMANDS[name]
-    recipe = getattr(importlib.import_module(command.module), command.function)
-    parameters = inspect.signature(recipe).parameters
-    documented = {p.arg_name: p.description for p in docstring_parser.parse(inspect.getdoc(recipe)).params}
+    function = getattr(importlib.import_module(command.module), command.function)
+    parameters = inspect.signature(function).parameters
+    documented = {p.arg_name: p.description for p in docstring_parser.parse(inspect.getdoc(function)).params}
     assert set(command.positional) <= set(parameters)
     assert set(documented) == set(parameters)
     assert all(documented.values())
-    assert "**" not in str(inspect.signature(recipe))
+    # `**options` stands for the flags that families declare; nothing else is passed through unnamed.
+    unnamed = [p.name for p in parameters.values() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    assert unnamed == ([] if command.options is None else ["options"])
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -102,7 +104,7 @@ def test_a_typo_in_an_option_suggests_the_near_one(capsys: pytest.CaptureFixture
 
 
 def test_json_is_the_last_line_of_stdout(fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]):
-    def recipe(path: Path, k: int = 1) -> dict[str, Any]:
+    def command(path: Path, k: int = 1) -> dict[str, Any]:
         """Show and return.
 
         Args:
@@ -112,7 +114,7 @@ def test_json_is_the_last_line_of_stdout(fake: Callable[[Any], None], capsys: py
         sys.stdout.write("a table\n")
         return {"path": str(path), "k": k, "café": 0.5}
 
-    fake(recipe)
+    fake(command)
     code, out, err = run(capsys, "fake", "P", "-k", "3", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out.splitlines()[-1]) == {"path": "P", "k": 3, "café": 0.5}
@@ -123,7 +125,7 @@ def test_json_is_the_last_line_of_stdout(fake: Callable[[Any], None], capsys: py
 def test_input_errors_are_one_message_and_exit_code_2(
     flags: list[str], fake: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
 ):
-    def recipe(path: Path) -> dict[str, Any]:
+    def command(path: Path) -> dict[str, Any]:
         """Fail.
 
         Args:
@@ -131,7 +133,7 @@ def test_input_errors_are_one_message_and_exit_code_2(
         """
         raise DataFormatError(f"{path}: row 3 has no item.")
 
-    fake(recipe)
+    fake(command)
     assert run(capsys, "fake", "P", *flags) == (2, "", "error: P: row 3 has no item.\n")
 
 
@@ -171,7 +173,7 @@ def test_torchrun_shows_a_bad_setting_once(flags: list[str], message: str, tmp_p
 def test_a_missing_file_is_an_input_error(
     fake: Callable[[Any], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    def recipe(path: Path) -> dict[str, Any]:
+    def command(path: Path) -> dict[str, Any]:
         """Read.
 
         Args:
@@ -179,13 +181,13 @@ def test_a_missing_file_is_an_input_error(
         """
         return {"text": path.read_text()}
 
-    fake(recipe)
+    fake(command)
     missing = tmp_path / "none.csv"
     assert run(capsys, "fake", str(missing)) == (2, "", f"error: {missing}: No such file or directory\n")
 
 
 def test_a_fault_of_the_library_keeps_its_traceback(fake: Callable[[Any], None]):
-    def recipe(path: Path) -> dict[str, Any]:
+    def command(path: Path) -> dict[str, Any]:
         """Break.
 
         Args:
@@ -193,7 +195,7 @@ def test_a_fault_of_the_library_keeps_its_traceback(fake: Callable[[Any], None])
         """
         raise RuntimeError("a bug")
 
-    fake(recipe)
+    fake(command)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["fake", "P"])
 
@@ -205,7 +207,7 @@ def test_an_interrupt_exits_with_130(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def recipe(path: Path) -> dict[str, Any]:
+    def command(path: Path) -> dict[str, Any]:
         """Stop.
 
         Args:
@@ -218,7 +220,7 @@ def test_an_interrupt_exits_with_130(
                 sys.exit(1)
             raise
 
-    fake(recipe)
+    fake(command)
     code, out, err = run(capsys, "fake", "P")
     assert (code, out) == (130, "")
     assert err.strip().startswith("interrupted")
@@ -231,7 +233,7 @@ def test_a_training_ended_by_sigterm_does_not_look_finished(
 ):
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    def recipe(path: Path) -> dict[str, Any]:
+    def command(path: Path) -> dict[str, Any]:
         """Stop.
 
         Args:
@@ -239,7 +241,7 @@ def test_a_training_ended_by_sigterm_does_not_look_finished(
         """
         raise SIGTERMException
 
-    fake(recipe)
+    fake(command)
     code, out, err = run(capsys, "fake", "P")
     assert (code, out) == (143, "")
     assert "a training goes on with --resume" in err

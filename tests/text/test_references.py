@@ -108,8 +108,8 @@ def test_a_plain_transformers_folder_pools_its_first_token(tmp_path: Path) -> No
     encoder = TextEncoder.load(str(folder), device="cpu")
     assert (encoder.reference.pooling, encoder.reference.width, encoder.reference.max_tokens) == ("cls", 16, 12)
     with torch.no_grad():
-        tokens = AutoTokenizer.open_model(folder)("steel ruler", return_tensors="pt")
-        expected = AutoModel.open_model(folder).eval()(**tokens).last_hidden_state[0, 0]
+        tokens = AutoTokenizer.from_pretrained(folder)("steel ruler", return_tensors="pt")
+        expected = AutoModel.from_pretrained(folder).eval()(**tokens).last_hidden_state[0, 0]
     np.testing.assert_allclose(encoder.encode(["tea", "steel ruler"])[1], expected.numpy(), atol=1e-6)
     assert encoder.encode([]).shape == (0, 16)
 

@@ -41,7 +41,7 @@ def random_ids(lengths: list[int], vocabulary: int) -> list[list[int]]:
 def test_minilm_within_one_window_gives_the_states_of_bert() -> None:
     from transformers import AutoModel
 
-    bert = AutoModel.open_model(find_encoder(MINILM)).eval()
+    bert = AutoModel.from_pretrained(find_encoder(MINILM)).eval()
     model = recformer_from_backbone(MINILM, window=512).eval()
     assert (model.config.layers, model.config.heads, model.config.hidden_size) == (6, 12, 384)
     rows = random_ids([40, 3, 200, 1], 30522)
