@@ -219,11 +219,15 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _flag_type(hint: Any) -> Any:
     """The type of a value on the command line, without None: a path where from Python it may be its string, or a table."""
-    return Path if Path in typing.get_args(hint) else _without_none(hint)
+    return Path if _is_union(hint) and Path in typing.get_args(hint) else _without_none(hint)
 
 
 def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+    if _is_union(hint):
         kept = [part for part in typing.get_args(hint) if part is not type(None)]
         return functools.reduce(lambda left, right: left | right, kept)
     return hint
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
