@@ -82,6 +82,18 @@ def several(data: list[Path], features: str) -> None:
     """
 
 
+def places(
+    log: "str | Path | dict[str, list[int]]", folders: Sequence[str | Path], other: "str | Path | None" = None
+) -> None:
+    """Paths, which from Python may be strings, one of them a table as well.
+
+    Args:
+        log: a file.
+        folders: several.
+        other: one more.
+    """
+
+
 def train(model: str, data: Path, config: object | None = None, seed: int = 0) -> None:
     """Train a model.
 
@@ -275,6 +287,13 @@ def test_the_underscore_behind_a_keyword_is_no_part_of_the_flag(tmp_path: Path, 
     assert call.arguments["from_"] == Path("G")
     assert parse(keyword, ["--help"], "linguarec go", GO) is None
     assert "--from FROM" in capsys.readouterr().out
+
+
+def test_what_may_be_a_path_or_else_is_a_path():
+    command = Command("tests", "places", "Go there.", ("log",))
+    call = parse(places, ["L", "--folders", "A", "B", "--other", "O"], "linguarec places", command)
+    assert call is not None
+    assert call.arguments == {"log": Path("L"), "folders": [Path("A"), Path("B")], "other": Path("O")}
 
 
 def test_several_positional_folders():

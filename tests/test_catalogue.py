@@ -134,10 +134,10 @@ def test_ids_may_be_numbers():
 @pytest.mark.parametrize(
     ("histories", "message"),
     [
-        (["i1"], "found a string for a history"),
-        ([3], "found a int for history 1"),
-        ([["i1"], None], "found a NoneType for history 2"),
-        ([{"i1": 1}], "found a dict for history 1"),
+        (["i1"], "history 1 is the string 'i1'; expected a list of item ids"),
+        ([3], "history 1 is '3', a int; expected a list of item ids"),
+        ([["i1"], None], "history 2 is 'None', a NoneType"),
+        ([{"i1": 1}], "history 1 is .*, a dict"),
         ([["i1", 1.5]], "history 1 holds '1.5', a float; item ids are text, or whole numbers"),
         ([["i1", True]], "history 1 holds 'True', a bool"),
         ([["i1", None]], "history 1 holds 'None', a NoneType"),

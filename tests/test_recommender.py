@@ -179,12 +179,9 @@ def test_requests_without_an_answer_are_refused(recommender):
             recommender.recommend([["i1"]], k=k)
     with pytest.raises(SettingsError, match="within is empty"):
         recommender.recommend([["i1"]], within=[])
-    for histories in ("i1", ["i1"]):
-        with pytest.raises(
-            SettingsError, match="expected a list of histories, each a list of item ids; found a string"
-        ):
-            recommender.recommend(histories)
-    with pytest.raises(SettingsError, match="expected a list of item ids; found the string 'i3'"):
+    with pytest.raises(SettingsError, match="histories is the string 'i1'; expected a history"):
+        recommender.recommend("i1")
+    with pytest.raises(SettingsError, match="raw_ids is the string 'i3'; expected a list of item ids"):
         recommender.remove_items("i3")
     with pytest.raises(SettingsError, match="within is the string 'i3'; expected a list"):
         recommender.recommend([["i1"]], within="i3")
@@ -307,7 +304,7 @@ def test_a_removed_item_can_be_added_with_another_text(recommender):
             [{"raw_id": "n", "title": "<b> </b>"}],
             r"New item 1 \('n'\) cannot be read: cleaning leaves nothing of its text",
         ),
-        ({"raw_id": "n", "title": "x"}, "a list of mappings"),
+        ({"raw_id": "n", "title": "x"}, "One row is a list of one mapping"),
         (["n"], "a list of mappings"),
     ],
 )

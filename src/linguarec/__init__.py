@@ -1,16 +1,69 @@
-"""Recommenders that read: text-based, transferable sequential recommendation."""
+"""Recommenders that read: text-based, transferable sequential recommendation.
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+The functions here are those behind the commands of the same names. Each is imported when it is first used, so that
+`import linguarec` loads no heavy library.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from linguarec.commands.compare import compare
+    from linguarec.commands.encode import encode
+    from linguarec.commands.evaluate import evaluate
+    from linguarec.commands.finetune import finetune
+    from linguarec.commands.prepare import prepare_table
+    from linguarec.commands.pretrain import pretrain
+    from linguarec.commands.quantize import quantize
+    from linguarec.commands.tokenize import tokenize
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.errors import (
+        CheckpointMismatchError,
+        DataFormatError,
+        LinguarecError,
+        OutputError,
+        SettingsError,
+        StaleFeaturesError,
+        UnknownItemError,
+    )
     from linguarec.recommender import Recommender
 
-__version__ = version("linguarec")
-__all__ = ["__version__", "load_dataset", "load_model"]
+__version__: str
+__all__ = [
+    "CheckpointMismatchError",
+    "DataFormatError",
+    "LinguarecError",
+    "OutputError",
+    "Recommender",
+    "SettingsError",
+    "StaleFeaturesError",
+    "UnknownItemError",
+    "__version__",
+    "compare",
+    "encode",
+    "evaluate",
+    "finetune",
+    "load_dataset",
+    "load_model",
+    "prepare_table",
+    "pretrain",
+    "quantize",
+    "tokenize",
+]
+
+_MODULES = {
+    "Recommender": "linguarec.recommender",
+    "compare": "linguarec.commands.compare",
+    "encode": "linguarec.commands.encode",
+    "evaluate": "linguarec.commands.evaluate",
+    "finetune": "linguarec.commands.finetune",
+    "prepare_table": "linguarec.commands.prepare",
+    "pretrain": "linguarec.commands.pretrain",
+    "quantize": "linguarec.commands.quantize",
+    "tokenize": "linguarec.commands.tokenize",
+}
 
 
 def load_dataset(path: "str | Path") -> "PreparedDataset":
@@ -25,3 +78,19 @@ def load_model(path: "str | Path") -> "Recommender":
     from linguarec.recommender import Recommender
 
     return Recommender.load(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'linguarec' has no attribute {name!r}")
+    found: Any
+    if name == "__version__":
+        found = importlib.import_module("importlib.metadata").version("linguarec")
+    else:
+        found = getattr(importlib.import_module(_MODULES.get(name, "linguarec.errors")), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ import difflib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, UnknownItemError
 from linguarec.files import writing_file
+from linguarec.histories import ids_of
 from linguarec.stored_items import ROWS_A_GROUP, IntArray, Positions, RawIds, StoredItems
+from linguarec.tables import TableLike, as_rows
 from linguarec.text.cleaning import TextRules, item_text
 from linguarec.values import written_out
 
@@ -25,8 +27,6 @@ AGAIN = "Copy the folder again, or train the model anew."
 
 _OWN_COLUMNS = ("raw_id", "text", "row", "removed")  # every other column is an attribute
 _COMPARABLE_IDS = 50_000  # beyond that many, looking for ids that are spelt alike takes seconds
-
-Items: TypeAlias = "pa.Table | Sequence[Mapping[str, Any]]"
 
 
 class _Added:
@@ -180,7 +180,7 @@ class Catalogue:
             UnknownItemError: an id is not in the catalogue (and is not to be skipped), or a history has none that is.
             SettingsError: a history is empty or no list, or an id is neither text nor a whole number.
         """
-        listed = [_ids_of(history, number) for number, history in enumerate(histories, start=1)]
+        listed = [ids_of(history, f"history {number}") for number, history in enumerate(histories, start=1)]
         lengths = np.array([len(history) for history in listed], dtype=np.int64)
         raw_ids = [raw_id for history in listed for raw_id in history]
         entries = self.find(raw_ids)
@@ -200,20 +200,15 @@ class Catalogue:
             )
         return Ragged(entries[known].astype(np.int32), found), unknown
 
-    def new_entries(self, items: Items) -> pa.Table:
+    def new_entries(self, items: TableLike) -> pa.Table:
         """New items as rows of the catalogue's table, checked and with their texts cleaned.
 
         Raises:
-            DataFormatError: an id is missing, there twice or in the catalogue already; a column is unknown; an item has
-                neither text nor attributes.
+            DataFormatError: `items` is no table (`linguarec.tables`); an id is missing, there twice or in the catalogue
+                already; a column is unknown; an item has neither text nor attributes.
         """
-        given = items.to_pylist() if isinstance(items, pa.Table) else list(items)
-        if isinstance(items, Mapping) or any(not isinstance(item, Mapping) for item in given):
-            raise DataFormatError(
-                "New items are a list of mappings, one an item, or an Arrow table; of a data frame take to_dict('records')."
-            )
         entries: dict[str, dict[str, Any]] = {}
-        for number, item in enumerate(given, start=1):
+        for number, item in enumerate(as_rows(items, "New items", ids=["raw_id"]), start=1):
             raw_id = written_out(item.get("raw_id"), f"New item {number}: its 'raw_id'") or ""
             if "raw_id" not in item:
                 raise DataFormatError(f"New item {number} has no `raw_id`; it has: {', '.join(item) or 'nothing'}.")
@@ -248,11 +243,9 @@ class Catalogue:
         Raises:
             UnknownItemError: an id is not in the catalogue.
         """
-        if isinstance(raw_ids, str):
-            raise SettingsError([f"expected a list of item ids; found the string {raw_ids!r}"])
         removed = self.removed.copy()
-        if len(raw_ids):
-            removed[self.rows([raw_ids])[0].values] = True
+        if ids := ids_of(raw_ids, "raw_ids"):
+            removed[self.rows([ids])[0].values] = True
         return Catalogue.__new__(Catalogue)._set(self._stored, self.text_rules, self._added, self._num_added, removed)
 
     def _entry(self, where: str, raw_id: str, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,26 +289,3 @@ class Catalogue:
             return list(self.raw_ids)
         added = [other for other in self._added.raw_ids[: self._num_added] if other[:3] == raw_id[:3]]
         return [*self._stored.ids_beginning_with(raw_id[:3]), *added][:_COMPARABLE_IDS]
-
-
-def _ids_of(history: Sequence[Any], number: int) -> list[str]:
-    """The ids of a history as text."""
-    expected = "expected a list of histories, each a list of item ids"
-    if isinstance(history, str):
-        raise SettingsError([f"{expected}; found a string for a history"])
-    if not isinstance(history, Iterable) or isinstance(history, Mapping | bytes):
-        raise SettingsError([f"{expected}; found a {type(history).__name__} for history {number}"])
-    ids = list(history)
-    for place, raw_id in enumerate(ids):
-        if isinstance(raw_id, str):
-            ids[place] = str(raw_id)
-        elif isinstance(raw_id, int | np.integer) and not isinstance(raw_id, bool):
-            ids[place] = str(int(raw_id))
-        else:
-            raise SettingsError(
-                [
-                    f"history {number} holds {str(raw_id)[:60]!r}, a {type(raw_id).__name__}; item ids are text, or whole "
-                    "numbers"
-                ]
-            )
-    return ids

@@ -182,7 +182,7 @@ def _run(words: list[str]) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     result = function(**call.arguments)
     if call.json and result:  # only the first process of a training has a result
-        print(json.dumps(result, ensure_ascii=False), flush=True)  # noqa: T201
+        print(json.dumps(dict(result), ensure_ascii=False), flush=True)  # noqa: T201
     return 0
 
 

@@ -6,12 +6,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from linguarec.errors import OutputError
+
+AnyPath: TypeAlias = str | Path
+
+
+def paths_of(folders: AnyPath | Sequence[AnyPath]) -> list[Path]:
+    """One path or several as a list."""
+    return [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
 
 
 @dataclass(frozen=True)

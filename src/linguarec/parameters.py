@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
@@ -95,7 +96,7 @@ def parameters_of(function: Callable[..., Any], command: Command, family: "Famil
         if declared.kind is inspect.Parameter.VAR_KEYWORD:
             found += _option_parameters(command, family)
             continue
-        key, hint = name.removesuffix("_"), _without_none(hints[name])
+        key, hint = name.removesuffix("_"), _flag_type(hints[name])
         if command.model is not None and name == command.model:
             key = f"{name}_name"  # `model` in YAML and in flags is the group of the model's settings
         elif command.model is not None and name == "config":
@@ -109,7 +110,7 @@ def parameters_of(function: Callable[..., Any], command: Command, family: "Famil
             Parameter(
                 name=name,
                 key=key,
-                type=typing.get_args(hint)[0] if many else hint,
+                type=_flag_type(typing.get_args(hint)[0]) if many else hint,
                 help=helps.get(name, ""),
                 default=None if required else declared.default,
                 required=required,
@@ -216,8 +217,17 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(function, localns=names)
 
 
+def _flag_type(hint: Any) -> Any:
+    """The type of a value on the command line, without None: a path where from Python it may be its string, or a table."""
+    return Path if _is_union(hint) and Path in typing.get_args(hint) else _without_none(hint)
+
+
 def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+    if _is_union(hint):
         kept = [part for part in typing.get_args(hint) if part is not type(None)]
         return functools.reduce(lambda left, right: left | right, kept)
     return hint
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)

@@ -9,11 +9,11 @@ The text of a new item goes the way the catalogue went: cleaned, then encoded, c
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,38 +22,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linguarec.catalogue import Catalogue, Items
+from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.family import ModelDescription
 from linguarec.families.opening import open_model
 from linguarec.families.weights import save_model
 from linguarec.files import writing_file
+from linguarec.histories import as_histories, ids_of
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.ranker import Best
 from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.scorer import KEYS_FILE, Scorer, evaluating, left_out, log_left_out
+from linguarec.recommendations import Recommendation, candidates, check_k, recommended, table_of
 from linguarec.sources.inputs import mapped_tensor
 from linguarec.sources.source import ItemSource
+from linguarec.tables import TableLike
 from linguarec.text.cleaning import TextRules
 
 CATALOGUE_FILE = "catalogue.parquet"
 _KEYS_AT_ONCE = 1 << 16
 
 Vectors = npt.NDArray[np.floating[Any]]
-Histories = Sequence[Sequence[str]]
-Within = Sequence[str] | Sequence[Sequence[str]]
+Ids = Sequence[str] | Sequence[int]
+Histories = Sequence[Sequence[str]] | Sequence[Sequence[int]]
+_HISTORIES = "a history (a list of item ids, oldest first), or a list of histories"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """One recommended item; `score` orders the items of one history and means nothing across histories."""
-
-    raw_id: str
-    score: float
-    title: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -185,47 +179,80 @@ class Recommender:
 
     # -- recommending --------------------------------------------------------------------------------------------------
 
+    @overload  # a string is a sequence of strings, so that the type of one history is also that of several
+    def recommend(  # type: ignore[overload-overlap]
+        self,
+        histories: Ids,
+        k: int = ...,
+        exclude_seen: bool = ...,
+        within: Any = ...,
+        skip_unknown: bool = ...,
+        as_table: Literal[False] = ...,
+    ) -> list[Recommendation]: ...
+    @overload
     def recommend(
         self,
         histories: Histories,
+        k: int = ...,
+        exclude_seen: bool = ...,
+        within: Any = ...,
+        skip_unknown: bool = ...,
+        as_table: Literal[False] = ...,
+    ) -> list[list[Recommendation]]: ...
+    @overload
+    def recommend(
+        self,
+        histories: Iterable[Any],
+        k: int = ...,
+        exclude_seen: bool = ...,
+        within: Any = ...,
+        skip_unknown: bool = ...,
+        as_table: bool = ...,
+    ) -> Any: ...
+    def recommend(
+        self,
+        histories: Iterable[Any],
         k: int = 10,
         exclude_seen: bool = True,
-        within: Within | None = None,
+        within: Any = None,
         skip_unknown: bool = False,
-    ) -> list[list[Recommendation]]:
+        as_table: bool = False,
+    ) -> Any:
         """The `k` best items for each history, best first; fewer where fewer are left. Equal scores: catalogue order.
 
+        Ids are text or whole numbers, in lists, NumPy arrays, Series of pandas or polars, or Arrow arrays.
+
         Args:
-            histories: raw ids of each history, oldest first. The model reads the last `max_length` of them.
+            histories: raw ids of one history, oldest first, or a list of histories. The model reads the last `max_length` ids.
             k: how many items for each.
             exclude_seen: items of the history are not recommended.
             within: raw ids of the only items that may be recommended: one list for all histories, or one for each.
             skip_unknown: leave unknown ids out of histories and `within`, and log how many; else they are an error.
+            as_table: return an Arrow table.
+
+        Returns:
+            The items of the one history, or for a list of histories a list of the items of each. As a table: a row for each
+            item, with `history`, its place from 0, `rank` from 1, `raw_id`, `score` and `title`.
 
         Raises:
             UnknownItemError: an id is not in the catalogue, or a history has no known one left.
-            SettingsError: a history is empty, or k is below 1.
+            SettingsError: a history is empty or no list of ids, or k is below 1.
         """
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise SettingsError([f"k is {k}; it must be a whole number, at least 1"])
+        check_k(k)
         now = self.snapshot
-        rows, unknown = now.catalogue.rows(histories, skip_unknown)
-        candidates, unlisted = _candidates(now.catalogue, within, len(rows), skip_unknown)
+        listed, single = as_histories(histories, "histories", _HISTORIES)
+        rows, unknown = now.catalogue.rows(listed, skip_unknown)
+        allowed, unlisted = candidates(now.catalogue, within, len(rows), skip_unknown)
         unknown = [*unknown, *unlisted]
         if unknown:
             log.warning("left out %d unknown item ids, for instance %r", len(unknown), unknown[0])
         blank = self.scorer.cut_histories(now.inputs, rows).get("without_text", 0)
         if blank:
             log.warning("%d histories have items without any text alone, and get what any such history would", blank)
-        best = self._best(now, rows, k, exclude_seen, candidates)
-        return [
-            [
-                _recommendation(now.catalogue, int(entry), float(score))
-                for entry, score in zip(entries, scores, strict=True)
-                if entry >= 0
-            ]
-            for entries, scores in zip(best.rows, best.scores, strict=True)
-        ]
+        found = recommended(now.catalogue, self._best(now, rows, k, exclude_seen, allowed))
+        if as_table:
+            return table_of(found)
+        return found[0] if single else found
 
     def best_entries(self, histories: Ragged, k: int, exclude_seen: bool = True) -> tuple[Catalogue, Best]:
         """The best `k` entries for each history of entries, and the catalogue that they are of: for many histories at once.
@@ -238,44 +265,35 @@ class Recommender:
         now = self.snapshot
         return now.catalogue, self._best(now, histories, k, exclude_seen, None)
 
-    def similar_items(self, ids: Sequence[str], k: int = 10) -> list[list[Recommendation]]:
+    def similar_items(self, ids: Iterable[Any], k: int = 10) -> list[list[Recommendation]]:
         """The `k` items whose keys are nearest to those of each item by cosine, best first, without the item itself.
 
         Raises:
             UnknownItemError: an id is not in the catalogue.
-            SettingsError: k is below 1, or `ids` is no list.
+            SettingsError: k is below 1, or `ids` is no list of ids.
         """
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise SettingsError([f"k is {k}; it must be a whole number, at least 1"])
-        if isinstance(ids, str):
-            raise SettingsError([f"expected a list of item ids; found the string {ids!r}"])
+        check_k(k)
         now = self.snapshot
-        rows, _ = now.catalogue.rows([[raw_id] for raw_id in ids])
+        rows, _ = now.catalogue.rows([[raw_id] for raw_id in ids_of(ids, "ids")])
         with torch.inference_mode(), full_precision(self.scorer.device):
             ranker, length = now.by_cosine
             found = now.ranker.keys_of(torch.from_numpy(rows.values.astype(np.int64)))
             best = ranker.top_k(F.normalize(found.float(), dim=-1) / length, k, exclude=rows)
-        return [
-            [
-                _recommendation(now.catalogue, int(entry), float(score))
-                for entry, score in zip(entries, scores, strict=True)
-                if entry >= 0
-            ]
-            for entries, scores in zip(best.rows, best.scores, strict=True)
-        ]
+        return recommended(now.catalogue, best)
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
         """The keys [N, Dk] of all entries of the catalogue, in its order: the score of an item is its product with a query."""
         return self.snapshot.ranker.keys.float().cpu().numpy()
 
-    def history_vectors(self, histories: Histories, skip_unknown: bool = False) -> npt.NDArray[np.float32]:
-        """The query [Q, Dk] of each history.
+    def history_vectors(self, histories: Iterable[Any], skip_unknown: bool = False) -> npt.NDArray[np.float32]:
+        """The query [Q, Dk] of each history, or [Dk] of a single one.
 
         Raises:
             UnknownItemError, SettingsError: as of `recommend`.
         """
         now = self.snapshot
-        rows, _ = now.catalogue.rows(histories, skip_unknown)
+        listed, single = as_histories(histories, "histories", _HISTORIES)
+        rows, _ = now.catalogue.rows(listed, skip_unknown)
         found: npt.NDArray[np.float32] | None = None
         with evaluating(self.model), torch.inference_mode(), full_precision(self.scorer.device):
             for index, queries in self.scorer.queries(now.inputs, rows):
@@ -283,7 +301,9 @@ class Recommender:
                 if found is None:
                     found = np.empty((len(rows), values.shape[1]), dtype=np.float32)
                 found[index] = values
-        return np.zeros((0, 0), np.float32) if found is None else found
+        if found is None:
+            return np.zeros((0, 0), np.float32)
+        return found[0] if single else found
 
     def _best(
         self,
@@ -306,12 +326,12 @@ class Recommender:
 
     # -- the catalogue -------------------------------------------------------------------------------------------------
 
-    def add_items(self, items: Items, vectors: Vectors | None = None) -> int:
+    def add_items(self, items: TableLike, vectors: Vectors | None = None) -> int:
         """Add items that the model never saw, known by their text: as if they had been there from the start.
 
         Args:
-            items: `raw_id` and the catalogue's attribute columns (missing ones are empty), or `text`, which where there are
-                both is what is read by models of text vectors.
+            items: a table (pandas, polars, Arrow, list of mappings) of `raw_id` and the catalogue's attribute columns (missing
+                ones are empty), or `text`, which where there are both is what is read by models of text vectors.
             vectors: [n, F] text vectors of the run's encoder, in the order of `items`; None = encode the texts.
 
         Returns:
@@ -344,21 +364,21 @@ class Recommender:
             )
             return len(entries)
 
-    def remove_items(self, raw_ids: Sequence[str]) -> None:
+    def remove_items(self, raw_ids: Iterable[Any]) -> None:
         """Never recommend these items again; they stay readable in histories.
 
         Raises:
             UnknownItemError: an id is not in the catalogue.
+            SettingsError: `raw_ids` is no list of ids.
         """
-        if isinstance(raw_ids, str):
-            raise SettingsError([f"expected a list of item ids; found the string {raw_ids!r}"])
-        if not len(raw_ids):
+        ids = ids_of(raw_ids, "raw_ids")
+        if not ids:
             return
         with self._writing:
             now = self.snapshot
-            rows, _ = now.catalogue.rows([raw_ids])
+            rows, _ = now.catalogue.rows([ids])
             self.snapshot = Snapshot(
-                now.catalogue.with_removed(raw_ids), now.inputs, now.ranker.with_removed(rows.values), now.source
+                now.catalogue.with_removed(ids), now.inputs, now.ranker.with_removed(rows.values), now.source
             )
 
     def encode_new(self, source: ItemSource) -> tuple[Any, Tensor]:
@@ -370,27 +390,3 @@ def _encode(scorer: Scorer, source: ItemSource, new: bool = False) -> tuple[Any,
     with full_precision(scorer.device):
         inputs, keys = scorer.encode(source, new)
     return inputs, keys.float()
-
-
-def _recommendation(catalogue: Catalogue, entry: int, score: float) -> Recommendation:
-    return Recommendation(catalogue.raw_id(entry), score, catalogue.title(entry), catalogue.text(entry))
-
-
-def _candidates(
-    catalogue: Catalogue, within: Within | None, histories: int, skip_unknown: bool
-) -> tuple[npt.NDArray[np.int64] | Ragged | None, list[str]]:
-    """Entries of the only items that may be recommended, and the unknown ids among them."""
-    if within is None:
-        return None, []
-    if isinstance(within, str):
-        raise SettingsError([f"within is the string {within!r}; expected a list of item ids"])
-    if not len(within):
-        raise SettingsError(["within is empty, so nothing could be recommended; leave it out to allow all items"])
-    if isinstance(within[0], str | int | np.integer):
-        rows, unknown = catalogue.rows([cast(Sequence[str], within)], skip_unknown)
-        return np.unique(rows.values.astype(np.int64)), unknown
-    if len(within) != histories:
-        raise SettingsError(
-            [f"within holds {len(within)} lists for {histories} histories; give one list for all, or one for each"]
-        )
-    return catalogue.rows(within, skip_unknown)

@@ -105,7 +105,7 @@ def test_slices_add_up_to_the_whole(run):
 def test_results_and_plots_are_written_into_the_run(run, capsys, drawn):
     found = evaluate(run, ks=[5])
     stored = json.loads((run / "evaluation" / "test.json").read_text())
-    assert stored == json.loads(json.dumps(found))
+    assert stored == json.loads(json.dumps(found.to_dict()))
     for name, group in (("history-length", "history length"), ("popularity", "popularity of the target")):
         [axes] = drawn(run / "evaluation" / f"test.{name}.png").axes
         parts = [part for part in found["slices"] if part["group"] == group]

@@ -2,15 +2,19 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
+from linguarec.files import AnyPath
+from linguarec.result import Result
 
 if TYPE_CHECKING:
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.evaluation.report import Figure, Section
     from linguarec.families.family import Family
+    from linguarec.runs.results import FinetuneResult
     from linguarec.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
@@ -18,10 +22,46 @@ KS = (10, 50)
 TESTED = ("recall@10", "ndcg@10")
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class CompareResult(Result):
+    """Figures of several systems.
+
+    `items_`: number of items. `systems`: name -> metric -> median, seeds and interval on test. `differences`: the same for the
+    difference to `baseline`, user by user. `minutes`: median training time. `runs`: model -> run folders, one for each seed.
+    `slices`: the systems by parts of the targets. `report`: the HTML file.
+    """
+
+    data: str
+    data_fingerprint: str
+    split: str
+    exclude_history: bool
+    seeds: list[int]
+    users: int
+    items_: int
+    baseline: str
+    systems: dict[str, dict[str, Any]]
+    differences: dict[str, dict[str, Any]]
+    minutes: dict[str, float]
+    runs: dict[str, list[str]]
+    slices: list[dict[str, Any]]
+    report: str
+
+    def _lines(self) -> list[str]:
+        return [
+            f"{self.data}, {self.split}, test: {self.users:,} users, {self.items_:,} items, {len(self.seeds)} seeds",
+            *(
+                f"{name}: ndcg@10 {found['ndcg@10']['median']:.4f} ({found['ndcg@10']['low']:.4f} to "
+                f"{found['ndcg@10']['high']:.4f})"
+                for name, found in self.systems.items()
+            ),
+            f"report: {self.report}",
+        ]
+
+
 def compare(
-    data: Path,
-    models: list[str],
-    output: Path,
+    data: AnyPath,
+    models: Sequence[str],
+    output: AnyPath,
     seeds: int = 3,
     first_seed: int = 0,
     baseline: str | None = None,
@@ -29,7 +69,7 @@ def compare(
     split: str = "leave-one-out",
     exclude_history: bool = False,
     **options: Any,
-) -> dict[str, Any]:
+) -> CompareResult:
     """Train models with several seeds and compare their test results: medians, intervals, paired tests, plots, report.
 
     Finished runs are kept and interrupted ones are resumed, so the command can be repeated, also with more models or seeds.
@@ -74,7 +114,8 @@ def compare(
     from linguarec.runs.tables import plain_console, show_table
     from linguarec.training.settings import TrainingSettings
 
-    models = list(dict.fromkeys(models))
+    data, output = Path(data), Path(output)
+    models = list(dict.fromkeys([models] if isinstance(models, str) else models))
     check_report_folder(output)
     _check(models, seeds, first_seed, baseline, training)
     families = {name: FAMILIES[name] for name in models}
@@ -101,7 +142,7 @@ def compare(
         "chance": [baselines.chance(cases, dataset.num_items, exclude_history)] * seeds,
         "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
     }
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, list[FinetuneResult]] = {}
     for model in models:
         runs[model] = []
         for seed in range(first_seed, first_seed + seeds):
@@ -159,7 +200,7 @@ def compare(
         console, tests_table, "paired differences, mean of the seeds ± half the 95 % interval, p corrected by Holm"
     )
     console.print(f"report: {output / 'report.html'}")
-    return summary
+    return CompareResult.of_dict(summary)
 
 
 def _check(

@@ -1,5 +1,6 @@
 """Demo: the whole pipeline on the built-in synthetic world, whose best possible score is known."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,8 +9,10 @@ from linguarec.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from linguarec.commands.evaluate import EvaluateResult
     from linguarec.data.synthetic import Shop
     from linguarec.evaluation.report import Table
+    from linguarec.runs.results import FinetuneResult
 
 ENCODER = "all-MiniLM-L6-v2"
 MODELS = {"sasrec": "SASRec (item IDs)", "unisrec": "UniSRec (text vectors)", "vqrec": "VQ-Rec (text codes)"}
@@ -149,7 +152,7 @@ def _encode_and_quantize(console: "Console", data: list[Path]) -> None:
     quantize(data, features=ENCODER, subvectors=32, centroids=8)
 
 
-def _train(name: str, data: Path, run: Path, size: str, seed: int) -> dict[str, Any]:
+def _train(name: str, data: Path, run: Path, size: str, seed: int) -> "FinetuneResult":
     from linguarec.commands.finetune import finetune
     from linguarec.nn.encoders import TransformerConfig
     from linguarec.training.settings import TrainingSettings
@@ -166,7 +169,7 @@ def _train(name: str, data: Path, run: Path, size: str, seed: int) -> dict[str, 
     )
 
 
-def _evaluate(run: Path, data: Path | None, zero_shot: bool) -> dict[str, Any]:
+def _evaluate(run: Path, data: Path | None, zero_shot: bool) -> "EvaluateResult":
     from linguarec.commands.evaluate import evaluate
 
     return evaluate(run, data, zero_shot=zero_shot, ks=[10])
@@ -212,11 +215,11 @@ def _recommend_new_item(console: "Console", domain: "Shop", output: Path) -> dic
     return {"item": item, "history": history, "rank": ranks, "candidates": len(domain.items) + 1 - len(history)}
 
 
-def _means(summary: dict[str, Any], system: str) -> dict[str, float]:
+def _means(summary: Mapping[str, Any], system: str) -> dict[str, float]:
     return {metric: summary["systems"][system][metric]["mean"] for metric in METRICS}
 
 
-def _of_new_items(summary: dict[str, Any], system: str) -> str:
+def _of_new_items(summary: Mapping[str, Any], system: str) -> str:
     for part in summary["slices"]:
         if part["group"] == "target" and part["name"].startswith("new"):
             return f"{part['systems'][system]['recall@10']['mean']:.4f}"

@@ -1,13 +1,48 @@
 """Encode: item texts to vectors with a language model."""
 
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from linguarec.checks import name_problems, seed_problems
+from linguarec.files import AnyPath
+from linguarec.result import Result
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class EncodeResult(Result):
+    """Figures of an encoding.
+
+    `features`: name of the vectors. `items_`: number of items. Of the distinct texts `cut_texts` are longer than `max_tokens`;
+    `resumed_texts` were encoded by an earlier run; `items_per_second` is None if all were.
+    """
+
+    data: str
+    features: str
+    items_: int
+    distinct_texts: int
+    empty_texts: int
+    cut_texts: int
+    resumed_texts: int
+    width: int
+    pooling: str
+    max_tokens: int | None
+    precision: str
+    weights_sha256: str | None
+    word_drop_draws: int
+    seconds: float
+    items_per_second: float | None
+
+    def _lines(self) -> list[str]:
+        return [
+            f"vectors {self.features!r} of width {self.width} in {self.data}",
+            f"{self.items_:,} items, {self.distinct_texts:,} distinct texts "
+            f"({self.empty_texts:,} empty, {self.cut_texts:,} cut)",
+            f"{self.seconds:,.1f} s",
+        ]
 
 
 def encode(
-    data: Path,
+    data: AnyPath,
     encoder: str = "all-MiniLM-L6-v2",
     pooling: Literal["auto", "cls", "mean"] = "auto",
     precision: Literal["auto", "bf16", "fp32"] = "auto",
@@ -18,7 +53,7 @@ def encode(
     seed: int = 0,
     device: str | None = None,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> EncodeResult:
     """Encode the item texts of a prepared folder and store the vectors in it.
 
     A run that was killed is resumed by the same command.
@@ -94,28 +129,28 @@ def encode(
     remove_shards(scratch)
 
     encoded = found.distinct - found.resumed
-    result = {
-        "data": str(data),
-        "features": name,
-        "items": dataset.num_items,
-        "distinct_texts": found.distinct,
-        "empty_texts": found.empty,
-        "cut_texts": found.cut,
-        "resumed_texts": found.resumed,
-        "width": reference.width,
-        "pooling": reference.pooling,
-        "max_tokens": reference.max_tokens,
-        "precision": model.precision,
-        "weights_sha256": reference.weights_sha256,
-        "word_drop_draws": word_drop_draws,
-        "seconds": round(seconds, 3),
-        "items_per_second": round(dataset.num_items / seconds, 1) if encoded else None,
-    }
+    result = EncodeResult(
+        data=str(data),
+        features=name,
+        items_=dataset.num_items,
+        distinct_texts=found.distinct,
+        empty_texts=found.empty,
+        cut_texts=found.cut,
+        resumed_texts=found.resumed,
+        width=reference.width,
+        pooling=reference.pooling,
+        max_tokens=reference.max_tokens,
+        precision=model.precision,
+        weights_sha256=reference.weights_sha256,
+        word_drop_draws=word_drop_draws,
+        seconds=round(seconds, 3),
+        items_per_second=round(dataset.num_items / seconds, 1) if encoded else None,
+    )
     _show(result)
     return result
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: EncodeResult) -> None:
     from rich import box
     from rich.table import Table
 

@@ -1,22 +1,65 @@
 """Evaluate: rank the targets of a split with a trained run, beside popularity and chance."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import DataFormatError, SettingsError
+from linguarec.files import AnyPath
+from linguarec.result import Result, metrics_line
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.ranking.scorer import LeftOut
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class EvaluateResult(Result):
+    """Figures of a trained run.
+
+    `items_`: number of items that targets are ranked among; `items_read_by_text`: number of those that the run did not know.
+    `cut`: how many histories and items are longer than the model reads. `systems`: model, popularity and chance -> metric ->
+    mean, low and high. `slices`: the same for parts of the targets. `files`: ranks and plots.
+    """
+
+    run: str
+    model: str
+    data: str
+    data_fingerprint: str
+    trained_on_this_data: bool
+    trained_on_split: str | None
+    zero_shot: bool
+    protocol: str
+    split: str
+    exclude_history: bool
+    items_: int
+    items_read_by_text: int
+    targets: int
+    targets_without_history: int
+    users: int
+    cut: "LeftOut | None" = None
+    seconds: float
+    systems: dict[str, dict[str, dict[str, float]]]
+    slices: list[dict[str, Any]]
+    files: list[str]
+
+    def _lines(self) -> list[str]:
+        means = {name: {metric: found["mean"] for metric, found in of.items()} for name, of in self.systems.items()}
+        return [
+            f"{self.model} on {self.data}, {self.protocol}, {self.split}: {self.targets:,} targets among {self.items_:,} items",
+            *(f"{name}: {metrics_line(found)}" for name, found in means.items()),
+            f"run folder: {self.run}",
+        ]
+
+
 def evaluate(
-    run: Path,
-    data: Path | None = None,
+    run: AnyPath,
+    data: AnyPath | None = None,
     split: Literal["test", "valid"] = "test",
     protocol: str | None = None,
     zero_shot: bool = False,
@@ -26,7 +69,7 @@ def evaluate(
     device: str | None = None,
     seed: int = 0,
     **options: Any,
-) -> dict[str, Any]:
+) -> EvaluateResult:
     """Rank each target among the whole catalogue and report recall, ndcg and mrr, beside popularity and chance.
 
     Means are over users, with 95 % bootstrap intervals; with equal scores a metric is the mean over the tied ranks. Also
@@ -66,6 +109,7 @@ def evaluate(
     from linguarec.runs.settings import read_settings
     from linguarec.runs.tables import plain_console, show_table
 
+    run = Path(run)
     check_seed(seed)
     ks = sorted(ks or [10, 50])
     if ks[0] < 1:
@@ -147,7 +191,7 @@ def evaluate(
     if summary["targets_without_history"]:
         console.print(f"left out: {summary['targets_without_history']:,} targets without a history before them")
     console.print(f"written: {folder / f'{name}.json'}")
-    return summary
+    return EvaluateResult.of_dict(summary)
 
 
 def _trained_on(run: Path, settings: dict[str, Any]) -> Path:

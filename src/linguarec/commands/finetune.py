@@ -4,26 +4,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
+from linguarec.files import AnyPath
 
 if TYPE_CHECKING:
     from linguarec.families.family import Family, Plan, Request
+    from linguarec.runs.results import FinetuneResult
     from linguarec.training.settings import TrainingSettings
 
 
 def finetune(
     model: str,
-    data: Path,
-    output: Path,
+    data: AnyPath,
+    output: AnyPath,
     config: Any = None,
     training: "TrainingSettings | None" = None,
-    from_: Path | None = None,
+    from_: AnyPath | None = None,
     split: str = "leave-one-out",
     users: float = 1.0,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
-) -> dict[str, Any]:
+) -> "FinetuneResult":
     """Train a model on a prepared folder, keep the weights that are best on the valid part, and test them.
 
     The run folder holds everything that the model needs to be used: weights, catalogue, keys, codebook, settings, metrics by
@@ -49,23 +51,25 @@ def finetune(
     from linguarec.families.opening import family_named
     from linguarec.families.start import log_start
     from linguarec.runs.folder import check_other_folder, open_run
+    from linguarec.runs.results import FinetuneResult
     from linguarec.runs.settings import RunSettings
     from linguarec.training.processes import is_main_process
     from linguarec.training.stages import run_stages
 
     data, output = Path(data), Path(output)
+    from_ = None if from_ is None else Path(from_)
     family = family_named(model)
     check_other_folder(from_, output)
     request = finetuning_request(family, data, output, config, training, from_, split, users, seed, options)
     plan = family.finetuning.plan(request)
-    done = open_run(output, RunSettings.of("finetune", request, plan), resume, overwrite)
+    done = open_run(output, RunSettings.of("finetune", request, plan), resume, overwrite, FinetuneResult)
     if done is not None:
         return done
     log_start(plan.taken)
     plan.begin()
     results = run_stages(plan.stages, output, resume)
     if not is_main_process():
-        return {}
+        return FinetuneResult.of_later_process()
     return _finish(request, plan, results)
 
 
@@ -111,7 +115,7 @@ def finetuning_request(
     return Request(family, [dataset], start, config, chosen, training, split, users, seed, output)
 
 
-def _finish(request: "Request", plan: "Plan", results: list[Any]) -> dict[str, Any]:
+def _finish(request: "Request", plan: "Plan", results: list[Any]) -> "FinetuneResult":
     """Complete the run folder with the best weights, test them, and write and show the metrics."""
     from typing import cast
 
@@ -121,7 +125,7 @@ def _finish(request: "Request", plan: "Plan", results: list[Any]) -> dict[str, A
     from linguarec.evaluation.evaluate import rank_cases
     from linguarec.families.weights import WEIGHTS_FILE, load_weights
     from linguarec.recommender import Recommender
-    from linguarec.runs.results import metrics_of, write_results
+    from linguarec.runs.results import FinetuneResult, metrics_of, write_results
     from linguarec.text.cleaning import TextRules
 
     dataset, description, output = request.dataset, plan.description, request.output
@@ -134,7 +138,7 @@ def _finish(request: "Request", plan: "Plan", results: list[Any]) -> dict[str, A
     recommender.save(output)
     cases = evaluation_cases(dataset.sequences, dataset.roles(request.split), "test", scorer.max_length)
     now = recommender.snapshot
-    metrics = metrics_of(request, plan, results, plan.left_out())
-    metrics["test"] = rank_cases(scorer, now.inputs, now.ranker, cases).means()
-    write_results(output, dataset.name, metrics)
-    return metrics
+    test = rank_cases(scorer, now.inputs, now.ranker, cases).means()
+    result = FinetuneResult(**metrics_of(request, plan, results, plan.left_out()), test=test)
+    write_results(output, dataset.name, result)
+    return result

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.checks import seed_problems
 from linguarec.errors import SettingsError
+from linguarec.result import Result
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import Manifest
@@ -18,6 +20,30 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 Catalogue = Literal["log", "all"]
 Encoding = Literal["utf-8", "latin-1"]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PrepareResult(Result):
+    """Figures of a prepared folder.
+
+    `items_`: number of items. `report`: how much was dropped or mended, by reason. `fingerprint`: of the content.
+    """
+
+    output: str
+    users: int
+    items_: int
+    interactions: int
+    attributes: list[str]
+    report: dict[str, int]
+    fingerprint: str
+
+    def _lines(self) -> list[str]:
+        counted = ", ".join(f"{what.replace('_', ' ')} {number:,}" for what, number in self.report.items() if number)
+        return [
+            f"{self.users:,} users, {self.items_:,} items, {self.interactions:,} interactions in {self.output}",
+            f"attributes: {', '.join(self.attributes) or 'none'}",
+            f"counted: {counted or 'nothing'}",
+        ]
 
 
 def check_settings(held_out_share: float, seed: int, k_core: int = 0) -> None:
@@ -41,7 +67,7 @@ def prepare_folder(
     output: Path,
     held_out_share: float,
     overwrite: bool,
-) -> dict[str, Any]:
+) -> PrepareResult:
     from linguarec.data.preparation import prepare_content
     from linguarec.text.cleaning import item_text
 
@@ -74,7 +100,7 @@ def write_content(
     held_out_share: float,
     seed: int,
     overwrite: bool,
-) -> dict[str, Any]:
+) -> PrepareResult:
     from linguarec.data.folder import Origin, write_folder
     from linguarec.data.splitting import SplitSettings
 
@@ -87,13 +113,15 @@ def write_content(
         make_content,
     )
     _show(output, manifest)
-    return {
-        "output": str(output),
-        **manifest.counts,
-        "attributes": manifest.attributes,
-        "report": manifest.report,
-        "fingerprint": manifest.fingerprint,
-    }
+    return PrepareResult(
+        output=str(output),
+        users=manifest.counts["users"],
+        items_=manifest.counts["items"],
+        interactions=manifest.counts["interactions"],
+        attributes=manifest.attributes,
+        report=manifest.report,
+        fingerprint=manifest.fingerprint,
+    )
 
 
 def _show(output: Path, manifest: "Manifest") -> None:

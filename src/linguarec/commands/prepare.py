@@ -1,7 +1,7 @@
 """Prepare: a log and a catalogue, from their source files to a prepared dataset folder."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +10,7 @@ from linguarec.commands.folders import (
     Catalogue,
     Duplicates,
     Encoding,
+    PrepareResult,
     TextRules,
     Ties,
     check_settings,
@@ -17,10 +18,13 @@ from linguarec.commands.folders import (
     write_content,
 )
 from linguarec.errors import SettingsError
+from linguarec.files import AnyPath
 
 if TYPE_CHECKING:
+    from linguarec.data.engine import Engine
     from linguarec.data.folder import Content
-    from linguarec.data.preparation import FilterSettings
+    from linguarec.data.preparation import FilterSettings, Source
+    from linguarec.tables import TableLike
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ def prepare_amazon(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> PrepareResult:
     """Prepare Amazon review data, by default as the UniSRec and VQ-Rec papers do.
 
     Args:
@@ -93,7 +97,7 @@ def prepare_online_retail(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> PrepareResult:
     """Prepare UCI Online Retail: a user is an invoice, an item a stock code, its text the description.
 
     Nearly all rows of an invoice bear one time, so the tie order decides the protocol: "random" (seeded) is
@@ -127,9 +131,9 @@ def prepare_online_retail(
 
 
 def prepare_table(
-    interactions: Path,
-    output: Path,
-    items: Path | None = None,
+    interactions: "AnyPath | TableLike",
+    output: AnyPath,
+    items: "AnyPath | TableLike | None" = None,
     user_column: str = "user_id",
     item_column: str = "item_id",
     time_column: str = "timestamp",
@@ -148,8 +152,10 @@ def prepare_table(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> PrepareResult:
     """Prepare a log and a catalogue of your own, as CSV (plain or packed) or Parquet.
+
+    From Python both may be tables as well: data frames of pandas or polars, Arrow tables, lists of mappings.
 
     Args:
         interactions: the log, one row an interaction
@@ -175,17 +181,26 @@ def prepare_table(
         overwrite: replace the output folder if it exists
     """
     from linguarec.data.readers.table import TableColumns, read_table
+    from linguarec.tables import TableSource, naming_tables
 
     columns = TableColumns(
         user_column, item_column, time_column, items_item_column or item_column, attributes, order, time_unit
     )
+    log_source = TableSource.of(interactions, "interactions", [columns.user, columns.item])
+    items_source = None if items is None else TableSource.of(items, "items", [columns.catalogue_item])
     if order == "file":
-        duplicates = _duplicates_without_times(duplicates, interactions)
+        duplicates = _duplicates_without_times(duplicates, str(log_source))
+
+    def read(engine: "Engine", scratch: Path) -> "Source":
+        items_file = None if items_source is None else items_source.file(scratch)
+        with naming_tables(scratch):
+            return read_table(engine, scratch, log_source.file(scratch), items_file, columns, encoding)
+
     return prepare_folder(
         "table",
         {
-            "interactions": interactions.name,
-            "items": items.name if items else None,
+            "interactions": log_source.name,
+            "items": None if items_source is None else items_source.name,
             "user_column": user_column,
             "item_column": item_column,
             "time_column": time_column,
@@ -196,10 +211,10 @@ def prepare_table(
             "items_without_metadata": items_without_metadata,
             "encoding": encoding,
         },
-        lambda engine, scratch: read_table(engine, scratch, interactions, items, columns, encoding),
+        read,
         _filters(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
         text_rules,
-        output,
+        Path(output),
         held_out_share,
         overwrite,
     )
@@ -219,7 +234,7 @@ def prepare_atomic(
     seed: int = 0,
     memory: str = "1500MB",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Prepare RecBole's atomic files, or the benchmark files or pre-training files that UniSRec and VQ-Rec released.
 
     Benchmark files (NAME.train.inter and so on) are filtered and ordered already: they keep their item and user
@@ -248,7 +263,7 @@ def prepare_atomic(
     name = name or atomic.find_name(source)
     if not atomic.is_benchmark(source, name):
         if not atomic.has_times(source, name):
-            duplicates = _duplicates_without_times(duplicates, source / f"{name}.inter")
+            duplicates = _duplicates_without_times(duplicates, str(source / f"{name}.inter"))
         return prepare_folder(
             "atomic",
             {"source": source.name, "name": name},
@@ -287,7 +302,7 @@ def prepare_recformer(
     held_out_share: float = 0.1,
     seed: int = 0,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> PrepareResult:
     """Prepare the JSON files that the released Recformer fine-tunes on; they are filtered, ordered and numbered already.
 
     Args:
@@ -311,7 +326,7 @@ def prepare_recformer(
     return write_content("recformer", arguments, content, text_rules, output, held_out_share, seed, overwrite)
 
 
-def _duplicates_without_times(duplicates: Duplicates, interactions: Path) -> Duplicates:
+def _duplicates_without_times(duplicates: Duplicates, interactions: str) -> Duplicates:
     """What becomes of `duplicates` where rows have no time: nothing tells a repeated row from a repeated visit."""
     if duplicates != "identical":
         return duplicates

@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
+from linguarec.files import AnyPath, paths_of
 
 if TYPE_CHECKING:
+    from linguarec.runs.results import PretrainResult
     from linguarec.training.settings import TrainingSettings
 
 
 def pretrain(
     model: str,
-    data: list[Path],
-    output: Path,
+    data: Sequence[AnyPath],
+    output: AnyPath,
     config: Any = None,
     training: "TrainingSettings | None" = None,
-    valid: Path | None = None,
-    from_: Path | None = None,
+    valid: AnyPath | None = None,
+    from_: AnyPath | None = None,
     mixing: float = 1.0,
     split: str = "leave-one-out",
     users: float = 1.0,
@@ -25,7 +27,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     **options: Any,
-) -> dict[str, Any]:
+) -> "PretrainResult":
     """Train a model by contrast on the logs of several domains; keep the weights that are best on a domain it never saw.
 
     The run folder holds weights, settings, metrics by epoch, a plot, and the description of the encoder, the codebook or the
@@ -62,7 +64,7 @@ def pretrain(
     from linguarec.families.opening import family_named, open_start
     from linguarec.families.start import check_start, log_start
     from linguarec.runs.folder import check_other_folder, open_run
-    from linguarec.runs.results import metrics_of, write_results
+    from linguarec.runs.results import PretrainResult, metrics_of, write_results
     from linguarec.runs.settings import RunSettings
     from linguarec.training.processes import is_main_process
     from linguarec.training.settings import TrainingSettings
@@ -72,7 +74,8 @@ def pretrain(
     if family.pretraining is None:
         able = ", ".join(name for name, each in FAMILIES.items() if each.pretraining is not None)
         raise SettingsError([f"{model} cannot be pre-trained; there are: {able}"])
-    data, output = [Path(folder) for folder in data], Path(output)
+    data, output = paths_of(data), Path(output)
+    from_, valid = (None if place is None else Path(place) for place in (from_, valid))
     chosen = family.options(family.pretraining, options)
     training = training or TrainingSettings(**family.training)
     training.check()
@@ -87,19 +90,19 @@ def pretrain(
     held_out = None if valid is None else PreparedDataset.open(valid)
     request = Request(family, datasets, start, config, chosen, training, split, users, seed, output, held_out, mixing)
     plan = family.pretraining.plan(request)
-    done = open_run(output, RunSettings.of("pretrain", request, plan), resume, overwrite)
+    done = open_run(output, RunSettings.of("pretrain", request, plan), resume, overwrite, PretrainResult)
     if done is not None:
         return done
     log_start(plan.taken)
     plan.begin()
     results = run_stages(plan.stages, output, resume)
     if not is_main_process():
-        return {}
+        return PretrainResult.of_later_process()
     names = [dataset.name for dataset in datasets]
-    metrics = metrics_of(request, plan, results, plan.left_out())
-    metrics["domains"] = dict(zip(names, plan.facts.get("targets", [None] * len(names)), strict=True))
-    write_results(output, " + ".join(names), metrics)
-    return metrics
+    domains = dict(zip(names, plan.facts.get("targets", [None] * len(names)), strict=True))
+    result = PretrainResult(**metrics_of(request, plan, results, plan.left_out()), domains=domains)
+    write_results(output, " + ".join(names), result)
+    return result
 
 
 def _check(data: Sequence[Path], valid: Path | None, mixing: float) -> None:

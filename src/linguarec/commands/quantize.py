@@ -1,17 +1,48 @@
 """Quantize: item vectors to discrete codes."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.checks import check_seed
+from linguarec.files import AnyPath, paths_of
+from linguarec.result import Result
 
 if TYPE_CHECKING:
     from linguarec.codes.quantisation import CodeStatistics
     from linguarec.data.dataset import PreparedDataset
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class QuantizeResult(Result):
+    """Figures of a quantisation.
+
+    `codes`: name of the codes. `fitted_items`: number of items that the codebook was fitted on. `folders`: path of each and the
+    figures of its codes (`linguarec.codes.quantisation.CodeStatistics`).
+    """
+
+    codes: str
+    method: str
+    subvectors: int
+    centroids: int
+    seed: int
+    fit_on: str
+    fitted_items: int
+    book_sha256: str
+    folders: list[dict[str, Any]]
+
+    def _lines(self) -> list[str]:
+        return [
+            f"codes {self.codes!r}: {self.method}, {self.subvectors} x {self.centroids}, fitted on {self.fitted_items:,} items",
+            *(
+                f"{each['data']}: {each['distinct_codes']:,} distinct codes, {each['colliding_items']:,} colliding items"
+                for each in self.folders
+            ),
+        ]
+
+
 def quantize(
-    data: list[Path],
+    data: Sequence[AnyPath],
     features: str,
     subvectors: int = 32,
     centroids: int = 256,
@@ -21,7 +52,7 @@ def quantize(
     name: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> QuantizeResult:
     """Fit one codebook on the item vectors of one or more folders and store each folder's codes in it.
 
     Args:
@@ -44,6 +75,7 @@ def quantize(
     from linguarec.data.same_encoder import check_same_encoder
     from linguarec.errors import OutputError, SettingsError
 
+    data = paths_of(data)
     if not data:
         raise SettingsError(["data is empty; name at least one prepared folder."])
     check_seed(seed)
@@ -67,17 +99,17 @@ def quantize(
         statistics = code_statistics(codes.codes, matrix, book)
         folders.append({"data": str(dataset.path), "fitted_items": len(points), **statistics.as_dict()})
         _show(f"Codes {name} of {dataset.name}", statistics, centroids)
-    return {
-        "codes": name,
-        "method": method,
-        "subvectors": subvectors,
-        "centroids": centroids,
-        "seed": seed,
-        "fit_on": fit_on,
-        "fitted_items": sum(map(len, fitted)),
-        "book_sha256": book.fingerprint,
-        "folders": folders,
-    }
+    return QuantizeResult(
+        codes=name,
+        method=method,
+        subvectors=subvectors,
+        centroids=centroids,
+        seed=seed,
+        fit_on=fit_on,
+        fitted_items=sum(map(len, fitted)),
+        book_sha256=book.fingerprint,
+        folders=folders,
+    )
 
 
 def training_items(dataset: "PreparedDataset", split: str) -> Any:

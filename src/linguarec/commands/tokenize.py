@@ -1,23 +1,58 @@
 """Tokenize: item attributes to key-value tokens, for models that read histories as text (Recformer)."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from linguarec.checks import name_problems
+from linguarec.files import AnyPath
+from linguarec.result import Result
 
 ITEMS_A_PIECE = 16_384
 HISTORY_ITEMS, HISTORY_TOKENS = 50, 1024  # Recformer's defaults; longer histories are reported
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TokenizeResult(Result):
+    """Figures of a tokenization.
+
+    `tokens`: name of the tokens. `items_`: number of items. `longest_item`: its number of tokens. `cut_values`: values that are
+    longer than `attribute_tokens`. `histories_...`: how many are longer than what is read by default, or have no tokens.
+    """
+
+    data: str
+    tokens: str
+    items_: int
+    attributes: list[str]
+    attribute_tokens: int
+    total_tokens: int
+    mean_tokens: float
+    longest_item: int
+    cut_values: int
+    items_without_tokens: int
+    histories_over_50_items: int
+    histories_over_1024_tokens: int
+    histories_without_text: int
+    tokenizer_sha256: str
+    seconds: float
+    items_per_second: float
+
+    def _lines(self) -> list[str]:
+        return [
+            f"tokens {self.tokens!r} of {', '.join(self.attributes)} in {self.data}",
+            f"{self.items_:,} items, {self.mean_tokens} tokens an item, {self.items_without_tokens:,} without any, "
+            f"{self.cut_values:,} values cut",
+            f"{self.seconds:,.1f} s",
+        ]
+
+
 def tokenize(
-    data: Path,
+    data: AnyPath,
     backbone: str = "all-MiniLM-L6-v2",
     attributes: list[str] | None = None,
     attribute_tokens: int = 32,
     name: str | None = None,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> TokenizeResult:
     """Turn the attributes of the items into tokens of a language model, once for the whole catalogue, and store them.
 
     An item becomes a sentence of attribute names and values. A model that starts from a backbone needs the tokens of this
@@ -93,27 +128,27 @@ def tokenize(
 
     stored = open_tokens(target, dataset.fingerprint).tokens
     cut = cut_histories(stored.lengths, dataset.sequences, HISTORY_ITEMS, HISTORY_TOKENS)
-    result = {
-        "data": str(data),
-        "tokens": name,
-        "items": len(stored),
-        "attributes": chosen,
-        "attribute_tokens": attribute_tokens,
-        "total_tokens": len(stored.ids),
-        "mean_tokens": round(float(stored.lengths.mean()), 2) if len(stored) else 0,
-        "longest_item": int(stored.lengths.max(initial=0)),
-        "cut_values": counts.cut_values,
-        "items_without_tokens": counts.items_without_tokens,
+    result = TokenizeResult(
+        data=str(data),
+        tokens=name,
+        items_=len(stored),
+        attributes=chosen,
+        attribute_tokens=attribute_tokens,
+        total_tokens=len(stored.ids),
+        mean_tokens=round(float(stored.lengths.mean()), 2) if len(stored) else 0,
+        longest_item=int(stored.lengths.max(initial=0)),
+        cut_values=counts.cut_values,
+        items_without_tokens=counts.items_without_tokens,
         **{f"histories_{over}": count for over, count in cut.items()},
-        "tokenizer_sha256": tokenizer.form.tokenizer_sha256,
-        "seconds": round(seconds, 3),
-        "items_per_second": round(len(stored) / max(seconds, 1e-9), 1),
-    }
+        tokenizer_sha256=tokenizer.form.tokenizer_sha256,
+        seconds=round(seconds, 3),
+        items_per_second=round(len(stored) / max(seconds, 1e-9), 1),
+    )
     _show(result)
     return result
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: TokenizeResult) -> None:
     from rich import box
     from rich.table import Table
 

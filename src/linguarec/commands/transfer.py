@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
+from linguarec.files import AnyPath
+from linguarec.result import Result
 
 if TYPE_CHECKING:
     from linguarec.evaluation.comparison import ComparedSystem
@@ -23,10 +25,48 @@ TESTED = ("recall@10", "ndcg@10")
 Results = dict[int, dict[str, "list[EvaluationResult]"]]
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TransferResult(Result):
+    """Figures of a pre-trained model against training from scratch.
+
+    `from_`: folder of the pre-trained model. `inputs`: way -> names of what was read. `systems`: percentage of users -> way
+    -> metric -> median, seeds and interval on test. `differences`: the same for the difference to scratch, user by user.
+    `verdicts`: percentage -> way -> whether pre-training helps. `report`: the HTML file.
+    """
+
+    data: str
+    data_fingerprint: str
+    from_: str
+    weights_sha256: str | None
+    model: str
+    mode: str | None
+    inputs: dict[str, dict[str, str | None]]
+    split: str
+    seeds: list[int]
+    users: int
+    systems: dict[int, dict[str, dict[str, Any]]]
+    differences: dict[int, dict[str, dict[str, Any]]]
+    verdicts: dict[int, dict[str, str]]
+    report: str
+
+    def _lines(self) -> list[str]:
+        rows = [
+            f"{share} % of the users, {way}: ndcg@10 {found['ndcg@10']['median']:.4f}"
+            + (f", {verdict}" if (verdict := self.verdicts[share].get(way)) else "")
+            for share, of in self.systems.items()
+            for way, found in of.items()
+        ]
+        return [
+            f"{self.model} from {self.from_} on {self.data}, {len(self.seeds)} seeds",
+            *rows,
+            f"report: {self.report}",
+        ]
+
+
 def transfer(
-    data: Path,
-    from_: Path,
-    output: Path,
+    data: AnyPath,
+    from_: AnyPath,
+    output: AnyPath,
     ways: list[Way] | None = None,
     shares: list[int] | None = None,
     seeds: int = 3,
@@ -34,7 +74,7 @@ def transfer(
     training: "TrainingSettings | None" = None,
     split: str = "leave-one-out",
     **options: Any,
-) -> dict[str, Any]:
+) -> TransferResult:
     """Train from scratch and from a pre-trained model on growing fractions of the users, and show whether pre-training helps.
 
     Every way is tested on all users, with several seeds, and compared with scratch user by user. Finished runs are kept
@@ -74,6 +114,7 @@ def transfer(
     from linguarec.runs.tables import plain_console, show_table
     from linguarec.training.settings import TrainingSettings
 
+    data, from_, output = Path(data), Path(from_), Path(output)
     shares = sorted(set(shares or [5, 20, 50, 100]))
     training = training or TrainingSettings()
     _check(shares, seeds, first_seed, training.devices)
@@ -180,7 +221,7 @@ def transfer(
     console = plain_console()
     show_table(console, table, f"{dataset.name}, {family.name} from {from_}: {median_of(seeds)}")
     console.print(f"report: {output / 'report.html'}")
-    return summary
+    return TransferResult.of_dict(summary)
 
 
 def _ways_of(

@@ -3,23 +3,24 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from linguarec.data.dataset import MANIFEST_FILE
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_ours
-from linguarec.runs.results import METRICS_FILE, show_metrics
+from linguarec.runs.results import METRICS_FILE, TrainingResult, show_metrics
 from linguarec.runs.settings import AGAIN, SETTINGS_MARKER, RunSettings
-from linguarec.stored import read_json
+from linguarec.stored import read_json, read_record
 from linguarec.training.processes import is_main_process
 
 log = logging.getLogger(__name__)
+Kind = TypeVar("Kind", bound=TrainingResult)
 
 
-def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Create the run folder with its settings, or check that it can be resumed; returns the results of a finished run.
+def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool, kind: type[Kind]) -> Kind | None:
+    """Create the run folder with its settings, or check that it can be resumed; returns the `kind` of result of a finished run.
 
     Every process of a training calls this; only the main one writes files and logs messages.
 
@@ -31,7 +32,7 @@ def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool)
     file = output / SETTINGS_FILE
     if not is_main_process():
         # torchrun starts all processes at once: if the main one finds the run finished, no other process may wait for it.
-        return {} if resume and (output / METRICS_FILE).exists() else None
+        return kind.of_later_process() if resume and (output / METRICS_FILE).exists() else None
     if resume and file.exists():
         stored = read_json(file, CheckpointMismatchError, AGAIN)
         if not {"training", "model", "config"} <= stored.keys():
@@ -42,7 +43,8 @@ def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool)
             title = f"{output} cannot be resumed with other settings; give those of the run, or another output folder:"
             raise SettingsError([title, *differing])
         if (output / METRICS_FILE).exists():
-            metrics = read_json(output / METRICS_FILE, CheckpointMismatchError, AGAIN)
+            what = "the result of a training"
+            metrics = read_record(kind, output / METRICS_FILE, what, CheckpointMismatchError, AGAIN)
             show_metrics(metrics, note="finished before; nothing left to do")
             return metrics
         return None

@@ -2,8 +2,8 @@
 
 import csv
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from linguarec.evaluation.plots import plot_learning_curves
 from linguarec.families.family import Plan, Request
 from linguarec.files import write_json
 from linguarec.ranking.scorer import LeftOut
+from linguarec.result import Result, metrics_line
 from linguarec.runs.tables import plain_console
 from linguarec.training.fit import CURVE_FILE
 from linguarec.training.stages import STAGE_FILE, StageResult
@@ -20,8 +21,59 @@ from linguarec.training.stages import STAGE_FILE, StageResult
 METRICS_FILE = STAGE_FILE  # of the last stage, which is the run itself
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TrainingResult(Result):
+    """Figures of a training.
+
+    `best_epoch`: of the last stage that had one, `best_stage`, from 1; `epochs`, `seconds`: of all stages. `stages`: name ->
+    result of each stage before the last. `cut`: how many histories and items are longer than the model reads. `valid`: metrics
+    of the best epoch.
+    """
+
+    run: str
+    model: str
+    seed: int
+    best_stage: int | None = None
+    stages: dict[str, dict[str, Any]] | None = None
+    best_epoch: int
+    epochs: int
+    seconds: float
+    cut: LeftOut | None = None
+    valid: dict[str, float]
+
+    def _lines(self) -> list[str]:
+        stage = "" if self.best_stage is None else f" of stage {self.best_stage}"
+        return [
+            f"{self.model}, seed {self.seed}, best of {self.epochs} epochs: {self.best_epoch}{stage}, {self.seconds:,.1f} s",
+            f"valid: {metrics_line(self.valid)}",
+            f"run folder: {self.run}",
+        ]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class FinetuneResult(TrainingResult):
+    """Figures of a fine-tuning. `test`: metrics of the best weights."""
+
+    test: dict[str, float]
+
+    def _lines(self) -> list[str]:
+        *lines, folder = super()._lines()
+        return [*lines, f"test: {metrics_line(self.test)}", folder]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PretrainResult(TrainingResult):
+    """Figures of a pre-training. `domains`: name -> number of targets in an epoch, None where they are not counted."""
+
+    domains: dict[str, int | None]
+
+    def _lines(self) -> list[str]:
+        *lines, folder = super()._lines()
+        return [*lines, f"domains: {', '.join(self.domains)}", folder]
+
+
 def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], cut: LeftOut | None) -> dict[str, Any]:
-    """The content of `metrics.json` before the test: the best epoch of the last stage that had one, and each stage's result."""
+    """Fields of a `TrainingResult`: the best epoch of the last stage that had one, and each stage's result."""
     best = max(number for number, result in enumerate(results) if result.best_epoch >= 0)
     before = {
         planned.name: {key: value for key, value in asdict(result).items() if value is not None}
@@ -40,17 +92,17 @@ def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], cut
     }
 
 
-def write_results(output: Path, data_name: str, metrics: Mapping[str, Any]) -> None:
+def write_results(output: Path, data_name: str, metrics: TrainingResult) -> None:
     """Write and show the results of a run, plot its learning curve, and remove files that only resuming needs."""
-    name = metrics["model"]
+    name = metrics.model
     curve = {name: learning_curve(output)}
     plot_learning_curves(output / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
-    write_json(output / METRICS_FILE, metrics)
+    write_json(output / METRICS_FILE, metrics.to_dict())
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
     show_metrics(metrics)
 
 
-def show_metrics(metrics: Mapping[str, Any], note: str = "") -> None:
+def show_metrics(metrics: TrainingResult, note: str = "") -> None:
     """Print the metrics of the best epoch on valid and, if it was tested, on test."""
     stage = f" of stage {metrics['best_stage']}" if "best_stage" in metrics else ""
     table = Table(

@@ -1,0 +1,97 @@
+"""What a recommender returns, and which items it may return."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from linguarec.catalogue import Catalogue
+from linguarec.data.ragged import Ragged
+from linguarec.errors import SettingsError
+from linguarec.histories import as_histories
+from linguarec.ranking.ranker import Best
+
+_SCHEMA = pa.schema(
+    [
+        ("history", pa.int64()),
+        ("rank", pa.int32()),
+        ("raw_id", pa.string()),
+        ("score", pa.float32()),
+        ("title", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item; `score` orders the items of one history and means nothing across histories."""
+
+    raw_id: str
+    score: float
+    title: str
+    text: str
+
+
+def recommended(catalogue: Catalogue, best: Best) -> list[list[Recommendation]]:
+    """The best entries of each query as items."""
+    return [
+        [
+            Recommendation(catalogue.raw_id(entry), score, catalogue.title(entry), catalogue.text(entry))
+            for entry, score in zip(entries, scores, strict=True)
+            if entry >= 0
+        ]
+        for entries, scores in zip(best.rows.tolist(), best.scores.tolist(), strict=True)
+    ]
+
+
+def table_of(found: Sequence[Sequence[Recommendation]]) -> pa.Table:
+    """One row for each item: `history`, its place from 0; `rank` from 1; `raw_id`, `score`, `title`."""
+    rows = [
+        {"history": history, "rank": rank, "raw_id": item.raw_id, "score": item.score, "title": item.title}
+        for history, items in enumerate(found)
+        for rank, item in enumerate(items, start=1)
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def check_k(k: Any) -> None:
+    """Refuse a number of items that cannot be.
+
+    Raises:
+        SettingsError: it is no whole number, or below 1.
+    """
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise SettingsError([f"k is {k}; it must be a whole number, at least 1"])
+
+
+def candidates(
+    catalogue: Catalogue, within: Any, histories: int, skip_unknown: bool
+) -> tuple[npt.NDArray[np.int64] | Ragged | None, list[str]]:
+    """Entries of the only items that may be recommended, and the unknown ids among them.
+
+    Args:
+        catalogue: where they are.
+        within: one list of raw ids for all histories, one list for each of them, or None: all items.
+        histories: how many there are.
+        skip_unknown: unknown ids are no error.
+
+    Raises:
+        SettingsError: `within` is no list, is empty, or holds another number of lists than there are histories.
+        UnknownItemError: an id is not in the catalogue.
+    """
+    if within is None:
+        return None, []
+    lists, for_all = as_histories(within, "within", "a list of item ids, or one list for each history")
+    if not lists:
+        raise SettingsError(["within is empty, so nothing could be recommended; leave it out to allow all items"])
+    if for_all:
+        rows, unknown = catalogue.rows(lists, skip_unknown)
+        return np.unique(rows.values.astype(np.int64)), unknown
+    if len(lists) != histories:
+        raise SettingsError(
+            [f"within holds {len(lists)} lists for {histories} histories; give one list for all, or one for each"]
+        )
+    return catalogue.rows(lists, skip_unknown)
