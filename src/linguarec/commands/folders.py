@@ -18,6 +18,7 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 Catalogue = Literal["log", "all"]
 Encoding = Literal["utf-8", "latin-1"]
+TimeUnit = Literal["seconds", "milliseconds", "microseconds"]
 
 
 def check_settings(held_out_share: float, seed: int, k_core: int = 0) -> None:
