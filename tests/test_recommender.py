@@ -296,8 +296,9 @@ def test_a_removed_item_can_be_added_with_another_text(recommender):
         ([{"raw_id": "n", "colour": "red"}], "has the column 'colour'; this catalogue knows: raw_id, title, text"),
         ([{"raw_id": "n", "title": None}], "cannot be read: it has none of title, text"),
         ([{"raw_id": "n", "title": float("nan")}], "cannot be read: it has none of title, text"),
-        ([{"raw_id": "n", "title": {"x": 1}}], r"its 'title' is a dict .*expected text, a number, or a list of them"),
-        ([{"raw_id": "n", "title": ["a", {"x": 1}]}], r"its 'title' is a dict"),
+        ([{"raw_id": "n", "title": b"x"}], r"its 'title' is a bytes .*expected text, a number, a list or a dictionary"),
+        ([{"raw_id": "n", "title": ["a", {"x": b"x"}]}], r"its 'title' is a bytes"),
+        ([{"raw_id": ["n"], "title": "x"}], r"its 'raw_id' is a list .*expected text or a number"),
         ([{"raw_id": " ", "title": "x"}], "New item 1: its `raw_id` is empty"),
         ([{"raw_id": float("nan"), "title": "x"}], "New item 1: its `raw_id` is empty"),
         (
@@ -317,6 +318,11 @@ def test_bad_new_items_are_refused_and_change_nothing(recommender, items, messag
 def test_values_that_are_none_are_left_out(recommender):
     recommender.add_items([{"raw_id": "n", "title": ["Drill", None, 2.5, float("nan")]}])
     assert recommender.catalogue.text(NUM_ITEMS) == "Drill 2.5."
+
+
+def test_dictionaries_of_new_items_are_written_as_pairs(recommender):
+    recommender.add_items([{"raw_id": "n", "title": {"Name": "Drill", "Sizes": ["S", "M"], "Color": None}}])
+    assert recommender.catalogue.text(NUM_ITEMS) == "Name: Drill Sizes: S, M."
 
 
 def test_a_model_of_ids_cannot_read_new_items(dataset):

@@ -21,7 +21,7 @@ from linguarec.histories import ids_of
 from linguarec.stored_items import ROWS_A_GROUP, IntArray, Positions, RawIds, StoredItems
 from linguarec.tables import TableLike, as_rows
 from linguarec.text.cleaning import TextRules, item_text
-from linguarec.values import written_out
+from linguarec.values import written_id, written_out
 
 AGAIN = "Copy the folder again, or train the model anew."
 
@@ -209,7 +209,7 @@ class Catalogue:
         """
         entries: dict[str, dict[str, Any]] = {}
         for number, item in enumerate(as_rows(items, "New items", ids=["raw_id"]), start=1):
-            raw_id = written_out(item.get("raw_id"), f"New item {number}: its 'raw_id'") or ""
+            raw_id = written_id(item.get("raw_id"), f"New item {number}: its 'raw_id'") or ""
             if "raw_id" not in item:
                 raise DataFormatError(f"New item {number} has no `raw_id`; it has: {', '.join(item) or 'nothing'}.")
             if not raw_id.strip():

@@ -24,6 +24,9 @@ PATIENCE = 5.0  # seconds that the later processes of a training wait before the
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("linguarec.commands.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
+    "prepare amazon-2014": Command(
+        PREPARE, "prepare_amazon", "Amazon 2014: ratings or reviews, and metadata.", given={"edition": "2014"}
+    ),
     "prepare amazon-2018": Command(
         PREPARE, "prepare_amazon", "Amazon 2018: ratings or reviews, and metadata.", given={"edition": "2018"}
     ),

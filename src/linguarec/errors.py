@@ -4,6 +4,40 @@ Each message says what was found, where (file, row, key), what was expected and 
 message alone, without a traceback, and exits with code 2.
 """
 
+from collections.abc import Iterable
+
+QUOTED_CHARACTERS = 100
+LISTED_CHARACTERS = 400
+
+
+def quoted(value: object) -> str:
+    """A value from a file as a message quotes it: its repr, of at most 100 characters and a note of what was left out.
+
+    >>> quoted("a,b\\n"), quoted(["a", 1])
+    ("'a,b\\\\n'", "['a', 1]")
+    >>> quoted("x" * 10_000)[-27:]
+    "xxx'... (10,000 characters)"
+    """
+    if isinstance(value, str | bytes) and len(value) > QUOTED_CHARACTERS:
+        return f"{value[: QUOTED_CHARACTERS - 2]!r}... ({len(value):,} characters)"
+    text = repr(value)
+    return text if len(text) <= QUOTED_CHARACTERS else f"{text[:QUOTED_CHARACTERS]}... ({len(text):,} characters)"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names from a file as a message lists them: each quoted, of some 400 characters in all.
+
+    >>> listed(["user", "item"]), listed(range(200))[-20:]
+    ("'user', 'item'", '100, 101 and 98 more')
+    """
+    every = [quoted(name) for name in names]
+    shown, length = 0, 0
+    while shown < len(every) and length < LISTED_CHARACTERS:
+        length += len(every[shown]) + 2
+        shown += 1
+    text = ", ".join(every[:shown])
+    return text if shown == len(every) else f"{text} and {len(every) - shown:,} more"
+
 
 class LinguarecError(Exception):
     """Base of all errors caused by the input, not by the library."""

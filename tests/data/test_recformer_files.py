@@ -103,7 +103,6 @@ BAD = [
         {"B0": {"text": "a", "text_attribute": "b"}},
         r"meta_data.json: the attributes 'text' and 'text_attribute'",
     ),
-    ("meta_data", {"B0": {"title": {"en": "x"}}}, r"attribute 'title' of item 'B0' is .*expected text, a number"),
 ]
 
 

@@ -114,8 +114,8 @@ def test_attributes_that_are_missing_or_not_asked_for(minilm: AttributeTokenizer
 
 
 def test_values_that_are_no_text_are_refused(minilm: AttributeTokenizer) -> None:
-    with pytest.raises(DataFormatError, match=r"'brand' of an item is a dict \(.*Acme.*expected text, a number"):
-        minilm.tokenize({"title": ["Mug"], "brand": [{"name": "Acme"}]})
+    with pytest.raises(DataFormatError, match=r"'brand' of an item is a bytes \(.*Acme.*expected text, a number"):
+        minilm.tokenize({"title": ["Mug"], "brand": [b"Acme"]})
 
 
 def test_unknown_backbones_and_other_tokenizers_are_refused(minilm: AttributeTokenizer, tmp_path: Path) -> None:

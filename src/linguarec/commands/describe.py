@@ -19,6 +19,7 @@ def describe(data: Path) -> dict[str, Any]:
 
     from linguarec.data import statistics
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.moments import moment_text
     from linguarec.runs.tables import plain_console
 
     dataset = PreparedDataset.open(data)
@@ -26,6 +27,8 @@ def describe(data: Path) -> dict[str, Any]:
     lengths = statistics.spread(dataset.sequences.lengths)
     text = statistics.text_statistics(dataset)
     splits = statistics.split_sizes(dataset)
+    span = statistics.time_span(dataset)
+    times = None if span is None else [moment_text(seconds) for seconds in span]
     problems = [*statistics.log_problems(dataset), *statistics.text_problems(dataset)]
     manifest = dataset.manifest
     facts = {
@@ -35,7 +38,7 @@ def describe(data: Path) -> dict[str, Any]:
         if lengths
         else "-",
         "density": f"{manifest.counts['interactions'] / max(1, dataset.num_users * dataset.num_items):.4%}",
-        "times": "known" if dataset.timestamps is not None else "not known (order only)",
+        "first and last time": " to ".join(times) if times else "not known (order only)",
         "order of ties": manifest.arguments.get("ties", "as released"),
         "attributes": ", ".join(manifest.attributes) or "-",
         "text rules": manifest.text_rules,
@@ -57,6 +60,7 @@ def describe(data: Path) -> dict[str, Any]:
         "path": str(data),
         "recipe": manifest.recipe,
         **manifest.counts,
+        "times": None if times is None else {"first": times[0], "last": times[1]},
         "lengths": lengths,
         "length_histogram": [{"from": low, "to": high, "users": users} for low, high, users in histogram],
         "text": text,

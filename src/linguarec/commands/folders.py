@@ -20,6 +20,7 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 Catalogue = Literal["log", "all"]
 Encoding = Literal["utf-8", "latin-1"]
+TimeUnit = Literal["seconds", "milliseconds", "microseconds"]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

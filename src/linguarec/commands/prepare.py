@@ -13,6 +13,7 @@ from linguarec.commands.folders import (
     PrepareResult,
     TextRules,
     Ties,
+    TimeUnit,
     check_settings,
     prepare_folder,
     write_content,
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare_amazon(
-    edition: Literal["2018", "2023"],
+    edition: Literal["2014", "2018", "2023"],
     ratings: Path,
     meta: Path,
     output: Path,
@@ -48,16 +49,19 @@ def prepare_amazon(
 ) -> PrepareResult:
     """Prepare Amazon review data, by default as the UniSRec and VQ-Rec papers do.
 
+    Attributes are title, categories, brand, description, features, price and details (a dictionary: its "key: value" pairs),
+    other keys of the metadata, and parts of a dictionary: details.Material is the value of Material in details.
+
     Args:
         edition: year of the release; it decides the names of the columns and the unit of the times
-        ratings: ratings (CSV; 2018: item, user, rating, time without header) or reviews (JSON lines), plain or packed
-        meta: metadata, one JSON object a line, plain or packed
+        ratings: ratings (CSV; 2018: item, user, rating, time without header) or reviews (JSON), plain or packed
+        meta: metadata, plain or packed: a JSON object or (2014) Python dictionary a line, or one JSON array
         output: the prepared folder to write
         k_core: least number of interactions of a user and of an item; 0 keeps all
         ties: order of interactions at the same time (2018: one day, 2023: one millisecond), as in the file or at random
         seed: seed of the random tie order and of the held-out items
         text_rules: cleaning of the item texts; "released" repeats the published code
-        attributes: what the item text is made of, in order: title, categories, brand, description, features, price
+        attributes: what the item text is made of, in order
         duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
         catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
         items_without_metadata: items of the log that the metadata lack: drop their rows, or keep them without a text
@@ -67,7 +71,7 @@ def prepare_amazon(
     """
     from linguarec.data.readers import amazon
 
-    columns = {"2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[edition]
+    columns = {"2014": amazon.AMAZON_2014, "2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[edition]
     return prepare_folder(
         f"amazon-{edition}",
         {
@@ -104,7 +108,7 @@ def prepare_online_retail(
     comparable with published figures, "file" keeps the order of the receipt and gives far higher ones.
 
     Args:
-        log: the CSV file, plain or packed (.gz, .xz, .zip), with either form of date
+        log: the CSV file, plain or packed, with either form of date
         output: the prepared folder to write
         k_core: least number of interactions of a user and of an item
         ties: order of interactions at the same time, as in the file or at random
@@ -140,7 +144,8 @@ def prepare_table(
     items_item_column: str | None = None,
     attributes: list[str] | None = None,
     order: Literal["time", "rank", "file"] = "time",
-    time_unit: Literal["seconds", "milliseconds", "microseconds"] = "seconds",
+    time_unit: TimeUnit = "seconds",
+    time_format: str | None = None,
     k_core: int = 5,
     ties: Ties = "file",
     seed: int = 0,
@@ -156,6 +161,8 @@ def prepare_table(
     """Prepare a log and a catalogue of your own, as CSV (plain or packed) or Parquet.
 
     From Python both may be tables as well: data frames of pandas or polars, Arrow tables, lists of mappings.
+    A column of Parquet that holds lists or dictionaries is written as text: values joined by " > ", dictionaries as
+    "key: value". COLUMN.KEY names one key of a dictionary.
 
     Args:
         interactions: the log, one row an interaction
@@ -168,6 +175,7 @@ def prepare_table(
         attributes: columns of the catalogue that make up the item text, in order (default: all but the item's)
         order: "time" if the time column holds moments, "rank" if its numbers only order, "file" for file order
         time_unit: unit of times given as numbers
+        time_format: form of the times in the codes of Python's strptime, such as "%d/%m/%Y %H:%M" (default: numbers or ISO)
         k_core: least number of interactions of a user and of an item; 0 keeps all
         ties: order of interactions at the same time, as in the file or at random
         seed: seed of the random tie order and of the held-out items
@@ -183,8 +191,26 @@ def prepare_table(
     from linguarec.data.readers.table import TableColumns, read_table
     from linguarec.tables import TableSource, naming_tables
 
+    problems = []
+    if attributes is not None and items is None:
+        problems.append("--attributes names columns of the catalogue, but there is none; pass --items.")
+    if items_item_column is not None and items is None:
+        problems.append("--items-item-column names a column of the catalogue, but there is none; pass --items.")
+    if time_format is not None and order != "time":
+        problems.append(f"--time-format is not read with --order {order}; leave one of them out.")
+    if time_format is not None and time_unit != "seconds":
+        problems.append("--time-unit is not read with --time-format; leave one of them out.")
+    if problems:
+        raise SettingsError(problems)
     columns = TableColumns(
-        user_column, item_column, time_column, items_item_column or item_column, attributes, order, time_unit
+        user_column,
+        item_column,
+        time_column,
+        items_item_column or item_column,
+        attributes,
+        order,
+        time_unit,
+        time_format,
     )
     log_source = TableSource.of(interactions, "interactions", [columns.user, columns.item])
     items_source = None if items is None else TableSource.of(items, "items", [columns.catalogue_item])
@@ -208,6 +234,7 @@ def prepare_table(
             "attributes": attributes,
             "order": order,
             "time_unit": time_unit,
+            "time_format": time_format,
             "items_without_metadata": items_without_metadata,
             "encoding": encoding,
         },
@@ -229,6 +256,7 @@ def prepare_atomic(
     text_rules: TextRules = "default",
     duplicates: Duplicates = "identical",
     catalogue: Catalogue = "log",
+    time_unit: TimeUnit = "seconds",
     vector_width: int = 768,
     held_out_share: float = 0.1,
     seed: int = 0,
@@ -250,6 +278,7 @@ def prepare_atomic(
         text_rules: cleaning of the item texts; "released" repeats the published code
         duplicates: "identical" drops repeated rows, "first" also a user's later interactions with an item, "keep" none
         catalogue: "log" keeps the items that occur in the log, "all" keeps the others too (atomic files only)
+        time_unit: unit of the times (atomic files only)
         vector_width: numbers in an item vector, which the files do not tell (pre-training files only)
         held_out_share: share of the items in the held-out-items split
         seed: seed of the random tie order and of the held-out items
@@ -266,19 +295,19 @@ def prepare_atomic(
             duplicates = _duplicates_without_times(duplicates, str(source / f"{name}.inter"))
         return prepare_folder(
             "atomic",
-            {"source": source.name, "name": name},
-            lambda engine, scratch: atomic.read_atomic(engine, scratch, source, name),
+            {"source": source.name, "name": name, "time_unit": time_unit},
+            lambda engine, scratch: atomic.read_atomic(engine, scratch, source, name, time_unit),
             _filters(k_core, ties, seed, duplicates, catalogue, False, memory),
             text_rules,
             output,
             held_out_share,
             overwrite,
         )
-    if k_core > 1 or ties != "file" or catalogue != "log" or duplicates != "identical":
+    if k_core > 1 or (ties, catalogue, duplicates, time_unit) != ("file", "log", "identical", "seconds"):
         raise SettingsError(
             [
-                f"--k-core, --ties, --catalogue and --duplicates cannot be used here: {source}/{name}.*.inter are filtered "
-                "and ordered already; leave them out."
+                f"--k-core, --ties, --catalogue, --duplicates and --time-unit cannot be used here: {source}/{name}.*.inter are "
+                "filtered and ordered already; leave them out."
             ]
         )
     if vector_width < 1:

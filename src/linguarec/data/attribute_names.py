@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, quoted
 
 OWN_COLUMNS = ("item", "raw_id", "text", "position", "code", "known_id", "row", "removed")
 
@@ -17,10 +17,9 @@ def attribute_names(columns: Iterable[str], file: Path) -> list[str]:
     columns = list(columns)
     names = [f"{column}_attribute" if column.lower() in OWN_COLUMNS else column for column in columns]
     if pair := same_names(names):
-        first, second = pair
+        first, second = (quoted(columns[place]) for place in pair)
         raise DataFormatError(
-            f"{file}: the attributes {columns[first]!r} and {columns[second]!r} are both called {names[second]!r} here; "
-            "rename one."
+            f"{file}: the attributes {first} and {second} are both called {quoted(names[pair[1]])} here; rename one."
         )
     return names
 

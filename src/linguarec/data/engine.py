@@ -1,9 +1,7 @@
-"""The database in which preparation runs: DuckDB behind Ibis, with a memory limit beyond which it spills to disk."""
+"""The database of preparation: DuckDB through Ibis. Beyond its memory limit it spills to disk."""
 
 import contextlib
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,17 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from linguarec.errors import DataFormatError, OutputError, SettingsError
+from linguarec.data.readers.packing import UNPACKED, is_damaged, is_parquet, packing
+from linguarec.errors import DataFormatError, OutputError, SettingsError, quoted
 
 BATCH_ROWS = 1 << 18
+LONGEST_REASON = 300  # characters of a message of DuckDB's
 
 
 class Engine:
-    """An Ibis connection and the few ways in which preparation uses it.
+    """An Ibis connection and the few operations that preparation needs.
 
-    Tables are explicit and named, and dropped when the next step has read them: nothing is cached behind the back.
+    Tables are explicit and named, and dropped when the next step has read them; nothing is cached implicitly.
     """
 
     def __init__(self, connection: Backend) -> None:
@@ -85,26 +85,27 @@ def open_engine(scratch: Path, memory: str) -> Iterator[Engine]:
     except duckdb.OutOfMemoryException as error:
         raise OutputError(
             f"The preparation does not fit into {memory} of memory and the free disk space beside the output folder; "
-            f"raise --memory or free some space. ({_first_line(error)})"
+            f"raise --memory or free some space. ({_short(_first_line(error))})"
         ) from error
     except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException) as error:
         if re.search(r"no space left|disk (is )?full", str(error), re.IGNORECASE):
             raise OutputError(
                 f"The disk that holds {scratch.parent.parent} is full; free some space or write elsewhere."
             ) from error
-        raise DataFormatError(_explain(str(error).replace(f"{scratch}/", ""))) from error
+        raise DataFormatError(_explain(str(error), scratch)) from error
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _explain(message: str) -> str:
-    """DuckDB's message about a source file, without its class and the advice that is for SQL users."""
+def _explain(message: str, scratch: Path) -> str:
+    """DuckDB's message about a source file, without its class, our copies' folders, and advice that is for SQL users."""
+    message = re.sub(rf"{re.escape(str(scratch))}/(?:{UNPACKED}/[0-9a-f]+/)?", "", message)
     message = re.sub(r"^(IO|Invalid Input|Conversion) Error: ", "", message)
     file = re.search(r"(?:file\s*=\s*|file \")([^\"\n]+)", message)
     where = file.group(1).strip() if file else ""
-    if where.endswith(".gz") and _is_damaged(Path(where)):
+    if Path(where).is_file() and packing(Path(where)) == "gzip" and is_damaged(Path(where)):
         return f"{where} is damaged; fetch it again."
     if found := re.search(r"CSV Error on Line: (\d+)\s*Original Line:(.*?)\n(.*)", message, re.DOTALL):
         line, original, rest = found.groups()
@@ -114,26 +115,22 @@ def _explain(message: str) -> str:
                 f"{where}, near line {line}: a byte sequence is not UTF-8. If the whole file is in another encoding pass "
                 "--encoding latin-1; if encodings are mixed, convert the file to UTF-8 first."
             )
-        return f"{where}, line {line}: {reason}: {original.strip()[:200]!r}. Mend the line, or check the delimiter."
-    if found := re.search(r"Malformed JSON in file .*at byte (\d+) in line (\d+): ([^\n.]*)", message):
-        byte, after, reason = found.groups()  # DuckDB has begun the next line, and leaves out empty ones
+        return f"{where}, line {line}: {_short(reason)}: {quoted(original.strip())}. Mend the line, or check the delimiter."
+    if found := re.search(r"Malformed JSON in file .*at byte (\d+) in (line|record/value) (\d+): ([^\n.]*)", message):
+        byte, kind, after, reason = found.groups()  # DuckDB has begun the next one, and leaves out empty lines
+        place, expected = ("line", "one object a line") if kind == "line" else ("object", "one array of objects")
         return (
-            f"{where}, near line {int(after) - 1}: no JSON ({reason} at byte {byte}); expected one object a line. Mend the "
-            "line, or fetch the file again."
+            f"{where}, near {place} {int(after) - 1}: no JSON ({reason} at byte {byte}); expected {expected}. Mend the "
+            f"{place}, or fetch the file again."
         )
+    first = _short(_first_line(Exception(message)))
     if "GZIP" in message or "gzip" in message:
-        return f"{_first_line(Exception(message))}. The file is cut short or damaged; fetch it again."
-    if where.endswith((".parquet", ".pq")):
-        return f"{_first_line(Exception(message))}. The file is damaged; fetch it or write it again."
-    return _first_line(Exception(message))
+        return f"{first}. The file is cut short or damaged; fetch it again."
+    if Path(where).is_file() and is_parquet(Path(where)):
+        return f"{first}. The file is damaged; fetch it or write it again."
+    return first
 
 
-def _is_damaged(file: Path) -> bool:
-    """Whether a gzip file does not unpack to its end; DuckDB takes what comes out of it for malformed lines."""
-    try:
-        with gzip.open(file) as content:
-            while content.read(1 << 20):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        return True
-    return False
+def _short(line: str) -> str:
+    """A line of DuckDB's, which may hold a value of any length."""
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from linguarec.errors import DataFormatError, OutputError, SettingsError
+from linguarec.errors import DataFormatError, OutputError, SettingsError, listed, quoted
 from linguarec.files import writing_file
-from linguarec.values import written_out
+from linguarec.values import written_id
 
 _LONGEST_FIELD = 1 << 27
 _JSON_ENDINGS = (".jsonl", ".ndjson")
@@ -44,9 +44,9 @@ def read_histories(file: Path) -> list[NamedHistory]:
         if isinstance(value, str):
             value = [part.strip() for part in next(csv.reader([value], skipinitialspace=True), []) if part.strip()]
         if not isinstance(value, list) or not value:
-            raise DataFormatError(f"{where}: its `history` is {str(value)[:60]!r}; expected a list of raw item ids.")
-        ids = [written_out(part, f"{where}: an id of its `history`") for part in value]
-        named = written_out(row.get("user"), f"{where}: its `user`")
+            raise DataFormatError(f"{where}: its `history` is {quoted(value)}; expected a list of raw item ids.")
+        ids = [written_id(part, f"{where}: an id of its `history`") for part in value]
+        named = written_id(row.get("user"), f"{where}: its `user`")
         found.append((named if named is not None else str(number), [raw_id for raw_id in ids if raw_id is not None]))
     if not found:
         raise DataFormatError(f"{file} holds no histories; expected one a row, in the column `history`.")
@@ -131,13 +131,13 @@ def _csv_rows(file: Path, needed: str) -> Iterator[dict[str, Any]]:
             names = list(reader.fieldnames or [])
             if needed not in names or len(set(names)) < len(names):
                 raise DataFormatError(
-                    f"{file}: the columns are {', '.join(map(repr, names))}; expected {needed} and others, each once, "
+                    f"{file}: the columns are {listed(names)}; expected {needed} and others, each once, "
                     "separated by commas."
                 )
             for row in reader:
                 if None in row or None in row.values():
                     raise DataFormatError(
-                        f"{file}, line {reader.line_num}: expected {len(names)} columns ({', '.join(names)}); found more or "
+                        f"{file}, line {reader.line_num}: expected {len(names)} columns ({listed(names)}); found more or "
                         "fewer."
                     )
                 yield {name: value or None for name, value in row.items()}

@@ -19,6 +19,7 @@ from linguarec.data import filtering
 from linguarec.data.engine import Engine, open_engine
 from linguarec.data.filtering import Duplicates, Ties
 from linguarec.data.folder import Content
+from linguarec.data.item_ids import example_id, why_no_item_matches
 from linguarec.errors import DataFormatError
 
 MICROSECONDS = 1_000_000
@@ -50,14 +51,16 @@ class Source:
 
     `log`: a stored table as `filtering` describes it, without the column `position`. `catalogue`: a stored table
     `raw_id`, `position`, the attribute columns; None = there is no catalogue. `has_times`: whether `time` is a moment
-    in the world (and not only a rank). `report`: rows that the reader dropped or mended, by reason.
+    in the world (and not only a rank). `dropped`: rows of the log that the reader dropped, by reason. `counted`: what else
+    it counted for the report; `rows_read` if it dropped rows.
     """
 
     log: ir.Table
     catalogue: ir.Table | None
     attributes: list[str]
     has_times: bool
-    report: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
 
 
 Reader = Callable[[Engine, Path], Source]
@@ -72,7 +75,7 @@ def prepare_content(scratch: Path, read: Reader, settings: FilterSettings, make_
     """
     with open_engine(scratch, settings.memory) as engine:
         source = read(engine, scratch)
-        report = dict(source.report)
+        report = {**source.counted, **source.dropped}
         users, items, log = _code(engine, source, settings, report)
         log = _filter(engine, log, settings, report)
 
@@ -107,16 +110,16 @@ def _code(
         number_unknown, number = engine.value(unknown.count()), engine.value(items.count())
         report["items_without_metadata"] = number_unknown
         if number and number_unknown == number:
-            example = engine.value(items.raw_id.min())
+            why = why_no_item_matches(engine, raw, items, source.catalogue)
             raise DataFormatError(
-                f"None of the {number:,} items of the log (such as {example!r}) is in the catalogue; check that both files "
-                "name items in the same way and that the user and item columns are not swapped."
+                f"None of the {number:,} items of the log (such as {example_id(engine, items)}) is in the catalogue (such as "
+                f"{example_id(engine, source.catalogue)}). {why}"
             )
         if settings.drop_without_metadata and number_unknown:
             items = engine.store(items.semi_join(source.catalogue, "raw_id"), items)
     log = engine.store(filtering.coded(raw, users, items), source.log)
     dropped = report["rows_read"] - report["rows_without_user_or_item"] - engine.value(log.count())
-    dropped -= sum(count for reason, count in source.report.items() if reason != "rows_read")
+    dropped -= sum(source.dropped.values())
     if settings.drop_without_metadata:
         report["rows_of_items_without_metadata"] = dropped
     return users, items, log

@@ -66,6 +66,12 @@ def text_statistics(dataset: PreparedDataset) -> dict[str, dict[str, float]]:
     }
 
 
+def time_span(dataset: PreparedDataset) -> tuple[int, int] | None:
+    """The first and the last time in seconds since 1970; None = times are not known."""
+    times = dataset.timestamps
+    return None if times is None or len(times) == 0 else (int(times.min()), int(times.max()))
+
+
 def split_sizes(dataset: PreparedDataset) -> dict[str, dict[str, int]]:
     """Interactions in each role of each split."""
     names = {TRAIN: "train", VALID: "valid", TEST: "test", EXCLUDED: "excluded"}

@@ -6,6 +6,7 @@ from linguarec.data.engine import Engine
 from linguarec.data.preparation import Source
 from linguarec.data.readers.files import text_columns
 from linguarec.data.readers.table import TableColumns, read_table
+from linguarec.data.readers.times import TimeUnit
 from linguarec.errors import DataFormatError
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
@@ -38,11 +39,11 @@ def has_times(folder: Path, name: str) -> bool:
     return TIME in _typed_names(folder / f"{name}.inter")
 
 
-def read_atomic(engine: Engine, scratch: Path, folder: Path, name: str) -> Source:
+def read_atomic(engine: Engine, scratch: Path, folder: Path, name: str, time_unit: TimeUnit = "seconds") -> Source:
     """Read NAME.inter and, where it exists, NAME.item; without a column `timestamp` the order is that of the file.
 
     Raises:
-        DataFormatError: a column is missing, a timestamp does not parse, or an item has no row in NAME.item.
+        DataFormatError: a column is missing, or a timestamp does not parse or cannot be right.
     """
     log, items = folder / f"{name}.inter", folder / f"{name}.item"
     typed = _typed_names(log)
@@ -52,11 +53,12 @@ def read_atomic(engine: Engine, scratch: Path, folder: Path, name: str) -> Sourc
         time=typed.get(TIME, TIME),
         catalogue_item=_typed_names(items).get(ITEM, ITEM) if items.exists() else ITEM,
         order="time" if TIME in typed else "file",
+        time_unit=time_unit,
     )
-    return read_table(engine, scratch, log, items if items.exists() else None, columns, delimiter="\t", quoted=False)
+    return read_table(engine, scratch, log, items if items.exists() else None, columns, delimiter="\t", quotes=False)
 
 
 def _typed_names(file: Path) -> dict[str, str]:
     """`name` to `name:type` for each column; the files are never packed."""
-    names = text_columns(file, file.parent, None, "utf-8", "\t", quoted=False)
+    names = text_columns(file, file.parent, None, "utf-8", "\t", quotes=False)
     return {name.split(":")[0]: name for name in names}

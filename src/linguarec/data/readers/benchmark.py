@@ -20,9 +20,9 @@ from linguarec.data.attribute_names import attribute_names
 from linguarec.data.dataset import FeatureInfo
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
-from linguarec.data.readers.files import opened
+from linguarec.data.readers.packing import opened
 from linguarec.data.vectors import check_finite
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, quoted
 
 HEADER = ["user_id:token", "item_id_list:token_seq", "item_id:token"]
 PARTS = ("train", "valid", "test")
@@ -91,8 +91,7 @@ def read_benchmark(folder: Path, name: str) -> Benchmark:
     """Read the benchmark files `<name>.*` of `folder`.
 
     Raises:
-        DataFormatError: a file is missing or malformed, an index is not in the index files, or the rows of a user are
-        not
+        DataFormatError: a file is missing or malformed, an index is not in the index files, or the rows of a user are not
             pieces of one sequence.
     """
     raw_items = _read_index(folder / f"{name}.item2index")
@@ -112,8 +111,8 @@ def read_benchmark(folder: Path, name: str) -> Benchmark:
         sequence = _join(of_user, window)
         if sequence is None:
             raise DataFormatError(
-                f"{folder}/{name}.*.inter: the rows of user {user} ({raw_users[user]}) are not pieces of one sequence in which "
-                "each target follows its history; the train, valid and test files must come from one release."
+                f"{folder}/{name}.*.inter: the rows of user {user} ({quoted(raw_users[user])}) are not pieces of one "
+                "sequence in which each target follows its history; the train, valid and test files must come from one release."
             )
         sequences.append(sequence)
     texts = _read_texts(folder / f"{name}.text")
@@ -138,7 +137,7 @@ def read_vectors(folder: Path, name: str, raw_items: list[str]) -> dict[str, npt
                 f"{name}.item2index; the file is cut short or belongs to another data set."
             )
         vectors = values.reshape(num_items, -1)
-        check_finite(vectors, file, lambda row: f"item {raw_items[row]!r}", NOT_FINITE)
+        check_finite(vectors, file, lambda row: f"item {quoted(raw_items[row])}", NOT_FINITE)
         found[file.name.removeprefix(f"{name}.")] = vectors
     return found
 
@@ -149,7 +148,9 @@ def _read_index(file: Path) -> list[str]:
     for line_number, line in numbered_lines(file):
         raw_id, tab, index = line.rpartition("\t")
         if not tab or not index.isascii() or not index.isdigit():
-            raise DataFormatError(f"{file}, line {line_number}: expected a raw id, a tab and a number, found {line!r}.")
+            raise DataFormatError(
+                f"{file}, line {line_number}: expected a raw id, a tab and a number, found {quoted(line)}."
+            )
         if int(index) in by_index:
             raise DataFormatError(f"{file}, line {line_number}: the index {index} stands there twice.")
         by_index[int(index)] = raw_id
@@ -170,12 +171,12 @@ def _read_rows(file: Path, num_users: int, num_items: int) -> Iterator[tuple[int
         except (ValueError, IndexError) as error:
             raise DataFormatError(
                 f"{file}, line {line_number}: expected a user index, item indices separated by blanks and an item index, "
-                f"separated by tabs, found {line!r}."
+                f"separated by tabs, found {quoted(line)}."
             ) from error
         if not 0 <= user < num_users or not all(0 <= item < num_items for item in (*history, target)):
             raise DataFormatError(
                 f"{file}, line {line_number}: a user or item index is not in .user2index ({num_users:,} users) or "
-                f".item2index ({num_items:,} items): {line!r}."
+                f".item2index ({num_items:,} items): {quoted(line)}."
             )
         yield user, history, target
 
@@ -206,10 +207,14 @@ def _read_texts(file: Path) -> dict[str, str]:
     for line_number, line in numbered_lines(file):
         raw_id, tab, text = line.partition("\t")
         if not tab:
-            raise DataFormatError(f"{file}, line {line_number}: expected a raw id, a tab and a text, found {line!r}.")
+            raise DataFormatError(
+                f"{file}, line {line_number}: expected a raw id, a tab and a text, found {quoted(line)}."
+            )
         if line_number > 1:
             if raw_id in texts and texts[raw_id] != text:
-                raise DataFormatError(f"{file}, line {line_number}: item {raw_id!r} has two different texts; keep one.")
+                raise DataFormatError(
+                    f"{file}, line {line_number}: item {quoted(raw_id)} has two different texts; keep one."
+                )
             texts[raw_id] = text
     return texts
 
@@ -222,6 +227,10 @@ def _read_attributes(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]
                 with opened(file, file) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as lines:
                     reader = csv.DictReader(lines)
                     key, *names = reader.fieldnames or [""]
+                    if not names:
+                        raise DataFormatError(
+                            f"{file} has one column, {quoted(key)}; expected the raw id and attributes, separated by commas."
+                        )
                     own = attribute_names(names, file)
                     columns = dict(zip(own, names, strict=True))
                     return own, {row[key]: {name: row[column] for name, column in columns.items()} for row in reader}
@@ -240,7 +249,7 @@ def numbered_rows(file: Path) -> Iterator[tuple[int, str]]:
         if line_number > 1:
             yield line_number, line
         elif line.split("\t") != HEADER:
-            raise DataFormatError(f"{file}: the header is {line.split(chr(9))}, expected {HEADER}.")
+            raise DataFormatError(f"{file}: the header is {quoted(line)}, expected {HEADER} separated by tabs.")
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -1,33 +1,24 @@
-"""Opens source files as tables of strings, whatever they are packed in; parses times with the row that does not parse."""
+"""Opens source files (CSV, Parquet) as tables, whatever they are packed in."""
 
 import csv
-import gzip
-import io
-import json
-import lzma
-import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal
 
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linguarec.data.attribute_names import same_names
 from linguarec.data.engine import Engine
-from linguarec.data.readers import functions
-from linguarec.errors import DataFormatError
+from linguarec.data.readers.packing import check_exists, duckdb_compression, opened, scratch_copy, unpacked
+from linguarec.errors import DataFormatError, listed, quoted
 
 Encoding = Literal["utf-8", "latin-1"]
-TimeUnit = Literal["seconds", "milliseconds", "microseconds"]
 DELIMITERS = (",", "\t", ";", "|")
-_LARGEST = 9.2e18  # of 64-bit whole numbers, nearly
-_MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
+LONGEST_HEADER = 1 << 20  # bytes
+_CONTROL_BYTES = set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b")  # which no text holds
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def csv_table(
@@ -38,22 +29,22 @@ def csv_table(
     encoding: Encoding = "utf-8",
     names: Sequence[str] | None = None,
     delimiter: str | None = None,
-    quoted: bool = True,
+    quotes: bool = True,
 ) -> ir.Table:
     """The CSV file as a view; `columns` maps the wanted names to the names in the file; every value is a string.
 
     Empty values are NULL. `names`: the columns of a file without header line. Without `delimiter` the first of , tab
-    ; | is taken whose header holds all the columns. Packed files (.gz, .xz, .zip) are read as they are; in a file that
-    mixes line ends, CR LF becomes LF, also inside of quotes.
+    ; | is taken whose header holds all the columns. Packed files are read as they are. In a file that mixes line ends,
+    CR LF becomes LF, also inside quotes.
 
     Raises:
-        DataFormatError: the file is missing or cut short, or a column is missing.
+        DataFormatError: the file is missing, cut short or no text, or a column is missing.
     """
     plain = _with_one_line_end(unpacked(file, scratch), scratch, file)
     header = list(names) if names is not None else None
     if header is None:
-        first_line = _first_line(plain, encoding, file)
-        delimiter, header = _split_header(first_line, delimiter, list(columns.values()), file, quoted)
+        line = first_line(plain, encoding, file)
+        delimiter, header = _split_header(line, delimiter, list(columns.values()), file, quotes)
     elif delimiter is None:
         delimiter = ","
     _check_distinct(header, file)
@@ -63,38 +54,13 @@ def csv_table(
         auto_detect=False,
         header=names is None,
         delim=delimiter,
-        quote='"' if quoted else "",
-        escape='"' if quoted else "",
+        quote='"' if quotes else "",
+        escape='"' if quotes else "",
         encoding=encoding,
+        compression=duckdb_compression(plain),
         strict_mode=True,
     )
     return table.select(**columns)
-
-
-def json_table(
-    engine: Engine, file: Path, scratch: Path, fields: Mapping[str, str], required: Sequence[str] = ()
-) -> ir.Table:
-    """The JSON-lines file as a view; `fields` maps the wanted names to the keys in the file; every value is JSON or
-    NULL.
-
-    Raises:
-        DataFormatError: the file is missing or cut short, or its first line lacks one of the `required` keys.
-    """
-    plain = unpacked(file, scratch)
-    try:
-        first = json.loads(_first_line(plain, "utf-8", file))
-    except ValueError as error:
-        raise DataFormatError(f"{file}, line 1 is not JSON ({error}); expected one JSON object a line.") from error
-    missing = [fields[name] for name in required if fields[name] not in first]
-    if missing:
-        raise DataFormatError(f"{file}, line 1 lacks the key {missing[0]!r}; it has {', '.join(map(repr, first))}.")
-    table = engine.connection.read_json(
-        str(plain),
-        columns=dict.fromkeys(dict.fromkeys(fields.values()), "JSON"),
-        format="newline_delimited",
-        maximum_object_size=1 << 27,
-    )
-    return table.select(**fields)
 
 
 def parquet_table(engine: Engine, file: Path, columns: Mapping[str, str]) -> ir.Table:
@@ -108,80 +74,8 @@ def parquet_table(engine: Engine, file: Path, columns: Mapping[str, str]) -> ir.
     return table.select(**columns)
 
 
-def json_string(value: ir.Value) -> ir.StringValue:
-    """A JSON value as a string: strings bare, lists joined by " > ", null as NULL, anything else as it stands."""
-    text = value.cast("string")
-    return ibis.cases(
-        (text.startswith('"'), functions.json_extract_string(value, "$")),
-        (text.startswith("["), functions.json_extract_strings(value, "$[*]").join(" > ")),
-        (text == "null", ibis.null("string")),
-        else_=text,
-    )
-
-
-def parsed_time(raw: ir.StringValue, unit: TimeUnit, formats: Sequence[str] = ()) -> ir.IntegerValue:
-    """Microseconds since 1970 from a number in `unit`, an ISO date or time, or one of `formats`; NULL where none fits."""
-    factor = _MICROSECONDS[unit]
-    number = raw.try_cast("float64")
-    fits = number.abs() < _LARGEST / factor  # of NaN, too, this is false
-    # Of anything but digits DuckDB would make a whole number of seconds, '1.6' or '16e-1'.
-    whole = ibis.ifelse(fits & raw.re_search(r"^\s*[+-]?\d+\s*$"), raw.try_cast("int64") * factor, ibis.null("int64"))
-    candidates = [whole, ibis.ifelse(fits, (number * factor).round(), ibis.null("int64"))]
-    candidates += [functions.epoch_us(functions.try_strptime(raw, form)) for form in formats]
-    candidates.append(functions.epoch_us(raw.try_cast("timestamp")))
-    return ibis.coalesce(*candidates)
-
-
-def check_parsed(engine: Engine, table: ir.Table, name: str, what: str, file: Path, expected: str) -> None:
-    """Stop at the first row of the stored `table` whose column `unparsed_<name>` holds a value that did not parse.
-
-    Raises:
-        DataFormatError: there is such a row; the message has its number in the file.
-    """
-    bad = table.mutate(row=table.rowid()).filter(table[f"unparsed_{name}"].notnull())
-    found = engine.rows(bad.order_by("row").limit(1).select("row", value=f"unparsed_{name}"))
-    if found:
-        more = engine.value(bad.count()) - 1
-        others = f" ({more:,} more rows have such values)" if more else ""
-        raise DataFormatError(
-            f"{file}, data row {found[0]['row'] + 1}: {what} is {found[0]['value']!r}, expected {expected}{others}."
-        )
-
-
-def unpacked(file: Path, scratch: Path) -> Path:
-    """The file itself where DuckDB can read it (plain, .gz), else its content unpacked into `scratch` (.xz, .zip).
-
-    Raises:
-        DataFormatError: the file is missing or cut short, or the archive does not hold exactly one file.
-    """
-    _check_exists(file)
-    if file.suffix not in (".xz", ".zip"):
-        return file
-    target = scratch / file.stem
-    try:
-        with _open_packed(file) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain, 1 << 20)
-    except (EOFError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataFormatError(f"{file} is cut short or damaged ({error}); fetch it again.") from error
-    return target
-
-
-@contextmanager
-def opened(file: Path, shown: Path) -> Iterator[IO[bytes]]:
-    """The plain or .gz file, open for reading; messages name it as `shown`.
-
-    Raises:
-        DataFormatError: what is read in the block is cut short or damaged.
-    """
-    try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as content:
-            yield cast(IO[bytes], content)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataFormatError(f"{shown} is cut short, damaged or not a gzip file ({error}); fetch it again.") from error
-
-
 def _with_one_line_end(plain: Path, scratch: Path, shown: Path) -> Path:
-    """The file itself where all its lines end alike, which DuckDB demands; else a copy in `scratch` with LF alone."""
+    """The file itself if all its lines end alike, as DuckDB demands; else a copy in `scratch` whose lines end in LF."""
     lines = windows_lines = 0
     with opened(plain, shown) as content:
         for piece in _pieces(content):
@@ -191,65 +85,88 @@ def _with_one_line_end(plain: Path, scratch: Path, shown: Path) -> Path:
                 break
         else:
             return plain
-    copy = scratch / "line_ends"
+    copy = scratch_copy(shown, scratch, "one line end")
     with opened(plain, shown) as content, copy.open("wb") as target:
         target.writelines(piece.replace(b"\r\n", b"\n") for piece in _pieces(content))
-    return copy.replace(scratch / plain.name.removesuffix(".gz"))
+    return copy
 
 
 def _pieces(content: IO[bytes]) -> Iterator[bytes]:
-    """The content in pieces that never cut a CR LF apart."""
+    """The content in pieces; no CR LF is cut apart."""
     while piece := content.read(1 << 20):
         while piece.endswith(b"\r") and (more := content.read(1)):
             piece += more
         yield piece
 
 
-@contextmanager
-def _open_packed(file: Path) -> Iterator[IO[bytes]]:
-    if file.suffix == ".xz":
-        with lzma.open(file) as packed:
-            yield packed
-        return
-    with zipfile.ZipFile(file) as archive:
-        members = [member for member in archive.namelist() if not member.endswith("/")]
-        if len(members) != 1:
-            raise DataFormatError(
-                f"{file} holds {len(members)} files, expected one; unpack it and give the right file."
-            )
-        with archive.open(members[0]) as member:
-            yield member
+def first_line(plain: Path, encoding: str, shown: Path, limit: int = LONGEST_HEADER) -> str:
+    """The first line of a text file, of at most `limit` bytes, without its line end. Messages name the file as `shown`.
 
-
-def _first_line(plain: Path, encoding: str, shown: Path) -> str:
-    try:
-        with opened(plain, shown) as file:
-            line: str = io.TextIOWrapper(file, encoding="utf-8-sig" if encoding == "utf-8" else encoding).readline()
-    except UnicodeDecodeError as error:
-        raise DataFormatError(f"{shown} is not UTF-8 ({error}); pass --encoding latin-1 or convert it.") from error
+    Raises:
+        DataFormatError: the file is empty, packed twice, no text or not in this encoding, or the line is longer.
+    """
+    with opened(plain, shown) as content:
+        line = content.readline(limit)
     if not line.strip():
         raise DataFormatError(f"{shown} is empty.")
-    return line.rstrip("\r\n")
+    if line.startswith(_UTF_16):
+        raise DataFormatError(f"{shown} is UTF-16; convert it to UTF-8.")
+    if b"\0" in line:
+        raise DataFormatError(_no_text(line, shown))
+    if len(line) == limit:
+        raise DataFormatError(
+            f"{shown}, line 1 is longer than {limit:,} bytes and begins with {quoted(line[:50])}; expected one row a line."
+        )
+    try:
+        text = line.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as error:
+        if _CONTROL_BYTES & set(line):
+            raise DataFormatError(_no_text(line, shown)) from error
+        raise DataFormatError(f"{shown} is not UTF-8 ({error}); pass --encoding latin-1 or convert it.") from error
+    return text.rstrip("\r\n")
+
+
+def _no_text(line: bytes, shown: Path) -> str:
+    return f"{shown} is no text file: it begins with {quoted(line[:20])}. Give a CSV, JSON or Parquet file, plain or packed."
+
+
+def first_character(plain: Path, shown: Path) -> str:
+    """The first character of the file that is not blank, "" if there is none: "{" and "[" begin JSON."""
+    with opened(plain, shown) as content:
+        begin = content.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return begin[:1].decode("latin-1")
 
 
 def _split_header(
-    line: str, delimiter: str | None, wanted: Sequence[str], shown: Path, quoted: bool
+    line: str, delimiter: str | None, wanted: Sequence[str], shown: Path, quotes: bool
 ) -> tuple[str, list[str]]:
     headers = {}
     for candidate in (delimiter,) if delimiter else DELIMITERS:
-        headers[candidate] = next(csv.reader([line], delimiter=candidate)) if quoted else line.split(candidate)
+        headers[candidate] = _fields(line, candidate, shown) if quotes else line.split(candidate)
         if set(wanted) <= set(headers[candidate]):
             return candidate, headers[candidate]
+    if line.lstrip().startswith(("{", "[")):
+        raise DataFormatError(
+            f"{shown} begins with {quoted(line[:50])}, as JSON does; expected CSV or Parquet. Convert it."
+        )
     longest = max(headers.values(), key=len)
     _check_columns(longest, wanted, shown)
     raise AssertionError("a column is missing")
+
+
+def _fields(line: str, delimiter: str, shown: Path) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as error:
+        raise DataFormatError(f"{shown}, line 1 is no line of CSV ({error}): {quoted(line)}.") from error
 
 
 def _check_distinct(header: Sequence[str], shown: Path) -> None:
     if pair := same_names(header):
         first, second = (header[place] for place in pair)
         raise DataFormatError(
-            f"{shown}: the columns {first!r} and {second!r} have one name; rename one, upper and lower case count as the same."
+            f"{shown}: the columns {quoted(first)} and {quoted(second)} have one name; rename one, upper and lower case count "
+            "as the same."
         )
 
 
@@ -257,14 +174,9 @@ def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> 
     missing = [name for name in wanted if name not in found]
     if missing:
         raise DataFormatError(
-            f"{shown} has no column {missing[0]!r}; its columns are {', '.join(map(repr, found))}. "
+            f"{shown} has no column {missing[0]!r}; its columns are {listed(found)}. "
             "Rename one, or name another where the command has a flag for it."
         )
-
-
-def _check_exists(file: Path) -> None:
-    if not file.is_file():
-        raise DataFormatError(f"{file} does not exist or is not a file; check the path.")
 
 
 def parquet_columns(file: Path) -> list[str]:
@@ -273,7 +185,7 @@ def parquet_columns(file: Path) -> list[str]:
     Raises:
         DataFormatError: the file is missing, damaged, or not a Parquet file.
     """
-    _check_exists(file)
+    check_exists(file)
     try:
         with file.open("rb") as content:
             names: list[str] = pq.read_schema(content).names
@@ -288,13 +200,13 @@ def parquet_columns(file: Path) -> list[str]:
 
 
 def text_columns(
-    file: Path, scratch: Path, known: str | None, encoding: Encoding, delimiter: str | None, quoted: bool
+    file: Path, scratch: Path, known: str | None, encoding: Encoding, delimiter: str | None, quotes: bool
 ) -> list[str]:
     """Names of the columns of a CSV file; `known`, where given, must be one of them."""
-    first_line = _first_line(unpacked(file, scratch), encoding, file)
-    return _split_header(first_line, delimiter, [] if known is None else [known], file, quoted)[1]
+    line = first_line(unpacked(file, scratch), encoding, file)
+    return _split_header(line, delimiter, [] if known is None else [known], file, quotes)[1]
 
 
 def first_fields(file: Path, scratch: Path) -> list[str]:
     """Values of the first line of a comma-separated file."""
-    return next(csv.reader([_first_line(unpacked(file, scratch), "utf-8", file)]))
+    return _fields(first_line(unpacked(file, scratch), "utf-8", file), ",", file)

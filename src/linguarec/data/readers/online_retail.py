@@ -6,7 +6,8 @@ import ibis
 
 from linguarec.data.engine import Engine
 from linguarec.data.preparation import Source
-from linguarec.data.readers.files import Encoding, check_parsed, csv_table, parsed_time
+from linguarec.data.readers.files import Encoding, csv_table
+from linguarec.data.readers.times import check_moments, check_parsed, parsed_time
 
 COLUMNS = {
     "user": "InvoiceNo",
@@ -22,7 +23,7 @@ DATE_FORMATS = ("%Y-%m-%d %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/
 def read_online_retail(
     engine: Engine, scratch: Path, file: Path, encoding: Encoding = "utf-8", lower: bool = False
 ) -> Source:
-    """Read the CSV file (plain or .gz, .xz, .zip); rows without a description are dropped and counted.
+    """Read the CSV file (plain or packed); rows without a description are dropped and counted.
 
     Two rows are the same interaction if invoice, stock code, time and quantity agree. `lower`: descriptions in lower
     case, as the released code writes them.
@@ -46,11 +47,13 @@ def read_online_retail(
     )
     check_parsed(engine, rows, "time", "InvoiceDate", file, "YYYY-MM-DD HH:MM:SS or MM/DD/YYYY HH:MM")
     check_parsed(engine, rows, "quantity", "Quantity", file, "a number")
+    counted = check_moments(engine, rows, file, "seconds", units={})
     number = engine.value(rows.count())
     described = rows.mutate(position=rows.rowid()).filter(rows.description.notnull())
     log = engine.store(described.select("user", "item", "time", "variant"))
     description = described.description.strip()
     versions = described.group_by(raw_id="item", description=description.lower() if lower else description)
     catalogue = engine.store(versions.agg(position=described.position.min()), rows)
-    report = {"rows_read": number, "rows_without_description": number - engine.value(log.count())}
-    return Source(log, catalogue, ["description"], has_times=True, report=report)
+    dropped = {"rows_without_description": number - engine.value(log.count())}
+    counted["rows_read"] = number
+    return Source(log, catalogue, ["description"], has_times=True, dropped=dropped, counted=counted)

@@ -38,8 +38,9 @@ from linguarec.data.ragged import Ragged
 from linguarec.data.readers.benchmark import numbered_lines, numbered_rows
 from linguarec.data.splits import items_of_training_pairs, leave_one_out, training_only
 from linguarec.data.vectors import check_finite
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, quoted
 
+LONGEST_USER = 100  # characters
 VECTORS, WORD_DROP = "feat1CLS", "feat2CLS"
 HELD_OUT = ("valid", "test")
 NUMBER = r"(0|[1-9][0-9]*)"
@@ -131,8 +132,8 @@ def check_indexed_items(folder: Path, name: str, found: Pretraining) -> list[npt
     for row, (line, item) in enumerate(zip_longest(lines, expected, fillvalue="the end of the file"), start=1):
         if line != item:
             raise DataFormatError(
-                f"{file}, line {row}: found {line}, expected {item}; it lists the items of {name}.train.inter by domain and "
-                "number, each once. Both must come from one release."
+                f"{file}, line {row}: found {quoted(line)}, expected {item}; it lists the items of {name}.train.inter by "
+                "domain and number, each once. Both must come from one release."
             )
     return items
 
@@ -162,7 +163,7 @@ def _read_names(folder: Path, name: str) -> list[str]:
     if bad or not names or len(set(names)) != len(names):
         raise DataFormatError(
             f"{file}: expected the names of the domains on one line, separated by commas, each once and fit for a folder's "
-            f"name, found {','.join(names)!r}."
+            f"name, found {quoted(','.join(names))}."
         )
     return names
 
@@ -257,10 +258,10 @@ def _whole_sequences(file: Path) -> Iterator[tuple[int, str, str]]:
 def _rows(file: Path) -> Iterator[Row]:
     for line_number, line in numbered_rows(file):
         fields = line.split("\t")
-        if len(fields) != 3 or not all(fields):
+        if len(fields) != 3 or not all(fields) or len(fields[0]) > LONGEST_USER:
             raise DataFormatError(
                 f"{file}, line {line_number}: expected a user, the items of its history separated by blanks and an item, "
-                f"separated by tabs, found {line!r}."
+                f"separated by tabs, found {quoted(line)}."
             )
         yield line_number, fields[0], fields[1], fields[2]
 
@@ -292,8 +293,8 @@ def _check_ids(file: Path, line: int, user: str, items: str) -> None:
         if wrong is None:
             wrong = next(one for one in ids if one.partition("-")[0] != ids[1].partition("-")[0])
         raise DataFormatError(
-            f"{file}, line {line}: found {wrong!r} among the ids of user {user}; expected `<domain number>-<number>`, such as "
-            "0-17, all of one domain."
+            f"{file}, line {line}: found {quoted(wrong)} among the ids of user {user}; expected `<domain number>-<number>`, "
+            "such as 0-17, all of one domain."
         )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from linguarec.data.attribute_names import attribute_names
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, quoted
 from linguarec.values import written_out
 
 PARTS = ("train", "val", "test")
@@ -43,14 +43,17 @@ def content(folder: Path, make_text: Callable[[Sequence[str | None]], str]) -> C
         attributes = metadata.get(raw_id, {})
         if not isinstance(attributes, dict):
             raise DataFormatError(
-                f"{file}: item {raw_id!r} has {str(attributes)[:60]!r}; expected its attributes by name, as in "
+                f"{file}: item {quoted(raw_id)} has {quoted(attributes)}; expected its attributes by name, as in "
                 '{"title": "...", "brand": "..."}.'
             )
         names |= dict.fromkeys(attributes)
         converted += sum(not isinstance(value, str | None) for value in attributes.values())
-        where = f"of item {raw_id!r}"
+        where = f"of item {quoted(raw_id)}"
         rows.append(
-            {name: written_out(value, f"{file}: the attribute {name!r} {where}") for name, value in attributes.items()}
+            {
+                name: written_out(value, f"{file}: the attribute {quoted(name)} {where}")
+                for name, value in attributes.items()
+            }
         )
     columns = attribute_names(names, file)
     values = [[row.get(name) for name in names] for row in rows]
@@ -95,14 +98,16 @@ def _sequences(folder: Path, users: int, items: int) -> Ragged:
         sequences.append(whole)
     for part, rest in parts.items():
         if rest:
-            raise DataFormatError(f"{folder}/{part}.json: user {next(iter(rest))!r} is not a number of umap.json.")
+            raise DataFormatError(
+                f"{folder}/{part}.json: user {quoted(next(iter(rest)))} is not a number of umap.json."
+            )
     return Ragged.from_lists(sequences)
 
 
 def _item_numbers(value: Any, file: Path, user: int, items: int) -> list[int]:
     if not isinstance(value, list) or not all(type(item) is int and 0 <= item < items for item in value):
         raise DataFormatError(
-            f"{file}: user {user} has {str(value)[:60]}; expected a list of item numbers of smap.json, 0 to {items - 1}."
+            f"{file}: user {user} has {quoted(value)}; expected a list of item numbers of smap.json, 0 to {items - 1}."
         )
     return value
 

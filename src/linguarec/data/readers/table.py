@@ -1,38 +1,47 @@
-"""A log and a catalogue of one's own, as CSV or Parquet, with the names of their columns given."""
+"""A user's own log and catalogue, as CSV or Parquet, with the names of their columns."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ibis
 import ibis.expr.types as ir
 
 from linguarec.data.attribute_names import attribute_names
 from linguarec.data.engine import Engine
+from linguarec.data.item_ids import id_string, same_numbers
 from linguarec.data.preparation import Source
-from linguarec.data.readers.files import (
-    Encoding,
+from linguarec.data.readers import functions
+from linguarec.data.readers.attributes import Attribute, check_parts, find_attributes, warn_of_empty
+from linguarec.data.readers.files import Encoding, csv_table, parquet_columns, parquet_table, text_columns
+from linguarec.data.readers.json_files import SAMPLE
+from linguarec.data.readers.packing import is_parquet
+from linguarec.data.readers.times import (
     TimeUnit,
+    check_format,
+    check_moments,
     check_parsed,
-    csv_table,
-    parquet_columns,
-    parquet_table,
+    formatted_time,
+    no_hint,
     parsed_time,
-    text_columns,
+    unit_hint,
 )
-from linguarec.errors import DataFormatError
+from linguarec.errors import SettingsError
 
 Order = Literal["time", "rank", "file"]
-PARQUET = (".parquet", ".pq")
+EXPECTED_TIME = "a number or a date such as 2024-05-31 or 2024-05-31T12:00:00"
 
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Names of the columns. `attributes` None = every column of the items file but the item's, in its order.
+    """Names of the columns, and how they are read.
 
-    `order`: "time": `time` is a moment; "rank": `time` is a number that only orders a user's rows; "file": by place
-    in the file, and `time` is not read.
+    `attributes`: None = every column of the items file but the item's, in its order. `order`: "time": `time` is a moment;
+    "rank": `time` is a number that only orders a user's rows; "file": the order of the file, `time` is not read.
+    `time_format`: strptime format of the moments; None = numbers in `time_unit`, or ISO dates.
     """
 
     user: str = "user_id"
@@ -42,6 +51,7 @@ class TableColumns:
     attributes: Sequence[str] | None = None
     order: Order = "time"
     time_unit: TimeUnit = "seconds"
+    time_format: str | None = None
 
 
 def read_table(
@@ -52,71 +62,107 @@ def read_table(
     columns: TableColumns,
     encoding: Encoding = "utf-8",
     delimiter: str | None = None,
-    quoted: bool = True,
+    quotes: bool = True,
 ) -> Source:
     """Read both files. Two rows are the same interaction if user, item and time agree.
 
     Raises:
-        DataFormatError: a column is missing, a time does not parse, or a file is cut short.
+        DataFormatError: a column is missing, a time does not parse or cannot be right, or a file is cut short.
+        SettingsError: an attribute is not known, or `time_format` is no format or does not apply.
     """
     wanted = {"user": columns.user, "item": columns.item}
     if columns.order != "file":
         wanted["moment"] = columns.time
-    raw = _open(engine, interactions, scratch, wanted, encoding, delimiter, quoted)
-    log = _log(engine, raw, interactions, columns)
+    raw = _open(engine, interactions, scratch, wanted, encoding, delimiter, quotes)
+    log, counted = _log(engine, raw, interactions, columns)
+    has_times = columns.order == "time"
     if items is None:
-        return Source(log, None, [], has_times=columns.order == "time")
-    attributes = columns.attributes
-    if attributes is None:
-        found = (
-            parquet_columns(items)
-            if items.suffix in PARQUET
-            else text_columns(items, scratch, columns.catalogue_item, encoding, delimiter, quoted)
-        )
-        attributes = [name for name in found if name != columns.catalogue_item]
-    named = attribute_names([name.split(":")[0] for name in attributes], items)  # without RecBole's type
-    fields = {"raw_id": columns.catalogue_item, **{f"attribute_{k}": name for k, name in enumerate(attributes)}}
-    catalogue = _open(engine, items, scratch, fields, encoding, delimiter, quoted)
-    for name, column in fields.items():
-        kind = catalogue[name].type()
-        if kind.is_nested() and not _is_list_of_values(catalogue[name]):
-            raise DataFormatError(
-                f"{items}: the column {column!r} holds {kind}; expected text, numbers or lists of them. Write it as text, or "
-                "name the columns to read with --attributes."
-            )
-    stored = engine.store(catalogue.select(**{name: as_string(catalogue[name]) for name in fields}))
-    names = {name: f"attribute_{k}" for k, name in enumerate(named)}
-    numbered = stored.mutate(position=stored.rowid())
-    stored = engine.store(numbered.filter(numbered.raw_id.notnull()).select("raw_id", "position", **names), stored)
-    return Source(log, stored, list(names), has_times=columns.order == "time")
-
-
-def as_string(value: ir.Value) -> ir.StringValue:
-    """Any column as strings; lists joined by " > "."""
-    if isinstance(value, ir.ArrayValue):
-        return value.map(lambda element: element.cast("string")).join(" > ")
-    return value.cast("string")
-
-
-def _is_list_of_values(column: ir.Value) -> bool:
-    return isinstance(column, ir.ArrayValue) and not column.type().value_type.is_nested()
-
-
-def _log(engine: Engine, raw: ir.Table, file: Path, columns: TableColumns) -> ir.Table:
-    keys = {"user": as_string(raw.user), "item": as_string(raw.item), "variant": ibis.null("int64")}
-    if columns.order == "file":
-        # Every row is an interaction of its own: nothing tells a repeated row from a repeated visit.
-        return engine.store(raw.select(**keys, time=ibis.null("int64")))
-    if isinstance(raw.moment, (ir.TimestampValue, ir.DateValue)):
-        text = raw.moment.cast("timestamp").cast("string")
+        return Source(log, None, [], has_times, counted=counted)
+    if is_parquet(items):
+        found = parquet_columns(items)
     else:
-        text = raw.moment.cast("string")
-    time = parsed_time(text, columns.time_unit)
+        found = text_columns(items, scratch, columns.catalogue_item, encoding, delimiter, quotes)
+    attributes = _attributes(columns, found, items)
+    keys = {attribute.key: f"column_{k}" for k, attribute in enumerate(attributes)}
+    fields = {"raw_id": columns.catalogue_item, **{column: key for key, column in keys.items()}}
+    opened = _open(engine, items, scratch, fields, encoding, delimiter, quotes)
+    check_parts(attributes, _samples(engine, opened, attributes, keys), items)
+    values = {f"attribute_{k}": _value(opened[keys[a.key]], a.part) for k, a in enumerate(attributes)}
+    stored = engine.store(opened.select(raw_id=id_string(opened.raw_id), **values))
+    names = {attribute.name: f"attribute_{k}" for k, attribute in enumerate(attributes)}
+    numbered = stored.mutate(position=stored.rowid())
+    counted["catalogue_rows_without_item"] = engine.value(numbered.raw_id.isnull().sum().fill_null(0))
+    catalogue = engine.store(numbered.filter(numbered.raw_id.notnull()).select("raw_id", "position", **names), stored)
+    log, catalogue, changed = same_numbers(engine, log, catalogue)
+    if changed:
+        counted["item_ids_read_as_integers"] = changed
+    warn_of_empty(engine, catalogue, attributes, items)
+    return Source(log, catalogue, list(names), has_times, counted=counted)
+
+
+def _attributes(columns: TableColumns, found: Sequence[str], items: Path) -> list[Attribute]:
+    if columns.attributes is not None:
+        return find_attributes(columns.attributes, {}, found, items)
+    every = [name for name in found if name != columns.catalogue_item]
+    names = attribute_names([name.split(":")[0] for name in every], items)  # without RecBole's type
+    return [Attribute(name, column, None) for name, column in zip(names, every, strict=True)]
+
+
+def _value(column: ir.Value, part: str | None) -> ir.StringValue:
+    """A column, or one key of its dictionaries, as `written_out` writes it."""
+    if part is not None:
+        return functions.written_value(_json_text(column), part)
+    if not column.type().is_nested():
+        return column.cast("string")
+    if isinstance(column, ir.ArrayValue) and not column.type().value_type.is_nested():
+        return column.map(lambda element: element.cast("string")).join(" > ")
+    return functions.written_value(_json_text(column))
+
+
+def _json_text(column: ir.Value) -> ir.StringValue:
+    return column.cast("json").cast("string")
+
+
+def _samples(
+    engine: Engine, opened: ir.Table, attributes: Sequence[Attribute], keys: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Values of the columns of which a key is wanted, from the first rows; columns of plain values are left out."""
+    asked = {attribute.key for attribute in attributes if attribute.part is not None}
+    nested = {key: keys[key] for key in asked if opened[keys[key]].type().is_nested()}
+    if not nested:
+        return []
+    first = opened.limit(SAMPLE).select(**{key: _json_text(opened[column]) for key, column in nested.items()})
+    return [{key: json.loads(text) for key, text in row.items() if text is not None} for row in engine.rows(first)]
+
+
+def _log(engine: Engine, raw: ir.Table, file: Path, columns: TableColumns) -> tuple[ir.Table, dict[str, int]]:
+    """The stored log, and counts of moments that cannot be right."""
+    keys = {"user": id_string(raw.user), "item": id_string(raw.item), "variant": ibis.null("int64")}
+    if columns.order == "file":
+        # Every row is an interaction: a repeated row cannot be told from a repeated visit.
+        return engine.store(raw.select(**keys, time=ibis.null("int64"))), {}
+    holds_moments = isinstance(raw.moment, (ir.TimestampValue, ir.DateValue))
+    if columns.time_format is not None:
+        check_format(engine, columns.time_format)
+        if holds_moments:
+            raise SettingsError(
+                [
+                    f"--time-format is not read: the column {columns.time!r} of {file} holds times, not text; leave it out."
+                ]
+            )
+    text = raw.moment.cast("timestamp").cast("string") if holds_moments else raw.moment.cast("string")
+    if columns.time_format is None:
+        time, expected = parsed_time(text, columns.time_unit), EXPECTED_TIME
+        expected += "; describe another form with --time-format, such as '%d/%m/%Y %H:%M'"
+    else:
+        time, expected = formatted_time(text, columns.time_format), f"a time in the format {columns.time_format!r}"
     unparsed = ibis.ifelse(time.isnull(), text.fill_null(""), ibis.null("string"))
     log = engine.store(raw.select(**keys, time=time, unparsed_time=unparsed))
-    expected = "a number or a date such as 2024-05-31 or 2024-05-31T12:00:00"
-    check_parsed(engine, log, "time", columns.time, file, expected)
-    return log
+    hint = partial(unit_hint, unit=columns.time_unit) if columns.time_format is None else no_hint
+    check_parsed(engine, log, "time", columns.time, file, expected, hint)
+    if columns.order == "rank":
+        return log, {}
+    return log, check_moments(engine, log, file, columns.time_unit)
 
 
 def _open(
@@ -126,8 +172,8 @@ def _open(
     columns: dict[str, str],
     encoding: Encoding,
     delimiter: str | None,
-    quoted: bool,
+    quotes: bool,
 ) -> ir.Table:
-    if file.suffix in PARQUET:
+    if is_parquet(file):
         return parquet_table(engine, file, columns)
-    return csv_table(engine, file, scratch, columns, encoding, delimiter=delimiter, quoted=quoted)
+    return csv_table(engine, file, scratch, columns, encoding, delimiter=delimiter, quotes=quotes)
