@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from linguarec.catalogue import Catalogue
-from linguarec.commands import folders
 from linguarec.commands.prepare import (
     prepare_amazon,
     prepare_atomic,
     prepare_online_retail,
     prepare_table,
+    writing,
 )
 from linguarec.data import filtering, preparation
 from linguarec.data.dataset import PreparedDataset
@@ -284,13 +284,13 @@ def test_item_without_metadata(tmp_path: Path, items: Path, policy: Any) -> None
 
 
 def test_the_choices_of_the_flags_are_those_of_the_code() -> None:
-    """The recipes name them once more, so that --help need not load the database."""
+    """The commands name them once more, so that --help need not load the database."""
     for ours, theirs in (
-        (folders.TextRules, cleaning.TextRules),
-        (folders.Ties, filtering.Ties),
-        (folders.Duplicates, filtering.Duplicates),
-        (folders.Catalogue, preparation.Catalogue),
-        (folders.Encoding, files.Encoding),
+        (writing.TextRules, cleaning.TextRules),
+        (writing.Ties, filtering.Ties),
+        (writing.Duplicates, filtering.Duplicates),
+        (writing.Catalogue, preparation.Catalogue),
+        (writing.Encoding, files.Encoding),
     ):
         assert get_args(ours) == get_args(theirs)
 

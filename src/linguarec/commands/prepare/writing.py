@@ -1,5 +1,6 @@
-"""What all `prepare` recipes share: run the steps, write the folder, show what was counted."""
+"""Shared by all kinds of source: filters, writing the prepared folder, showing what was counted."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from linguarec.data.folder import Content
     from linguarec.data.preparation import FilterSettings, Reader
 
+log = logging.getLogger(__name__)
+
+# The choices of the flags, named once more, so that --help does not load the database.
 TextRules = Literal["default", "released"]
 Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
@@ -139,3 +143,15 @@ def _show(output: Path, manifest: "Manifest") -> None:
         if number:
             table.add_row(what.replace("_", " "), f"{number:,}")
     plain_console().print(table)
+
+
+def duplicates_without_times(duplicates: Duplicates, interactions: str) -> Duplicates:
+    """The setting for a log without times, in which a repeated row may be a repeated visit; a change is warned of."""
+    if duplicates != "identical":
+        return duplicates
+    log.warning(
+        "%s is read without times, so that a repeated row may be a repeated visit: all rows stay, as with --duplicates keep "
+        "and not identical; --duplicates first leaves one row for each user and item.",
+        interactions,
+    )
+    return "keep"
