@@ -129,10 +129,11 @@ def check_indexed_items(folder: Path, name: str, found: Pretraining) -> list[npt
     expected = (f"{number}-{item}" for number, of_domain in enumerate(items) for item in of_domain.tolist())
     file = folder / f"{name}.filtered_id"
     lines = (line.strip() for _, line in numbered_lines(file))
-    for row, (line, item) in enumerate(zip_longest(lines, expected, fillvalue="the end of the file"), start=1):
+    for row, (line, item) in enumerate(zip_longest(lines, expected), start=1):
         if line != item:
+            end = "the end of the file"
             raise DataFormatError(
-                f"{file}, line {row}: found {quoted(line)}, expected {item}; it lists the items of {name}.train.inter by "
+                f"{file}, line {row}: found {end if line is None else quoted(line)}, expected {item or end}; it lists the items of {name}.train.inter by "
                 "domain and number, each once. Both must come from one release."
             )
     return items
