@@ -133,8 +133,8 @@ def check_indexed_items(folder: Path, name: str, found: Pretraining) -> list[npt
         if line != item:
             end = "the end of the file"
             raise DataFormatError(
-                f"{file}, line {row}: found {end if line is None else quoted(line)}, expected {item or end}; it lists the items of {name}.train.inter by "
-                "domain and number, each once. Both must come from one release."
+                f"{file}, line {row}: found {end if line is None else quoted(line)}, expected {item or end}; it lists the "
+                f"items of {name}.train.inter by domain and number, each once. Both must come from one release."
             )
     return items
 
