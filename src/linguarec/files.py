@@ -101,8 +101,8 @@ def check_ours(path: Path, marker: Marker | None) -> None:
         raise OutputError(f"{path} is a file, which --overwrite does not replace; choose another output folder.")
     if marker is not None and not _is_marked(path, marker):
         raise OutputError(
-            f"{path} has no {marker.file} of ours, so it holds something else than this command writes, and --overwrite does "
-            "not replace it; choose another output folder, or delete it yourself."
+            f"{path} has no {marker.file} that linguarec wrote, so it holds something else than this command writes, and "
+            "--overwrite does not replace it; choose another output folder, or delete it yourself."
         )
 
 

@@ -1,11 +1,10 @@
-"""The prepare recipes: small worlds with known answers, every kind of bad input, and the counts of the real data."""
+"""Prepare table: small worlds with known answers, every kind of bad input."""
 
 import errno
 import gzip
 import json
 import lzma
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_files import RETAIL_HEADER, amazon_meta, every_pair, nothing_written, write_log
 
 from linguarec.catalogue import Catalogue
 from linguarec.commands.prepare import (
@@ -29,18 +29,6 @@ from linguarec.data.readers import files
 from linguarec.errors import DataFormatError, OutputError, SettingsError
 from linguarec.text import cleaning
 
-RETAIL_HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
-
-
-def rectangle(users: int = 5, items: int = 5) -> list[tuple[str, str, int]]:
-    """Every user met every item: a 5-core by itself; times run backwards through the items."""
-    return [(f"u{user}", f"i{item}", 1000 * user + items - item) for user in range(users) for item in range(items)]
-
-
-def write_log(file: Path, rows: list[tuple[Any, ...]], header: str = "user_id,item_id,timestamp") -> Path:
-    file.write_text(header + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
-    return file
-
 
 def write_items(file: Path, rows: list[tuple[str, ...]], header: str = "item_id,title,brand") -> Path:
     file.write_text(header + "\n" + "".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
@@ -52,16 +40,11 @@ def items(tmp_path: Path) -> Path:
     return write_items(tmp_path / "items.csv", [(f"i{k}", f"Thing &amp; {k}..", "Acme") for k in range(5)])
 
 
-def nothing_written(folder: Path) -> bool:
-    """No output, finished or half-written, is left in the folder."""
-    return not (folder / "out").exists() and not [entry for entry in folder.iterdir() if ".partial" in entry.name]
-
-
 # -- table ----------------------------------------------------------------------------------------------------------
 
 
 def test_table_sequences_texts_and_ids(tmp_path: Path, items: Path) -> None:
-    log = write_log(tmp_path / "log.csv", [*rectangle(), ("u9", "i0", 5)])
+    log = write_log(tmp_path / "log.csv", [*every_pair(), ("u9", "i0", 5)])
     result = prepare_table(log, tmp_path / "out", items)
     assert (result["users"], result["items"], result["interactions"]) == (5, 5, 25)
     assert result["report"]["rows_outside_k_core"] == 1
@@ -86,7 +69,7 @@ def test_table_sequences_texts_and_ids(tmp_path: Path, items: Path) -> None:
 def test_parquet_dates_lists_and_other_column_names(tmp_path: Path) -> None:
     from datetime import datetime
 
-    rows = rectangle()
+    rows = every_pair()
     log = pa.table(
         {
             "who": [row[0] for row in rows],
@@ -117,7 +100,7 @@ def test_parquet_dates_lists_and_other_column_names(tmp_path: Path) -> None:
 
 
 def test_a_column_named_text_does_not_collide(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     items = write_items(tmp_path / "items.csv", [(f"i{k}", f"words {k}") for k in range(5)], "item_id,text")
     prepare_table(log, tmp_path / "out", items)
     dataset = PreparedDataset.open(tmp_path / "out")
@@ -127,7 +110,7 @@ def test_a_column_named_text_does_not_collide(tmp_path: Path) -> None:
 
 def test_columns_with_names_of_our_own_do_not_collide(tmp_path: Path) -> None:
     """`row` and `removed` are columns of a trained run's catalogue."""
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     rows = [(f"i{k}", f"words {k}", f"{k}", "no") for k in range(5)]
     prepare_table(log, tmp_path / "out", write_items(tmp_path / "items.csv", rows, "item_id,title,row,Removed"))
     dataset = PreparedDataset.open(tmp_path / "out")
@@ -139,7 +122,7 @@ def test_columns_with_names_of_our_own_do_not_collide(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", ["item_id,title,Title", "item_id,title,title", "item_id,row,row_attribute"])
 def test_columns_of_one_name_are_refused(header: str, tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     items = write_items(tmp_path / "items.csv", [(f"i{k}", "a", "b") for k in range(5)], header)
     with pytest.raises(DataFormatError, match=r"items\.csv: the (columns|attributes) '\w+' and '\w+' .*rename one"):
         prepare_table(log, tmp_path / "out", items)
@@ -166,7 +149,7 @@ def test_order_by_rank_and_by_file(tmp_path: Path) -> None:
 
 
 def test_whole_catalogue_is_kept_if_asked(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     items = write_items(tmp_path / "items.csv", [(f"i{k}", f"T{k}", "") for k in (7, 0, 1, 2, 3, 4, 6)])
     result = prepare_table(log, tmp_path / "out", items, catalogue="all")
     assert PreparedDataset.open(tmp_path / "out").raw_item_ids == ["i0", "i1", "i2", "i3", "i4", "i7", "i6"]
@@ -174,7 +157,7 @@ def test_whole_catalogue_is_kept_if_asked(tmp_path: Path) -> None:
 
 
 def test_the_result_does_not_depend_on_memory_or_on_the_run(tmp_path: Path, items: Path) -> None:
-    log = write_log(tmp_path / "log.csv", [(user, item, 7) for user, item, _ in rectangle()])
+    log = write_log(tmp_path / "log.csv", [(user, item, 7) for user, item, _ in every_pair()])
     results = [
         prepare_table(log, tmp_path / f"out{k}", items, ties="random", seed=seed, memory=memory)
         for k, (seed, memory) in enumerate([(0, "1500MB"), (0, "200MB"), (1, "200MB")])
@@ -186,7 +169,7 @@ def test_the_result_does_not_depend_on_memory_or_on_the_run(tmp_path: Path, item
 
 
 def test_missing_column(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle(), "user,item_id,timestamp")
+    log = write_log(tmp_path / "log.csv", every_pair(), "user,item_id,timestamp")
     with pytest.raises(DataFormatError, match=r"log\.csv has no column 'user_id'; its columns are 'user', 'item_id'"):
         prepare_table(log, tmp_path / "out")
     assert nothing_written(tmp_path)
@@ -194,7 +177,7 @@ def test_missing_column(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["yesterday", "", "12:60", "1e30", "-99999999999999999", "nan", "99999999999999999999"])
 def test_unparsable_time_with_row_number(tmp_path: Path, bad: str) -> None:
-    rows: list[tuple[Any, ...]] = list(rectangle())
+    rows: list[tuple[Any, ...]] = list(every_pair())
     rows[7] = ("u1", "i2", bad)
     with pytest.raises(DataFormatError, match=rf"log\.csv, data row 8: timestamp is '{bad}', expected a number"):
         prepare_table(write_log(tmp_path / "log.csv", rows), tmp_path / "out")
@@ -218,7 +201,7 @@ def test_line_with_too_few_values(tmp_path: Path) -> None:
 
 
 def test_mixed_encodings(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     items = tmp_path / "items.csv"
     items.write_bytes("item_id,title\ni0,café\n".encode() + "i1,café\n".encode("latin-1") + b"i2,x\ni3,x\ni4,x\n")
     with pytest.raises(DataFormatError, match=r"items\.csv.*not UTF-8.*--encoding latin-1"):
@@ -227,7 +210,7 @@ def test_mixed_encodings(tmp_path: Path) -> None:
 
 
 def test_latin_1(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     items = tmp_path / "items.csv"
     items.write_bytes(b"item_id,title\n" + "".join(f"i{k},café {k}\n" for k in range(5)).encode("latin-1"))
     prepare_table(log, tmp_path / "out", items, encoding="latin-1")
@@ -248,7 +231,7 @@ def test_truncated_gzip(tmp_path: Path, keep: float) -> None:
 
 @pytest.mark.parametrize("suffix", [".xz", ".zip"])
 def test_truncated_xz_and_zip(tmp_path: Path, suffix: str) -> None:
-    plain = write_log(tmp_path / "log.csv", rectangle(50, 50))
+    plain = write_log(tmp_path / "log.csv", every_pair(50, 50))
     file = tmp_path / f"log.csv{suffix}"
     if suffix == ".xz":
         file.write_bytes(lzma.compress(plain.read_bytes()))
@@ -263,7 +246,7 @@ def test_truncated_xz_and_zip(tmp_path: Path, suffix: str) -> None:
 
 
 def test_duplicate_item_with_different_texts_keeps_the_first_and_counts(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     rows = [("i1", "First", "A"), *((f"i{k}", f"T{k}", "A") for k in range(5)), ("i2", "T2", "A")]
     report = prepare_table(log, tmp_path / "out", write_items(tmp_path / "items.csv", rows))["report"]
     assert (report["repeated_catalogue_rows"], report["items_with_different_texts"]) == (2, 1)
@@ -272,7 +255,7 @@ def test_duplicate_item_with_different_texts_keeps_the_first_and_counts(tmp_path
 
 @pytest.mark.parametrize("policy", ["keep", "drop"])
 def test_item_without_metadata(tmp_path: Path, items: Path, policy: Any) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle(6, 6))
+    log = write_log(tmp_path / "log.csv", every_pair(6, 6))
     result = prepare_table(log, tmp_path / "out", items, items_without_metadata=policy)
     assert result["report"]["items_without_metadata"] == 1
     dataset = PreparedDataset.open(tmp_path / "out")
@@ -301,14 +284,14 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_no_common_item(tmp_path: Path, items: Path) -> None:
-    log = write_log(tmp_path / "log.csv", [(item, user, time) for user, item, time in rectangle()])
+    log = write_log(tmp_path / "log.csv", [(item, user, time) for user, item, time in every_pair()])
     with pytest.raises(DataFormatError, match=r"None of the 5 items of the log \(such as 'u0'\).*swapped"):
         prepare_table(log, tmp_path / "out", items)
     assert nothing_written(tmp_path)
 
 
 def test_nothing_left_after_k_core(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle(4, 4))
+    log = write_log(tmp_path / "log.csv", every_pair(4, 4))
     with pytest.raises(DataFormatError, match=r"No interaction is left: 16 rows were read.*5-core.*lower --k-core"):
         prepare_table(log, tmp_path / "out")
     assert nothing_written(tmp_path)
@@ -336,7 +319,7 @@ def test_ids_with_blanks_tabs_quotes_and_emoji_stay_as_they_are(tmp_path: Path) 
 
 
 def test_rows_without_user_or_item_are_counted(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", [*rectangle(), ("", "i0", 1), ("u0", "", 1)])
+    log = write_log(tmp_path / "log.csv", [*every_pair(), ("", "i0", 1), ("u0", "", 1)])
     assert prepare_table(log, tmp_path / "out")["report"]["rows_without_user_or_item"] == 2
 
 
@@ -346,19 +329,19 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("linguarec.data.folder.write_npy", full)
     with pytest.raises(OutputError, match=r"disk.*is full"):
-        prepare_table(write_log(tmp_path / "log.csv", rectangle()), tmp_path / "out")
+        prepare_table(write_log(tmp_path / "log.csv", every_pair()), tmp_path / "out")
     assert nothing_written(tmp_path)
 
 
 def test_output_not_writable(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="Cannot write"):
         prepare_table(log, tmp_path / "file" / "out")
 
 
 def test_existing_output_stays_unless_overwritten(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     prepare_table(log, tmp_path / "out")
     with pytest.raises(OutputError, match=r"exists already.*--overwrite"):
         prepare_table(log, tmp_path / "out")
@@ -372,14 +355,14 @@ def test_existing_output_stays_unless_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
 def test_mixed_line_ends(tmp_path: Path, first_end: str, suffix: str) -> None:
-    lines = [",".join(map(str, row)) for row in rectangle()]
+    lines = [",".join(map(str, row)) for row in every_pair()]
     text = "user_id,item_id,timestamp" + first_end
     text += "".join(line + ("\r\n" if k % 3 else "\n") for k, line in enumerate(lines))
     pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
     file = tmp_path / f"log.csv{suffix}"
     file.write_bytes(pack(text.encode()))
     prepare_table(file, tmp_path / "out")
-    prepare_table(write_log(tmp_path / "plain.csv", rectangle()), tmp_path / "plain")
+    prepare_table(write_log(tmp_path / "plain.csv", every_pair()), tmp_path / "plain")
     mixed, plain = (PreparedDataset.open(tmp_path / name) for name in ("out", "plain"))
     assert mixed.fingerprint == plain.fingerprint
 
@@ -410,7 +393,7 @@ def test_gzip_damaged_in_the_middle(tmp_path: Path, where: float, kind: str) -> 
 def test_zip_damaged_in_the_middle(tmp_path: Path) -> None:
     file = tmp_path / "log.csv.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(write_log(tmp_path / "log.csv", rectangle(50, 50)), "log.csv")
+        archive.write(write_log(tmp_path / "log.csv", every_pair(50, 50)), "log.csv")
     packed = file.read_bytes()
     file.write_bytes(packed[:37] + b"\xff" * 8 + packed[45:])
     with pytest.raises(DataFormatError, match=r"log\.csv\.zip is cut short or damaged.*fetch it again"):
@@ -421,7 +404,7 @@ def test_zip_damaged_in_the_middle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damaged", ["log", "items"])
 @pytest.mark.parametrize("content", [b"", b"PAR1 no parquet PAR", b"PAR1" + b"\xff" * 40 + b"\x20\0\0\0PAR1"])
 def test_damaged_parquet(tmp_path: Path, damaged: str, content: bytes) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     file = tmp_path / f"{damaged}.parquet"
     file.write_bytes(content)
     with pytest.raises(DataFormatError, match=rf"{damaged}\.parquet is damaged or not a Parquet file.*write it again"):
@@ -445,7 +428,7 @@ def test_a_log_without_interactions(tmp_path: Path, rows: str, found: str) -> No
     ("value", "written"), [({"x": 1}, "x: 1"), ([{"x": 1}, {"x": 2}], "x: 1 x: 2"), ([["a"], ["b"]], "a b")]
 )
 def test_an_attribute_that_is_no_text(tmp_path: Path, value: Any, written: str) -> None:
-    log, items = write_log(tmp_path / "log.csv", rectangle()), tmp_path / "items.parquet"
+    log, items = write_log(tmp_path / "log.csv", every_pair()), tmp_path / "items.parquet"
     found = sorted({line.split(",")[1] for line in log.read_text().splitlines()[1:]})
     columns = {"item_id": found, "title": [["a", None, "b"]] * len(found), "price": [1.5] * len(found)}
     pq.write_table(pa.table({**columns, "tags": [value] * len(found)}), items)
@@ -456,12 +439,12 @@ def test_an_attribute_that_is_no_text(tmp_path: Path, value: Any, written: str) 
 @pytest.mark.parametrize("memory", ["lots", "", "5", "-5GB"])
 def test_memory_that_is_no_amount(tmp_path: Path, memory: str) -> None:
     with pytest.raises(SettingsError, match=rf"--memory is '{memory}'.*1500MB"):
-        prepare_table(write_log(tmp_path / "log.csv", rectangle()), tmp_path / "out", memory=memory)
+        prepare_table(write_log(tmp_path / "log.csv", every_pair()), tmp_path / "out", memory=memory)
     assert nothing_written(tmp_path)
 
 
 def test_settings_that_cannot_work_are_named_together(tmp_path: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     for share in (1.5, 1.0, -1.0):
         with pytest.raises(SettingsError) as caught:
             prepare_table(log, tmp_path / "out", held_out_share=share, seed=-1, k_core=-3)
@@ -471,207 +454,18 @@ def test_settings_that_cannot_work_are_named_together(tmp_path: Path) -> None:
 
 
 def test_held_out_share_of_zero_holds_nothing_out(tmp_path: Path) -> None:
-    prepare_table(write_log(tmp_path / "log.csv", rectangle()), tmp_path / "out", held_out_share=0)
+    prepare_table(write_log(tmp_path / "log.csv", every_pair()), tmp_path / "out", held_out_share=0)
     roles = PreparedDataset.open(tmp_path / "out").roles("held-out-items")
     assert roles.reshape(5, 5).tolist() == [[0, 0, 0, 0, 1]] * 5
 
 
 def test_the_manifest_records_every_argument(tmp_path: Path, items: Path) -> None:
-    log = write_log(tmp_path / "log.csv", rectangle())
+    log = write_log(tmp_path / "log.csv", every_pair())
     prepare_table(log, tmp_path / "out", items, attributes=["brand"])
     arguments = PreparedDataset.open(tmp_path / "out").manifest.arguments
     assert (arguments["items_item_column"], arguments["attributes"]) == ("item_id", ["brand"])
     ratings = tmp_path / "ratings.csv"
-    ratings.write_text("".join(f"{item},{user},5,{time}\n" for user, item, time in rectangle()))
+    ratings.write_text("".join(f"{item},{user},5,{time}\n" for user, item, time in every_pair()))
     meta = amazon_meta(tmp_path / "meta.json.gz", "asin", "brand", "category")
     prepare_amazon("2018", ratings, meta, tmp_path / "amazon", items_without_metadata="keep")
     assert PreparedDataset.open(tmp_path / "amazon").manifest.arguments["items_without_metadata"] == "keep"
-
-
-# -- Amazon ---------------------------------------------------------------------------------------------------------
-
-
-def amazon_meta(file: Path, item_key: str, brand_key: str, category_key: str) -> Path:
-    with gzip.open(file, "wt", encoding="utf-8") as lines:
-        for k in range(5):
-            record = {item_key: f"i{k}", "title": f"Thing {k}.", brand_key: "Acme", category_key: ["Home", "A &amp; B"]}
-            lines.write(json.dumps(record) + "\n")
-        lines.write(json.dumps({item_key: "i9", "title": None}) + "\n")
-    return file
-
-
-def test_amazon_2018_ratings_and_metadata(tmp_path: Path) -> None:
-    rows = [(item, user, 5.0, 86400 * (1 + time % 10)) for user, item, time in rectangle()]
-    ratings = tmp_path / "ratings.csv"
-    ratings.write_text("".join(f"{i},{u},{r},{t}\n" for i, u, r, t in [*rows, rows[0], ("i8", "u0", 5.0, 9)]))
-    meta = amazon_meta(tmp_path / "meta.json.gz", "asin", "brand", "category")
-    result = prepare_amazon("2018", ratings, meta, tmp_path / "out")
-    assert (result["users"], result["items"], result["interactions"]) == (5, 5, 25)
-    assert result["report"]["duplicate_rows"] == 1
-    assert result["report"]["rows_of_items_without_metadata"] == 1
-    dataset = PreparedDataset.open(tmp_path / "out")
-    assert dataset.texts[0] == "Thing 0. Home A & B. Acme."
-    assert dataset.items(["categories"])["categories"][0].as_py() == "Home > A &amp; B"
-    prepare_amazon("2018", ratings, meta, tmp_path / "released", text_rules="released", attributes=["brand", "title"])
-    assert PreparedDataset.open(tmp_path / "released").texts[0] == "Acme. Thing 0. "
-
-
-def test_amazon_2023_reviews_in_milliseconds(tmp_path: Path) -> None:
-    reviews = tmp_path / "reviews.jsonl.gz"
-    with gzip.open(reviews, "wt") as lines:
-        for user, item, time in rectangle():
-            record = {"user_id": user, "parent_asin": item, "asin": item, "rating": 4.0, "timestamp": 10**12 + time}
-            lines.write(json.dumps({**record, "title": "t", "text": "x", "images": []}) + "\n")
-    meta = amazon_meta(tmp_path / "meta.jsonl.gz", "parent_asin", "store", "categories")
-    prepare_amazon("2023", reviews, meta, tmp_path / "out")
-    dataset = PreparedDataset.open(tmp_path / "out")
-    assert dataset.sequences[0].tolist() == [4, 3, 2, 1, 0]  # one second holds them all, milliseconds tell them apart
-    assert dataset.timestamps is not None
-    assert set(dataset.timestamps[:5].tolist()) == {10**9}
-    assert dataset.texts[0] == "Thing 0. Home A & B. Acme."
-
-
-def test_amazon_bad_lines(tmp_path: Path) -> None:
-    meta = amazon_meta(tmp_path / "meta.json.gz", "asin", "brand", "category")
-    ratings = tmp_path / "ratings.csv"
-    ratings.write_text("i0,u0,5.0,1\ni0,u1,five,2\n")
-    with pytest.raises(DataFormatError, match="data row 2: the rating is 'five'"):
-        prepare_amazon("2018", ratings, meta, tmp_path / "out")
-    broken = tmp_path / "reviews.json"
-    broken.write_text('{"reviewerID": "u", "asin": "i", "overall": 5, "unixReviewTime": 1}\n{"reviewerID": \n')
-    match = r"reviews\.json, near line 2: no JSON \(.* at byte \d+\); expected one object a line. Mend the line"
-    with pytest.raises(DataFormatError, match=match):
-        prepare_amazon("2018", broken, meta, tmp_path / "out")
-    ratings.write_text("i0,u0,5.0,1\n")
-    with pytest.raises(DataFormatError, match="lacks the key 'asin'"):
-        prepare_amazon(
-            "2018", ratings, amazon_meta(tmp_path / "m.json.gz", "id", "brand", "category"), tmp_path / "out"
-        )
-    with pytest.raises(SettingsError, match="attribute 'colour' is not known"):
-        prepare_amazon("2018", ratings, meta, tmp_path / "out", attributes=["title", "colour"])
-    assert nothing_written(tmp_path)
-
-
-# -- Online Retail and atomic files ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("moment", ["2010-12-01 08:26:00", "12/01/2010 08:26", "12/1/2010 8:26"])
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_online_retail_reads_both_dates(tmp_path: Path, moment: str, suffix: str) -> None:
-    rows = [f"{i},S{s},Red  mug {s},1,{moment},1,,UK\n" for i in range(5) for s in range(5)]
-    file = tmp_path / f"retail.csv{suffix}"
-    content = ("\ufeff" + RETAIL_HEADER + "".join([*rows, rows[0], f"1,S9,,1,{moment},1,,UK\n"])).encode()
-    file.write_bytes(gzip.compress(content) if suffix else content)
-    result = prepare_online_retail(file, tmp_path / "out")
-    assert (result["users"], result["items"], result["interactions"]) == (5, 5, 25)
-    assert (result["report"]["duplicate_rows"], result["report"]["rows_without_description"]) == (1, 1)
-    dataset = PreparedDataset.open(tmp_path / "out")
-    assert dataset.texts[0] == "Red mug 0."
-    assert dataset.timestamps is not None
-    assert set(dataset.timestamps.tolist()) == {1291191960}
-
-
-def test_atomic_files(tmp_path: Path) -> None:
-    (tmp_path / "src").mkdir()
-    inter, item = tmp_path / "src/toy.inter", tmp_path / "src/toy.item"
-    inter.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "u\tb\t2.0\nu\ta\t1e0\nv\ta\t3\n")
-    item.write_text('item_id:token\ttitle:token_seq\na\tA "x\nb\tB\n')
-    prepare_atomic(tmp_path / "src", tmp_path / "out")
-    dataset = PreparedDataset.open(tmp_path / "out")
-    assert [dataset.raw_item_ids[row] for row in dataset.sequences[0]] == ["a", "b"]
-    assert dataset.texts[dataset.item_row["a"]] == "A x."
-
-
-@pytest.mark.parametrize(("duplicates", "kept"), [("identical", "abab"), ("keep", "abab"), ("first", "ab")])
-def test_atomic_files_without_times_keep_repeat_visits(
-    tmp_path: Path, duplicates: Any, kept: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src/toy.inter").write_text("user_id:token\titem_id:token\n" + "u\ta\nu\tb\nu\ta\nu\tb\n")
-    report = prepare_atomic(tmp_path / "src", tmp_path / "out", duplicates=duplicates)["report"]
-    dataset = PreparedDataset.open(tmp_path / "out")
-    assert "".join(dataset.raw_item_ids[row] for row in dataset.sequences[0]) == kept
-    assert dataset.manifest.arguments["duplicates"] == ("first" if duplicates == "first" else "keep")
-    assert report.get("repeated_rows_kept") == (None if duplicates == "first" else 2)
-    assert ("toy.inter is read without times" in caplog.text) == (duplicates == "identical")
-
-
-@pytest.mark.parametrize("k_core", [-3, 0])
-def test_benchmark_files_check_their_settings_too(tmp_path: Path, k_core: int) -> None:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src/toy.train.inter").touch()
-    with pytest.raises(SettingsError, match=r"--held-out-share is 1\.5"):
-        prepare_atomic(tmp_path / "src", tmp_path / "out", k_core=k_core, held_out_share=1.5)
-
-
-# -- real data ------------------------------------------------------------------------------------------------------
-
-
-def test_scientific_keeps_the_released_numbers(shared: Path, tmp_path: Path) -> None:
-    source = shared / "data/scientific"
-    result = prepare_atomic(source, tmp_path / "out")
-    assert (result["users"], result["items"], result["interactions"]) == (8442, 4385, 59427)
-    dataset = PreparedDataset.open(tmp_path / "out")
-    with (source / "Scientific.item2index").open() as lines:
-        assert all(dataset.item_row[raw] == int(row) for raw, row in (line.split("\t") for line in lines))
-    training = np.unique(dataset.sequences.values[dataset.roles() == 0])
-    assert len(training) == 4373
-    cold = [1397, 1407, 2567, 2635, 2752, 2966, 3088, 3528, 3575, 3961, 4156, 4250]
-    assert sorted(set(range(4385)) - set(training.tolist())) == cold
-    vectors = np.fromfile(source / "Scientific.feat1CLS", np.float32).reshape(4385, 768)
-    np.testing.assert_array_equal(dataset.features("feat1CLS"), vectors)
-    assert dataset.sequences.lengths.max() == 80
-
-
-def test_benchmark_rows_that_do_not_fit_together(shared: Path, tmp_path: Path) -> None:
-    shutil.copytree(shared / "data/scientific", tmp_path / "src", copy_function=shutil.copyfile)
-    file = tmp_path / "src/Scientific.test.inter"
-    (tmp_path / "src").chmod(0o755)
-    file.write_text(file.read_text().replace("\n3\t32 33 34 35 36\t37\n", "\n3\t32 33 34 35 99\t37\n"))
-    with pytest.raises(DataFormatError, match=r"rows of user 3 \('ALJASEU1U1H8B'\) are not pieces of one sequence"):
-        prepare_atomic(tmp_path / "src", tmp_path / "out")
-    assert nothing_written(tmp_path)
-
-
-@pytest.mark.slow
-def test_online_retail_counts(shared: Path, tmp_path: Path) -> None:
-    log = shared / "data/online_retail/online_retail.csv.xz"
-    results = [prepare_online_retail(log, tmp_path / ties, ties=ties) for ties in ("random", "file")]  # type: ignore[arg-type]
-    for result in results:
-        assert (result["users"], result["items"], result["interactions"]) == (16520, 3469, 519906)
-    assert results[0]["fingerprint"] != results[1]["fingerprint"]
-
-
-def test_gift_cards_counts(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "data/amazon18_giftcards_raw"
-    reviews, meta = folder / "Gift_Cards_5.json.gz", folder / "meta_Gift_Cards.json.gz"
-    result = prepare_amazon("2018", reviews, meta, tmp_path / "out", k_core=0)
-    assert (result["users"], result["items"], result["interactions"]) == (458, 148, 2972)
-    # The published "5-core" is not one; the fixed point is a little smaller.
-    result = prepare_amazon("2018", reviews, meta, tmp_path / "core")
-    assert (result["users"], result["items"], result["interactions"]) == (456, 147, 2960)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("amazon18_games", (50546, 16859, 452989)),
-        ("amazon14_beauty", (22363, 12101, 198502)),
-        ("amazon14_toys", (19412, 11924, 167597)),
-        ("yelp", (30431, 20033, 316354)),
-    ],
-)
-def test_table_counts(shared: Path, tmp_path: Path, name: str, counts: tuple[int, int, int]) -> None:
-    folder = shared / "data" / name
-    result = prepare_table(folder / "interactions.csv.gz", tmp_path / "out", folder / "items.csv.gz", order="rank")
-    assert (result["users"], result["items"], result["interactions"]) == counts
-
-
-def test_movielens_counts(shared: Path, tmp_path: Path) -> None:
-    result = prepare_atomic(shared / "data/ml-100k", tmp_path / "out")
-    assert (result["users"], result["items"], result["interactions"]) == (943, 1682, 100000)
-    dataset = PreparedDataset.open(tmp_path / "out")
-    assert dataset.timestamps is not None
-    assert all(np.all(np.diff(dataset.timestamps[a:b]) >= 0) for a, b in [(0, dataset.sequences.offsets[1])])
-    assert dataset.texts[dataset.item_row["1"]] == "Toy Story. 1995. Animation Children's Comedy."
