@@ -32,7 +32,7 @@ def run(script: str | Path, folder: Path, *words: str) -> Any:
 
 def test_the_committed_outputs_are_of_one_run_from_top_to_bottom() -> None:
     assert [cell["execution_count"] for cell in cells()] == list(range(1, len(cells()) + 1))
-    outputs = json.dumps([cell["outputs"] for cell in cells()])
+    outputs = json.dumps([cell["outputs"] for cell in cells()], ensure_ascii=False).replace("\\n", "\n")
     assert "Recycled lunch box" in outputs
     assert not re.findall(r"(?<![\w<.])/(?:home|root|tmp|usr|var|opt|work|mnt|Users)/|[A-Z]:\\\\", outputs)
     assert {output["output_type"] for cell in cells() for output in cell["outputs"]} <= {
