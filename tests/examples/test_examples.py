@@ -1,5 +1,6 @@
 """The examples run as they stand, and give what they promise."""
 
+import importlib.util
 import json
 import os
 import re
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.nn.shape import CatalogueShape
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOK = EXAMPLES / "new-items.ipynb"
@@ -67,6 +72,35 @@ print(json.dumps({
     assert ranks["new-1"] <= 10
     following = [raw_id for raw_id in ranks if raw_id != "new-1" and int(raw_id.removeprefix("item-")) // 8 == 1]
     assert len(following) >= 5  # of the eight eco items
+
+
+def histories(*rows: list[int]) -> SequenceBatch:
+    """A batch of histories of item rows; the target of each place is the item after it."""
+    lengths = [len(row) for row in rows]
+    flat, zeros = torch.tensor([item for row in rows for item in row]), torch.zeros(len(rows), dtype=torch.long)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    targets = torch.cat([torch.tensor([*row[1:], -1]) for row in rows])
+    return SequenceBatch(flat, offsets, positions, targets, zeros, zeros)
+
+
+def test_the_network_of_ones_own_family_computes_its_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("own_family_model", EXAMPLES / "own_family" / "model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "own_family_model", module)  # where dataclasses look for the types of their fields
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    network = module.DecayedMean(module.DecayConfig(hidden_size=4), CatalogueShape(6, feature_width=5))
+    items = ItemBatch(torch.arange(6), torch.zeros(6, dtype=torch.long), torch.randn(6, 5))
+    vectors = network.item_inputs(items)
+    together = network.queries(histories([3, 1], [0, 2, 5]), vectors)
+    sums = torch.stack([vectors[0], vectors[2] + vectors[0] / 2, vectors[5] + vectors[2] / 2 + vectors[0] / 4])
+    torch.testing.assert_close(together[2:], torch.nn.functional.normalize(network.following(sums), dim=-1))
+    torch.testing.assert_close(together[:2], network.queries(histories([3, 1]), vectors))  # alone as in a batch
+    torch.testing.assert_close(together[2:4], network.queries(histories([0, 2]), vectors))  # no look-ahead
+    network.finetune_loss(histories([3, 1], [0, 2, 5]), items).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
 @pytest.mark.slow
