@@ -58,6 +58,7 @@ def test_every_name_is_there_and_is_the_function_of_the_command() -> None:
     kinds = {kind.__name__ for kind in LinguarecError.__subclasses__()} | {"LinguarecError"}
     assert set(errors) == kinds and all(issubclass(getattr(linguarec, name), LinguarecError) for name in errors)
     assert linguarec.Recommender is Recommender
+    assert (linguarec.TrainingSettings, linguarec.TransformerConfig) == (TrainingSettings, TransformerConfig)
     assert linguarec.__version__.count(".") == 2
     with pytest.raises(AttributeError, match="module 'linguarec' has no attribute 'fine_tune'"):
         _ = linguarec.fine_tune
@@ -266,7 +267,10 @@ def test_ids_that_pandas_made_floats_are_whole_numbers_again(reader: Recommender
             pd.DataFrame({"raw_id": [1], "colour": ["red"]}),
             "New item 1 .* has the column 'colour'; this catalogue knows",
         ),
-        (pl.DataFrame({"title": ["x"]}), "New item 1 has no `raw_id`; it has: title"),
+        (
+            pl.DataFrame({"title": ["x"]}),
+            "New item 1 has no `raw_id`; it has: title. Rename the column of the item ids",
+        ),
         (pd.DataFrame({"raw_id": [1.0, np.nan], "title": ["x", "y"]}), "New item 2: its `raw_id` is empty"),
         (pl.DataFrame({"raw_id": ["a", "a"], "title": ["x", "y"]}), "New item 2: the raw_id 'a' is there twice"),
         (pl.LazyFrame({"raw_id": ["a"]}), "New items: found an object of the type polars LazyFrame"),

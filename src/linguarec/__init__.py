@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         StaleFeaturesError,
         UnknownItemError,
     )
+    from linguarec.nn.encoders import TransformerConfig
     from linguarec.recommender import Recommender
+    from linguarec.training.settings import TrainingSettings
 
 __version__: str
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "Recommender",
     "SettingsError",
     "StaleFeaturesError",
+    "TrainingSettings",
+    "TransformerConfig",
     "UnknownItemError",
     "__version__",
     "compare",
@@ -55,6 +59,8 @@ __all__ = [
 
 _MODULES = {
     "Recommender": "linguarec.recommender",
+    "TrainingSettings": "linguarec.training.settings",
+    "TransformerConfig": "linguarec.nn.encoders",
     "compare": "linguarec.commands.compare",
     "encode": "linguarec.commands.encode",
     "evaluate": "linguarec.commands.evaluate",

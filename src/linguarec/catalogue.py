@@ -211,7 +211,10 @@ class Catalogue:
         for number, item in enumerate(as_rows(items, "New items", ids=["raw_id"]), start=1):
             raw_id = written_id(item.get("raw_id"), f"New item {number}: its 'raw_id'") or ""
             if "raw_id" not in item:
-                raise DataFormatError(f"New item {number} has no `raw_id`; it has: {', '.join(item) or 'nothing'}.")
+                raise DataFormatError(
+                    f"New item {number} has no `raw_id`; it has: {', '.join(item) or 'nothing'}. Rename the column of the "
+                    "item ids to `raw_id`."
+                )
             if not raw_id.strip():
                 raise DataFormatError(f"New item {number}: its `raw_id` is empty.")
             if raw_id in entries:
