@@ -106,7 +106,7 @@ def test_an_index_is_no_column() -> None:
         ({1: [2]}, "a column is named 1"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns have one name"),
         (pa.table([[1], [2]], names=["a", "a"]), "two columns have one name"),
-        ([{"a": 1}, {"a": {"x": 1}}], r"the column 'a', row 2 is a dict .*Write it as text"),
+        ([{"a": 1}, {"a": {"x": 1j, "y": {1}}}], r"the column 'a', row 2 is a set .*Write it as text"),
         (pd.DataFrame({"a": [None, b"x"]}), "the column 'a', row 2 is a bytes"),
         (pd.DataFrame({"a": [uuid.UUID(int=7)]}), "the column 'a', row 1 is a UUID"),
         (pd.DataFrame({"a": pd.period_range("2024-01", periods=2, freq="M")}), "row 1 is a Period"),

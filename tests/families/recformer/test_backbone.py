@@ -132,7 +132,7 @@ def test_roberta_within_one_window(tmp_path: Path) -> None:
         max_position_embeddings=40, type_vocab_size=1,
     )  # fmt: skip
     theirs = RobertaModel(config).eval()
-    theirs.save_model(tmp_path)
+    theirs.save_pretrained(tmp_path)
     model = recformer_from_backbone(str(tmp_path), window=64, max_tokens=100).eval()
     ids = random_ids([33], 60)
     expected = theirs(torch.tensor(ids)).last_hidden_state[0]
