@@ -435,8 +435,8 @@ def test_how_to_fit_one_code_book_is_told_in_whole(folders: list[PreparedDataset
         pretrain("vqrec", [one.path, two.path], tmp_path / "run")
     kind = "CodeBook(pq, 4 x 32, 16 dimensions of words)"
     assert str(caught.value) == (
-        f"The codes pq of {two.path} are of {kind}, those of {one.path} of {kind} with other contents: codebooks "
-        "fitted separately. Fit one for all folders: "
+        f"The codes pq of {two.path} are of {kind}, those of {one.path} of {kind} with other contents: the "
+        "codebooks were fitted separately. Fit one for all folders: "
         f"`linguarec quantize {one.path} {two.path} --features words --subvectors 4 --centroids 32 --name pq --overwrite`."
     )
 
