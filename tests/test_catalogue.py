@@ -77,7 +77,7 @@ def test_an_id_that_was_removed_and_added_again_has_two_entries_of_which_the_lat
     assert stored.find(["i3", "n"]).tolist() == [102, 100]
     assert stored.table.equals(again.table) and stored.removed.tolist() == again.removed.tolist()
     assert added(stored.with_removed(["i3"]), "i3").find(["i3"]).tolist() == [103]
-    with pytest.raises(DataFormatError, match="'i3' is in the catalogue already"):
+    with pytest.raises(DataFormatError, match="'i3' is already in the catalogue"):
         added(again, "i3")
 
 
@@ -162,10 +162,10 @@ def test_unknown_ids_are_named_or_skipped():
 
 def test_ids_that_were_read_as_numbers_with_a_fraction():
     numbered = Catalogue.of(pa.table({"raw_id": ["10", "20"], "text": ["a", "b"]}), [], "default")
-    with pytest.raises(UnknownItemError, match=r"'20' is there: the ids were read as numbers with a fraction"):
+    with pytest.raises(UnknownItemError, match=r"'20' is in it: the ids were read as floating-point numbers"):
         numbered.rows([["20.0"]])
     fractions = Catalogue.of(pa.table({"raw_id": ["10.0", "20.0"], "text": ["a", "b"]}), [], "default")
-    with pytest.raises(UnknownItemError, match=r"'10\.0' is there: the ids were read as numbers with a fraction"):
+    with pytest.raises(UnknownItemError, match=r"'10\.0' is in it: the ids were read as floating-point numbers"):
         fractions.rows([[10]])
 
 

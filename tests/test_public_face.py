@@ -272,7 +272,7 @@ def test_ids_that_pandas_made_floats_are_whole_numbers_again(reader: Recommender
             "New item 1 has no `raw_id`; it has: title. Rename the column of the item ids",
         ),
         (pd.DataFrame({"raw_id": [1.0, np.nan], "title": ["x", "y"]}), "New item 2: its `raw_id` is empty"),
-        (pl.DataFrame({"raw_id": ["a", "a"], "title": ["x", "y"]}), "New item 2: the raw_id 'a' is there twice"),
+        (pl.DataFrame({"raw_id": ["a", "a"], "title": ["x", "y"]}), "New item 2: the raw_id 'a' occurs twice"),
         (pl.LazyFrame({"raw_id": ["a"]}), "New items: found an object of the type polars LazyFrame"),
         ("items.csv", "New items: found an object of the type str; expected a DataFrame"),
         (pd.Series(["a"]), "New items: found an object of the type pandas Series"),

@@ -291,8 +291,8 @@ def test_a_removed_item_can_be_added_with_another_text(recommender):
     ("items", "message"),
     [
         ([{"title": "x"}], "New item 1 has no `raw_id`; it has: title"),
-        ([{"raw_id": "n", "title": "x"}, {"raw_id": "n", "title": "y"}], "New item 2: the raw_id 'n' is there twice"),
-        ([{"raw_id": "i3", "title": "x"}], "'i3' is in the catalogue already"),
+        ([{"raw_id": "n", "title": "x"}, {"raw_id": "n", "title": "y"}], "New item 2: the raw_id 'n' occurs twice"),
+        ([{"raw_id": "i3", "title": "x"}], "'i3' is already in the catalogue"),
         ([{"raw_id": "n", "colour": "red"}], "has the column 'colour'; this catalogue knows: raw_id, title, text"),
         ([{"raw_id": "n", "title": None}], "cannot be read: it has none of title, text"),
         ([{"raw_id": "n", "title": float("nan")}], "cannot be read: it has none of title, text"),
@@ -303,7 +303,7 @@ def test_a_removed_item_can_be_added_with_another_text(recommender):
         ([{"raw_id": float("nan"), "title": "x"}], "New item 1: its `raw_id` is empty"),
         (
             [{"raw_id": "n", "title": "<b> </b>"}],
-            r"New item 1 \('n'\) cannot be read: cleaning leaves nothing of its text",
+            r"New item 1 \('n'\) cannot be read: its text is empty after cleaning",
         ),
         ({"raw_id": "n", "title": "x"}, "One row is a list of one mapping"),
         (["n"], "a list of mappings"),

@@ -1,6 +1,7 @@
 """A recommender that many threads ask while its catalogue changes: each answer fits one state of the catalogue."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -47,17 +48,26 @@ def make(make_dataset):
     return made
 
 
-def state_of(found):
-    """The added batches in an answer that ranks all items; None = the answer fits no state of the catalogue."""
+def version_of(found):
+    """The number of the change after which the catalogue gives this answer; None = it does so after none.
+
+    Batch n is added by change 2n (batch 0 by change 1), and batch n - 1 removed by change 2n + 1.
+    """
     batches = {}
     for raw_id in found:
         if raw_id not in BASE:
             _, batch, number = raw_id.split("-")
             batches.setdefault(int(batch), set()).add(int(number))
-    whole = all(numbers == set(range(BATCH)) for numbers in batches.values())
-    present = sorted(batches)
-    in_order = len(present) <= 2 and (len(present) < 2 or present[1] == present[0] + 1)
-    return present if whole and in_order else None
+    if any(numbers != set(range(BATCH)) for numbers in batches.values()):
+        return None
+    match sorted(batches):
+        case []:
+            return 0
+        case [newest]:
+            return 2 * newest + 1
+        case [before, newest] if newest == before + 1:
+            return 2 * newest
+    return None
 
 
 def test_eight_threads_recommend_while_one_adds_and_removes_1000_items(make):
@@ -69,12 +79,11 @@ def test_eight_threads_recommend_while_one_adds_and_removes_1000_items(make):
     assert len(scores) == ALL
 
     recommender = make()
-    done, faults, answers = threading.Event(), [], [0] * READERS
+    done, faults, seen = threading.Event(), [], [[] for _ in range(READERS)]  # versions that each thread saw, in order
 
     def read(number):
-        newest = -1
         expected = similar if number % 4 == 3 else scores
-        while not (done.is_set() and answers[number]) and not faults:
+        while not done.is_set() and not faults:
             try:
                 if number % 4 == 3:
                     [row] = recommender.similar_items(["i3"], k=ALL)
@@ -84,30 +93,40 @@ def test_eight_threads_recommend_while_one_adds_and_removes_1000_items(make):
                 faults.append(f"thread {number}: {error!r}")
                 return
             found = {item.raw_id: item.score for item in row}
-            state = state_of(found)
-            if state is None or len(found) != len(row) or not set(expected) & BASE <= set(found):
+            version = version_of(found)
+            if version is None or len(found) != len(row) or not set(expected) & BASE <= set(found):
                 faults.append(
                     f"thread {number}: an answer that fits no state of the catalogue: {sorted(set(found) - BASE)}"
                 )
-            elif state and state[-1] < newest:
-                faults.append(f"thread {number}: batch {state[-1]} was answered after batch {newest}")
+            elif seen[number] and version < seen[number][-1]:
+                faults.append(f"thread {number}: version {version} was answered after version {seen[number][-1]}")
             elif wrong := [raw_id for raw_id, score in found.items() if abs(score - expected[raw_id]) > 1e-4]:
                 faults.append(f"thread {number}: scores of other items: {wrong[:3]}")
-            newest = state[-1] if state else newest
-            answers[number] += 1
+            seen[number].append(version)
+
+    def wait_for_answers():
+        before, deadline = [len(versions) for versions in seen], time.monotonic() + 60
+        while any(len(versions) < count + 2 for versions, count in zip(seen, before, strict=True)) and not faults:
+            assert time.monotonic() < deadline, "a reader hangs"
+            time.sleep(0.001)
 
     readers = [threading.Thread(target=read, args=(number,)) for number in range(READERS)]
     for reader in readers:
         reader.start()
-    for batch in range(BATCHES):
-        add(recommender, batch)
-        if batch:
-            recommender.remove_items(added_ids(batch - 1))
-    done.set()
-    for reader in readers:
-        reader.join(timeout=60)
+    try:
+        for batch in range(BATCHES):
+            add(recommender, batch)
+            if batch:
+                recommender.remove_items(added_ids(batch - 1))
+            if batch % 10 == 9:  # however threads are scheduled, each reader answers between changes
+                wait_for_answers()
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join(timeout=60)
     assert not faults
-    assert min(answers) >= 1
+    assert not any(reader.is_alive() for reader in readers)
+    assert all(len(set(versions)) >= BATCHES // 10 for versions in seen)
     [row] = recommender.recommend([HISTORY], k=ALL, exclude_seen=False)
     assert {item.raw_id for item in row} == BASE | set(added_ids(BATCHES - 1))
     assert len(recommender.catalogue) == ALL  # removed items stay readable in histories

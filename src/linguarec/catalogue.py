@@ -1,6 +1,6 @@
 """The items of a trained run: raw ids, attributes, texts; items can be added and removed.
 
-A catalogue never changes: `with_added` and `with_removed` make a new one, which shares with the old one all but what changes.
+Catalogues are immutable: `with_added` and `with_removed` return a new catalogue, which shares unchanged data with the old one.
 """
 
 import difflib
@@ -23,24 +23,24 @@ from linguarec.tables import TableLike, as_rows
 from linguarec.text.cleaning import TextRules, item_text
 from linguarec.values import written_id, written_out
 
-AGAIN = "Copy the folder again, or train the model anew."
+AGAIN = "Copy the folder again, or train the model again."
 
 _OWN_COLUMNS = ("raw_id", "text", "row", "removed")  # every other column is an attribute
-_COMPARABLE_IDS = 50_000  # beyond that many, looking for ids that are spelt alike takes seconds
+_COMPARABLE_IDS = 50_000  # searching more ids than this for similar spellings takes seconds
 
 
 class _Added:
-    """Items added one after the other. Those that are there never change, so readers need no lock."""
+    """An append-only list of added items. Existing rows never change, so readers need no lock."""
 
     def __init__(self, rows: Iterable[dict[str, Any]] = ()) -> None:
         self._lock = threading.Lock()
         self.rows: list[dict[str, Any]] = []
         self.raw_ids: list[str] = []
-        self._numbers: dict[str, tuple[int, ...]] = {}  # of each raw id, ascending
+        self._numbers: dict[str, tuple[int, ...]] = {}  # raw id -> its row numbers, ascending
         self.append(0, list(rows))
 
     def append(self, first: int, rows: Sequence[dict[str, Any]]) -> bool:
-        """Add rows behind the `first` that are there: False if another catalogue added some already."""
+        """Append rows if there are exactly `first` rows; False = another catalogue has already appended rows."""
         with self._lock:
             if len(self.rows) != first:
                 return False
@@ -51,20 +51,20 @@ class _Added:
             return True
 
     def last(self, raw_id: str, count: int) -> int:
-        """The last of the first `count` rows with this raw id; -1 = there is none."""
+        """Number of the last row with this raw id among the first `count` rows; -1 = none."""
         return max((number for number in self._numbers.get(raw_id, ()) if number < count), default=-1)
 
 
 class Catalogue:
-    """The items of a run, in the order of its keys.
+    """The items of a run, in the order of its keys. Thread-safe.
 
-    An id that was removed and added again has two entries; the later one counts. Removed items stay readable in histories, and
-    are never recommended. Calls may come from several threads.
+    An id that was removed and added again has two entries, of which lookups return the later one. Removed items are never
+    recommended, but may occur in histories.
 
     Args:
-        table: `raw_id`, the attribute columns in the order in which texts are made of them, `text`, `row` (int32 row of the
+        table: `raw_id`, the attribute columns in the order in which they form the text, `text`, `row` (int32 row of the
             model's ID embeddings, -1 = added later) and `removed` (bool).
-        text_rules: how texts were cleaned.
+        text_rules: name of the text cleaning rules.
     """
 
     def __init__(self, table: pa.Table, text_rules: TextRules) -> None:
@@ -80,7 +80,7 @@ class Catalogue:
         removed: npt.NDArray[np.bool_],
     ) -> "Catalogue":
         self.text_rules = text_rules
-        self.removed = removed  # [N] true for items that are never recommended
+        self.removed = removed  # [N] True = the item is never recommended
         self._stored, self._added, self._num_added = stored, added, num_added
         return self
 
@@ -92,7 +92,7 @@ class Catalogue:
 
     @classmethod
     def of(cls, items: pa.Table, attributes: Sequence[str], text_rules: TextRules) -> "Catalogue":
-        """The items that a model was trained on: `items` has `raw_id`, the attributes and `text`, in row order."""
+        """The catalogue of the items that a model was trained on: `items` has `raw_id`, the attributes and `text`, by row."""
         table = items.select(["raw_id", *attributes, "text"])
         table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
         return cls(table.append_column("removed", pa.array(np.zeros(len(table), dtype=bool))), text_rules)
@@ -101,7 +101,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, file: Path) -> "Catalogue":
-        """Open a stored catalogue. Texts and attributes are read when they are asked for.
+        """Open a stored catalogue. Texts and attributes are read lazily.
 
         Raises:
             CheckpointMismatchError: the file is missing or damaged.
@@ -115,7 +115,7 @@ class Catalogue:
         return cls.__new__(cls)._set(stored, cast(TextRules, rules), _Added(), 0, removed)
 
     def save(self, file: Path) -> None:
-        """Write the catalogue atomically, in groups of rows that can be read alone."""
+        """Write the catalogue atomically, in row groups that can be read independently."""
         table = self.table.replace_schema_metadata({"text_rules": self.text_rules})
         with writing_file(file) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_A_GROUP)
@@ -124,7 +124,7 @@ class Catalogue:
 
     @property
     def table(self) -> pa.Table:
-        """All columns of all entries, as a table in memory."""
+        """All columns of all entries, as an in-memory table."""
         stored = self._stored.table().replace_schema_metadata(None)
         added = pa.Table.from_pylist(self._added.rows[: self._num_added], schema=stored.schema)
         whole = pa.concat_tables([stored, added])
@@ -137,7 +137,7 @@ class Catalogue:
 
     @property
     def position(self) -> Positions:
-        """Entry of each raw id."""
+        """Mapping from raw id to entry."""
         return Positions(self.raw_ids, self.find)
 
     @property
@@ -146,7 +146,7 @@ class Catalogue:
         return [name for name in self._stored.schema.names if name not in _OWN_COLUMNS]
 
     def find(self, raw_ids: Sequence[str]) -> IntArray:
-        """Entry of each raw id, [T]; -1 = it is not in the catalogue."""
+        """Entry of each raw id, [T]; -1 = not in the catalogue."""
         entries = self._stored.find(raw_ids)
         if self._num_added:
             later = [self._added.last(raw_id, self._num_added) for raw_id in raw_ids]
@@ -163,7 +163,7 @@ class Catalogue:
         return str(self._value("text", entry))
 
     def title(self, entry: int) -> str:
-        """What to call an entry: its `title`, else the first 80 characters of its text."""
+        """Display name of an entry: its `title`, or the first 80 characters of its text if it has none."""
         title = self._value("title", entry) if "title" in self.attributes else None
         return str(title) if title else self.text(entry)[:80]
 
@@ -174,11 +174,11 @@ class Catalogue:
         return self._stored.value(name, entry) if entry < first else self._added.rows[entry - first][name]
 
     def rows(self, histories: Sequence[Sequence[Any]], skip_unknown: bool = False) -> tuple[Ragged, list[str]]:
-        """Entries of raw ids, and the unknown ids among them. Whole numbers are taken as their digits.
+        """Histories of raw ids as histories of entries, and the unknown ids. Integers are converted to strings.
 
         Raises:
-            UnknownItemError: an id is not in the catalogue (and is not to be skipped), or a history has none that is.
-            SettingsError: a history is empty or no list, or an id is neither text nor a whole number.
+            UnknownItemError: an id is unknown and `skip_unknown` is False, or a history has no known id.
+            SettingsError: a history is empty or is not a list, or an id is neither a string nor an integer.
         """
         listed = [ids_of(history, f"history {number}") for number, history in enumerate(histories, start=1)]
         lengths = np.array([len(history) for history in listed], dtype=np.int64)
@@ -201,11 +201,11 @@ class Catalogue:
         return Ragged(entries[known].astype(np.int32), found), unknown
 
     def new_entries(self, items: TableLike) -> pa.Table:
-        """New items as rows of the catalogue's table, checked and with their texts cleaned.
+        """Check new items, clean their texts and return them as rows of the catalogue's table.
 
         Raises:
-            DataFormatError: `items` is no table (`linguarec.tables`); an id is missing, there twice or in the catalogue
-                already; a column is unknown; an item has neither text nor attributes.
+            DataFormatError: `items` is not a table (`linguarec.tables`); an id is missing, duplicated or already in the
+                catalogue; a column is unknown; an item has neither text nor attributes.
         """
         entries: dict[str, dict[str, Any]] = {}
         for number, item in enumerate(as_rows(items, "New items", ids=["raw_id"]), start=1):
@@ -218,22 +218,22 @@ class Catalogue:
             if not raw_id.strip():
                 raise DataFormatError(f"New item {number}: its `raw_id` is empty.")
             if raw_id in entries:
-                raise DataFormatError(f"New item {number}: the raw_id {raw_id!r} is there twice.")
+                raise DataFormatError(f"New item {number}: the raw_id {raw_id!r} occurs twice.")
             entry = int(self.find([raw_id])[0])
             if entry >= 0 and not self.removed[entry]:
                 raise DataFormatError(
-                    f"New item {number}: {raw_id!r} is in the catalogue already; leave it out, or call remove_items first."
+                    f"New item {number}: {raw_id!r} is already in the catalogue; leave it out, or call remove_items first."
                 )
             entries[raw_id] = self._entry(f"New item {number} ({raw_id!r})", raw_id, item)
         return pa.Table.from_pylist(list(entries.values()), schema=self._stored.schema.remove_metadata())
 
     def with_added(self, entries: pa.Table) -> "Catalogue":
-        """This catalogue and the `new_entries` behind it."""
+        """This catalogue with `entries` (of `new_entries`) appended."""
         if len(entries) > len(self):
             return Catalogue(pa.concat_tables([self.table, entries]), self.text_rules)
         rows = entries.to_pylist()
         added = self._added
-        if not added.append(self._num_added, rows):  # a catalogue that goes on from the same one as another
+        if not added.append(self._num_added, rows):  # another catalogue was already derived from this one
             added = _Added([*added.rows[: self._num_added], *rows])
         removed = np.concatenate([self.removed, np.zeros(len(rows), dtype=bool)])
         return Catalogue.__new__(Catalogue)._set(
@@ -263,13 +263,15 @@ class Catalogue:
             raise DataFormatError(f"{where} cannot be read: it has none of {', '.join(known[1:])}.")
         cleaned = item_text(parts, self.text_rules).text
         if not cleaned.strip():
-            raise DataFormatError(f"{where} cannot be read: cleaning leaves nothing of its text.")
+            raise DataFormatError(f"{where} cannot be read: its text is empty after cleaning.")
         return {"raw_id": raw_id, **values, "text": cleaned, "row": -1, "removed": False}
 
     def _unknown_message(self, unknown: list[str]) -> str:
         if not len(self):
             listed = ", ".join(map(repr, unknown[:5]))
-            return f"The model has no catalogue, so it knows no {listed}; add items (--items), or fine-tune it first."
+            return (
+                f"The model has no items yet, so these ids are unknown: {listed}. Add items (--items) or fine-tune it."
+            )
         named = []
         for raw_id in unknown[:5]:
             near = difflib.get_close_matches(raw_id, self._comparable(raw_id), n=3, cutoff=0.6)
@@ -279,7 +281,7 @@ class Catalogue:
         as_numbers += [f"{raw_id}.0" for raw_id in unknown if raw_id.isdecimal()]
         there = [raw_id for raw_id in as_numbers if raw_id in self.position]
         cause = (
-            f" {there[0]!r} is there: the ids were read as numbers with a fraction; read them as text." if there else ""
+            f" {there[0]!r} is in it: the ids were read as floating-point numbers; read them as text." if there else ""
         )
         return (
             f"Not in the catalogue of {len(self):,} items: {', '.join(named)}{more}.{cause} "
@@ -287,7 +289,7 @@ class Catalogue:
         )
 
     def _comparable(self, raw_id: str) -> list[str]:
-        """Ids that may be spelt like this one: all, or in a large catalogue those with the same beginning."""
+        """Ids to search for similar spellings: all, or in a large catalogue those with the same first three characters."""
         if len(self) <= _COMPARABLE_IDS:
             return list(self.raw_ids)
         added = [other for other in self._added.raw_ids[: self._num_added] if other[:3] == raw_id[:3]]

@@ -1,10 +1,11 @@
-"""A trained run in use: model, catalogue and what new items are read by, in one folder that can be moved.
+"""A trained run in use: the model, its catalogue and the source that encodes new items, in one relocatable folder.
 
     recommender = linguarec.load_model("runs/scientific")
     recommender.add_items([{"raw_id": "new", "title": "Digital caliper, 150 mm"}])
     recommender.recommend([["B0001", "new"]], k=10)
 
-The text of a new item goes the way the catalogue went: cleaned, then encoded, coded or tokenized, then read by the model.
+A new item is processed like the items of the catalogue: its text is cleaned, then encoded, coded or tokenized, then read by
+the model.
 """
 
 import logging
@@ -52,9 +53,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The items at one moment, which never change: the catalogue, what histories read of its entries, and their ranker.
+    """An immutable state of the items: the catalogue, the inputs of its entries in histories, and the ranker of their keys.
 
-    `source`: by which new items are read, with what a run keeps of the items.
+    `source`: encodes new items; holds the part of the items' source that a run keeps (`ItemSource.kept_by_run`).
     """
 
     catalogue: Catalogue
@@ -71,7 +72,7 @@ class Snapshot:
 
     @cached_property
     def by_cosine(self) -> tuple[DenseRanker, float]:
-        """A ranker of keys of one length, and that length: the ranker itself, or one of normalised keys."""
+        """A ranker whose keys all have the same norm, and that norm: the ranker itself, or a ranker of normalised keys."""
         keys = self.ranker.keys
         lengths = (
             torch.cat([part.norm(dim=-1) for part in keys.split(_KEYS_AT_ONCE)]) if len(keys) else keys.new_ones(1)
@@ -84,10 +85,9 @@ class Snapshot:
 
 
 class Recommender:
-    """Recommends items for histories of raw ids. Made by `of_items` or `load`.
+    """Recommends items for histories of raw ids. Create it with `of_items` or `load`.
 
-    Adding and removing items makes a new `snapshot`; whoever reads at that time goes on with the old one. Calls may come
-    from several threads.
+    Thread-safe: adding or removing items replaces `snapshot`, and calls in progress finish with the old snapshot.
     """
 
     def __init__(self, scorer: Scorer, description: ModelDescription, snapshot: Snapshot) -> None:
@@ -102,12 +102,12 @@ class Recommender:
 
     @property
     def catalogue(self) -> Catalogue:
-        """The items as they are now."""
+        """The current catalogue."""
         return self.snapshot.catalogue
 
     @property
     def model(self) -> nn.Module:
-        """The network that reads histories."""
+        """The network that encodes histories."""
         return self.scorer.network
 
     @classmethod
@@ -119,14 +119,14 @@ class Recommender:
         source: ItemSource,
         keys: Tensor | None = None,
     ) -> "Recommender":
-        """The recommender of a catalogue whose entries are the items of `source`, which the model reads now.
+        """Create a recommender: encode the items of `source`, which are the entries of the catalogue.
 
         Args:
-            scorer: of the trained network.
-            description: of the model.
-            catalogue: raw ids, attributes, texts.
-            source: what the model reads of them.
-            keys: [N, Dk] of the items, where they are not to be made by the scorer.
+            scorer: scorer of the trained network.
+            description: description of the model.
+            catalogue: raw ids, attributes and texts of the items.
+            source: the items in the form that the model reads, in catalogue order.
+            keys: [N, Dk] keys of the items; None = the scorer computes them.
         """
         inputs, found = _encode(scorer, source)
         ranker = DenseRanker(found if keys is None else keys)
@@ -135,7 +135,7 @@ class Recommender:
     # -- the folder ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write everything that `load` needs into `folder`, each file atomically; other files there are left alone."""
+        """Write all files that `load` needs into `folder`, each atomically; other files in it are not changed."""
         folder, now = Path(folder), self.snapshot
         save_model(self.model, self.description, folder)
         now.catalogue.save(folder / CATALOGUE_FILE)
@@ -147,12 +147,12 @@ class Recommender:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recommender":
-        """Open a run folder, or that of a model without a catalogue (pre-trained or converted), to which items are added.
+        """Open a run folder, or the folder of a model without items (pre-trained or converted), which gets an empty catalogue.
 
         Keys and inputs are memory-mapped.
 
         Raises:
-            CheckpointMismatchError: a part is missing, or the parts do not fit together.
+            CheckpointMismatchError: a file is missing, or the files do not belong together.
         """
         folder = Path(folder)
         network, description = open_model(folder)
@@ -167,7 +167,7 @@ class Recommender:
         for name in (CATALOGUE_FILE, KEYS_FILE):
             if not (folder / name).exists():
                 raise CheckpointMismatchError(
-                    f"{folder} has no {name}: its training is not finished; go on with it by "
+                    f"{folder} has no {name}: its training is not finished; resume it with "
                     "`linguarec finetune ... --resume`."
                 )
         catalogue = Catalogue.load(folder / CATALOGUE_FILE)
@@ -218,25 +218,25 @@ class Recommender:
         skip_unknown: bool = False,
         as_table: bool = False,
     ) -> Any:
-        """The `k` best items for each history, best first; fewer where fewer are left. Equal scores: catalogue order.
+        """The top `k` items for each history, best first; fewer if there are fewer candidates. Ties are in catalogue order.
 
-        Ids are text or whole numbers, in lists, NumPy arrays, Series of pandas or polars, or Arrow arrays.
+        Ids are strings or integers, in lists, NumPy arrays, pandas or polars Series, or Arrow arrays.
 
         Args:
             histories: raw ids of one history, oldest first, or a list of histories. The model reads the last `max_length` ids.
-            k: how many items for each.
+            k: number of items for each history.
             exclude_seen: items of the history are not recommended.
-            within: raw ids of the only items that may be recommended: one list for all histories, or one for each.
-            skip_unknown: leave unknown ids out of histories and `within`, and log how many; else they are an error.
+            within: raw ids of the candidate items: one list for all histories, or a list for each history. None = all items.
+            skip_unknown: ignore unknown ids in histories and `within`, and log their number; False = raise an error.
             as_table: return an Arrow table.
 
         Returns:
-            The items of the one history, or for a list of histories a list of the items of each. As a table: a row for each
-            item, with `history`, its place from 0, `rank` from 1, `raw_id`, `score` and `title`.
+            For one history a list of recommendations, for a list of histories a list of such lists. As a table: a row for each
+            recommendation, with `history` (index from 0), `rank` (from 1), `raw_id`, `score` and `title`.
 
         Raises:
-            UnknownItemError: an id is not in the catalogue, or a history has no known one left.
-            SettingsError: a history is empty or no list of ids, or k is below 1.
+            UnknownItemError: an id is not in the catalogue, or a history has no known id.
+            SettingsError: a history is empty or is not a list of ids, or k is less than 1.
         """
         check_k(k)
         now = self.snapshot
@@ -248,29 +248,29 @@ class Recommender:
             log.warning("left out %d unknown item ids, for instance %r", len(unknown), unknown[0])
         blank = self.scorer.cut_histories(now.inputs, rows).get("without_text", 0)
         if blank:
-            log.warning("%d histories have items without any text alone, and get what any such history would", blank)
+            log.warning("%d histories consist only of items without text and are all encoded alike", blank)
         found = recommended(now.catalogue, self._best(now, rows, k, exclude_seen, allowed))
         if as_table:
             return table_of(found)
         return found[0] if single else found
 
     def best_entries(self, histories: Ragged, k: int, exclude_seen: bool = True) -> tuple[Catalogue, Best]:
-        """The best `k` entries for each history of entries, and the catalogue that they are of: for many histories at once.
+        """The top `k` entries for each history of entries, and the catalogue they belong to. For large batches of histories.
 
         Args:
-            histories: entries of the catalogue as it is now (see `Catalogue.rows`), oldest first; none empty.
-            k: how many for each.
+            histories: entries of the current catalogue (see `Catalogue.rows`), oldest first; none is empty.
+            k: number of entries for each history.
             exclude_seen: items of the history are not recommended.
         """
         now = self.snapshot
         return now.catalogue, self._best(now, histories, k, exclude_seen, None)
 
     def similar_items(self, ids: Iterable[Any], k: int = 10) -> list[list[Recommendation]]:
-        """The `k` items whose keys are nearest to those of each item by cosine, best first, without the item itself.
+        """The `k` nearest items of each item by cosine similarity of their keys, best first, without the item itself.
 
         Raises:
             UnknownItemError: an id is not in the catalogue.
-            SettingsError: k is below 1, or `ids` is no list of ids.
+            SettingsError: k is less than 1, or `ids` is not a list of ids.
         """
         check_k(k)
         now = self.snapshot
@@ -282,14 +282,14 @@ class Recommender:
         return recommended(now.catalogue, best)
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
-        """The keys [N, Dk] of all entries of the catalogue, in its order: the score of an item is its product with a query."""
+        """The keys [N, Dk] of all catalogue entries, in catalogue order. A score is the dot product of a key and a query."""
         return self.snapshot.ranker.keys.float().cpu().numpy()
 
     def history_vectors(self, histories: Iterable[Any], skip_unknown: bool = False) -> npt.NDArray[np.float32]:
-        """The query [Q, Dk] of each history, or [Dk] of a single one.
+        """The queries [Q, Dk] of a list of histories, or the query [Dk] of one history.
 
         Raises:
-            UnknownItemError, SettingsError: as of `recommend`.
+            UnknownItemError, SettingsError: as in `recommend`.
         """
         now = self.snapshot
         listed, single = as_histories(histories, "histories", _HISTORIES)
@@ -313,7 +313,7 @@ class Recommender:
         exclude_seen: bool,
         within: npt.NDArray[np.int64] | Ragged | None,
     ) -> Best:
-        """The best `k` candidates for each history."""
+        """The top `k` candidates for each history."""
         entries = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         with torch.inference_mode(), full_precision(self.scorer.device):
@@ -327,19 +327,19 @@ class Recommender:
     # -- the catalogue -------------------------------------------------------------------------------------------------
 
     def add_items(self, items: TableLike, vectors: Vectors | None = None) -> int:
-        """Add items that the model never saw, known by their text: as if they had been there from the start.
+        """Add items that the model was not trained on; they are encoded from their text.
 
         Args:
-            items: a table (pandas, polars, Arrow, list of mappings) of `raw_id` and the catalogue's attribute columns (missing
-                ones are empty), or `text`, which where there are both is what is read by models of text vectors.
-            vectors: [n, F] text vectors of the run's encoder, in the order of `items`; None = encode the texts.
+            items: a table (pandas, polars, Arrow, list of mappings) with `raw_id` and the catalogue's attribute columns
+                (missing ones are empty) or `text`. With both, models that read text vectors use `text`.
+            vectors: [n, F] text embeddings by the run's encoder, in the order of `items`; None = encode the texts.
 
         Returns:
             The number of items added.
 
         Raises:
-            DataFormatError: an id is missing, there twice or in the catalogue already; a column is missing or unknown.
-            SettingsError: the model knows items by ID only, or its encoder is not at hand.
+            DataFormatError: an id is missing, duplicated or already in the catalogue; a column is missing or unknown.
+            SettingsError: the model knows items by ID only, or its text encoder is not available.
         """
         with self._writing:
             now = self.snapshot
@@ -365,11 +365,11 @@ class Recommender:
             return len(entries)
 
     def remove_items(self, raw_ids: Iterable[Any]) -> None:
-        """Never recommend these items again; they stay readable in histories.
+        """Remove items from the candidates; they may still occur in histories.
 
         Raises:
             UnknownItemError: an id is not in the catalogue.
-            SettingsError: `raw_ids` is no list of ids.
+            SettingsError: `raw_ids` is not a list of ids.
         """
         ids = ids_of(raw_ids, "raw_ids")
         if not ids:
@@ -382,7 +382,7 @@ class Recommender:
             )
 
     def encode_new(self, source: ItemSource) -> tuple[Any, Tensor]:
-        """What histories read of items that the model was not trained on, and their keys [n, Dk], float32."""
+        """History inputs and keys [n, Dk] (float32) of items that the model was not trained on."""
         return _encode(self.scorer, source, new=True)
 
 

@@ -232,7 +232,7 @@ def test_adding_items_that_the_model_cannot_read(released, tmp_path):
         recommender.add_items(new, vectors_of(1, 11))
     with pytest.raises(SettingsError, match="give `vectors`"):
         recommender.add_items(new)
-    with pytest.raises(UnknownItemError, match="The model has no catalogue, so it knows no 'a'"):
+    with pytest.raises(UnknownItemError, match="The model has no items yet, so these ids are unknown: 'a'"):
         recommender.recommend([["a"]])
     convert(released("vqrec"), tmp_path / "vqrec")
     with pytest.raises(SettingsError, match="holds no codebook to code new items with"):

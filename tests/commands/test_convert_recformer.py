@@ -143,7 +143,9 @@ def test_with_the_catalogue_of_a_prepared_folder(
     ranked = [evaluate(model, shops[0].path, zero_shot=True, plots=False)["systems"] for model in (bare, folder)]
     means = [systems["recformer"]["ndcg@10"]["mean"] for systems in ranked]
     assert means[0] == pytest.approx(means[1])
-    with pytest.raises(CheckpointMismatchError, match=r"has no sentences\.json, which tells how items become tokens"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"has no sentences\.json, which describes how items become tokens"
+    ):
         linguarec.load_model(bare)
 
 

@@ -413,7 +413,9 @@ def test_folders_that_do_not_go_together_are_refused(folders: list[PreparedDatas
     book = ItemCodes.load(one.codes_path("pq")).book
     apart = replace(book, centroids=book.centroids + 1)
     ItemCodes(apart.encode(two.features("words")), apart, two.texts_fingerprint).save(two.codes_path("pq"))
-    with pytest.raises(StaleFeaturesError, match=r"domain1 are of .*domain0 of .*codebooks fitted apart.*quantize"):
+    with pytest.raises(
+        StaleFeaturesError, match=r"domain1 are of .*domain0 of .*codebooks were fitted separately.*quantize"
+    ):
         pretrain("vqrec", [one.path, two.path], run)
     two.write_features("words", two.features("words"), replace(two.feature_info("words"), pooling="cls"))
     with pytest.raises(StaleFeaturesError, match=r"domain1 and of .*domain0 differ in pooling cls against mean"):
@@ -433,8 +435,8 @@ def test_how_to_fit_one_code_book_is_told_in_whole(folders: list[PreparedDataset
         pretrain("vqrec", [one.path, two.path], tmp_path / "run")
     kind = "CodeBook(pq, 4 x 32, 16 dimensions of words)"
     assert str(caught.value) == (
-        f"The codes pq of {two.path} are of {kind}, those of {one.path} of {kind} with other contents: codebooks "
-        "fitted apart. Fit one for all folders: "
+        f"The codes pq of {two.path} are of {kind}, those of {one.path} of {kind} with other contents: the "
+        "codebooks were fitted separately. Fit one for all folders: "
         f"`linguarec quantize {one.path} {two.path} --features words --subvectors 4 --centroids 32 --name pq --overwrite`."
     )
 

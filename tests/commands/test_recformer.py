@@ -126,7 +126,7 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(
     recommender.snapshot = replace(now, inputs=TokenInputs(bare), source=bare)
     assert recommender.catalogue.raw_ids[:3] == history
     recommender.recommend([history, [*history, *shop.raw_item_ids[10:18]], [shop.raw_item_ids[9]]])
-    assert "2 histories have items without any text alone" in caplog.text
+    assert "2 histories consist only of items without text" in caplog.text
 
     epochs, values = learning_curve(run)  # of both stages
     assert epochs == list(range(result["epochs"]))

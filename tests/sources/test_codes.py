@@ -120,7 +120,7 @@ def test_several_folders_need_one_codebook(dataset: PreparedDataset, other: Prep
     assert [len(source) for source in sources] == [3, 2]
     write_codes(other, "own", book_of(1))
     with pytest.raises(
-        StaleFeaturesError, match=r"codebooks fitted apart\. Fit one for all folders: `linguarec quantize"
+        StaleFeaturesError, match=r"codebooks were fitted separately\. Fit one for all folders: `linguarec quantize"
     ):
         CodeSource.choose_for_all([dataset, other], {})
 

@@ -188,6 +188,6 @@ def test_a_form_that_is_not_known_stays_so(tmp_path: Path) -> None:
     assert (loaded.form, loaded.text_rules, len(loaded)) == (None, None, 0)
     for ask in (lambda: loaded.attributes, lambda: loaded.new(pa.table({"raw_id": ["n"]})), loaded.settings):
         with pytest.raises(
-            CheckpointMismatchError, match=f"has no {SENTENCES_FILE}, which tells how items become tokens"
+            CheckpointMismatchError, match=f"has no {SENTENCES_FILE}, which describes how items become tokens"
         ):
             ask()

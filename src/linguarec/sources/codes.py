@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CODES_FILE, BOOK_FILE = "codes.npz", "code_book.npz"
-BORROWED = "book-"  # prefix of the names of codes that were made with the codebook of a start
+BORROWED = "book-"  # name prefix of codes made with the codebook of the model that a training starts from
 log = logging.getLogger(__name__)
 
 
@@ -35,9 +35,9 @@ class CodeSource(ItemSource):
     """
 
     flags: ClassVar = {
-        "codes": "name of the item codes, for models that read them; not needed if the folder has one kind beside those of "
-        "borrowed codebooks (book-...)",
-        "features": "name of the item text vectors that items are coded from, where they have no codes of the model's codebook",
+        "codes": "name of the stored item codes, for models that read them; not needed if the folder has only one, not "
+        "counting codes made with another model's codebook (book-...)",
+        "features": "name of the stored text embeddings to code items from, if the folder has no codes of the model's codebook",
     }
 
     def __init__(
@@ -76,7 +76,7 @@ class CodeSource(ItemSource):
     @classmethod
     def choose(cls, dataset: PreparedDataset, asked: Asked, start: "CodeSource | None" = None) -> "CodeSource":
         """The requested stored codes, or the only ones with a codebook of the folder's own. With `start` they must have its
-        sizes and encoder, but not its codebook (see `coded_alike`)."""
+        sizes and encoder, but may have another codebook (see `coded_alike`)."""
         name = choose("codes", asked.get("codes"), own_names(dataset, asked.get("codes")), dataset, "quantize")
         if start is not None:
             start.check_sizes(dataset, name)
@@ -99,7 +99,7 @@ class CodeSource(ItemSource):
             if book.fingerprint != first.fingerprint:
                 raise StaleFeaturesError(
                     f"The codes {source.name} of {source.folder} are of {book}, those of {sources[0].folder} of {first} with "
-                    f"other contents: codebooks fitted apart. Fit one for all folders: "
+                    f"other contents: the codebooks were fitted separately. Fit one for all folders: "
                     f"`linguarec quantize {' '.join(str(each.path) for each in datasets)} --features {book.encoder} "
                     f"--subvectors {book.subvectors} --centroids {book.num_centroids} --name {source.name} --overwrite`."
                 )
@@ -131,7 +131,8 @@ class CodeSource(ItemSource):
         if name is not None:
             self._leave_unread(dataset, asked.get("features"), name)
             return type(self).stored(dataset, name)
-        known = self.encoder is not None  # else the codebook knows whose vectors it codes, but not how they were made
+        # A codebook alone records the name and hash of its encoder, but not the settings that encoding needs.
+        known = self.encoder is not None
         found = self._vectors_of_encoder().matching(dataset, {"features": asked.get("features")}, encode and known)
         with _naming(dataset.path if found.name is None else dataset.feature_path(found.name)):
             return type(self)(dataset.path, book.encode(found.vectors), book, self.encoder, features=found.name)
@@ -287,7 +288,7 @@ class CodeSource(ItemSource):
 
 
 def own_names(dataset: PreparedDataset, asked: str | None) -> list[str]:
-    """Names of the folder's codes, except those of a start's codebook that are not requested by name."""
+    """Names of the folder's codes, without codes of another model's codebook (`book-...`), unless a name is requested."""
     return [name for name in dataset.code_names if asked is not None or not name.startswith(BORROWED)]
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from linguarec.text.encoders import TextEncoder
 
 ENCODER_FILE = "encoder.json"
-AGAIN = "Copy the folder again, or train the model anew."
+AGAIN = "Copy the folder again, or train the model again."
 log = logging.getLogger(__name__)
 
 
@@ -34,12 +34,12 @@ class EmbeddingSource(ItemSource):
     """Text vectors of items and the known facts about their encoder.
 
     `info`: the encoder. `vectors` [N, F], may be a memory map. `draws`: word-drop vectors [N, F] of the same items.
-    `name`: of the stored vectors, None = not stored. `reader`: names the reader of the vectors at the beginning of messages;
-    None = the model in `folder`.
+    `name`: name of the stored vectors, None = not stored. `reader`: the subject of error messages, such as "FOLDER was trained
+    on"; None = the model in `folder`.
     """
 
     flags: ClassVar = {
-        "features": "name of the item text vectors, for models that read them; not needed if the folder has one kind that fits"
+        "features": "name of the stored text embeddings, for models that read them; not needed if only one fits"
     }
 
     def __init__(
@@ -160,7 +160,7 @@ class EmbeddingSource(ItemSource):
             return np.asarray(vectors, dtype=np.float32)
         if self.info.weights_sha256 is None:
             origin = "" if self.info.encoder == UNKNOWN else f" ({self.info.encoder})"
-            raise SettingsError([f"the run's text vectors{origin} were imported, not encoded here; give `vectors`"])
+            raise SettingsError([f"the run's text vectors{origin} were imported, not encoded here; pass `vectors`"])
         return np.asarray(self._text_encoder.encode(items["text"].to_pylist()), dtype=np.float32)
 
     @cached_property
@@ -224,7 +224,7 @@ def vectors_of(encoder: FeatureInfo, reader: str, dataset: PreparedDataset, aske
 
     Args:
         encoder: the known facts about it.
-        reader: names the reader of the vectors at the beginning of messages: "FOLDER was trained on".
+        reader: the subject of error messages: "FOLDER was trained on".
         dataset: the folder.
         asked: name of vectors, which must be of this encoder; None = search all vectors.
 

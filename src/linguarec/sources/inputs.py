@@ -15,7 +15,7 @@ from linguarec.sources.tokens import TokenSource
 from linguarec.stored import read_array
 
 INPUTS_FILE = "inputs.npy"
-AGAIN = "Copy the folder again, or train the model anew."
+AGAIN = "Copy the folder again, or train the model again."
 
 
 class HistoryInputs(Protocol):
@@ -30,7 +30,7 @@ class HistoryInputs(Protocol):
         """The items of both, these before those of `other`."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same inputs, on another device if that helps."""
+        """The same inputs on another device, or unchanged if they are moved batch by batch."""
 
     def save(self, folder: Path, raw_ids: Sequence[str]) -> None:
         """Write them into a run folder."""

@@ -46,7 +46,7 @@ class TokenSource(ItemSource):
     """
 
     flags: ClassVar = {
-        "tokens": "name of the item tokens, for models that read them; not needed if the folder has one kind that fits"
+        "tokens": "name of the stored item tokens, for models that read them; not needed if only one fits"
     }
 
     def __init__(
@@ -124,8 +124,8 @@ class TokenSource(ItemSource):
         """
         if self.form is None:
             raise CheckpointMismatchError(
-                f"{self.folder} has no {SENTENCES_FILE}, which tells how items become tokens. Fine-tune it with "
-                f"`linguarec finetune MODEL DATA --from {self.folder}`, which takes those of the data."
+                f"{self.folder} has no {SENTENCES_FILE}, which describes how items become tokens. Fine-tune it with "
+                f"`linguarec finetune MODEL DATA --from {self.folder}`, which uses the sentence form of DATA."
             )
         return self.form
 
