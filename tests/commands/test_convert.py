@@ -230,7 +230,7 @@ def test_adding_items_that_the_model_cannot_read(released, tmp_path):
     recommender = linguarec.load_model(tmp_path / "unisrec")
     with pytest.raises(DataFormatError, match=r"have the shape \(1, 11\), this model reads vectors of width 10"):
         recommender.add_items(new, vectors_of(1, 11))
-    with pytest.raises(SettingsError, match="give `vectors`"):
+    with pytest.raises(SettingsError, match="pass `vectors`"):
         recommender.add_items(new)
     with pytest.raises(UnknownItemError, match="The model has no items yet, so these ids are unknown: 'a'"):
         recommender.recommend([["a"]])

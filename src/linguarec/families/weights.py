@@ -11,7 +11,7 @@ from linguarec.families.family import ModelDescription
 from linguarec.files import write_json, writing_file
 
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
-AGAIN = "Copy the folder again, or train the model anew."
+AGAIN = "Copy the folder again, or train the model again."
 
 
 def save_model(model: nn.Module, description: ModelDescription, folder: Path) -> None:

@@ -17,7 +17,7 @@ from linguarec.training.settings import TrainingSettings
 
 CONFIG_FILE = "run.yaml"
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
-AGAIN = "Copy the folder again, or train the model anew."
+AGAIN = "Copy the folder again, or train the model again."
 # Paths of folders and versions of libraries may differ when a run is resumed; the contents are compared by fingerprints.
 _MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone")
 

@@ -95,7 +95,7 @@ def read_form(file: Path) -> SentenceForm:
     Raises:
         DataFormatError: the file holds no form.
     """
-    mend = "Copy the folder again, or train the model anew."
+    mend = "Copy the folder again, or train the model again."
     return read_record(SentenceForm, file, "how items become tokens", DataFormatError, mend)
 
 

@@ -22,7 +22,7 @@ from linguarec.training.module import Stage
 from linguarec.training.processes import is_main_process
 
 STAGE_FILE = "metrics.json"
-AGAIN = "Copy the folder again, or train the model anew."
+AGAIN = "Copy the folder again, or train the model again."
 log = logging.getLogger(__name__)
 
 

@@ -35,7 +35,7 @@ from linguarec.sources.source import ItemSource
 from linguarec.sources.tokens import TokenSource
 from linguarec.stored import read_array
 
-AGAIN = "Copy the folder again, or train the model anew."
+AGAIN = "Copy the folder again, or train the model again."
 NAME = "recformer"
 # Settings of the released code, under its names; assumed, and shown to the user, if they are not known.
 PUBLISHED = {
