@@ -1,5 +1,6 @@
 """`import linguarec`: what it offers, how little it loads, results that are typed, and one small pipeline through it."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_every_name_is_there_and_is_the_function_of_the_command() -> None:
         assert getattr(linguarec, name) is not None
     functions = {command.function: command.module for command in COMMANDS.values()}
     for name in ("prepare_table", "encode", "quantize", "tokenize", "pretrain", "finetune", "evaluate", "compare"):
-        assert getattr(linguarec, name).__module__ == functions[name]
+        assert getattr(linguarec, name) is getattr(importlib.import_module(functions[name]), name)
     errors = [name for name in linguarec.__all__ if name.endswith("Error")]
     kinds = {kind.__name__ for kind in LinguarecError.__subclasses__()} | {"LinguarecError"}
     assert set(errors) == kinds and all(issubclass(getattr(linguarec, name), LinguarecError) for name in errors)
