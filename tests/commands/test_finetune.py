@@ -230,7 +230,9 @@ def test_what_cannot_work_is_told_before_the_folder_is_made(
 
 
 def test_what_is_no_run_is_not_replaced_by_one(dataset: PreparedDataset, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"has no settings\.json of ours, .*--overwrite does not replace it"):
+    with pytest.raises(
+        OutputError, match=r"has no settings\.json that linguarec wrote, .*--overwrite does not replace it"
+    ):
         finetune("sasrec", dataset.path, dataset.path, transformer=SMALL, training=settings(), overwrite=True)
     assert PreparedDataset.open(dataset.path).num_users == dataset.num_users
 
