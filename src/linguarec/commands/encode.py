@@ -151,19 +151,16 @@ def encode(
 
 
 def _show(result: EncodeResult) -> None:
-    from rich import box
-    from rich.table import Table
+    from linguarec.runs.tables import show_figures
 
-    from linguarec.runs.tables import plain_console
-
-    table = Table(title=f"Vectors {result['features']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     notes = {
         "empty_texts": "encoded as the empty string",
         "cut_texts": f"longer than {result['max_tokens']} tokens",
         "resumed_texts": "from an earlier run that was stopped",
     }
+    rows = []
     for key, value in result.items():
         if key not in ("data", "features", "weights_sha256") and value is not None:
             shown = f"{value:,}" if isinstance(value, int | float) else str(value)
-            table.add_row(key.replace("_", " "), shown, notes.get(key, "") if value else "")
-    plain_console().print(table)
+            rows.append((key.replace("_", " "), shown, notes.get(key, "") if value else ""))
+    show_figures(f"Vectors {result['features']}", rows)

@@ -93,13 +93,10 @@ def import_codes(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
+    from linguarec.runs.tables import show_figures
 
-    from linguarec.runs.tables import plain_console
-
-    table = Table(title=f"Codes {result['codes']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    rows = []
     for key, value in result.items():
         if key not in ("data", "codes", "book_sha256") and value is not None:
-            table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
-    plain_console().print(table)
+            rows.append((key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)))
+    show_figures(f"Codes {result['codes']}", rows)

@@ -122,20 +122,18 @@ def training_items(dataset: "PreparedDataset", split: str) -> Any:
 
 
 def _show(title: str, statistics: "CodeStatistics", centroids: int) -> None:
-    from rich import box
-    from rich.table import Table
+    from linguarec.runs.tables import show_figures
 
-    from linguarec.runs.tables import plain_console
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
-    table.add_row("items", f"{statistics.items:,}", f"{statistics.distinct_vectors:,} distinct vectors")
-    table.add_row("distinct codes", f"{statistics.distinct_codes:,}", "")
-    table.add_row(
-        "colliding items", f"{statistics.colliding_items:,}", "share their code with an item of another vector"
-    )
-    table.add_row(
-        "centroids used", f"{statistics.centroids_used:.1%}", f"perplexity {statistics.perplexity:.1f} of {centroids}"
-    )
     distortion = "none" if statistics.distortion is None else f"{statistics.distortion:.4f}"
-    table.add_row("distortion", distortion, "share of the vectors' variance that the codes lose")
-    plain_console().print(table)
+    rows = [
+        ("items", f"{statistics.items:,}", f"{statistics.distinct_vectors:,} distinct vectors"),
+        ("distinct codes", f"{statistics.distinct_codes:,}", ""),
+        ("colliding items", f"{statistics.colliding_items:,}", "share their code with an item of another vector"),
+        (
+            "centroids used",
+            f"{statistics.centroids_used:.1%}",
+            f"perplexity {statistics.perplexity:.1f} of {centroids}",
+        ),
+        ("distortion", distortion, "share of the vectors' variance that the codes lose"),
+    ]
+    show_figures(title, rows)

@@ -149,12 +149,8 @@ def tokenize(
 
 
 def _show(result: TokenizeResult) -> None:
-    from rich import box
-    from rich.table import Table
+    from linguarec.runs.tables import show_figures
 
-    from linguarec.runs.tables import plain_console
-
-    table = Table(title=f"Tokens {result['tokens']}", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     notes = {
         "cut_values": f"longer than {result['attribute_tokens']} tokens with their name",
         "items_without_tokens": "known by nothing: ranked with score 0",
@@ -162,8 +158,9 @@ def _show(result: TokenizeResult) -> None:
         f"histories_over_{HISTORY_TOKENS}_tokens": "of these the most recent items are read by default",
         "histories_without_text": "of items without tokens alone: all read alike",
     }
+    rows = []
     for key, value in result.items():
         if key not in ("data", "tokens", "tokenizer_sha256"):
             shown = f"{value:,}" if isinstance(value, int | float) else ", ".join(value)
-            table.add_row(key.replace("_", " "), shown, notes.get(key, "") if value else "")
-    plain_console().print(table)
+            rows.append((key.replace("_", " "), shown, notes.get(key, "") if value else ""))
+    show_figures(f"Tokens {result['tokens']}", rows)

@@ -1,7 +1,7 @@
 """Tables on the screen."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,17 @@ def show_table(console: "Console", table: "Table", title: str) -> None:
     for number, row in enumerate(table.rows):
         screen.add_row(*row, style="bold" if number in table.strong else None)
     console.print(screen, crop=False)  # lines may be longer than a narrow screen, but no figure is cut
+
+
+def show_figures(title: str, rows: Iterable[Sequence[str]]) -> None:
+    """Print figures under `title`, one a row: what it is, its value and, in a third cell, a note on it."""
+    from rich import box
+    from rich.table import Table as Screen
+
+    screen = Screen(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    for row in rows:
+        screen.add_row(*row)
+    plain_console().print(screen)
 
 
 def show_files(console: "Console", folder: Path, counts: Mapping[str, int], files: Sequence[str]) -> None:
