@@ -1,7 +1,7 @@
 """Amazon review data, 2014, 2018 and 2023: ratings or reviews, and metadata."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,28 +36,10 @@ class Edition:
     attributes: Mapping[str, str]
 
 
-_REVIEWS = {"user": "reviewerID", "item": "asin", "moment": "unixReviewTime", "rating": "overall"}
-
-# The earliest edition has no features and no details; its ratings name the user first.
-AMAZON_2014 = Edition(
-    ratings_header=("user", "item", "rating", "timestamp"),
-    ratings={"user": "user", "item": "item", "moment": "timestamp", "rating": "rating"},
-    reviews=_REVIEWS,
-    rest=("style", "summary", "reviewText"),
-    time_unit="seconds",
-    item="asin",
-    attributes={
-        "title": "title",
-        "categories": "categories",
-        "brand": "brand",
-        "description": "description",
-        "price": "price",
-    },
-)
 AMAZON_2018 = Edition(
     ratings_header=("item", "user", "rating", "timestamp"),
     ratings={"user": "user", "item": "item", "moment": "timestamp", "rating": "rating"},
-    reviews=_REVIEWS,
+    reviews={"user": "reviewerID", "item": "asin", "moment": "unixReviewTime", "rating": "overall"},
     rest=("style", "summary", "reviewText"),
     time_unit="seconds",
     item="asin",
@@ -69,6 +51,18 @@ AMAZON_2018 = Edition(
         "features": "feature",
         "price": "price",
         "details": "details",
+    },
+)
+# The earliest edition has no features and no details; its ratings name the user first.
+AMAZON_2014 = replace(
+    AMAZON_2018,
+    ratings_header=("user", "item", "rating", "timestamp"),
+    attributes={
+        "title": "title",
+        "categories": "categories",
+        "brand": "brand",
+        "description": "description",
+        "price": "price",
     },
 )
 AMAZON_2023 = Edition(
