@@ -149,9 +149,11 @@ def check_moments(
     mend = ""
     if 2 * max(early, late) > number:
         for other, flag in units.items():
+            if other == unit:
+                continue
             ratio = _MICROSECONDS[unit] / _MICROSECONDS[other]  # what the same numbers mean in the other unit
             plausible = _counts(engine, table, (time / ratio >= first) & (time / ratio < last))[1]
-            if other != unit and 2 * plausible > number:
+            if 2 * plausible > number:
                 mend = f"In {other} they would be plausible: {flag}"
     if late:
         found = _found(engine, table, time >= last, late, number, "after the next year")
