@@ -25,7 +25,7 @@ from linguarec.commands.prepare import (
 )
 from linguarec.data import filtering, preparation
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.readers import files
+from linguarec.data.readers import files, times
 from linguarec.errors import DataFormatError, OutputError, SettingsError
 from linguarec.text import cleaning
 
@@ -274,6 +274,7 @@ def test_the_choices_of_the_flags_are_those_of_the_code() -> None:
         (writing.Duplicates, filtering.Duplicates),
         (writing.Catalogue, preparation.Catalogue),
         (writing.Encoding, files.Encoding),
+        (writing.TimeUnit, times.TimeUnit),
     ):
         assert get_args(ours) == get_args(theirs)
 
