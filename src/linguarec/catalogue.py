@@ -18,12 +18,11 @@ from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, UnknownItemError
 from linguarec.files import writing_file
 from linguarec.histories import ids_of
+from linguarec.stored import AGAIN
 from linguarec.stored_items import ROWS_A_GROUP, IntArray, Positions, RawIds, StoredItems
 from linguarec.tables import TableLike, as_rows
 from linguarec.text.cleaning import TextRules, item_text
 from linguarec.values import written_id, written_out
-
-AGAIN = "Copy the folder again, or train the model again."
 
 _OWN_COLUMNS = ("raw_id", "text", "row", "removed")  # every other column is an attribute
 _COMPARABLE_IDS = 50_000  # searching more ids than this for similar spellings takes seconds

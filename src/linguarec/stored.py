@@ -18,6 +18,7 @@ from linguarec.errors import LinguarecError
 
 Error = Callable[[str], LinguarecError]
 Record = TypeVar("Record")
+AGAIN = "Copy the folder again, or train the model again."  # the `mend` of files of a run
 
 
 def read_json(file: Path, error: Error, mend: str) -> dict[str, Any]:

@@ -166,8 +166,8 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     from linguarec.errors import CheckpointMismatchError
     from linguarec.families.family import ModelFolder
     from linguarec.families.opening import open_model
-    from linguarec.families.weights import AGAIN, SETTINGS_FILE
-    from linguarec.stored import read_json
+    from linguarec.families.weights import SETTINGS_FILE
+    from linguarec.stored import AGAIN, read_json
 
     if output.exists() and (output.is_dir() or not overwrite):
         advice = "it is a folder; name a file" if output.is_dir() else "choose another file, or pass --overwrite"

@@ -11,9 +11,9 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.family import Family, ModelDescription, Start
 from linguarec.families.start import warn_if_unfinished
-from linguarec.families.weights import AGAIN, CONFIG_FILE, SETTINGS_FILE, WEIGHTS_FILE, load_weights
+from linguarec.families.weights import CONFIG_FILE, SETTINGS_FILE, WEIGHTS_FILE, load_weights
 from linguarec.nn.shape import CatalogueShape
-from linguarec.stored import read_json
+from linguarec.stored import AGAIN, read_json
 
 
 def family_named(name: str) -> Family:

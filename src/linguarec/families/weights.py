@@ -9,9 +9,9 @@ from torch import nn
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription
 from linguarec.files import write_json, writing_file
+from linguarec.stored import AGAIN
 
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
-AGAIN = "Copy the folder again, or train the model again."
 
 
 def save_model(model: nn.Module, description: ModelDescription, folder: Path) -> None:

@@ -11,8 +11,8 @@ from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_ours
 from linguarec.runs.results import METRICS_FILE, TrainingResult, show_metrics
-from linguarec.runs.settings import AGAIN, SETTINGS_MARKER, RunSettings
-from linguarec.stored import read_json, read_record
+from linguarec.runs.settings import SETTINGS_MARKER, RunSettings
+from linguarec.stored import AGAIN, read_json, read_record
 from linguarec.training.processes import is_main_process
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,11 @@ from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import Marker, write_json, writing_file
 from linguarec.nn.encoders import encoder_kind
-from linguarec.stored import read_json
+from linguarec.stored import AGAIN, read_json
 from linguarec.training.settings import TrainingSettings
 
 CONFIG_FILE = "run.yaml"
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
-AGAIN = "Copy the folder again, or train the model again."
 # Paths of folders and versions of libraries may differ when a run is resumed; the contents are compared by fingerprints.
 _MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone")
 

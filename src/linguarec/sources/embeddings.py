@@ -19,6 +19,7 @@ from linguarec.files import write_json
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.choosing import choose, choose_for_all
 from linguarec.sources.source import Asked, IntArray, ItemSource, Vectors
+from linguarec.stored import AGAIN
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from linguarec.text.encoders import TextEncoder
 
 ENCODER_FILE = "encoder.json"
-AGAIN = "Copy the folder again, or train the model again."
 log = logging.getLogger(__name__)
 
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import writing_file
 from linguarec.sources.tokens import TokenSource
-from linguarec.stored import read_array
+from linguarec.stored import AGAIN, read_array
 
 INPUTS_FILE = "inputs.npy"
-AGAIN = "Copy the folder again, or train the model again."
 
 
 class HistoryInputs(Protocol):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
-from linguarec.stored import read_record
+from linguarec.stored import AGAIN, read_record
 from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, SentenceForm
 
 INFO_FILE = "tokens.json"
@@ -95,8 +95,7 @@ def read_form(file: Path) -> SentenceForm:
     Raises:
         DataFormatError: the file holds no form.
     """
-    mend = "Copy the folder again, or train the model again."
-    return read_record(SentenceForm, file, "how items become tokens", DataFormatError, mend)
+    return read_record(SentenceForm, file, "how items become tokens", DataFormatError, AGAIN)
 
 
 def tokenize_command(

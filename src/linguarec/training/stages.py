@@ -15,14 +15,13 @@ from torch import nn
 
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import write_json
-from linguarec.stored import read_record
+from linguarec.stored import AGAIN, read_record
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import fit
 from linguarec.training.module import Stage
 from linguarec.training.processes import is_main_process
 
 STAGE_FILE = "metrics.json"
-AGAIN = "Copy the folder again, or train the model again."
 log = logging.getLogger(__name__)
 
 

@@ -33,9 +33,8 @@ from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.scorer import KEYS_FILE
 from linguarec.sources.source import ItemSource
 from linguarec.sources.tokens import TokenSource
-from linguarec.stored import read_array
+from linguarec.stored import AGAIN, read_array
 
-AGAIN = "Copy the folder again, or train the model again."
 NAME = "recformer"
 # Settings of the released code, under its names; assumed, and shown to the user, if they are not known.
 PUBLISHED = {

@@ -22,10 +22,10 @@ from linguarec.errors import CheckpointMismatchError
 from linguarec.families.recformer.loaders import HistoryLoader, TokenPairsBatch, TokenPairsLoader
 from linguarec.families.recformer.model import Recformer
 from linguarec.families.recformer.scorer import ITEM_WEIGHTS_FILE
-from linguarec.families.weights import AGAIN, load_weights, save_weights
+from linguarec.families.weights import load_weights, save_weights
 from linguarec.files import writing_file
 from linguarec.nn.gathering import Gathering
-from linguarec.stored import read_array
+from linguarec.stored import AGAIN, read_array
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import MONITOR
 from linguarec.training.module import Stage

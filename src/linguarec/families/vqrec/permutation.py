@@ -20,11 +20,11 @@ from linguarec.families.vqrec.code_permutation import reorder
 from linguarec.families.vqrec.model import VQRec
 from linguarec.families.vqrec.permuted import PermutedVQRec
 from linguarec.files import writing_file
-from linguarec.stored import read_array
+from linguarec.stored import AGAIN, read_array
 from linguarec.training.fit import MONITOR
 from linguarec.training.module import FineTuning
 from linguarec.training.processes import is_main_process
-from linguarec.training.stages import AGAIN, Fit, PlannedStage, StageResult
+from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 FOLDER, ORDER_FILE = "permutation", "order.npy"
 log = logging.getLogger(__name__)
