@@ -68,6 +68,21 @@ def test_added_and_removed_items(opened):
     assert repr(more) == "Catalogue(102 items, 2 of them removed)"
 
 
+def test_columns_of_many_entries(opened):
+    more = added(opened, "n1", "n2")
+    rows = np.array([101, 13, 0, 100, 13, 98])
+    assert more.values("raw_id", rows) == ["n2", "i13", "i0", "n1", "i13", "i98"]
+    assert more.titles(rows) == [more.title(row) for row in rows.tolist()]
+    assert more.values("text", rows) == [more.text(row) for row in rows.tolist()]
+    many = np.tile(rows, 8)
+    assert more.values("raw_id", many) == more.values("raw_id", rows) * 8
+    assert opened.titles(np.arange(NUM_ITEMS)) == [opened.title(row) for row in range(NUM_ITEMS)]
+    assert more.titles(rows[:0]) == []
+    for outside in (-1, 102):
+        with pytest.raises(IndexError, match="there are 102"):
+            more.values("text", np.array([3, outside]))
+
+
 def test_an_id_that_was_removed_and_added_again_has_two_entries_of_which_the_later_counts(opened, tmp_path):
     again = added(added(opened.with_removed(["i3"]), "n", "i3").with_removed(["i3"]), "i3")
     assert again.find(["i3"]).tolist() == [102] and again.rows([["i3"]])[0].values.tolist() == [102]

@@ -166,6 +166,24 @@ class Catalogue:
         title = self._value("title", entry) if "title" in self.attributes else None
         return str(title) if title else self.text(entry)[:80]
 
+    def values(self, name: str, entries: IntArray) -> list[str]:
+        """The values of a column of many entries, [T]: faster than one by one."""
+        if len(entries) and not 0 <= entries.min() <= entries.max() < len(self):
+            raise IndexError(f"entries run from {entries.min()} to {entries.max()}, there are {len(self):,}")
+        first = len(self._stored)
+        if (entries < first).all():
+            return self._stored.values(name, entries)
+        stored = iter(self._stored.values(name, entries[entries < first]))
+        return [next(stored) if entry < first else self._added.rows[entry - first][name] for entry in entries.tolist()]
+
+    def titles(self, entries: IntArray) -> list[str]:
+        """`title` of many entries."""
+        names = self.values("title", entries) if "title" in self.attributes else [""] * len(entries)
+        without = np.flatnonzero([not name for name in names])
+        for place, text in zip(without.tolist(), self.values("text", entries[without]), strict=True):
+            names[place] = text[:80]
+        return names
+
     def _value(self, name: str, entry: int) -> Any:
         if not 0 <= entry < len(self):
             raise IndexError(f"entry {entry} of {len(self):,}")

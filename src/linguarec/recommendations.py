@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,14 @@ class Recommendation:
 
 def recommended(catalogue: Catalogue, best: Best) -> list[list[Recommendation]]:
     """The best entries of each query as items."""
-    return [
-        [
-            Recommendation(catalogue.raw_id(entry), score, catalogue.title(entry), catalogue.text(entry))
-            for entry, score in zip(entries, scores, strict=True)
-            if entry >= 0
-        ]
-        for entries, scores in zip(best.rows.tolist(), best.scores.tolist(), strict=True)
-    ]
+    found = best.rows >= 0
+    entries = best.rows[found]
+    columns = catalogue.values("raw_id", entries), catalogue.titles(entries), catalogue.values("text", entries)
+    items = (
+        Recommendation(raw_id, score, title, text)
+        for score, raw_id, title, text in zip(best.scores[found].tolist(), *columns, strict=True)
+    )
+    return [list(islice(items, count)) for count in found.sum(axis=1).tolist()]
 
 
 def table_of(found: Sequence[Sequence[Recommendation]]) -> pa.Table:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from linguarec.errors import LinguarecError
 
 ROWS_A_GROUP = 16_384  # of a stored table: the texts of so many items are read together
+_FEW_ROWS = 32  # so many are read faster one by one
 
 IntArray = npt.NDArray[np.int64]
 Error = Callable[[str], LinguarecError]
@@ -81,13 +82,29 @@ class StoredItems:
         """All values of a column."""
         return self._ids if name == "raw_id" else _one_array(self._read(None, [name])[name])
 
+    def values(self, name: str, rows: IntArray) -> list[Any]:
+        """The values of a column in these rows; their groups of rows are kept in memory from then on."""
+        if len(rows) <= _FEW_ROWS:
+            return [self.value(name, row) for row in rows.tolist()]
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        found = np.empty(len(rows), dtype=object)
+        for group in np.unique(groups).tolist():
+            here = groups == group
+            places = pa.array(rows[here] - self._starts[group])
+            found[here] = self._group(name, group).take(places).to_pylist()
+        listed: list[Any] = found.tolist()
+        return listed
+
     def value(self, name: str, row: int) -> Any:
-        """The value of a column in a row; its group of rows is kept in memory from then on."""
+        """As `values`, of one row."""
         group = bisect_right(self._starts, row) - 1
+        return self._group(name, group)[row - self._starts[group]].as_py()
+
+    def _group(self, name: str, group: int) -> pa.Array:
         values = self._kept.get((name, group))
         if values is None:
             values = self._kept[name, group] = _one_array(self._read(group, [name])[name])
-        return values[row - self._starts[group]].as_py()
+        return values
 
     def raw_id(self, row: int) -> str:
         """Raw id of a row."""

@@ -129,6 +129,7 @@ class SequenceBatch:
     `items` [T] int64: index into the batch's distinct items. `offsets` [B+1] int64. `positions` [T] int64, 0 = first of the
     window. `targets` int64, one for each query of the model ([T], Recformer: [B]): index into the keys of the item that
     follows, -1 = no loss here. `users` [B] int64, `domain` [B] int64. `tokens`: the histories as tokens (Recformer), or None.
+    `only_last`: only the query after the last item of each sequence is needed, so a model may leave out the others.
     """
 
     items: Tensor
@@ -138,6 +139,7 @@ class SequenceBatch:
     users: Tensor
     domain: Tensor
     tokens: TokenBatch | None = None
+    only_last: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -153,7 +155,5 @@ class SequenceBatch:
 
 
 def _to(batch: Batch, device: torch.device | str) -> Batch:
-    moved = {
-        field.name: value.to(device) for field in fields(batch) if (value := getattr(batch, field.name)) is not None
-    }
-    return replace(batch, **moved)
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: value.to(device) for name, value in values.items() if hasattr(value, "to")})

@@ -126,6 +126,7 @@ def _write(
 
     from linguarec.data.item_files import writing_rows
     from linguarec.progress import progress_bar
+    from linguarec.recommendations import recommended
     from linguarec.runs.tables import plain_console
 
     started = time.perf_counter()
@@ -139,18 +140,12 @@ def _write(
             kept, rows, unknown = _known(recommender, part, skip_unknown)
             left_out, unknown_ids = left_out + len(part) - len(kept), unknown_ids + unknown
             catalogue, best = recommender.best_entries(rows, k, not include_seen)
-            write(
-                {
-                    "user": user,
-                    "rank": rank,
-                    "raw_id": catalogue.raw_ids[entry],
-                    "score": score,
-                    "title": catalogue.title(entry),
-                }
-                for user, entries, scores in zip(kept, best.rows.tolist(), best.scores.tolist(), strict=True)
-                for rank, (entry, score) in enumerate(zip(entries, scores, strict=True), start=1)
-                if entry >= 0
+            written = (
+                {"user": user, "rank": rank, "raw_id": item.raw_id, "score": item.score, "title": item.title}
+                for user, items in zip(kept, recommended(catalogue, best), strict=True)
+                for rank, item in enumerate(items, start=1)
             )
+            write(written)
             done += len(kept)
             advance(len(part))
     seconds = time.perf_counter() - started

@@ -47,8 +47,8 @@ class CosineRecommender(nn.Module):
         return self._keys(self.item_inputs(items))
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """Normalised state [T, D] of each position; it depends on this item and all earlier ones."""
-        states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
+        """Normalised state [T, D] of each position, which depends on this item and all earlier ones; [B, D] if `only_last`."""
+        states = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets, batch.only_last)
         return F.normalize(states.float(), dim=-1)
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:

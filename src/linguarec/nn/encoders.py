@@ -84,8 +84,10 @@ class CausalAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, tokens: Tensor, layout: RaggedLayout) -> Tensor:
-        """Tokens [T, D] in block order -> [T, D]."""
+    def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False) -> Tensor:
+        """Tokens [T, D] in block order -> [T, D]; or, with `only_last`, the last one of each sequence, [B, D]."""
+        if only_last:
+            return self._of_last(tokens, layout)
         projected = self.query_key_value(tokens)
         if projected.device.type == "cpu":
             # Blocks keep having new shapes, and oneDNN compiles and caches a bfloat16 kernel for each: float32 takes a third
@@ -93,28 +95,48 @@ class CausalAttention(nn.Module):
             projected = projected.float()
         with torch.autocast(projected.device.type, enabled=False):
             mixed = [
-                self._attend(block.view(count, length, 3, self.heads, -1)).reshape(count * length, -1)
+                self._attend(*block.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)).flatten(0, 1)
                 for block, (count, length) in zip(projected.split(layout.block_sizes), layout.blocks, strict=True)
             ]
         attended: Tensor = self.output(torch.cat(mixed))
         return attended
 
-    def _attend(self, block: Tensor) -> Tensor:
-        """[count, length, 3, heads, D/heads] -> [count, length, heads, D/heads]."""
-        query, key, value = block.permute(2, 0, 3, 1, 4)
-        if block.device.type == "cpu" and self.training and self.dropout:
+    def _of_last(self, tokens: Tensor, layout: RaggedLayout) -> Tensor:
+        """`forward` with `only_last`: keys and values of all tokens, queries of the last ones."""
+        width = tokens.shape[-1]
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        queries = F.linear(layout.last_of(tokens), weight[:width], bias[:width])
+        keys_values = F.linear(tokens, weight[width:], bias[width:])
+        if tokens.device.type == "cpu":
+            queries, keys_values = queries.float(), keys_values.float()
+        counts = [count for count, _ in layout.blocks]
+        with torch.autocast(tokens.device.type, enabled=False):
+            mixed = [
+                self._attend(
+                    query.view(count, 1, self.heads, -1).transpose(1, 2),
+                    *block.view(count, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4),
+                ).flatten(0, 1)
+                for query, block, (count, length) in zip(
+                    queries.split(counts), keys_values.split(layout.block_sizes), layout.blocks, strict=True
+                )
+            ]
+        attended: Tensor = self.output(torch.cat(mixed))
+        return attended
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[count, heads, length, D/heads] each -> [count, length, D]; of the last position alone if that is the only query."""
+        asked, length = query.shape[2], key.shape[2]
+        if query.device.type == "cpu" and self.training and self.dropout:
             # The fused CPU kernel does not support dropout; histories are short, so the direct form is cheap.
-            length = query.shape[2]
-            future = torch.ones(length, length, dtype=torch.bool).triu_(1)
+            future = torch.ones(asked, length, dtype=torch.bool).triu_(1 + length - asked)
             logits = (query @ key.transpose(-2, -1)).div_(math.sqrt(query.shape[-1]))
             weights = logits.masked_fill_(future, -torch.inf).softmax(-1)
             mixed = (weights * keep_mask(weights, self.dropout)) @ value
         else:
             mixed = F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+                query, key, value, is_causal=asked == length, dropout_p=self.dropout if self.training else 0.0
             )
-        attended: Tensor = mixed.transpose(1, 2)
-        return attended
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class TransformerLayer(nn.Module):
@@ -129,9 +151,11 @@ class TransformerLayer(nn.Module):
         self.outer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, layout: RaggedLayout) -> Tensor:
-        """Tokens [T, D] in block order -> [T, D]."""
-        tokens = self.attention_norm(tokens + self.dropout(self.attention(tokens, layout)))
+    def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False) -> Tensor:
+        """Tokens [T, D] in block order -> [T, D]; or, with `only_last`, the last one of each sequence, [B, D]."""
+        attended = self.attention(tokens, layout, only_last)
+        tokens = layout.last_of(tokens) if only_last else tokens
+        tokens = self.attention_norm(tokens + self.dropout(attended))
         normed: Tensor = self.outer_norm(tokens + self.dropout(self.outer(F.gelu(self.inner(tokens)))))
         return normed
 
@@ -148,14 +172,14 @@ class TransformerEncoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.apply(lambda module: _initialise(module, config.initializer_range))
 
-    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
-        """Item inputs [T, D], positions [T], offsets [B+1] -> states [T, D]."""
+    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False) -> Tensor:
+        """Item inputs [T, D], positions [T], offsets [B+1] -> states [T, D]; with `only_last` [B, D], after the last items."""
         layout = RaggedLayout.of(offsets)
         tokens = layout.to_blocks(inputs + self.position(positions))
         tokens = self.dropout(self.input_norm(tokens))
-        for layer in self.layers:
-            tokens = layer(tokens, layout)
-        return layout.from_blocks(tokens)
+        for number, layer in enumerate(self.layers, start=1):
+            tokens = layer(tokens, layout, only_last and number == len(self.layers))
+        return layout.in_batch_order(tokens) if only_last else layout.from_blocks(tokens)
 
 
 class GRUEncoder(nn.Module):
@@ -171,14 +195,16 @@ class GRUEncoder(nn.Module):
             (nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(weight)
         _initialise(self.output, config.initializer_range)
 
-    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor) -> Tensor:
-        """Item inputs [T, D], positions [T] (unused), offsets [B+1] -> states [T, D]."""
+    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False) -> Tensor:
+        """Item inputs [T, D], positions [T] (unused), offsets [B+1] -> states [T, D]; with `only_last` [B, D]."""
         layout = RaggedLayout.of(offsets)
         blocks = layout.to_blocks(self.dropout(inputs)).split(layout.block_sizes)
         states = [
             self.recurrence(block.view(count, length, -1))[0].reshape(count * length, -1)
             for block, (count, length) in zip(blocks, layout.blocks, strict=True)
         ]
+        if only_last:
+            return layout.in_batch_order(self.output(layout.last_of(torch.cat(states))))
         return layout.from_blocks(self.output(torch.cat(states)))
 
 

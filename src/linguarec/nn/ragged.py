@@ -11,12 +11,14 @@ class RaggedLayout:
     """Sequences ordered by length, so that all of one length form one block `[count, length]` of consecutive tokens.
 
     `blocks`: (count, length) of each block, shortest first. `order` [T] puts the tokens of the batch into block order and
-    `inverse` [T] puts them back; both are None if the batch is already sorted by length.
+    `inverse` [T] puts them back; `sequences` [B] is the place of each sequence in block order. All three are None if the
+    batch is already sorted by length.
     """
 
     blocks: tuple[tuple[int, int], ...]
     order: Tensor | None
     inverse: Tensor | None
+    sequences: Tensor | None
 
     @classmethod
     def of(cls, offsets: Tensor) -> "RaggedLayout":
@@ -27,7 +29,7 @@ class RaggedLayout:
             (count, length) for length, count in zip(distinct.tolist(), counts.tolist(), strict=True) if length
         )
         if bool((lengths[1:] >= lengths[:-1]).all()):
-            return cls(blocks, None, None)
+            return cls(blocks, None, None, None)
         by_length = torch.argsort(lengths, stable=True)
         sorted_lengths = lengths[by_length]
         starts = offsets.cpu()[:-1][by_length]
@@ -35,7 +37,8 @@ class RaggedLayout:
         order = torch.arange(int(ends[-1])) + torch.repeat_interleave(starts - (ends - sorted_lengths), sorted_lengths)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order))
-        return cls(blocks, order.to(offsets.device), inverse.to(offsets.device))
+        sequences = torch.argsort(by_length)
+        return cls(blocks, order.to(offsets.device), inverse.to(offsets.device), sequences.to(offsets.device))
 
     def to_blocks(self, tokens: Tensor) -> Tensor:
         """Tokens [T, ...] in block order."""
@@ -44,6 +47,15 @@ class RaggedLayout:
     def from_blocks(self, tokens: Tensor) -> Tensor:
         """Tokens [T, ...] back in the order of the batch."""
         return tokens if self.inverse is None else tokens.index_select(0, self.inverse)
+
+    def last_of(self, tokens: Tensor) -> Tensor:
+        """Tokens [T, D] in block order -> the last token [B, D] of each sequence, in block order. No sequence may be empty."""
+        blocks = zip(tokens.split(self.block_sizes), self.blocks, strict=True)
+        return torch.cat([block.view(count, length, -1)[:, -1] for block, (count, length) in blocks])
+
+    def in_batch_order(self, sequences: Tensor) -> Tensor:
+        """What belongs to sequences [B, ...], from block order to the order of the batch."""
+        return sequences if self.sequences is None else sequences.index_select(0, self.sequences)
 
     @property
     def block_sizes(self) -> list[int]:

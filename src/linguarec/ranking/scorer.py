@@ -39,7 +39,7 @@ class TwoSided(Protocol):
         """[N, Dk] that is scored."""
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """[T, Dk], one query a position, or [B, Dk], one a history."""
+        """[T, Dk], one query a position, or [B, Dk], one a history; all that is read of a batch with `only_last`."""
 
 
 class Scorer(Protocol):
@@ -149,7 +149,7 @@ class VectorScorer:
         parts = history_batches(histories, self.max_length, tokens_per_batch, users)
         for index, whole in itertools.islice(parts, rank, None, processes):
             batch = whole.to(self.device)
-            read = replace(batch, items=torch.arange(len(batch.items), device=self.device))
+            read = replace(batch, items=torch.arange(len(batch.items), device=self.device), only_last=True)
             yield index, last_queries(self._model.queries(read, inputs.rows(batch.items)), batch)
 
     def cut_items(self, inputs: VectorInputs) -> dict[str, int]:

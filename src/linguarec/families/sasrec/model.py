@@ -55,8 +55,9 @@ class SASRec(nn.Module):
         return self.item_inputs(items)
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """State [T, D] of each position; it depends on this item and all earlier ones."""
-        states: Tensor = self.encoder(inputs.index_select(0, batch.items), batch.positions, batch.offsets)
+        """State [T, D] of each position, which depends on this item and all earlier ones; [B, D] if `only_last`."""
+        inputs = inputs.index_select(0, batch.items)
+        states: Tensor = self.encoder(inputs, batch.positions, batch.offsets, batch.only_last)
         return states
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
