@@ -211,7 +211,8 @@ def measure_run(folder: Path) -> dict[str, Any]:
         "peak_memory_over_keys": {  # imports do not count, nor the copy for the bare product
             "opened_and_asked": (peak - before) / key_bytes,
             "after_everything": (memory("VmHWM") - before) / key_bytes - 1,
-            # Of inputs.npy a call reads some rows; the kernel maps all that its page cache holds around them.
+            # Of inputs.npy a call reads some rows, and the kernel maps all that its page cache holds around them. Here the copy
+            # for the bare product counts in place of the mapped keys.
             "after_everything_without_page_cache_of_inputs": (memory("RssAnon") - anonymous) / key_bytes,
         },
     }
