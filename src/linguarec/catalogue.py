@@ -155,16 +155,15 @@ class Catalogue:
 
     def raw_id(self, entry: int) -> str:
         """Raw id of an entry."""
-        return str(self._value("raw_id", entry))
+        return self.values("raw_id", np.array([entry]))[0]
 
     def text(self, entry: int) -> str:
         """Cleaned text of an entry."""
-        return str(self._value("text", entry))
+        return self.values("text", np.array([entry]))[0]
 
     def title(self, entry: int) -> str:
         """Display name of an entry: its `title`, or the first 80 characters of its text if it has none."""
-        title = self._value("title", entry) if "title" in self.attributes else None
-        return str(title) if title else self.text(entry)[:80]
+        return self.titles(np.array([entry]))[0]
 
     def values(self, name: str, entries: IntArray) -> list[str]:
         """The values of a column of many entries, [T]: faster than one by one."""
@@ -183,12 +182,6 @@ class Catalogue:
         for place, text in zip(without.tolist(), self.values("text", entries[without]), strict=True):
             names[place] = text[:80]
         return names
-
-    def _value(self, name: str, entry: int) -> Any:
-        if not 0 <= entry < len(self):
-            raise IndexError(f"entry {entry} of {len(self):,}")
-        first = len(self._stored)
-        return self._stored.value(name, entry) if entry < first else self._added.rows[entry - first][name]
 
     def rows(self, histories: Sequence[Sequence[Any]], skip_unknown: bool = False) -> tuple[Ragged, list[str]]:
         """Histories of raw ids as histories of entries, and the unknown ids. Integers are converted to strings.

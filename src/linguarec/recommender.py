@@ -249,9 +249,10 @@ class Recommender:
         blank = self.scorer.cut_histories(now.inputs, rows).get("without_text", 0)
         if blank:
             log.warning("%d histories consist only of items without text and are all encoded alike", blank)
-        found = recommended(now.catalogue, self._best(now, rows, k, exclude_seen, allowed))
+        best = self._best(now, rows, k, exclude_seen, allowed)
         if as_table:
-            return table_of(found)
+            return table_of(now.catalogue, best)
+        found = recommended(now.catalogue, best)
         return found[0] if single else found
 
     def best_entries(self, histories: Ragged, k: int, exclude_seen: bool = True) -> tuple[Catalogue, Best]:

@@ -126,7 +126,7 @@ def _write(
 
     from linguarec.data.item_files import writing_rows
     from linguarec.progress import progress_bar
-    from linguarec.recommendations import recommended
+    from linguarec.recommendations import columns_of
     from linguarec.runs.tables import plain_console
 
     started = time.perf_counter()
@@ -140,12 +140,9 @@ def _write(
             kept, rows, unknown = _known(recommender, part, skip_unknown)
             left_out, unknown_ids = left_out + len(part) - len(kept), unknown_ids + unknown
             catalogue, best = recommender.best_entries(rows, k, not include_seen)
-            written = (
-                {"user": user, "rank": rank, "raw_id": item.raw_id, "score": item.score, "title": item.title}
-                for user, items in zip(kept, recommended(catalogue, best), strict=True)
-                for rank, item in enumerate(items, start=1)
-            )
-            write(written)
+            columns = columns_of(catalogue, best)
+            columns = {"user": [kept[history] for history in columns.pop("history")], **columns}
+            write(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
             done += len(kept)
             advance(len(part))
     seconds = time.perf_counter() - started
