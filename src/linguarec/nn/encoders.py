@@ -74,6 +74,15 @@ class GRUConfig:
 EncoderConfig = TransformerConfig | GRUConfig
 
 
+def _float32_on_cpu(projected: Tensor) -> Tensor:
+    """Queries, keys and values as attention reads them.
+
+    Blocks keep having new shapes, and oneDNN compiles and caches a bfloat16 kernel for each: float32 takes a third of the time
+    there and saves half a gigabyte (bench/README.md).
+    """
+    return projected.float() if projected.device.type == "cpu" else projected
+
+
 class CausalAttention(nn.Module):
     """Multi-head self-attention within each ragged sequence: each position attends to itself and to earlier ones."""
 
@@ -86,38 +95,23 @@ class CausalAttention(nn.Module):
 
     def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False) -> Tensor:
         """Tokens [T, D] in block order -> [T, D]; or, with `only_last`, the last one of each sequence, [B, D]."""
-        if only_last:
-            return self._of_last(tokens, layout)
-        projected = self.query_key_value(tokens)
-        if projected.device.type == "cpu":
-            # Blocks keep having new shapes, and oneDNN compiles and caches a bfloat16 kernel for each: float32 takes a third
-            # of the time here and saves half a gigabyte (bench/README.md).
-            projected = projected.float()
-        with torch.autocast(projected.device.type, enabled=False):
-            mixed = [
-                self._attend(*block.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)).flatten(0, 1)
-                for block, (count, length) in zip(projected.split(layout.block_sizes), layout.blocks, strict=True)
-            ]
-        attended: Tensor = self.output(torch.cat(mixed))
-        return attended
-
-    def _of_last(self, tokens: Tensor, layout: RaggedLayout) -> Tensor:
-        """`forward` with `only_last`: keys and values of all tokens, queries of the last ones."""
         width = tokens.shape[-1]
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
-        queries = F.linear(layout.last_of(tokens), weight[:width], bias[:width])
-        keys_values = F.linear(tokens, weight[width:], bias[width:])
-        if tokens.device.type == "cpu":
-            queries, keys_values = queries.float(), keys_values.float()
-        counts = [count for count, _ in layout.blocks]
+        if only_last:
+            weight, bias = self.query_key_value.weight, self.query_key_value.bias
+            queries = _float32_on_cpu(F.linear(layout.last_of(tokens), weight[:width], bias[:width]))
+            keys_values = _float32_on_cpu(F.linear(tokens, weight[width:], bias[width:]))
+            query_sizes = [count for count, _ in layout.blocks]
+        else:
+            queries, keys_values = _float32_on_cpu(self.query_key_value(tokens)).split([width, 2 * width], dim=1)
+            query_sizes = layout.block_sizes
         with torch.autocast(tokens.device.type, enabled=False):
             mixed = [
                 self._attend(
-                    query.view(count, 1, self.heads, -1).transpose(1, 2),
+                    query.view(count, -1, self.heads, width // self.heads).transpose(1, 2),
                     *block.view(count, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4),
                 ).flatten(0, 1)
                 for query, block, (count, length) in zip(
-                    queries.split(counts), keys_values.split(layout.block_sizes), layout.blocks, strict=True
+                    queries.split(query_sizes), keys_values.split(layout.block_sizes), layout.blocks, strict=True
                 )
             ]
         attended: Tensor = self.output(torch.cat(mixed))

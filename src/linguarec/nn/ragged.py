@@ -11,14 +11,14 @@ class RaggedLayout:
     """Sequences ordered by length, so that all of one length form one block `[count, length]` of consecutive tokens.
 
     `blocks`: (count, length) of each block, shortest first. `order` [T] puts the tokens of the batch into block order and
-    `inverse` [T] puts them back; `sequences` [B] is the place of each sequence in block order. All three are None if the
-    batch is already sorted by length.
+    `inverse` [T] puts them back; `by_length` [B] are the sequences in block order. All three are None if the batch is already
+    sorted by length.
     """
 
     blocks: tuple[tuple[int, int], ...]
     order: Tensor | None
     inverse: Tensor | None
-    sequences: Tensor | None
+    by_length: Tensor | None
 
     @classmethod
     def of(cls, offsets: Tensor) -> "RaggedLayout":
@@ -37,8 +37,7 @@ class RaggedLayout:
         order = torch.arange(int(ends[-1])) + torch.repeat_interleave(starts - (ends - sorted_lengths), sorted_lengths)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order))
-        sequences = torch.argsort(by_length)
-        return cls(blocks, order.to(offsets.device), inverse.to(offsets.device), sequences.to(offsets.device))
+        return cls(blocks, order.to(offsets.device), inverse.to(offsets.device), by_length)
 
     def to_blocks(self, tokens: Tensor) -> Tensor:
         """Tokens [T, ...] in block order."""
@@ -55,7 +54,9 @@ class RaggedLayout:
 
     def in_batch_order(self, sequences: Tensor) -> Tensor:
         """What belongs to sequences [B, ...], from block order to the order of the batch."""
-        return sequences if self.sequences is None else sequences.index_select(0, self.sequences)
+        if self.by_length is None:
+            return sequences
+        return sequences.index_select(0, torch.argsort(self.by_length).to(sequences.device))
 
     @property
     def block_sizes(self) -> list[int]:
