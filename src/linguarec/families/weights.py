@@ -9,7 +9,10 @@ from torch import nn
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription
 from linguarec.files import write_json, writing_file
+from linguarec.seals import seal
+from linguarec.sources.tokens import TOKENS_FOLDER
 from linguarec.stored import AGAIN
+from linguarec.training.stages import STAGE_FILE
 
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
 
@@ -22,8 +25,22 @@ def save_model(model: nn.Module, description: ModelDescription, folder: Path) ->
 
 def save_weights(model: nn.Module, file: Path) -> None:
     """Write the state dict as safetensors, atomically."""
-    with writing_file(file) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with writing_file(file, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
+        save_file(tensors, temporary)
+
+
+def seal_model(folder: Path) -> None:
+    """Seal the files that a model folder needs to be opened; results, plots and folders of earlier stages are not sealed."""
+    seal(folder, _needed)
+
+
+def _needed(name: str) -> bool:
+    if name.startswith(f"{TOKENS_FOLDER}/"):
+        return True
+    return (
+        "/" not in name and name != STAGE_FILE and name.endswith((".json", ".safetensors", ".npy", ".npz", ".parquet"))
+    )
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
