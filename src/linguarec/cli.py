@@ -5,14 +5,17 @@ parameter is a flag, a dataclass parameter is a group of flags (parsing: `lingua
 imported only when that command is called, so that `linguarec --help` answers at once.
 """
 
+import contextlib
 import difflib
 import importlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from linguarec.arguments import parse
@@ -119,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # oneDNN caches the kernels of the last 1,024 shapes, and ragged steps keep making new shapes: 0.5 GB after ten epochs.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
-        code = _run(words)
+        with _ended_in_order():
+            code = _run(words)
         sys.stdout.flush()
     except LinguarecError as error:
         _say_error(str(error))
@@ -141,9 +145,26 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
                 raise
             code = 143
         if not _is_later_process():  # all processes are interrupted at once
-            message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
+            how = "interrupted" if code == 130 else "ended by SIGTERM"
+            message = f"{how}; no half-written file is left behind, and a training goes on with --resume."
             print(f"\n{message}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends the command by an exception, so that it removes its temporary files; Lightning does so in trainings."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise SystemExit
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _say_error(message: str) -> None:

@@ -5,7 +5,9 @@ What a killed process leaves is a hidden `.NAME.*.partial`; the next writer of N
 
 import contextlib
 import errno
+import functools
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -13,10 +15,10 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from linguarec.errors import OutputError
 from linguarec.exchange import exchange
@@ -24,6 +26,8 @@ from linguarec.locks import locked
 
 log = logging.getLogger(__name__)
 AnyPath: TypeAlias = str | Path
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 _TOKEN = secrets.token_hex(4)  # of this process
 
 
@@ -139,6 +143,20 @@ def owned(path: Path, patience: float = 0.0) -> Iterator[None]:
         except OSError as error:
             raise _as_output_error(error, path) from error
         yield
+
+
+def one_writer(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Hold the lock of a command's `output` while it runs; the decorator of commands that fill a folder part by part."""
+    signature = inspect.signature(command)
+
+    @functools.wraps(command)
+    def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        bound = signature.bind(*arguments, **named)
+        bound.apply_defaults()
+        with owned(Path(bound.arguments["output"])):
+            return command(*arguments, **named)
+
+    return alone
 
 
 def put_in_place(new: Path, path: Path) -> None:
