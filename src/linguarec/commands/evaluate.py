@@ -10,7 +10,7 @@ from linguarec.files import AnyPath
 from linguarec.result import Result, metrics_line
 
 if TYPE_CHECKING:
-    from linguarec.data.dataset import PATIENCE, PreparedDataset
+    from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import EvaluationResult
     from linguarec.ranking.scorer import LeftOut
@@ -96,7 +96,7 @@ def evaluate(
     import numpy as np
 
     from linguarec.checks import check_seed
-    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.dataset import PATIENCE, PreparedDataset
     from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines

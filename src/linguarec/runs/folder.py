@@ -11,7 +11,7 @@ from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_free, owned, put_in_place
-from linguarec.runs.results import METRICS_FILE, TrainingResult, show_metrics
+from linguarec.runs.results import METRICS_FILE, TrainingResult, remove_checkpoints, show_metrics
 from linguarec.runs.settings import SETTINGS_MARKER, RunSettings
 from linguarec.seals import unseal
 from linguarec.stored import AGAIN, read_json, read_record
@@ -52,16 +52,16 @@ def training_folder(
     with owned(output):
         if overwrite:
             check_free(output, overwrite, SETTINGS_MARKER)
-        done = _finished(place, settings, kind) if resume and (place / SETTINGS_FILE).exists() else None
-        if done is None and not (resume and (place / SETTINGS_FILE).exists()):
-            if overwrite:
-                shutil.rmtree(place, ignore_errors=True)
-            elif place.exists() and (not place.is_dir() or any(place.iterdir())):
-                raise OutputError(
-                    f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
-                )
+        goes_on = resume and (place / SETTINGS_FILE).exists()
+        done = _finished(place, settings, kind) if goes_on else None
+        if not goes_on and overwrite:
+            shutil.rmtree(place, ignore_errors=True)
+        elif not goes_on and place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise OutputError(
+                f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
+            )
+        if done is None:
             settings.write(place)
-        elif done is None:
             unseal(place)  # its weights are going to be replaced
         yield done
         if place != output:
@@ -82,6 +82,7 @@ def _finished(place: Path, settings: RunSettings, kind: type[Kind]) -> Kind | No
     if not (place / METRICS_FILE).exists():
         return None
     metrics = read_record(kind, place / METRICS_FILE, "the result of a training", CheckpointMismatchError, AGAIN)
+    remove_checkpoints(place)  # of a process that was killed at its very end
     show_metrics(metrics, note="finished before; nothing left to do")
     return metrics
 

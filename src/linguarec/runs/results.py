@@ -99,8 +99,13 @@ def write_results(place: Path, data_name: str, metrics: TrainingResult) -> None:
     curve = {name: learning_curve(place)}
     plot_learning_curves(place / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
     write_json(place / METRICS_FILE, metrics.to_dict())
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    remove_checkpoints(place)
     show_metrics(metrics)
+
+
+def remove_checkpoints(place: Path) -> None:
+    """Remove the files that only resuming needs."""
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
 
 
 def show_metrics(metrics: TrainingResult, note: str = "") -> None:

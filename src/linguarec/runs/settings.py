@@ -94,10 +94,13 @@ class RunSettings:
         return {name: value for name, value in found.items() if value is not None}
 
     def write(self, folder: Path) -> None:
-        """Write both files."""
+        """Write those of both files that are not there."""
         import yaml
 
-        write_json(folder / SETTINGS_FILE, self.to_dict())
+        if not (folder / SETTINGS_FILE).exists():
+            write_json(folder / SETTINGS_FILE, self.to_dict())
+        if (folder / CONFIG_FILE).exists():
+            return
         with writing_file(folder / CONFIG_FILE) as temporary:
             temporary.write_text(yaml.safe_dump(self.to_flags(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
