@@ -1,4 +1,4 @@
-"""Refuse what is no plain file before it is opened: opening a FIFO waits for ever, and a device such as /dev/zero has no end."""
+"""Refuse what is no plain file before it is opened: a FIFO would wait for ever, and a device such as /dev/zero never ends."""
 
 import stat
 from collections.abc import Callable

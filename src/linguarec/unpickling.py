@@ -102,7 +102,7 @@ def unpickle(file: Path) -> Unpickled:
             if start == LEGACY_START:
                 stream.seek(0)
                 return _read_stream(stream, file.stat().st_size)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise CheckpointMismatchError(
                 f"{file} cannot be read as a file of torch.save: {_reason(error)}. It is cut short, damaged, or of another "
                 "program; get it again."
@@ -119,7 +119,7 @@ def unpickle(file: Path) -> Unpickled:
 
 
 # Exceptions that the standard library and torch raise on invalid bytes.
-_UNREADABLE = (
+UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError, RecursionError, MemoryError),
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, AssertionError),
 )
