@@ -29,6 +29,7 @@ from linguarec.text.references import (
     fast_tokenizer,
     find_encoder,
     folder_settings,
+    not_loaded,
     weights_fingerprint,
 )
 
@@ -228,7 +229,23 @@ def _load_model(
     if pooling == "pipeline":
         from sentence_transformers import SentenceTransformer
 
-        pipeline = SentenceTransformer(str(folder), device=str(device), local_files_only=True).to(kind).eval()
+        try:
+            # A folder may name code of its own; it is never run, nor is the user asked on stdin whether to.
+            pipeline = SentenceTransformer(
+                str(folder), device=str(device), local_files_only=True, trust_remote_code=False
+            )
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            TypeError,
+            KeyError,
+            ImportError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
+            raise SettingsError([not_loaded("an encoder", folder, error)]) from error
+        pipeline = pipeline.to(kind).eval()
         width = int(pipeline.encode(["width"], show_progress_bar=False).shape[1])
         limit = int(pipeline.max_seq_length or LONGEST_DEFAULT)
         return tokenizer, functools.partial(_by_pipeline, pipeline), width, limit
@@ -237,13 +254,14 @@ def _load_model(
         model, info = AutoModel.from_pretrained(
             folder,
             local_files_only=True,
+            trust_remote_code=False,
             dtype=kind,
             attn_implementation="sdpa",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SettingsError([f"{folder} cannot be loaded as an encoder: {error}. Fetch it again."]) from error
+        raise SettingsError([not_loaded("an encoder", folder, error)]) from error
     _check_loaded(folder, model, tokenizer, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     model = model.to(device).eval()
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_DEFAULT

@@ -151,14 +151,22 @@ def fast_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # also transformers' own exception classes, which check its settings
-        raise SettingsError(
-            [f"The tokenizer in {folder} cannot be loaded: {error}. Fetch the folder again."]
-        ) from error
+        raise SettingsError([not_loaded("a tokenizer", folder, error)]) from error
     if not tokenizer.is_fast:
         raise SettingsError([f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first."])
     return tokenizer
+
+
+def not_loaded(what: str, folder: Path, error: Exception) -> str:
+    """A sentence that says why transformers or sentence-transformers did not load `folder` as `what`, and how to mend it."""
+    if "trust_remote_code" in str(error):
+        return (
+            f"{folder} comes with code of its own, which linguarec does not run; take an encoder that transformers or "
+            "sentence-transformers know."
+        )
+    return f"{folder} cannot be loaded as {what}: {error}. Fetch the folder again."
 
 
 def _plain_pooling(declared: dict[str, Any]) -> Pooling | None:
