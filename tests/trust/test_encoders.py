@@ -2,14 +2,29 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from linguarec.errors import SettingsError
+from linguarec import Recommender, load_model
+from linguarec.cli import main
+from linguarec.commands.compare import compare
+from linguarec.commands.encode import encode
+from linguarec.commands.evaluate import evaluate
+from linguarec.commands.finetune import finetune
+from linguarec.commands.prepare import prepare_table
+from linguarec.commands.transfer import transfer
+from linguarec.data.dataset import PreparedDataset
+from linguarec.errors import SettingsError, StaleFeaturesError
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.runs.settings import read_settings
 from linguarec.text.encoders import TextEncoder
-from linguarec.text.references import fast_tokenizer
+from linguarec.text.references import fast_tokenizer, find_encoder
+from linguarec.training.settings import TrainingSettings
 
 CODE = """
 from pathlib import Path
@@ -86,3 +101,112 @@ def test_modules_of_a_pipeline_run_no_code_either(encoder: Path, marker: Path, k
     with pytest.raises(SettingsError, match="code of its own, which linguarec does not run"):
         TextEncoder.load(str(encoder))
     assert not marker.exists()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, encoder: Path) -> Path:
+    """A prepared folder in `before/`, beside its encoder, with vectors of it."""
+    before = tmp_path / "before"
+    before.mkdir()
+    shutil.move(encoder, before / "encoder")
+    rows: list[dict[str, Any]] = [
+        {"user": f"u{user}", "item": f"i{(user + step) % 5}", "time": step} for user in range(8) for step in range(5)
+    ]
+    items = [
+        {"item": f"i{row}", "title": title} for row, title in enumerate(["steel", "ruler", "tea", "towel", "tea towel"])
+    ]
+    prepare_table(
+        rows,
+        before / "data",
+        items,
+        user_column="user",
+        item_column="item",
+        time_column="time",
+        items_item_column="item",
+        k_core=0,
+    )
+    encode(before / "data", encoder=str(before / "encoder"))
+    return before
+
+
+TRAINING = TrainingSettings(max_epochs=1, targets_per_step=50, accelerator="cpu")
+
+
+def vector_of_new_item(model: Recommender) -> Any:
+    model.add_items([{"raw_id": "new", "title": "steel ruler"}])
+    return model.item_vectors()[-1]
+
+
+def test_a_run_that_was_moved_with_its_encoder_reads_new_items_by_text(shop: Path, tmp_path: Path) -> None:
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=8)
+    finetune("sasrec-text", shop / "data", shop / "run", transformer=small, training=TRAINING)
+    expected = vector_of_new_item(load_model(shop / "run"))
+    (tmp_path / "after" / "models").mkdir(parents=True)
+    shutil.move(shop / "run", tmp_path / "after" / "run")
+    for place in ("encoder", "models/encoder", "run/encoder"):
+        target = tmp_path / "after" / place
+        shutil.move(next(tmp_path.rglob("encoder/model.safetensors")).parent, target)
+        moved = load_model(tmp_path / "after" / "run")
+        if place == "models/encoder":  # neither in the run nor beside it
+            with pytest.raises(SettingsError, match="no encoder"):
+                vector_of_new_item(moved)
+            continue
+        np.testing.assert_array_equal(vector_of_new_item(moved), expected)
+
+
+def test_the_weights_decide_and_not_the_place(shop: Path, encoder: Path) -> None:
+    """Another encoder took the place of the recorded one, which stands in the run."""
+    info = PreparedDataset.open(shop / "data").feature_info("encoder")
+    (shop / "run").mkdir()
+    shutil.copytree(shop / "encoder", shop / "run" / "encoder")
+    (shop / "encoder" / "vocab.txt").write_text("another vocabulary")
+    found = find_encoder(info.encoder, [shop / "run"], info.weights_sha256)
+    assert found == shop / "run" / "encoder"
+    with pytest.raises(StaleFeaturesError, match="has other weights here"):
+        TextEncoder.load(info)
+
+
+def text_of(folder: Path) -> dict[str, str]:
+    """The text files of a folder; what is no text is read as one, too."""
+    return {str(file.relative_to(folder)): file.read_text("latin-1") for file in folder.rglob("*") if file.is_file()}
+
+
+def test_no_file_of_a_run_or_a_prepared_folder_holds_a_path_of_this_machine(shop: Path, tmp_path: Path) -> None:
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=8)
+    finetune("sasrec-text", shop / "data", shop / "first", transformer=small, training=TRAINING)
+    finetune("sasrec-text", shop / "data", shop / "run", from_=shop / "first", transformer=small, training=TRAINING)
+    evaluate(shop / "run")
+    compare(shop / "data", ["sasrec-text"], shop / "all", seeds=1, transformer=small, training=TRAINING)
+    transfer(shop / "data", shop / "first", shop / "transfer", shares=[100], seeds=1, training=TRAINING)
+    for folder in ("data", "first", "run", "all", "transfer"):
+        for name, text in text_of(shop / folder).items():
+            assert str(tmp_path) not in text, f"{folder}/{name}"
+    written = json.loads((shop / "run" / "settings.json").read_text())
+    assert (written["data"], written["from"]["folder"]) == ("../data", "../first")
+    assert json.loads((shop / "data/features/encoder.json").read_text())["encoder"] == "../../encoder"
+    assert read_settings(shop / "run")["data"] == str(shop / "data")
+
+
+def test_the_file_of_a_run_repeats_it_from_any_directory(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=8)
+    finetune("sasrec-text", shop / "data", shop / "first", transformer=small, training=TRAINING)
+    finetune("sasrec-text", shop / "data", shop / "run", from_=shop / "first", transformer=small, training=TRAINING)
+    monkeypatch.chdir(tmp_path)
+    words = ["finetune", "sasrec-text", str(shop / "data"), "--config", str(shop / "run" / "run.yaml")]
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "-o", str(shop / "again")])
+    assert read_settings(shop / "again")["from"]["folder"] == str(shop / "first")
+
+
+def test_a_run_of_an_earlier_version_with_absolute_paths_opens(shop: Path) -> None:
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=8)
+    finetune("sasrec-text", shop / "data", shop / "run", transformer=small, training=TRAINING)
+    for file, key, place in (("settings.json", "data", "data"), ("encoder.json", "encoder", "encoder")):
+        content = json.loads((shop / "run" / file).read_text())
+        (shop / "run" / file).write_text(json.dumps({**content, key: str(shop / place)}))
+    evaluate(shop / "run")
+    again = finetune("sasrec-text", shop / "data", shop / "run", transformer=small, training=TRAINING, resume=True)
+    assert again.run == str(shop / "run")
+    vector_of_new_item(load_model(shop / "run"))

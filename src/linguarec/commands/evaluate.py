@@ -104,6 +104,7 @@ def evaluate(
     from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.families.opening import read_description
     from linguarec.files import write_json
+    from linguarec.portable import portable_values
     from linguarec.ranking.scorer import left_out, log_left_out
     from linguarec.run_items import items_of_run
     from linguarec.runs.settings import read_settings
@@ -181,7 +182,7 @@ def evaluate(
     folder = run / "evaluation"
     name = _result_name(split, settings, dataset, protocol, own_data, zero_shot, exclude_history)
     summary["files"] = [str(path) for path in _write(folder, name, summary, result, cases, plots)]
-    write_json(folder / f"{name}.json", summary)
+    write_json(folder / f"{name}.json", portable_values(summary, folder, ("run", "files")))
 
     console = plain_console()
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"

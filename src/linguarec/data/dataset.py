@@ -6,7 +6,7 @@ Layout: `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `featur
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from linguarec.data.splits import Roles
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
+from linguarec.portable import located, portable
 from linguarec.stored import Error, read_array, read_json, read_record, read_table
 
 FORMAT_VERSION = 1
@@ -313,7 +314,7 @@ class PreparedDataset:
         self._finite.discard(self.feature_path(name))
         with writing_file(self.feature_path(name)) as temporary, temporary.open("wb") as file:
             np.save(file, vectors)
-        write_json(self.feature_path(name).with_suffix(".json"), asdict(info))
+        write_feature_info(self.feature_path(name).with_suffix(".json"), info)
 
     def _open_features(self, name: str) -> npt.NDArray[Any]:
         """The vectors `name`, memory-mapped, checked against the catalogue's texts and shape."""
@@ -391,7 +392,13 @@ class PreparedDataset:
 
 def read_feature_info(file: Path, error: Error, mend: str) -> FeatureInfo:
     """The description of item vectors in a JSON file; `error` and `mend` as in `linguarec.stored`."""
-    return read_record(FeatureInfo, file, "a text encoder", error, mend)
+    info = read_record(FeatureInfo, file, "a text encoder", error, mend)
+    return replace(info, encoder=located(info.encoder, file.parent))
+
+
+def write_feature_info(file: Path, info: FeatureInfo) -> None:
+    """Write the description of item vectors; the path of an encoder's folder becomes relative to that of `file`."""
+    write_json(file, asdict(replace(info, encoder=portable(info.encoder, file.parent))))
 
 
 def fingerprint_of_texts(texts: Sequence[str]) -> str:

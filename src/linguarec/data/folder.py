@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, FeatureInfo, Manifest
+from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, FeatureInfo, Manifest, write_feature_info
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splitting import SplitSettings, write_splits
@@ -82,7 +82,7 @@ def write_folder(
         for name, (vectors, info) in content.features.items():
             (folder / "features").mkdir(exist_ok=True)
             np.save(folder / "features" / f"{name}.npy", vectors)
-            write_json(folder / "features" / f"{name}.json", asdict(info))
+            write_feature_info(folder / "features" / f"{name}.json", info)
             for draw, dropped in enumerate(content.word_drops.get(name, [])):
                 np.save(folder / "features" / f"{name}.drop{draw}.npy", dropped)
         write_splits(folder, num_items, splits)

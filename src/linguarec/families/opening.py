@@ -11,8 +11,9 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.family import Family, ModelDescription, Start
 from linguarec.families.start import warn_if_unfinished
-from linguarec.families.weights import CONFIG_FILE, SETTINGS_FILE, WEIGHTS_FILE, load_weights
+from linguarec.families.weights import CONFIG_FILE, SETTINGS_FILE, SETTINGS_PATHS, WEIGHTS_FILE, load_weights
 from linguarec.nn.shape import CatalogueShape
+from linguarec.portable import located_values
 from linguarec.stored import AGAIN, read_json
 
 
@@ -111,5 +112,6 @@ def open_start(folder: Path) -> Start:
     source = description.family.source.load(folder, description.shape)
     file = folder / SETTINGS_FILE
     settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
+    settings = located_values(settings, folder, SETTINGS_PATHS)
     warn_if_unfinished(folder)
     return Start(folder, network, description, source, settings)

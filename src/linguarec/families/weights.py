@@ -12,6 +12,7 @@ from linguarec.files import write_json, writing_file
 from linguarec.stored import AGAIN
 
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
+SETTINGS_PATHS = ("data", "valid", "folder", "backbone")  # keys of settings.json whose values are paths or names
 
 
 def save_model(model: nn.Module, description: ModelDescription, folder: Path) -> None:

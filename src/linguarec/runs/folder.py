@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,8 +12,8 @@ from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_ours
 from linguarec.runs.results import METRICS_FILE, TrainingResult, show_metrics
-from linguarec.runs.settings import SETTINGS_MARKER, RunSettings
-from linguarec.stored import AGAIN, read_json, read_record
+from linguarec.runs.settings import SETTINGS_MARKER, RunSettings, read_settings
+from linguarec.stored import AGAIN, read_record
 from linguarec.training.processes import is_main_process
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool,
         # torchrun starts all processes at once: if the main one finds the run finished, no other process may wait for it.
         return kind.of_later_process() if resume and (output / METRICS_FILE).exists() else None
     if resume and file.exists():
-        stored = read_json(file, CheckpointMismatchError, AGAIN)
+        stored = read_settings(output)
         if not {"training", "model", "config"} <= stored.keys():
             raise CheckpointMismatchError(
                 f"{file} does not stand for a training, so there is none to go on with; choose another output folder."
@@ -45,6 +46,7 @@ def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool,
         if (output / METRICS_FILE).exists():
             what = "the result of a training"
             metrics = read_record(kind, output / METRICS_FILE, what, CheckpointMismatchError, AGAIN)
+            metrics = replace(metrics, run=str(output))  # wherever it was when it was written
             show_metrics(metrics, note="finished before; nothing left to do")
             return metrics
         return None

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,10 +12,9 @@ import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset, read_feature_info
+from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset, read_feature_info, write_feature_info
 from linguarec.data.same_encoder import check_same_encoder, differing_vectors, encode_again
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.files import write_json
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.choosing import choose, choose_for_all
 from linguarec.sources.source import Asked, IntArray, ItemSource, Vectors
@@ -167,7 +166,7 @@ class EmbeddingSource(ItemSource):
     def _text_encoder(self) -> "TextEncoder":
         from linguarec.text.encoders import TextEncoder
 
-        return TextEncoder.load(self.info)
+        return TextEncoder.load(self.info, near=[self.folder])
 
     @property
     def shape(self) -> CatalogueShape:
@@ -281,7 +280,7 @@ def read_encoder(folder: Path) -> FeatureInfo | None:
 
 def write_encoder(folder: Path, info: FeatureInfo) -> None:
     """Write the known facts about the encoder into a run or model folder, without a fingerprint of texts."""
-    write_json(folder / ENCODER_FILE, asdict(replace(info, texts_fingerprint=None)))
+    write_feature_info(folder / ENCODER_FILE, replace(info, texts_fingerprint=None))
 
 
 def _no_vectors(width: int) -> npt.NDArray[np.float32]:

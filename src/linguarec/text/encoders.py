@@ -84,6 +84,7 @@ class TextEncoder:
         max_tokens: int | None = None,
         text_rules: str = "default",
         device: str | None = None,
+        near: Sequence[Path] = (),
     ) -> Self:
         """Load an encoder by name or folder, or by a description (for example that of stored vectors).
 
@@ -96,13 +97,14 @@ class TextEncoder:
             max_tokens: Longer texts are cut to this length; None = the encoder's own limit.
             text_rules: Cleaning of the texts it will read; only recorded.
             device: "cpu", "cuda"; None = a GPU if there is one.
+            near: Folders in or beside which the folder of a description is searched too.
 
         Raises:
             SettingsError: this machine has no such encoder, or it does not support the settings.
             StaleFeaturesError: the encoder on this machine has other weights than the description.
         """
         name = encoder if isinstance(encoder, str) else encoder.encoder
-        folder = find_encoder(name)
+        folder = find_encoder(name, near, None if isinstance(encoder, str) else encoder.weights_sha256)
         declared = folder_settings(folder)
         normalised, chosen = declared.normalised, declared.pooling or "cls"
         if not isinstance(encoder, str):
