@@ -85,7 +85,7 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
     return Call({**command.given, **arguments}, json=bool(values.get("json")))
 
 
-def _beside_config(parameters: list[Parameter], values: "Namespace") -> dict[str, str]:
+def _beside_config(parameters: list[Parameter], values: "Namespace") -> dict[str, Any]:
     """Arguments that a `run.yaml` gives as a path relative to its own folder, by name, as absolute paths."""
     import yaml
 
@@ -94,8 +94,11 @@ def _beside_config(parameters: list[Parameter], values: "Namespace") -> dict[str
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         for p in parameters:
             value = content.get(p.key) if isinstance(content, dict) and p.key in FLAG_PATHS else None
-            if isinstance(value, str) and value == str(values.get(p.key)):  # no later argument overrides it
-                found[p.name] = located(value, file.parent)
+            # A later argument overrides it.
+            if isinstance(value, str) and (place := located(value, file.parent)) != value:
+                now = values.get(p.key)
+                if now in (value, Path(value)):
+                    found[p.name] = type(now)(place)
     return found
 
 

@@ -11,7 +11,14 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.family import Family, ModelDescription, Start
 from linguarec.families.start import warn_if_unfinished
-from linguarec.families.weights import CONFIG_FILE, SETTINGS_FILE, SETTINGS_PATHS, WEIGHTS_FILE, load_weights
+from linguarec.families.weights import (
+    CONFIG_FILE,
+    SETTINGS_FILE,
+    SETTINGS_PATHS,
+    WEIGHTS_FILE,
+    check_buildable,
+    load_weights,
+)
 from linguarec.nn.shape import CatalogueShape
 from linguarec.portable import located_values
 from linguarec.stored import AGAIN, read_json
@@ -97,6 +104,7 @@ def open_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
         CheckpointMismatchError: the folder holds no model, or its tensors do not fit its description.
     """
     description = read_description(folder)
+    check_buildable(description, folder)
     model = description.build()
     load_weights(model, folder / WEIGHTS_FILE)
     return model.eval(), description

@@ -26,6 +26,7 @@ from linguarec.text.references import (
     EncoderDescription,
     EncoderReference,
     Pooling,
+    check_encoder_sizes,
     fast_tokenizer,
     find_encoder,
     folder_settings,
@@ -226,6 +227,7 @@ def _load_model(
     from transformers.utils import logging as their_logging
 
     their_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    check_encoder_sizes(folder)
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     tokenizer = fast_tokenizer(folder)
     if pooling == "pipeline":

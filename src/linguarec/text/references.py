@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from linguarec.errors import SettingsError, StaleFeaturesError
+from safetensors import SafetensorError
+
+from linguarec.bounds import check_sizes
+from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
 from linguarec.portable import places
 from linguarec.regular import check_regular
 
@@ -18,6 +21,11 @@ Pooling = Literal["cls", "mean", "pipeline"]
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 WHEEL_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+# Keys of a config.json of transformers that state the sizes of tensors, and how many there are.
+_SIZES = (
+    *("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings", "type_vocab_size"),
+    *("num_hidden_layers", "num_attention_heads", "dim", "hidden_dim", "n_layers", "d_model", "d_ff", "num_layers"),
+)
 LONGEST_DEFAULT = 512  # tokens; for encoders without a limit of their own
 
 
@@ -177,6 +185,24 @@ def fast_tokenizer(folder: Path) -> Any:
     if not tokenizer.is_fast:
         raise SettingsError([f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first."])
     return tokenizer
+
+
+def check_encoder_sizes(folder: Path) -> None:
+    """Refuse an encoder whose config.json states sizes that its weights cannot have, before transformers makes room for them.
+
+    Raises:
+        CheckpointMismatchError: a size is above the number of the weights.
+        SettingsError: a file cannot be read.
+    """
+    described = _read_json(folder / "config.json")
+    weights = sorted(folder.glob(WEIGHT_FILES[0])) or sorted(folder.glob(WEIGHT_FILES[1]))
+    sizes = described if isinstance(described, dict) else {}
+    try:
+        check_sizes(
+            {name: sizes.get(name) for name in _SIZES}, folder / "config.json", weights, CheckpointMismatchError
+        )
+    except (SafetensorError, OSError) as error:
+        raise SettingsError([not_loaded("an encoder", folder, error)]) from error
 
 
 def not_loaded(what: str, folder: Path, error: Exception) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
 from linguarec.portable import located, portable
+from linguarec.regular import check_regular
 from linguarec.stored import AGAIN, read_record
 from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, SentenceForm
 
@@ -157,6 +158,8 @@ def open_tokens(
         StaleFeaturesError: they were made from another catalogue.
     """
     file = folder / INFO_FILE
+    for each in (file, *(folder / f"{name}.npy" for name in ("ids", "types", "offsets"))):
+        check_regular(each, DataFormatError)
     if not file.is_file():
         known = ", ".join(sorted(entry.parent.name for entry in folder.parent.glob(f"*/{INFO_FILE}"))) or "none"
         raise DataFormatError(f"There are no item tokens {folder}; tokens there: {known}. {again(None)}")

@@ -16,6 +16,7 @@ from typing import IO, Literal, cast
 import pyarrow as pa
 
 from linguarec.errors import DataFormatError, listed
+from linguarec.regular import check_regular
 
 Packing = Literal["gzip", "bz2", "xz", "zstd", "zip"]
 UNPACKED = "unpacked"  # the folder within the scratch folder that holds unpacked copies
@@ -128,6 +129,7 @@ def check_exists(file: Path) -> None:
     Raises:
         DataFormatError: the path is no file.
     """
+    check_regular(file, DataFormatError)
     if not file.is_file():
         raise DataFormatError(f"{file} does not exist or is not a file; check the path.")
 
