@@ -4,12 +4,17 @@ import io
 import json
 import shutil
 import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import linguarec.text.encoders
 from linguarec import Recommender, load_model
 from linguarec.cli import main
 from linguarec.commands.compare import compare
@@ -17,6 +22,7 @@ from linguarec.commands.encode import encode
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_table
+from linguarec.commands.quantize import quantize
 from linguarec.commands.transfer import transfer
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import SettingsError, StaleFeaturesError
@@ -210,3 +216,61 @@ def test_a_run_of_an_earlier_version_with_absolute_paths_opens(shop: Path) -> No
     again = finetune("sasrec-text", shop / "data", shop / "run", transformer=small, training=TRAINING, resume=True)
     assert again.run == str(shop / "run")
     vector_of_new_item(load_model(shop / "run"))
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders that an encoder was loaded from; loading takes a while."""
+    found: list[Path] = []
+    load = linguarec.text.encoders._load_model
+
+    def counted(folder: Path, *arguments: Any) -> Any:
+        found.append(folder)
+        time.sleep(0.1)
+        return load(folder, *arguments)
+
+    monkeypatch.setattr(linguarec.text.encoders, "_load_model", counted)
+    return found
+
+
+def in_threads(number: int, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` gives for 0, 1, ..., all at once."""
+    start = threading.Barrier(number)
+
+    def run(thread: int) -> Any:
+        start.wait()
+        return work(thread)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(run, range(number)))
+
+
+@pytest.mark.parametrize("model", ["sasrec-text", "vqrec"])
+def test_threads_that_add_items_at_once_load_the_encoder_once(model: str, shop: Path, loads: list[Path]) -> None:
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=8)
+    if model == "vqrec":
+        quantize(shop / "data", features="encoder", subvectors=2, centroids=4)
+    finetune(model, shop / "data", shop / "run", transformer=small, training=TRAINING)
+    recommender = load_model(shop / "run")
+    loads.clear()
+    added = in_threads(8, lambda n: recommender.add_items([{"raw_id": f"new{n}", "title": "tea " * (n + 1)}]))
+    assert added == [1] * 8
+    recommender.add_items([{"raw_id": "later", "title": "steel"}])
+    assert len(loads) == 1
+
+
+def test_many_recommenders_load_their_encoders_at_once(shop: Path, loads: list[Path]) -> None:
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=8)
+    finetune("sasrec-text", shop / "data", shop / "run", transformer=small, training=TRAINING)
+    recommenders = [load_model(shop / "run") for _ in range(8)]
+    found = in_threads(8, lambda n: vector_of_new_item(recommenders[n]))
+    assert all(np.array_equal(each, found[0]) for each in found)
+    assert len(loads) == 8
+
+
+def test_threads_may_share_an_encoder(encoder: Path) -> None:
+    shared = TextEncoder.load(str(encoder))
+    texts = [["tea towel " * (n + 1)] * 50 for n in range(8)]
+    expected = [shared.encode(each) for each in texts]
+    for found, wanted in zip(in_threads(8, lambda n: shared.encode(texts[n])), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)

@@ -6,6 +6,7 @@ run in bfloat16 if the processor supports it natively.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from linguarec.text.references import (
 Precision = Literal["auto", "bf16", "fp32"]
 Vectors = npt.NDArray[np.float32]
 
+_LOADING = threading.Lock()  # transformers changes settings of the whole process while it loads
 TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65_536}  # with padding; on a CPU small enough for its caches
 
 
@@ -74,6 +76,7 @@ class TextEncoder:
         self.device = device
         self.precision = precision
         self._tokenizer = tokenizer
+        self._tokenizing = threading.Lock()  # a tokenizer keeps the limit of a call as its own state
         self._forward = forward
 
     @classmethod
@@ -104,6 +107,20 @@ class TextEncoder:
             SettingsError: this machine has no such encoder, or it does not support the settings.
             StaleFeaturesError: the encoder on this machine has other weights than the description.
         """
+        with _LOADING:
+            return cls._load(encoder, pooling, precision, max_tokens, text_rules, device, near)
+
+    @classmethod
+    def _load(
+        cls,
+        encoder: str | EncoderDescription,
+        pooling: Literal["auto", "cls", "mean"],
+        precision: Precision,
+        max_tokens: int | None,
+        text_rules: str,
+        device: str | None,
+        near: Sequence[Path],
+    ) -> Self:
         name = encoder if isinstance(encoder, str) else encoder.encoder
         folder = find_encoder(name, near, None if isinstance(encoder, str) else encoder.weights_sha256)
         declared = folder_settings(folder)
@@ -161,7 +178,8 @@ class TextEncoder:
         """Token ids of the texts, cut at the encoder's limit."""
         if not len(texts):
             return Tokens(np.empty(0, np.int64), np.zeros(1, np.int64), 0)
-        found = self._tokenizer(list(texts), truncation=True, max_length=self.reference.max_tokens)
+        with self._tokenizing:
+            found = self._tokenizer(list(texts), truncation=True, max_length=self.reference.max_tokens)
         encodings = found.encodings or []
         # A tokenizer without special tokens gives no token for an empty text, but the model needs at least one.
         blank = [self._tokenizer.pad_token_id or 0]
