@@ -22,6 +22,7 @@ def prepare_amazon(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     """Prepare Amazon review data, by default as the UniSRec and VQ-Rec papers do.
 
@@ -44,6 +45,7 @@ def prepare_amazon(
         held_out_share: share of the items in the held-out-items split
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers import amazon
@@ -63,4 +65,5 @@ def prepare_amazon(
         output,
         held_out_share,
         overwrite,
+        large_archives,
     )

@@ -37,6 +37,7 @@ def prepare_atomic(
     seed: int = 0,
     memory: str = "1500MB",
     overwrite: bool = False,
+    large_archives: bool = False,
 ) -> Mapping[str, Any]:
     """Prepare RecBole's atomic files, or the benchmark files or pre-training files that UniSRec and VQ-Rec released.
 
@@ -59,6 +60,7 @@ def prepare_atomic(
         seed: seed of the random tie order and of the held-out items
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.commands.prepare.pretraining import prepare_pretraining
     from linguarec.data.preparation import FilterSettings
@@ -78,6 +80,7 @@ def prepare_atomic(
             output,
             held_out_share,
             overwrite,
+            large_archives,
         )
     if k_core > 1 or (ties, catalogue, duplicates, time_unit) != ("file", "log", "identical", "seconds"):
         raise SettingsError(
@@ -96,5 +99,13 @@ def prepare_atomic(
         yield benchmark.content(source, name, keep_blanks=text_rules == "released")
 
     return write_content(
-        "atomic", {"source": source.name, "name": name}, content, text_rules, output, held_out_share, seed, overwrite
+        "atomic",
+        {"source": source.name, "name": name},
+        content,
+        text_rules,
+        output,
+        held_out_share,
+        seed,
+        overwrite,
+        large_archives,
     )

@@ -17,6 +17,7 @@ def prepare_online_retail(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     """Prepare UCI Online Retail: a user is an invoice, an item a stock code, its text the description.
 
@@ -35,6 +36,7 @@ def prepare_online_retail(
         held_out_share: share of the items in the held-out-items split
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.online_retail import read_online_retail
@@ -48,4 +50,5 @@ def prepare_online_retail(
         output,
         held_out_share,
         overwrite,
+        large_archives,
     )

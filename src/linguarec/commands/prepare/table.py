@@ -46,6 +46,7 @@ def prepare_table(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     """Prepare a log and a catalogue of your own, as CSV (plain or packed) or Parquet.
 
@@ -76,6 +77,7 @@ def prepare_table(
         held_out_share: share of the items in the held-out-items split
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.table import TableColumns, read_table
@@ -134,4 +136,5 @@ def prepare_table(
         Path(output),
         held_out_share,
         overwrite,
+        large_archives,
     )

@@ -72,6 +72,7 @@ def prepare_folder(
     output: Path,
     held_out_share: float,
     overwrite: bool,
+    large_archives: bool = False,
 ) -> PrepareResult:
     from linguarec.data.preparation import prepare_content
     from linguarec.text.cleaning import item_text
@@ -93,6 +94,7 @@ def prepare_folder(
         held_out_share,
         filters.seed,
         overwrite,
+        large_archives,
     )
 
 
@@ -105,18 +107,21 @@ def write_content(
     held_out_share: float,
     seed: int,
     overwrite: bool,
+    large_archives: bool = False,
 ) -> PrepareResult:
     from linguarec.data.folder import Origin, write_folder
+    from linguarec.data.readers import packing
     from linguarec.data.splitting import SplitSettings
 
     arguments = {**arguments, "text_rules": text_rules, "held_out_share": held_out_share, "seed": seed}
-    manifest = write_folder(
-        output,
-        Origin(recipe, arguments, text_rules),
-        SplitSettings(held_out_share=held_out_share, seed=seed),
-        overwrite,
-        make_content,
-    )
+    with packing.large_archives(large_archives):
+        manifest = write_folder(
+            output,
+            Origin(recipe, arguments, text_rules),
+            SplitSettings(held_out_share=held_out_share, seed=seed),
+            overwrite,
+            make_content,
+        )
     _show(output, manifest)
     return PrepareResult(
         output=str(output),
