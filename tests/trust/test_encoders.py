@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import linguarec.text.encoders
 from linguarec import Recommender, load_model
@@ -23,11 +24,14 @@ from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_table
 from linguarec.commands.quantize import quantize
+from linguarec.commands.tokenize import tokenize
 from linguarec.commands.transfer import transfer
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import SettingsError, StaleFeaturesError
+from linguarec.families.recformer.model import RecformerConfig
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.runs.settings import read_settings
+from linguarec.sources.tokens import TokenSource
 from linguarec.text.encoders import TextEncoder
 from linguarec.text.references import fast_tokenizer, find_encoder
 from linguarec.training.settings import TrainingSettings
@@ -184,13 +188,24 @@ def test_no_file_of_a_run_or_a_prepared_folder_holds_a_path_of_this_machine(shop
     evaluate(shop / "run")
     compare(shop / "data", ["sasrec-text"], shop / "all", seeds=1, transformer=small, training=TRAINING)
     transfer(shop / "data", shop / "first", shop / "transfer", shares=[100], seeds=1, training=TRAINING)
-    for folder in ("data", "first", "run", "all", "transfer"):
+    tokenize(shop / "data", str(shop / "encoder"), attributes=["title"], attribute_tokens=4)
+    shape = RecformerConfig(window=4, max_tokens=12, max_items=3)
+    finetune("recformer", shop / "data", shop / "reader", shape, backbone=str(shop / "encoder"), training=TRAINING)
+    for folder in ("data", "first", "run", "all", "transfer", "reader"):
         for name, text in text_of(shop / folder).items():
             assert str(tmp_path) not in text, f"{folder}/{name}"
     written = json.loads((shop / "run" / "settings.json").read_text())
     assert (written["data"], written["from"]["folder"]) == ("../data", "../first")
     assert json.loads((shop / "data/features/encoder.json").read_text())["encoder"] == "../../encoder"
     assert read_settings(shop / "run")["data"] == str(shop / "data")
+    assert json.loads((shop / "reader/settings.json").read_text())["backbone"] == "../encoder"
+    assert yaml.safe_load((shop / "reader/run.yaml").read_text())["backbone"] == "../encoder"
+    assert PreparedDataset.open(shop / "data").token_names == ["encoder"]
+    assert TokenSource.stored(PreparedDataset.open(shop / "data"), "encoder").known_form().backbone == str(
+        shop / "encoder"
+    )
+    again = {"backbone": str(shop / "encoder"), "training": TRAINING, "resume": True}
+    assert finetune("recformer", shop / "data", shop / "reader", shape, **again).run == str(shop / "reader")
 
 
 def test_the_file_of_a_run_repeats_it_from_any_directory(
