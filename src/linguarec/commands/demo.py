@@ -83,7 +83,7 @@ def demo(
     write_report(
         report,
         "linguarec demo",
-        _sections(world, tables, home, output, newcomer, _next_commands(Path("."))),
+        _sections(world, tables, home, output, newcomer, _next_commands(Path())),
         f"A synthetic world of {len(world)} shops, from raw logs to recommendations in {seconds:.0f} seconds.",
     )
     console.print(f"Done in {seconds:.0f} s. Open the report: {report}\n", style="bold")
