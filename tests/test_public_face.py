@@ -1,7 +1,6 @@
 """`import linguarec`: what it offers, how little it loads, results that are typed, and one small pipeline through it."""
 
 import importlib
-import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, dataclass
@@ -14,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 from prepared import untrained
+from results import stored_result
 
 import linguarec
 from linguarec.data.dataset import PreparedDataset
@@ -123,7 +123,7 @@ def trained(folder: Path) -> Any:
 
 
 def test_finetune_gives_its_figures(trained: Any, folder: Path) -> None:
-    assert trained.to_dict() == json.loads((folder / "run/metrics.json").read_text())
+    assert trained.to_dict() == stored_result(folder / "run/metrics.json")
     assert list(trained) == ["run", "model", "seed", "best_epoch", "epochs", "seconds", "valid", "test"]
     assert (trained.run, trained.model, trained.epochs) == (str(folder / "run"), "sasrec", 2)
     assert trained.test == trained["test"] and 0 <= trained.test["ndcg@10"] <= 1
@@ -139,7 +139,7 @@ def test_evaluate_gives_its_figures(trained: Any, folder: Path) -> None:
     result = linguarec.evaluate(str(folder / "run"), str(folder / "data"), plots=False)
     assert (result.items_, result["items"], result.targets, result.cut) == (12, 12, 40, None)
     assert result.systems["sasrec"]["ndcg@10"]["mean"] == pytest.approx(trained.test["ndcg@10"], abs=1e-9)
-    assert result.to_dict() == json.loads((folder / "run/evaluation/test.json").read_text())
+    assert result.to_dict() == stored_result(folder / "run/evaluation/test.json")
     shown = repr(result).splitlines()
     assert shown[1] == "  sasrec on data, leave-one-out, test: 40 targets among 12 items"
     assert shown[2].startswith(f"  sasrec: recall@10 {result.systems['sasrec']['recall@10']['mean']:.4f}")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from linguarec.errors import SettingsError
 from linguarec.given import note_given
 from linguarec.parameters import Command, Parameter, models_of, named_family, of_other_families, parameters_of
+from linguarec.portable import FLAG_PATHS, located
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -76,12 +77,29 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         values = parser.instantiate(namespace)
     except ValueError as error:  # settings that are each valid but conflict
         raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
-    arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
+    arguments = {p.name: _value(p, values.get(p.key)) for p in parameters} | _beside_config(parameters, values)
     groups = [p for p in parameters if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None]
     asked: Any = parser.parse_args(words, defaults=False) if groups else {}
     for p in groups:
         note_given(arguments[p.name], (asked.get(p.key) or {}).keys())
     return Call({**command.given, **arguments}, json=bool(values.get("json")))
+
+
+def _beside_config(parameters: list[Parameter], values: "Namespace") -> dict[str, Any]:
+    """Arguments that a `run.yaml` gives as a path relative to its own folder, by name, as absolute paths."""
+    import yaml
+
+    found = {}
+    for file in (Path(str(config.absolute)) for config in values.get("config") or [] if config is not None):
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for p in parameters:
+            value = content.get(p.key) if isinstance(content, dict) and p.key in FLAG_PATHS else None
+            # A later argument overrides it.
+            if isinstance(value, str) and (place := located(value, file.parent)) != value:
+                now = values.get(p.key)
+                if now in (value, Path(value)):
+                    found[p.name] = type(now)(place)
+    return found
 
 
 def _spelling(word: str) -> str:

@@ -5,14 +5,20 @@ of the name, the arguments and the state. Afterwards tensors are built from the 
 ordered dicts become dicts. Everything else (RecBole's `Config`, a `Namespace`, NumPy scalars) stays a record that can be
 inspected.
 
+The opcodes of a pickle are followed before it is read (`linguarec.opcodes`), and its tensors may take only a small multiple of
+the bytes of the file, so that a small file can neither hang the program nor take all memory.
+
 Both formats are read: the zip archive of torch >= 1.6 and the older stream of pickles.
 """
 
 import io
+import logging
 import math
 import pickle
+import re
 import struct
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +27,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from linguarec.errors import CheckpointMismatchError
+from linguarec.errors import CheckpointMismatchError, listed, quoted
+from linguarec.opcodes import check_opcodes
+from linguarec.regular import check_regular
+
+log = logging.getLogger(__name__)
 
 # Nothing in a pickle is ever called, so this list is not what protects the user. But a pickle that names one of these modules
 # is probably malicious, and the user should know.
@@ -29,6 +39,18 @@ RUNNING_MODULES = (
     *("os", "posix", "nt", "sys", "io", "_io", "subprocess", "shutil", "pty", "socket"),
     *("importlib", "runpy", "ctypes", "webbrowser", "pickle", "_pickle", "marshal"),
 )
+# Names that released checkpoints are known to hold beside those of torch: settings, their enums, NumPy scalars and arrays, and
+# what pickle itself needs for objects. Any other name is unusual, and the user should know.
+KNOWN_NAMES = re.compile(
+    r"torch\.([A-Za-z0-9]+|(_utils|storage|nn|optim|serialization)\..+)"
+    r"|collections\.(OrderedDict|defaultdict|Counter)|argparse\.Namespace|(pathlib\.)?(Posix|Pure|Windows)?Path"
+    r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct)|_?core\.numeric\._frombuffer)|_codecs\.encode"
+    r"|(recbole|unisrec|vqrec|config|utils|data)\..+"
+    r"|(builtins|__builtin__)\.(object|set|frozenset|list|dict|tuple|int|float|complex|bool|str|bytes|bytearray|slice|range)"
+    r"|(copyreg|copy_reg)\._reconstructor|enum\..+|datetime\.\w+"
+)
+MOST_NAMES = 1000
+LARGEST_GROWTH = 8  # bytes of all tensors for each byte of the file: a few tensors share a storage
 RUNNING_BUILTINS = ("eval", "exec", "execfile", "compile", "open", "__import__")
 
 STORAGES: dict[str, torch.dtype] = {
@@ -94,15 +116,16 @@ def unpickle(file: Path) -> Unpickled:
     Raises:
         CheckpointMismatchError: it is not such a file, is truncated, or names something that runs commands.
     """
+    check_regular(file, CheckpointMismatchError)
     with file.open("rb") as stream:
         start = stream.read(len(LEGACY_START))
         try:
             if zipfile.is_zipfile(stream):
-                return _read_archive(stream)
+                return _warned(file, _read_archive(stream, file.stat().st_size))
             if start == LEGACY_START:
                 stream.seek(0)
-                return _read_stream(stream, file.stat().st_size)
-        except _UNREADABLE as error:
+                return _warned(file, _read_stream(stream, file.stat().st_size))
+        except UNREADABLE as error:
             raise CheckpointMismatchError(
                 f"{file} cannot be read as a file of torch.save: {_reason(error)}. It is cut short, damaged, or of another "
                 "program; get it again."
@@ -118,8 +141,20 @@ def unpickle(file: Path) -> Unpickled:
     )
 
 
+def _warned(file: Path, found: Unpickled) -> Unpickled:
+    """`found`, after a warning of names in it that no known checkpoint holds."""
+    if strange := [name for name in found.not_made if not KNOWN_NAMES.fullmatch(name)]:
+        log.warning(
+            "%s names %s, which known checkpoints do not. Nothing of it was run; do not load the file with other programs "
+            "unless you trust its origin.",
+            file,
+            listed(strange),
+        )
+    return found
+
+
 # Exceptions that the standard library and torch raise on invalid bytes.
-_UNREADABLE = (
+UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError, RecursionError, MemoryError),
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, AssertionError),
 )
@@ -140,6 +175,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> type[Record]:
         """A subclass of `Record` in place of `module.name`; the same one each time for the same name."""
+        # Pickles up to protocol 2 name modules as Python 2 did: `commands` is `subprocess`.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         top = module.split(".")[0]
         if top in RUNNING_MODULES or (top in ("builtins", "__builtin__") and name in RUNNING_BUILTINS):
             raise CheckpointMismatchError(
@@ -148,6 +185,8 @@ class _Unpickler(pickle.Unpickler):
             )
         full = f"{module}.{name}"
         if full not in self.classes:
+            if len(self.classes) == MOST_NAMES:
+                raise ValueError(f"its pickle names more than {MOST_NAMES:,} classes and functions")
 
             class Named(Record):
                 """A record of this name."""
@@ -181,7 +220,15 @@ def _reference(pid: tuple[Any, ...]) -> tuple[torch.dtype, str, int]:
     return STORAGES[name], key, length
 
 
-def _read_archive(stream: BinaryIO) -> Unpickled:
+def _loaded(unpickler: _Unpickler, stream: BinaryIO | io.BytesIO) -> Any:
+    """The value of the pickle at the place of the stream, if its opcodes are harmless."""
+    start = stream.tell()
+    check_opcodes(stream)
+    stream.seek(start)
+    return unpickler.load()
+
+
+def _read_archive(stream: BinaryIO, size: int) -> Unpickled:
     with zipfile.ZipFile(stream) as archive:
         names = set(archive.namelist())
         pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -190,10 +237,11 @@ def _read_archive(stream: BinaryIO) -> Unpickled:
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != b"little":
             raise ValueError("its bytes are in big-endian order")
-        unpickler = _Unpickler(io.BytesIO(_member(archive, pickles[0])))
-        content = unpickler.load()
+        data = io.BytesIO(_member(archive, pickles[0]))
+        unpickler = _Unpickler(data)
+        content = _loaded(unpickler, data)
         return Unpickled(
-            _Maker(lambda key: _member(archive, f"{folder}data/{key}")).make(content), unpickler.not_made()
+            _Maker(lambda key: _member(archive, f"{folder}data/{key}"), size).make(content), unpickler.not_made()
         )
 
 
@@ -206,27 +254,28 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _read_stream(stream: BinaryIO, size: int) -> Unpickled:
     for _ in range(3):  # the magic number, the protocol version, facts about the system
-        _Unpickler(stream).load()
+        _loaded(_Unpickler(stream), stream)
     unpickler = _Unpickler(stream)
-    content = unpickler.load()
+    content = _loaded(unpickler, stream)
     stored: dict[str, bytes] = {}
-    for key in _Unpickler(stream).load():
+    for key in _loaded(_Unpickler(stream), stream):
         (length,) = struct.unpack("<q", stream.read(8))
         count = length * unpickler.element_sizes[key]
         if not 0 <= count <= size - stream.tell():
             raise EOFError(f"storage {key} has {length} elements, more than the rest of the file")
         stored[key] = stream.read(count)
-    return Unpickled(_Maker(stored.__getitem__).make(content), unpickler.not_made())
+    return Unpickled(_Maker(stored.__getitem__, size).make(content), unpickler.not_made())
 
 
 _UNFINISHED = object()
 
 
 class _Maker:
-    """Turns unpickled values into containers and tensors. `read` returns the bytes of a storage."""
+    """Turns unpickled values into containers and tensors. `read` returns the bytes of a storage, `size` is that of the file."""
 
-    def __init__(self, read: Callable[[str], bytes]) -> None:
+    def __init__(self, read: Callable[[str], bytes], size: int) -> None:
         self.read = read
+        self.bytes_left = LARGEST_GROWTH * size
         self.storages: dict[str, Tensor] = {}
         # By id: (value, its result), so that an object that a pickle holds twice is converted once.
         self.made: dict[int, tuple[Any, Any]] = {}
@@ -265,6 +314,11 @@ class _Maker:
                 raise EOFError(f"storage {key} has {len(data)} bytes, expected {length} elements of {dtype}")
             flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
             self.storages[key] = flat
+        if len(size) > 64 or any(type(extent) is not int or not 0 <= extent < 1 << 63 for extent in size):
+            raise ValueError(f"a tensor has the shape {quoted(tuple(size))}")
         if math.prod(size) > length:
             raise ValueError(f"a tensor of shape {tuple(size)} has more elements than its storage, {length}")
+        self.bytes_left -= math.prod(size) * dtype.itemsize
+        if self.bytes_left < 0:
+            raise ValueError(f"its tensors together are more than {LARGEST_GROWTH} times as large as the file")
         return self.storages[key].as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from results import stored_result
 
 from linguarec.commands.compare import compare
 from linguarec.errors import SettingsError
@@ -41,7 +42,7 @@ def test_trains_compares_and_reports(dataset, tmp_path, capsys):
             assert value == pytest.approx(metrics["test"]["ndcg@10"], abs=1e-9)
     lengths = [part for part in found["slices"] if part["group"] == "history length"]
     assert sum(part["cases"] for part in lengths) == sum(part["users"] for part in lengths) == 80
-    assert json.loads((output / "comparison.json").read_text()) == json.loads(json.dumps(found.to_dict()))
+    assert stored_result(output / "comparison.json") == json.loads(json.dumps(found.to_dict()))
     page = (output / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 3
     assert "linguarec finetune sasrec-text" in page

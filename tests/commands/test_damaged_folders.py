@@ -153,9 +153,9 @@ ENCODER: list[tuple[Callable[[Path], Any], type[LinguarecError], str]] = [
     (
         lambda folder: cut(folder / "model.safetensors"),
         SettingsError,
-        "cannot be loaded as an encoder: .*Fetch it again",
+        "cannot be loaded as an encoder: .*Fetch the folder again",
     ),
-    (lambda folder: cut(folder / "tokenizer.json"), SettingsError, "The tokenizer in .* cannot be loaded: .*Fetch the"),
+    (lambda folder: cut(folder / "tokenizer.json"), SettingsError, "cannot be loaded as a tokenizer: .*Fetch the"),
     (lambda folder: cut(folder / "config.json"), SettingsError, "config.json is not JSON .*fetch the encoder again"),
     (
         lambda folder: (folder / "config.json").write_text('{"format_version": 1, "model": "unisrec"}'),

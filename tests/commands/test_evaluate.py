@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from prepared import catalogue_batch, untrained
+from results import stored_result
 
 from linguarec.commands.evaluate import evaluate
 from linguarec.data.splits import TEST, draw_users, evaluation_cases, held_out_items, training_sequences
@@ -104,7 +105,7 @@ def test_slices_add_up_to_the_whole(run):
 
 def test_results_and_plots_are_written_into_the_run(run, capsys, drawn):
     found = evaluate(run, ks=[5])
-    stored = json.loads((run / "evaluation" / "test.json").read_text())
+    stored = stored_result(run / "evaluation" / "test.json")
     assert stored == json.loads(json.dumps(found.to_dict()))
     for name, group in (("history-length", "history length"), ("popularity", "popularity of the target")):
         [axes] = drawn(run / "evaluation" / f"test.{name}.png").axes

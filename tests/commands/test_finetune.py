@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from results import stored_result
 from safetensors.torch import load_file
 
 import linguarec
@@ -53,7 +54,7 @@ def dataset(make_dataset: Any) -> PreparedDataset:
 def test_leaves_a_run_folder_that_can_be_used(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = finetune(model, dataset.path, run, transformer=SMALL, training=settings())
-    written = json.loads((run / "metrics.json").read_text())
+    written = stored_result(run / "metrics.json")
     assert written == result
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from prepared import catalogue_batch
+from results import stored_result
 from safetensors.torch import load_file
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
@@ -104,7 +105,7 @@ def test_leaves_a_model_folder_chosen_by_the_held_out_domain(
         training=settings(precision="fp32"),
         valid=folders[2].path,
     )
-    assert json.loads((run / "metrics.json").read_text()) == result
+    assert stored_result(run / "metrics.json") == result
     assert result["domains"].keys() == {"domain0", "domain1"}
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from results import stored_result
 from safetensors.torch import load_file
 
 import linguarec
@@ -70,7 +71,7 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(
     run = tmp_path / "run"
     training = settings(learning_rate=5e-3, targets_per_step=50, max_epochs=20, patience=20)
     result = finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, training=training)
-    assert json.loads((run / "metrics.json").read_text()) == result
+    assert stored_result(run / "metrics.json") == result
     assert result["valid"]["ndcg@10"] > 1.25 * result["stages"]["stage1"]["valid"]["ndcg@10"]
     assert result["best_stage"] == 2
     assert not list(run.glob("**/checkpoints"))
@@ -296,7 +297,7 @@ def test_what_the_model_does_not_read_is_counted_and_said(
     caplog.clear()
     summary = evaluate(run, plots=False)
     assert summary["cut"] == {name: cut[name] for name in ("items", "test_histories")}
-    assert summary == json.loads((run / "evaluation" / "test.json").read_text())
+    assert summary == stored_result(run / "evaluation" / "test.json")
     assert evaluate(run, zero_shot=True, split="valid", plots=False)["cut"] == {
         "items": cut["items"],
         "valid_histories": cut_by_a_loop(lengths, [items[:-2] for items in users]),

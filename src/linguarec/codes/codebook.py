@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.files import writing_file
+from linguarec.regular import check_regular
 
 Method = Literal["opq", "pq", "residual", "random"]
 Vectors = npt.NDArray[np.floating[Any]]
@@ -283,6 +284,7 @@ def _save(path: Path, book: CodeBook, header: dict[str, Any], arrays: dict[str, 
 
 def _load(path: Path) -> tuple[CodeBook, str | None, Codes | None]:
     """The codebook, the fingerprint of the texts and the codes; the last two are None if the file holds only a codebook."""
+    check_regular(path, DataFormatError)
     try:
         with np.load(path, allow_pickle=False) as stored:
             header = json.loads(str(stored["header"]))

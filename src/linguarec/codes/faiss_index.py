@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from linguarec.codes.codebook import CodeBook, Codes, Method, Vectors
 from linguarec.errors import DataFormatError, SettingsError
+from linguarec.regular import check_regular
 
 IMPORTED_CODES = "official"  # name of the stored codes of a published index
 
@@ -74,6 +75,7 @@ def read_faiss_index(path: Path, encoder: str) -> IndexContent:
     """
     import faiss
 
+    check_regular(path, DataFormatError)
     if not path.is_file():
         raise DataFormatError(f"There is no faiss index {path}.")
     try:

@@ -110,6 +110,7 @@ def compare(
     from linguarec.families.family import log_own_training
     from linguarec.families.flags import refuse
     from linguarec.files import write_json
+    from linguarec.portable import portable_values
     from linguarec.run_items import ranked
     from linguarec.runs.folder import check_report_folder
     from linguarec.runs.tables import plain_console, show_table
@@ -191,9 +192,9 @@ def compare(
     write_report(
         output / "report.html",
         f"{dataset.name}: {', '.join(models)}",
-        _sections(summary, by_slice, table, tests_table, figures),
+        _sections(output, summary, by_slice, table, tests_table, figures),
     )
-    write_json(output / "comparison.json", summary)
+    write_json(output / "comparison.json", portable_values(summary, output, ("runs", "report")))
 
     console = plain_console()
     show_table(console, table, f"{dataset.name}, {split}, test: {median_of(seeds)} ± half the 95 % interval over users")
@@ -288,18 +289,25 @@ def _plots(
 
 
 def _sections(
-    summary: Mapping[str, Any], by_slice: Mapping[str, Any], table: Any, tests_table: Any, figures: "Sequence[Figure]"
+    output: Path,
+    summary: Mapping[str, Any],
+    by_slice: Mapping[str, Any],
+    table: Any,
+    tests_table: Any,
+    figures: "Sequence[Figure]",
 ) -> "list[Section]":
     from linguarec.evaluation.comparison import median_of
     from linguarec.evaluation.report import Section
     from linguarec.evaluation.summary import slices_table
+    from linguarec.portable import portable
     from linguarec.runs.settings import CONFIG_FILE, read_settings
 
     settings = [read_settings(Path(runs[0])) for runs in summary["runs"].values()]
     versions = ", ".join(f"{name} {version}" for name, version in settings[0].get("versions", {}).items())
     commands = [
-        f"linguarec finetune {found['model']} {found['data']} --config {Path(summary['runs'][model][0]) / CONFIG_FILE} -o RUN"
-        for model, found in zip(summary["runs"], settings, strict=True)
+        f"linguarec finetune {found['model']} {portable(found['data'], output)} "
+        f"--config {portable(Path(runs[0]) / CONFIG_FILE, output)} -o RUN"
+        for runs, found in zip(summary["runs"].values(), settings, strict=True)
     ]
     figures_are = median_of(len(summary["seeds"])).capitalize()
     return [
@@ -322,7 +330,8 @@ def _sections(
         Section(
             "How this was made",
             f"Data {summary['data_fingerprint'][:16]} (fingerprint), split {summary['split']}, seeds "
-            f"{', '.join(map(str, summary['seeds']))}; {versions}. All settings are in settings.json of each run.",
+            f"{', '.join(map(str, summary['seeds']))}; {versions}. All settings are in settings.json of each run. "
+            "The commands run in the folder of this report.",
             commands=commands,
         ),
     ]

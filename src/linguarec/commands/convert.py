@@ -123,8 +123,9 @@ def _write_folder(
     from safetensors.torch import save_file
 
     from linguarec.catalogue import Catalogue
-    from linguarec.families.weights import SETTINGS_FILE, save_model, seal_model
+    from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS, save_model, seal_model
     from linguarec.files import write_json, writing_file, writing_folder
+    from linguarec.portable import portable_values
     from linguarec.recommender import Recommender
     from linguarec.runs.settings import SETTINGS_MARKER
     from linguarec.text.cleaning import TextRules
@@ -156,7 +157,7 @@ def _write_folder(
                 "data_name": dataset.name,
                 "data_fingerprint": dataset.fingerprint,
             }
-        write_json(folder / SETTINGS_FILE, settings)
+        write_json(folder / SETTINGS_FILE, portable_values(settings, folder, SETTINGS_PATHS))
         seal_model(folder)
     return 0 if recommender is None else len(recommender.catalogue)
 
@@ -167,7 +168,8 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     from linguarec.errors import CheckpointMismatchError
     from linguarec.families.family import ModelFolder
     from linguarec.families.opening import open_model
-    from linguarec.families.weights import SETTINGS_FILE
+    from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS
+    from linguarec.portable import located_values
     from linguarec.stored import AGAIN, read_json
 
     if output.exists() and (output.is_dir() or not overwrite):
@@ -180,6 +182,7 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     carried = load_file(source / CARRIED_FILE) if (source / CARRIED_FILE).exists() else {}
     file = source / SETTINGS_FILE
     settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
+    settings = located_values(settings, source, SETTINGS_PATHS)
     written = adapter.write(ModelFolder(source, description, network, carried, settings), output, overwrite)
     result = {"output": str(output), "model": description.name, **written}
     _show(f"{source.name}, as a checkpoint of the released code", result)

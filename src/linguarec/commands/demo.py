@@ -85,7 +85,7 @@ def demo(
     write_report(
         report,
         "linguarec demo",
-        _sections(world, tables, home, output, newcomer, commands),
+        _sections(world, tables, home, output, newcomer, _next_commands(Path())),
         f"A synthetic world of {len(world)} shops, from raw logs to recommendations in {seconds:.0f} seconds.",
     )
     console.print(f"Done in {seconds:.0f} s. Open the report: {report}\n", style="bold")
@@ -313,7 +313,7 @@ def _sections(
             f"After the history {', '.join(newcomer['history'])} it comes {ranks} "
             f"among {newcomer['candidates']} items.",
         ),
-        Section("What to try next", commands=commands),
+        Section("What to try next, in the folder of this report", commands=commands),
     ]
 
 

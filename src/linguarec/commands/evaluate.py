@@ -104,6 +104,7 @@ def evaluate(
     from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.families.opening import read_description
     from linguarec.files import updating_folder, write_json
+    from linguarec.portable import portable_values
     from linguarec.ranking.scorer import left_out, log_left_out
     from linguarec.run_items import items_of_run
     from linguarec.runs.settings import read_settings
@@ -183,7 +184,7 @@ def evaluate(
     with updating_folder(folder, PATIENCE) as whole:
         written = _write(whole, name, summary, result, cases, plots)
         summary["files"] = [str(folder / path.name) for path in written]
-        write_json(whole / f"{name}.json", summary)
+        write_json(whole / f"{name}.json", portable_values(summary, folder, ("run", "files")))
 
     console = plain_console()
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"

@@ -109,6 +109,7 @@ def transfer(
     from linguarec.families.opening import open_start
     from linguarec.families.start import weights_sha256
     from linguarec.files import write_json
+    from linguarec.portable import portable_values
     from linguarec.run_items import items_by_text, ranked
     from linguarec.runs.folder import check_report_folder
     from linguarec.runs.settings import read_settings
@@ -218,7 +219,7 @@ def transfer(
         f"{dataset.name}: {family.name} pre-trained and from scratch",
         [Section("Results", table=table, note=note, figures=[Figure(plot, caption)])],
     )
-    write_json(output / "transfer.json", summary)
+    write_json(output / "transfer.json", portable_values(summary, output, ("from", "report")))
     console = plain_console()
     show_table(console, table, f"{dataset.name}, {family.name} from {from_}: {median_of(seeds)}")
     console.print(f"report: {output / 'report.html'}")

@@ -22,6 +22,7 @@ from linguarec.data.splits import Roles
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import absence, updating_folder, write_json, writing_file
+from linguarec.portable import located, portable
 from linguarec.seals import check_seal, digest_of
 from linguarec.stored import Error, read_array, read_json, read_record, read_table
 
@@ -413,12 +414,18 @@ def write_vectors(folder: Path, name: str, vectors: npt.NDArray[Any], info: Feat
     file = folder / f"{name}.npy"
     with writing_file(file, vectors.nbytes) as temporary, temporary.open("wb") as stream:
         np.save(stream, vectors)
-    write_json(file.with_suffix(".json"), asdict(replace(info, vectors_digest=digest_of(file))))
+    write_feature_info(file.with_suffix(".json"), replace(info, vectors_digest=digest_of(file)))
 
 
 def read_feature_info(file: Path, error: Error, mend: str) -> FeatureInfo:
     """The description of item vectors in a JSON file; `error` and `mend` as in `linguarec.stored`."""
-    return read_record(FeatureInfo, file, "a text encoder", error, mend)
+    info = read_record(FeatureInfo, file, "a text encoder", error, mend)
+    return replace(info, encoder=located(info.encoder, file.parent))
+
+
+def write_feature_info(file: Path, info: FeatureInfo) -> None:
+    """Write the description of item vectors; the path of an encoder's folder becomes relative to that of `file`."""
+    write_json(file, asdict(replace(info, encoder=portable(info.encoder, file.parent))))
 
 
 def fingerprint_of_texts(texts: Sequence[str]) -> str:

@@ -37,6 +37,13 @@ class Engine:
         self.drop(*consumed)
         return stored
 
+    def view(self, query: str) -> ir.Table:
+        """The result of a query in SQL, computed whenever it is read."""
+        self._tables += 1
+        name = f"view_{self._tables}"
+        self.connection.con.execute(f"CREATE TEMPORARY VIEW {name} AS {query}").fetchall()
+        return self.connection.table(name)
+
     def drop(self, *tables: ir.Table) -> None:
         """Drop stored tables."""
         for table in tables:

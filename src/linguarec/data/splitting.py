@@ -19,6 +19,8 @@ from linguarec.data.splits import (
     leave_one_out,
     training_only,
 )
+from linguarec.errors import DataFormatError
+from linguarec.regular import check_regular
 
 BLOCK = 1 << 21  # interactions per block
 
@@ -40,6 +42,8 @@ class SplitSettings:
 
 def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
     """Write `splits/leave-one-out.npy`, `splits/held-out-items.npy` and, if times are known, `splits/temporal.npy`."""
+    for name in ("items", "offsets", "timestamps"):
+        check_regular(folder / "sequences" / f"{name}.npy", DataFormatError)
     (folder / "splits").mkdir(exist_ok=True)
     offsets = np.load(folder / "sequences/offsets.npy")
     total = int(offsets[-1])

@@ -11,9 +11,17 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.family import Family, ModelDescription, Start
 from linguarec.families.start import warn_if_unfinished
-from linguarec.families.weights import CONFIG_FILE, SETTINGS_FILE, WEIGHTS_FILE, load_weights
+from linguarec.families.weights import (
+    CONFIG_FILE,
+    SETTINGS_FILE,
+    SETTINGS_PATHS,
+    WEIGHTS_FILE,
+    check_buildable,
+    load_weights,
+)
 from linguarec.files import absence
 from linguarec.nn.shape import CatalogueShape
+from linguarec.portable import located_values
 from linguarec.seals import check_seal
 from linguarec.stored import AGAIN, read_json
 
@@ -100,6 +108,7 @@ def open_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
     """
     description = read_description(folder)
     check_seal(folder, CheckpointMismatchError, AGAIN)
+    check_buildable(description, folder)
     model = description.build()
     load_weights(model, folder / WEIGHTS_FILE)
     return model.eval(), description
@@ -115,5 +124,6 @@ def open_start(folder: Path) -> Start:
     source = description.family.source.load(folder, description.shape)
     file = folder / SETTINGS_FILE
     settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
+    settings = located_values(settings, folder, SETTINGS_PATHS)
     warn_if_unfinished(folder)
     return Start(folder, network, description, source, settings)

@@ -24,6 +24,7 @@ from linguarec.ranking.dense import DenseRanker, Keys
 from linguarec.ranking.exact import ordered
 from linguarec.ranking.ranker import Best, IntArray, Within
 from linguarec.ranking.ranks import TargetRanks, full_precision
+from linguarec.regular import check_regular
 
 CANDIDATES, PROBES = 400, 64  # recall@10 0.995 on 1,000,000 vectors of width 300: bench/README.md
 AGAIN = "Build the index again from the keys."
@@ -120,6 +121,7 @@ class ApproximateRanker:
         """
         import faiss
 
+        check_regular(file, CheckpointMismatchError)
         if not file.is_file():
             raise CheckpointMismatchError(f"{file} is missing. {AGAIN}")
         try:

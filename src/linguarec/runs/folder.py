@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,9 +13,9 @@ from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_free, owned, put_in_place
 from linguarec.runs.results import METRICS_FILE, TrainingResult, remove_checkpoints, show_metrics
-from linguarec.runs.settings import SETTINGS_MARKER, RunSettings
+from linguarec.runs.settings import SETTINGS_MARKER, RunSettings, read_settings
 from linguarec.seals import unseal
-from linguarec.stored import AGAIN, read_json, read_record
+from linguarec.stored import AGAIN, read_record
 from linguarec.training.processes import is_main_process
 
 Kind = TypeVar("Kind", bound=TrainingResult)
@@ -53,7 +54,7 @@ def training_folder(
         if overwrite:
             check_free(output, overwrite, SETTINGS_MARKER)
         goes_on = resume and (place / SETTINGS_FILE).exists()
-        done = _finished(place, settings, kind) if goes_on else None
+        done = _finished(place, output, settings, kind) if goes_on else None
         if not goes_on and overwrite:
             shutil.rmtree(place, ignore_errors=True)
         elif not goes_on and place.exists() and (not place.is_dir() or any(place.iterdir())):
@@ -68,10 +69,10 @@ def training_folder(
             put_in_place(place, output)
 
 
-def _finished(place: Path, settings: RunSettings, kind: type[Kind]) -> Kind | None:
-    """The result of the run to resume if it is finished already; refuses one that was made with other settings."""
+def _finished(place: Path, output: Path, settings: RunSettings, kind: type[Kind]) -> Kind | None:
+    """The result of the run `output` to resume if it is finished already; refuses one that was made with other settings."""
     file = place / SETTINGS_FILE
-    stored = read_json(file, CheckpointMismatchError, AGAIN)
+    stored = read_settings(place)
     if not {"training", "model", "config"} <= stored.keys():
         raise CheckpointMismatchError(
             f"{file} does not stand for a training, so there is none to go on with; choose another output folder."
@@ -82,6 +83,7 @@ def _finished(place: Path, settings: RunSettings, kind: type[Kind]) -> Kind | No
     if not (place / METRICS_FILE).exists():
         return None
     metrics = read_record(kind, place / METRICS_FILE, "the result of a training", CheckpointMismatchError, AGAIN)
+    metrics = replace(metrics, run=str(output))  # wherever it was when it was written
     remove_checkpoints(place)  # of a process that was killed at its very end
     show_metrics(metrics, note="finished before; nothing left to do")
     return metrics

@@ -12,6 +12,7 @@ from rich.table import Table
 from linguarec.evaluation.plots import plot_learning_curves
 from linguarec.families.family import Plan, Request
 from linguarec.files import write_json
+from linguarec.portable import portable_values
 from linguarec.ranking.scorer import LeftOut
 from linguarec.result import Result, metrics_line
 from linguarec.runs.tables import plain_console
@@ -98,7 +99,7 @@ def write_results(place: Path, data_name: str, metrics: TrainingResult) -> None:
     name = metrics.model
     curve = {name: learning_curve(place)}
     plot_learning_curves(place / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
-    write_json(place / METRICS_FILE, metrics.to_dict())
+    write_json(place / METRICS_FILE, portable_values(metrics.to_dict(), Path(metrics.run), ("run",)))
     remove_checkpoints(place)
     show_metrics(metrics)
 

@@ -9,9 +9,10 @@ from typing import Any
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription, Plan, Request
-from linguarec.families.weights import SETTINGS_FILE
+from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS
 from linguarec.files import Marker, write_json, writing_file
 from linguarec.nn.encoders import encoder_kind
+from linguarec.portable import FLAG_PATHS, located_values, portable_values
 from linguarec.stored import AGAIN, read_json
 from linguarec.training.settings import TrainingSettings
 
@@ -98,11 +99,16 @@ class RunSettings:
         import yaml
 
         if not (folder / SETTINGS_FILE).exists():
-            write_json(folder / SETTINGS_FILE, self.to_dict())
+            write_json(folder / SETTINGS_FILE, portable_values(self.to_dict(), folder, SETTINGS_PATHS))
         if (folder / CONFIG_FILE).exists():
             return
         with writing_file(folder / CONFIG_FILE) as temporary:
-            temporary.write_text(yaml.safe_dump(self.to_flags(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(
+                yaml.safe_dump(
+                    portable_values(self.to_flags(), folder, FLAG_PATHS), sort_keys=False, allow_unicode=True
+                ),
+                encoding="utf-8",
+            )
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """One line for each setting in which a run with the `stored` settings differs; empty = the run can be resumed."""
@@ -158,7 +164,7 @@ def read_settings(run: Path) -> dict[str, Any]:
             f"{run} is not a run folder: {f'it has no {SETTINGS_FILE}' if run.exists() else 'it does not exist'}. Make one by "
             "`linguarec finetune`."
         )
-    return read_json(file, CheckpointMismatchError, AGAIN)
+    return located_values(read_json(file, CheckpointMismatchError, AGAIN), run, SETTINGS_PATHS)
 
 
 def versions() -> dict[str, str]:
@@ -180,8 +186,15 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and not key.endswith("sentences"):
             found |= _flat(value, f"{key}.")
         else:
-            found[key] = value
+            found[key] = _without_backbone(value)
     # A backbone given as a path is identified by its tokenizer (`sentences`), wherever its folder is.
     if not prefix:
         found["backbone"] = settings.get("backbone") is not None
     return found
+
+
+def _without_backbone(value: Any) -> Any:
+    """The form of sentences, or a list of forms, without the place of the backbone."""
+    if isinstance(value, Mapping):
+        return {name: each for name, each in value.items() if name != "backbone"}
+    return [_without_backbone(each) for each in value] if isinstance(value, list) else value

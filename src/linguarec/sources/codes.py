@@ -16,7 +16,7 @@ from linguarec.data.same_encoder import check_same_encoder, differing_vectors, e
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.choosing import choose, choose_for_all
-from linguarec.sources.embeddings import EmbeddingSource, check_vectors, read_encoder, write_encoder
+from linguarec.sources.embeddings import EmbeddingSource, SharedEncoder, check_vectors, read_encoder, write_encoder
 from linguarec.sources.source import Asked, IntArray, ItemSource, Vectors
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class CodeSource(ItemSource):
 
     `book` and `encoder` are None if not known, for example after a conversion without items. `name`: of the stored codes.
     `centroids`: K, if there is no codebook. `features`: name of the stored vectors, if the codes were made from them now.
+    `shared`: holds the encoder of new texts.
     """
 
     flags: ClassVar = {
@@ -49,6 +50,7 @@ class CodeSource(ItemSource):
         name: str | None = None,
         centroids: int | None = None,
         features: str | None = None,
+        shared: SharedEncoder | None = None,
     ) -> None:
         self.folder = folder
         self.codes = codes
@@ -56,6 +58,7 @@ class CodeSource(ItemSource):
         self.encoder = encoder
         self.name = name
         self.features = features
+        self.shared = SharedEncoder() if shared is None else shared
         self.centroids = centroids if book is None else book.num_centroids
 
     # -- opening and choosing -------------------------------------------------------------------------------------------
@@ -223,7 +226,9 @@ class CodeSource(ItemSource):
         """The source of the vectors that the codebook codes, without items."""
         info = self.encoder or encoder_of_book(self.known_book())
         reader = "The codebook of this training was fitted on" if len(self) else None
-        return EmbeddingSource(self.folder, info, np.zeros((0, info.width), np.float32), reader=reader)
+        return EmbeddingSource(
+            self.folder, info, np.zeros((0, info.width), np.float32), reader=reader, shared=self.shared
+        )
 
     def _leave_unread(self, dataset: PreparedDataset, features: str | None, codes: str) -> None:
         """Check requested vectors that are not read because the folder has stored codes, and log that they are not read."""
@@ -244,7 +249,7 @@ class CodeSource(ItemSource):
             )
         reader = self._vectors_of_encoder()
         found = check_vectors(reader.vectors_of_new(items, vectors), len(items), None)
-        return type(self)(self.folder, self.book.encode(found), self.book, self.encoder)
+        return type(self)(self.folder, self.book.encode(found), self.book, self.encoder, shared=self.shared)
 
     @property
     def shape(self) -> CatalogueShape:
@@ -268,11 +273,13 @@ class CodeSource(ItemSource):
 
     def joined(self, other: "CodeSource") -> "CodeSource":
         """The items of both sources."""
-        return type(self)(self.folder, np.concatenate([self.codes, other.codes]), self.book, self.encoder)
+        return type(self)(
+            self.folder, np.concatenate([self.codes, other.codes]), self.book, self.encoder, shared=self.shared
+        )
 
     def without_items(self) -> "CodeSource":
         """The codebook without codes."""
-        return type(self)(self.folder, self.codes[:0], self.book, self.encoder)
+        return type(self)(self.folder, self.codes[:0], self.book, self.encoder, shared=self.shared)
 
     def save(self, folder: Path) -> None:
         """Write the codebook, with the codes if there are items, and the known facts about the encoder."""

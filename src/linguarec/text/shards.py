@@ -70,7 +70,7 @@ def encode_in_shards(
         for number, shard in enumerate(_shards(batches, tokens.lengths, tokens_a_shard)):
             file = folder / f"{number:06d}.npy"
             rows = np.concatenate(shard)
-            if file.exists():
+            if file.is_file():
                 vectors[rows] = np.load(file)
                 resumed += len(rows)
                 advance(len(rows))

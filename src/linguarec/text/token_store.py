@@ -7,7 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
+from linguarec.portable import located, portable
+from linguarec.regular import check_regular
 from linguarec.stored import AGAIN, read_record
 from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, SentenceForm
 
@@ -95,7 +97,13 @@ def read_form(file: Path) -> SentenceForm:
     Raises:
         DataFormatError: the file holds no form.
     """
-    return read_record(SentenceForm, file, "how items become tokens", DataFormatError, AGAIN)
+    form = read_record(SentenceForm, file, "how items become tokens", DataFormatError, AGAIN)
+    return replace(form, backbone=located(form.backbone, file.parent))
+
+
+def write_form(file: Path, form: SentenceForm) -> None:
+    """Write a form into a JSON file of its own; the path of a backbone becomes relative to that of `file`."""
+    write_json(file, _portable_form(form, file.parent))
 
 
 def tokenize_command(
@@ -150,6 +158,8 @@ def open_tokens(
         StaleFeaturesError: they were made from another catalogue.
     """
     file = folder / INFO_FILE
+    for each in (file, *(folder / f"{name}.npy" for name in ("ids", "types", "offsets"))):
+        check_regular(each, DataFormatError)
     if not file.is_file():
         known = ", ".join(sorted(entry.parent.name for entry in folder.parent.glob(f"*/{INFO_FILE}"))) or "none"
         raise DataFormatError(f"There are no item tokens {folder}; tokens there: {known}. {again(None)}")
@@ -161,6 +171,7 @@ def open_tokens(
             raise ValueError(f"format_version is {version!r}, this linguarec reads {FORMAT_VERSION}")
         counts = Counts(**{key: n for key, n in content.pop("counts").items() if key not in NO_LONGER_COUNTED})
         form = SentenceForm(**content)
+        form = replace(form, backbone=located(form.backbone, folder))
         ids, types = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "types"))
         offsets = np.load(folder / "offsets.npy")
         if not len(ids) == len(types) == offsets[-1]:
@@ -174,7 +185,11 @@ def open_tokens(
 
 def _write_info(folder: Path, form: SentenceForm, counts: Counts, fingerprint: str) -> None:
     origin = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint}
-    write_json(folder / INFO_FILE, {**origin, **asdict(form), "counts": asdict(counts)})
+    write_json(folder / INFO_FILE, {**origin, **_portable_form(form, folder), "counts": asdict(counts)})
+
+
+def _portable_form(form: SentenceForm, folder: Path) -> dict[str, Any]:
+    return asdict(replace(form, backbone=portable(form.backbone, folder)))
 
 
 @contextmanager

@@ -130,7 +130,22 @@ class Patience(EarlyStopping):
             trainer.should_stop = True
 
 
-class StepCheckpoint(ModelCheckpoint):
+class EpochCheckpoint(ModelCheckpoint):
+    """A checkpoint at the end of each epoch, over the same file.
+
+    It saves no state of its own: Lightning's holds paths, which are those of another machine in a run that was moved, and
+    deletes the file at one of them after the next checkpoint.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignore the paths in a checkpoint of linguarec 0.2."""
+
+
+class StepCheckpoint(EpochCheckpoint):
     """Checkpoints between the optimiser steps of an epoch, except after its last step, where the epoch's checkpoint follows.
 
     Resumed after the last step, Lightning would begin the next epoch and never validate this one. A checkpoint within an

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -12,15 +11,24 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from linguarec.devices import multiplies_bf16
-from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.training.callbacks import BestWeights, EpochRecord, Metrics, Patience, StepCheckpoint, StepProgress
+from linguarec.errors import CheckpointMismatchError, SettingsError, listed
+from linguarec.regular import check_regular
+from linguarec.training.callbacks import (
+    BestWeights,
+    EpochCheckpoint,
+    EpochRecord,
+    Metrics,
+    Patience,
+    StepCheckpoint,
+    StepProgress,
+)
 from linguarec.training.module import Stage
 from linguarec.training.settings import TrainingSettings
+from linguarec.unpickling import UNREADABLE
 
 MONITOR = "ndcg@10"
 CURVE_FILE = "metrics.csv"  # one row per epoch
@@ -66,21 +74,21 @@ def fit(
             -1 if it never does.
 
     Raises:
-        CheckpointMismatchError: that file is not a checkpoint.
+        CheckpointMismatchError: that file is not a checkpoint of this stage, or names code.
     """
     settings = stage.settings
     record = EpochRecord(validate, run / CURVE_FILE)
     best = BestWeights(f"valid/{MONITOR}", save_best, best_before)
     checkpoint = run / "checkpoints" / "last.ckpt"
     if resume and checkpoint.exists():
-        _check_checkpoint(checkpoint)
+        _check_checkpoint(checkpoint, stage)
     every_n_steps = settings.checkpoint_every_n_steps
     callbacks = [
         StepProgress(),
         record,
         best,
         Patience(f"valid/{MONITOR}", mode="max", patience=settings.patience, check_on_train_epoch_end=True),
-        ModelCheckpoint(checkpoint.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
+        EpochCheckpoint(checkpoint.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
     if every_n_steps:
         # Overwrites the same file between epochs, so that a killed run loses at most this many steps.
@@ -110,7 +118,7 @@ def fit(
         trainer.fit(
             stage,
             ckpt_path=str(checkpoint) if resume and checkpoint.exists() else None,
-            weights_only=False,
+            weights_only=True,
         )
     return FitResult(best.best, best.best_epoch, len(record.rows), record.rows, trainer.is_global_zero)
 
@@ -135,18 +143,39 @@ def uses_bf16(settings: TrainingSettings) -> bool:
     return multiplies_bf16("cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _check_checkpoint(file: Path) -> None:
-    """Refuse a file that is not a checkpoint of a stage, before Lightning fails on it; tensors are not read."""
-    found, reason = None, None
+def _check_checkpoint(file: Path, stage: Stage) -> None:
+    """Refuse a file that is not a checkpoint of this stage, before Lightning reads it; tensors are not read.
+
+    The file may come from elsewhere, and a pickle is a program: only tensors and plain values are built, by torch's
+    `weights_only`, and no code that the file names is run.
+    """
+    check_regular(file, CheckpointMismatchError)
+    found, foreign, reason = None, [], None
     if zipfile.is_zipfile(file):
         try:
-            found = torch.load(file, map_location="cpu", weights_only=False, mmap=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            if not foreign:
+                found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except UNREADABLE as error:
             reason = error
+    if foreign:
+        raise CheckpointMismatchError(
+            f"{file} is refused: beside tensors and plain values it names {listed(foreign)}, which could run commands on this "
+            "machine. Nothing was run. Delete it to train from the start."
+        )
     if not isinstance(found, dict) or not {"stage", "state_dict", "loops"} <= found.keys():
         raise CheckpointMismatchError(
             f"{file} is cut short, or not a checkpoint of a training; put it back, or delete it to train from the start."
         ) from reason
+    weights = found["state_dict"] if isinstance(found["state_dict"], dict) else {}
+    shapes = {name: getattr(value, "shape", None) for name, value in weights.items()}
+    expected = {name: tensor.shape for name, tensor in stage.state_dict().items()}
+    if shapes != expected:
+        differ = [name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name)]
+        raise CheckpointMismatchError(
+            f"{file} does not fit the model: {listed(differ)} are missing, unexpected or of another shape; put the "
+            "checkpoint of this training back, or delete it to train from the start."
+        )
 
 
 def _loggers(settings: TrainingSettings, run: Path) -> Any:

@@ -23,6 +23,7 @@ def prepare_amazon(
     memory: str = "1500MB",
     overwrite: bool = False,
     discard: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     """Prepare Amazon review data, by default as the UniSRec and VQ-Rec papers do.
 
@@ -46,6 +47,7 @@ def prepare_amazon(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
         discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers import amazon
@@ -66,4 +68,5 @@ def prepare_amazon(
         held_out_share,
         overwrite,
         discard,
+        large_archives,
     )

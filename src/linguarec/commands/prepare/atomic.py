@@ -38,6 +38,7 @@ def prepare_atomic(
     memory: str = "1500MB",
     overwrite: bool = False,
     discard: bool = False,
+    large_archives: bool = False,
 ) -> Mapping[str, Any]:
     """Prepare RecBole's atomic files, or the benchmark files or pre-training files that UniSRec and VQ-Rec released.
 
@@ -61,6 +62,7 @@ def prepare_atomic(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
         discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.commands.prepare.pretraining import prepare_pretraining
     from linguarec.data.preparation import FilterSettings
@@ -81,6 +83,7 @@ def prepare_atomic(
             held_out_share,
             overwrite,
             discard,
+            large_archives,
         )
     if k_core > 1 or (ties, catalogue, duplicates, time_unit) != ("file", "log", "identical", "seconds"):
         raise SettingsError(
@@ -108,4 +111,5 @@ def prepare_atomic(
         seed,
         overwrite,
         discard,
+        large_archives,
     )

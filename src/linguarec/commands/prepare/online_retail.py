@@ -18,6 +18,7 @@ def prepare_online_retail(
     memory: str = "1500MB",
     overwrite: bool = False,
     discard: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     """Prepare UCI Online Retail: a user is an invoice, an item a stock code, its text the description.
 
@@ -37,6 +38,7 @@ def prepare_online_retail(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
         discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.online_retail import read_online_retail
@@ -51,4 +53,5 @@ def prepare_online_retail(
         held_out_share,
         overwrite,
         discard,
+        large_archives,
     )

@@ -47,6 +47,7 @@ def prepare_table(
     memory: str = "1500MB",
     overwrite: bool = False,
     discard: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     """Prepare a log and a catalogue of your own, as CSV (plain or packed) or Parquet.
 
@@ -78,6 +79,7 @@ def prepare_table(
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
         discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
+        large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.table import TableColumns, read_table
@@ -137,4 +139,5 @@ def prepare_table(
         held_out_share,
         overwrite,
         discard,
+        large_archives,
     )

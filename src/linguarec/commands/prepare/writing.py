@@ -72,7 +72,8 @@ def prepare_folder(
     output: Path,
     held_out_share: float,
     overwrite: bool,
-    discard: bool,
+    discard: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     from linguarec.data.preparation import prepare_content
     from linguarec.text.cleaning import item_text
@@ -95,6 +96,7 @@ def prepare_folder(
         filters.seed,
         overwrite,
         discard,
+        large_archives,
     )
 
 
@@ -107,21 +109,24 @@ def write_content(
     held_out_share: float,
     seed: int,
     overwrite: bool,
-    discard: bool,
+    discard: bool = False,
+    large_archives: bool = False,
 ) -> PrepareResult:
     from linguarec.data.folder import Origin, check_nothing_added, write_folder
+    from linguarec.data.readers import packing
     from linguarec.data.splitting import SplitSettings
 
     if overwrite and not discard:
         check_nothing_added(output)
     arguments = {**arguments, "text_rules": text_rules, "held_out_share": held_out_share, "seed": seed}
-    manifest = write_folder(
-        output,
-        Origin(recipe, arguments, text_rules),
-        SplitSettings(held_out_share=held_out_share, seed=seed),
-        overwrite,
-        make_content,
-    )
+    with packing.large_archives(large_archives):
+        manifest = write_folder(
+            output,
+            Origin(recipe, arguments, text_rules),
+            SplitSettings(held_out_share=held_out_share, seed=seed),
+            overwrite,
+            make_content,
+        )
     _show(output, manifest)
     return PrepareResult(
         output=str(output),

@@ -23,6 +23,7 @@ from linguarec.data.ragged import Ragged
 from linguarec.data.readers.packing import opened
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, quoted
+from linguarec.regular import check_regular
 
 HEADER = ["user_id:token", "item_id_list:token_seq", "item_id:token"]
 PARTS = ("train", "valid", "test")
@@ -130,6 +131,7 @@ def read_vectors(folder: Path, name: str, raw_items: list[str]) -> dict[str, npt
     """
     found, num_items = {}, len(raw_items)
     for file in sorted(folder.glob(f"{name}.feat*")):
+        check_regular(file, DataFormatError)
         values = np.fromfile(file, dtype=np.float32)
         if num_items == 0 or file.stat().st_size % 4 or len(values) == 0 or len(values) % num_items:
             raise DataFormatError(

@@ -69,9 +69,19 @@ def parquet_table(engine: Engine, file: Path, columns: Mapping[str, str]) -> ir.
     Raises:
         DataFormatError: the file is missing, or a column is missing.
     """
-    _check_columns(parquet_columns(file), list(columns.values()), file)
-    table = engine.connection.read_parquet(str(file))
-    return table.select(**columns)
+    found = parquet_columns(file)
+    _check_columns(found, list(columns.values()), file)
+    # Not connection.read_parquet(): it makes an expression for every column of the file, and there may be 200,000.
+    chosen = ", ".join(f"{_sql_name(name)} AS {_sql_name(key)}" for key, name in columns.items())
+    return engine.view(f"SELECT {chosen} FROM read_parquet({_sql_text(str(file))})")
+
+
+def _sql_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _sql_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _with_one_line_end(plain: Path, scratch: Path, shown: Path) -> Path:

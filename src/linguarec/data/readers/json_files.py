@@ -15,7 +15,7 @@ import ibis.expr.types as ir
 from linguarec.data.engine import Engine
 from linguarec.data.readers import functions
 from linguarec.data.readers.files import first_character, first_line
-from linguarec.data.readers.packing import duckdb_compression, opened, scratch_copy, unpacked
+from linguarec.data.readers.packing import check_unpacked_size, duckdb_compression, opened, scratch_copy, unpacked
 from linguarec.errors import DataFormatError, listed, quoted
 
 LONGEST_OBJECT = 1 << 27  # bytes
@@ -48,6 +48,7 @@ def open_json(file: Path, scratch: Path) -> JsonFile:
         DataFormatError: the file is missing or damaged, or does not begin with an object.
     """
     plain = unpacked(file, scratch)
+    check_unpacked_size(plain)
     if first_character(plain, file) == "[":
         return JsonFile(plain, file, is_array=True)
     line = first_line(plain, "utf-8", file, LONGEST_OBJECT)

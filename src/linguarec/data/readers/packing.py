@@ -10,12 +10,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import pyarrow as pa
 
 from linguarec.errors import DataFormatError, listed
+from linguarec.regular import check_regular
 
 Packing = Literal["gzip", "bz2", "xz", "zstd", "zip"]
 UNPACKED = "unpacked"  # the folder within the scratch folder that holds unpacked copies
@@ -28,6 +30,12 @@ _FIRST_BYTES: dict[bytes, Packing] = {
     b"PK\x05\x06": "zip",  # an empty archive
 }
 _SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# A file that unpacks to more than both is refused unless the user allows it: logs shrink to a tenth, zeros to a thousandth.
+LARGEST_UNPACKED = 2 << 30  # bytes
+LARGEST_RATIO = 200
+_LARGEST_GZIP_RATIO = 1032  # of the format
+_large_allowed: ContextVar[bool] = ContextVar("_large_allowed", default=False)
+
 _PARQUET_BYTES = b"PAR1"
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 
@@ -92,17 +100,64 @@ def scratch_copy(file: Path, scratch: Path, kind: str = "plain") -> Path:
 
 
 @contextmanager
+def large_archives(allowed: bool) -> Iterator[None]:
+    """Within the block, packed files may be of any size if `allowed`."""
+    token = _large_allowed.set(allowed)
+    try:
+        yield
+    finally:
+        _large_allowed.reset(token)
+
+
+def check_unpacked_size(file: Path) -> None:
+    """Refuse a gzip file that unpacks to too much; for files that the database unpacks itself.
+
+    Raises:
+        DataFormatError: it is too large, cut short or damaged.
+    """
+    may_be_large = file.stat().st_size * _LARGEST_GZIP_RATIO > LARGEST_UNPACKED
+    if may_be_large and not _large_allowed.get() and packing(file) == "gzip":
+        with opened(file, file) as content:
+            while content.read(1 << 20):
+                pass
+
+
+class _Limited(io.RawIOBase):
+    """What is unpacked from `file`, up to the largest size allowed; messages name the file as `shown`."""
+
+    def __init__(self, content: IO[bytes], file: Path, shown: Path) -> None:
+        self.content, self.shown = content, shown
+        self.packed = file.stat().st_size
+        self.left = max(LARGEST_UNPACKED, LARGEST_RATIO * self.packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.content.read(len(buffer))
+        self.left -= len(data)
+        if self.left < 0:
+            raise DataFormatError(
+                f"{self.shown} has {self.packed:,} bytes and unpacks to more than {LARGEST_RATIO} times as many and "
+                f"{LARGEST_UNPACKED:,} bytes, as no log or catalogue does; pass --large-archives if it is right."
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
 def opened(file: Path, shown: Path) -> Iterator[IO[bytes]]:
     """The content of the file, unpacked, open for reading; messages name it as `shown`.
 
     Raises:
-        DataFormatError: the file is missing, what is read in the block is cut short or damaged, or an archive does not hold
-            exactly one file.
+        DataFormatError: the file is missing, what is read in the block is cut short or damaged, or unpacks to too much, or an
+            archive does not hold exactly one file.
     """
     kind = packing(file)
     try:
         with _open(file, kind) as content:
-            yield content
+            limited = kind is not None and not _large_allowed.get()
+            yield io.BufferedReader(_Limited(content, file, shown), 1 << 16) if limited else content
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise DataFormatError(_damaged(shown, error)) from error
     except OSError as error:
@@ -128,6 +183,7 @@ def check_exists(file: Path) -> None:
     Raises:
         DataFormatError: the path is no file.
     """
+    check_regular(file, DataFormatError)
     if not file.is_file():
         raise DataFormatError(f"{file} does not exist or is not a file; check the path.")
 

@@ -29,8 +29,9 @@ from linguarec.data.readers.times import (
     parsed_time,
     unit_hint,
 )
-from linguarec.errors import SettingsError
+from linguarec.errors import DataFormatError, SettingsError
 
+MOST_ATTRIBUTES = 1000  # that nobody named; each is an expression of the query
 Order = Literal["time", "rank", "file"]
 EXPECTED_TIME = "a number or a date such as 2024-05-31 or 2024-05-31T12:00:00"
 
@@ -104,6 +105,11 @@ def _attributes(columns: TableColumns, found: Sequence[str], items: Path) -> lis
     if columns.attributes is not None:
         return find_attributes(columns.attributes, {}, found, items)
     every = [name for name in found if name != columns.catalogue_item]
+    if len(every) > MOST_ATTRIBUTES:
+        raise DataFormatError(
+            f"{items} has {len(every):,} columns beside {columns.catalogue_item!r}, and an item text is made of at most "
+            f"{MOST_ATTRIBUTES:,}; name those that matter with --attributes."
+        )
     names = attribute_names([name.split(":")[0] for name in every], items)  # without RecBole's type
     return [Attribute(name, column, None) for name, column in zip(names, every, strict=True)]
 
