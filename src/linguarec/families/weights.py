@@ -1,16 +1,24 @@
 """A model as `config.json` + `model.safetensors`; `linguarec.families.opening` reads `config.json`."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription
 from linguarec.files import write_json, writing_file
+from linguarec.regular import check_regular
 from linguarec.stored import AGAIN
 
+_TYPES = {  # names in safetensors files
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
 
 
@@ -32,18 +40,42 @@ def load_weights(model: nn.Module, file: Path) -> None:
     Raises:
         CheckpointMismatchError: it cannot be read, or tensors are missing, unexpected or of another shape; all are named.
     """
-    try:
+    check_tensors(model.state_dict(), file)
+    with _reading(file):
         tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointMismatchError(f"{file} cannot be read as safetensors: {error}. {AGAIN}") from error
-    expected = model.state_dict()
-    problems = [f"missing: {key}" for key in expected if key not in tensors]
-    problems += [f"unexpected: {key}" for key in tensors if key not in expected]
-    problems += [
-        f"{key}: shape {tuple(tensors[key].shape)}, expected {tuple(expected[key].shape)}"
-        for key in expected
-        if key in tensors and tensors[key].shape != expected[key].shape
-    ]
+    if bad := [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise CheckpointMismatchError(f"{file} holds NaN or an infinity in {', '.join(bad)}. {AGAIN}")
+    model.load_state_dict(tensors)
+
+
+def check_tensors(expected: Mapping[str, Tensor], file: Path) -> None:
+    """Compare the names, types and shapes in the head of a safetensors file with those of a state dict.
+
+    Raises:
+        CheckpointMismatchError: the file cannot be read, or tensors are missing, unexpected or others; all are named.
+    """
+    check_regular(file, CheckpointMismatchError)
+    found = {}
+    with _reading(file), safe_open(file, "pt") as opened:
+        for key in opened.keys():  # noqa: SIM118  # it is no dictionary
+            part = opened.get_slice(key)
+            found[key] = (_TYPES.get(part.get_dtype()), tuple(part.get_shape()))
+    problems = [f"missing: {key}" for key in expected if key not in found]
+    problems += [f"unexpected: {key}" for key in found if key not in expected]
+    for key in expected.keys() & found.keys():
+        dtype, shape = found[key]
+        wanted = tuple(expected[key].shape)
+        if shape != wanted:
+            problems.append(f"{key}: shape {shape}, expected {wanted}")
+        if dtype != expected[key].dtype:
+            problems.append(f"{key}: {dtype or 'unknown numbers'}, expected {expected[key].dtype}")
     if problems:
         raise CheckpointMismatchError(f"{file} does not fit the model:\n" + "\n".join(problems))
-    model.load_state_dict(tensors)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
+        raise CheckpointMismatchError(f"{file} cannot be read as safetensors: {error}. {AGAIN}") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import writing_file
 from linguarec.sources.tokens import TokenSource
-from linguarec.stored import AGAIN, read_array
+from linguarec.stored import AGAIN, finite_problem, read_array
 
 INPUTS_FILE = "inputs.npy"
 
@@ -110,14 +110,16 @@ class TokenInputs:
 
 
 def mapped_tensor(file: Path) -> Tensor:
-    """A NumPy file as a read-only memory-mapped tensor.
+    """The vectors in a NumPy file as a read-only memory-mapped tensor [N, D].
 
     Raises:
-        CheckpointMismatchError: the file is missing or damaged.
+        CheckpointMismatchError: the file is missing or damaged, or a vector is not finite.
     """
     import warnings
 
-    array = read_array(file, CheckpointMismatchError, AGAIN, mapped=True)
+    array = read_array(file, CheckpointMismatchError, AGAIN, mapped=True, dtype=np.float32, shape=(None, None))
+    if wrong := finite_problem(array):
+        raise CheckpointMismatchError(f"{file} {wrong}. {AGAIN}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

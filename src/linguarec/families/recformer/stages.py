@@ -25,7 +25,7 @@ from linguarec.families.recformer.scorer import ITEM_WEIGHTS_FILE
 from linguarec.families.weights import load_weights, save_weights
 from linguarec.files import writing_file
 from linguarec.nn.gathering import Gathering
-from linguarec.stored import AGAIN, read_array
+from linguarec.stored import AGAIN, finite_problem, read_array
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import MONITOR
 from linguarec.training.module import Stage
@@ -182,7 +182,10 @@ def two_stages(
         if is_main_process():
             log.info("valid %s so far: %.4f", MONITOR, so_far)
         # The file was written before the last checkpoint, at which all processes synchronise.
-        keys = torch.from_numpy(read_array(keys_file, CheckpointMismatchError, AGAIN))
+        found = read_array(keys_file, CheckpointMismatchError, AGAIN, dtype=np.float32, shape=(None, None))
+        if wrong := finite_problem(found):
+            raise CheckpointMismatchError(f"{keys_file} {wrong}. {AGAIN}")
+        keys = torch.from_numpy(found)
         load_weights(model, item_weights)
         steps = loader()
         steps.load_state_dict({"epoch": before[0].epochs, "next_step": 0})

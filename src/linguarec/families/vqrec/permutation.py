@@ -98,7 +98,11 @@ def permutation_stage(
 
         def take_over(folder: Path) -> None:
             # The file was written before the last checkpoint, at which all processes synchronise.
-            order = torch.from_numpy(read_array(folder / ORDER_FILE, CheckpointMismatchError, AGAIN))
+            file, (books, centroids) = folder / ORDER_FILE, network.shape.needs_codes()
+            found = read_array(file, CheckpointMismatchError, AGAIN, dtype=np.int64, shape=(books, centroids))
+            if not np.array_equal(np.sort(found, axis=1), np.tile(np.arange(centroids), (books, 1))):
+                raise CheckpointMismatchError(f"{file} does not hold a permutation of each codebook. {AGAIN}")
+            order = torch.from_numpy(found)
             with torch.no_grad():
                 network.codes.weight.copy_(reorder(network.codes.weight, order))
 
