@@ -7,7 +7,6 @@ that holds a comma is quoted as in CSV). A dataclass is a group of flags (`--tra
 are reported at once. A group records which of its settings the user set (`linguarec.given`).
 """
 
-import csv
 import dataclasses
 import difflib
 import inspect
@@ -20,14 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linguarec.errors import SettingsError
+from linguarec.config_files import read_config
+from linguarec.errors import SettingsError, quoted
 from linguarec.given import note_given
 from linguarec.parameters import Command, Parameter, models_of, named_family, of_other_families, parameters_of
+from linguarec.screen import visible
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
+# What jsonargparse and its YAML reader raise for values that they cannot read.
+_UNREADABLE = (
+    ArgumentError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError, OSError,
+)  # fmt: skip
+_QUOTED_PART = re.compile(r'\s*"((?:[^"]|"")*)"\s*(,|\Z)')
+_BARE_PART = re.compile(r"([^,]*)(,|\Z)")
 SHORT = {"output": "-o"}
 TRAINING_GROUP = "training"
 
@@ -46,6 +53,7 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
     Raises:
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
     """
+    _check_words(words)
     words = [_spelling(word) for word in words]
     models = [] if command.model is None else models_of(command)
     family = named_family(words, command, models)
@@ -59,12 +67,12 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         parser.print_help(sys.stdout)
         return None
     words = _lists_of_groups(_without_commas(words, parameters), parameters)
-    problems = _unknown(parser, words, of_other_families(command, family))
+    problems = _unknown(parser, words, of_other_families(command, family)) + _config_problems(words)
     namespace: Namespace | None = None
     if not problems:
         try:
             namespace = parser.parse_args(words)
-        except ArgumentError as error:
+        except _UNREADABLE as error:
             problems = _bad_values(parser, words, parameters) or [_plain(str(error), parameters)]
     if namespace is None:
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
@@ -74,7 +82,7 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
     try:
         values = parser.instantiate(namespace)
-    except ValueError as error:  # settings that are each valid but conflict
+    except (ValueError, TypeError, OverflowError) as error:  # settings that are each valid but conflict
         raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
     arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
     groups = [p for p in parameters if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None]
@@ -217,8 +225,76 @@ def _value(p: Parameter, value: Any) -> Any:
     if p.many is None or value is None:
         return value
     if p.type is str and not p.positional:
-        value = [part.strip() for row in csv.reader(value, skipinitialspace=True) for part in row]
+        try:
+            value = [part for word in value for part in split_by_commas(word)]
+        except ValueError as error:
+            raise SettingsError([f"{p.flag}: {error}"]) from error
     return p.many(value)
+
+
+def split_by_commas(word: str) -> list[str]:
+    """The parts of a list as in a row of CSV; spaces around a part are dropped, those within quotes are kept.
+
+    >>> split_by_commas('A, B,"c,d"'), split_by_commas('" e","a ""f"" g"')
+    (['A', 'B', 'c,d'], [' e', 'a "f" g'])
+
+    Raises:
+        ValueError: a quote is not closed, or there is a line break outside quotes.
+    """
+    parts, place, more = [], 0, True
+    while more:
+        if found := _QUOTED_PART.match(word, place):
+            parts.append(found[1].replace('""', '"'))
+        else:
+            found = _BARE_PART.match(word, place)
+            assert found is not None  # it matches every text
+            part = found[1].strip()
+            if part.startswith('"'):
+                raise ValueError(
+                    f"{quoted(part)} has a quote that is not closed; write '\"a,b\",c', and a quote in it twice"
+                )
+            if "\n" in part or "\r" in part:
+                raise ValueError(
+                    f"{quoted(part)} has a line break; put commas between values, or quotes around this one"
+                )
+            parts += [part] if part else []
+        place, more = found.end(), found[2] == ","
+    return parts
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse words that no file can hold.
+
+    Raises:
+        SettingsError: a word is not UTF-8, or holds a zero byte.
+    """
+    bad = [visible(word) for word in words if "\0" in word or not _is_text(word)]
+    if bad:
+        raise SettingsError(
+            [f"{word} holds bytes that are not UTF-8 text, or a zero byte; expected text" for word in bad]
+        )
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _config_problems(words: Sequence[str]) -> list[str]:
+    """The lines of an error about the files of `--config`, which are read strictly before the parser reads them again."""
+    problems = []
+    for flag, *values in _occurrences(words):
+        name, equals, value = flag.partition("=")
+        if name == "--config":
+            try:
+                for file in [value] if equals else values[:1]:
+                    read_config(Path(file))
+            except SettingsError as error:
+                problems += error.problems
+    return problems
 
 
 def _occurrences(words: Sequence[str]) -> list[list[str]]:
@@ -254,12 +330,18 @@ def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list
     for occurrence in _occurrences(words):
         try:
             parser.parse_args(occurrence)
-        except ArgumentError as error:
+        except _UNREADABLE as error:
             in_file = occurrence[0].startswith("--config")
             strange = in_file and "is not accepted" in str(error)
             of_file = " (--config is a YAML file of this command's own flags)" if strange else ""
-            problems.append(f"{' '.join(occurrence)}: {_plain(str(error), parameters if in_file else [])}{of_file}")
+            problems.append(
+                f"{' '.join(map(_cut, occurrence))}: {_plain(str(error), parameters if in_file else [])}{of_file}"
+            )
     return problems
+
+
+def _cut(word: str) -> str:
+    return word if len(word) <= 200 else f"{word[:200]}... ({len(word):,} characters)"
 
 
 def _plain(message: str, parameters: list[Parameter]) -> str:
@@ -276,4 +358,8 @@ def _plain(message: str, parameters: list[Parameter]) -> str:
     message = re.sub(r'Parser key "([^"]+)"( element \d+)?:', "", message)
     if key is not None and parameters:
         message = f"{flags.get(key[1], '--' + key[1])}: {message}"
-    return " ".join(message.split())
+    return _cut_message(" ".join(message.split()))
+
+
+def _cut_message(message: str) -> str:
+    return message if len(message) <= 1_000 else f"{message[:1_000]}..."

@@ -5,6 +5,7 @@ parameter is a flag, a dataclass parameter is a group of flags (parsing: `lingua
 imported only when that command is called, so that `linguarec --help` answers at once.
 """
 
+import contextlib
 import difflib
 import importlib
 import json
@@ -13,11 +14,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from linguarec.arguments import parse
 from linguarec.errors import LinguarecError, SettingsError
 from linguarec.parameters import Command
+from linguarec.screen import VisibleFormatter, visible_lines
 
 PREPARE = "linguarec.commands.prepare"
 PATIENCE = 5.0  # seconds that the later processes of a training wait before they print an error
@@ -118,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # oneDNN caches the kernels of the last 1,024 shapes, and ragged steps keep making new shapes: 0.5 GB after ten epochs.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    if sys.stdout is None:  # closed by the caller: `linguarec ... >&-`
+        _say_error("standard output is closed; direct it to a file or to /dev/null.")
+        sys.exit(1)
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -127,11 +132,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of the output has closed it, as in `linguarec describe DATA | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        if error.filename is None:
+    except OSError as error:
+        if error.filename is not None:
+            _say_error(f"{error.filename}: {error.strerror}")
+            code = 2
+        elif (reason := _output_problem()) is not None:
+            _say_error(f"the output cannot be written ({reason}); direct it elsewhere.")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        else:
             raise
-        _say_error(f"{error.filename}: {error.strerror}")
-        code = 2
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns an interrupt of a training into an exit with code 1 and no message, and a SIGTERM into an exit
         # without a code, which would look like success.
@@ -146,6 +156,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _output_problem() -> str | None:
+    """Why standard output takes no more text, as on a full disk; None = it does."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error.strerror
+    return None
+
+
 def _say_error(message: str) -> None:
     """Print the message of an error only once, though every process of a training raises it.
 
@@ -153,7 +172,8 @@ def _say_error(message: str) -> None:
     """
     if _is_later_process():
         time.sleep(PATIENCE)
-    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    with contextlib.suppress(OSError):
+        print(f"error: {visible_lines(message)}", file=sys.stderr or sys.stdout, flush=True)
 
 
 def _is_later_process() -> bool:
@@ -180,13 +200,26 @@ def _run(words: list[str]) -> int:
     call = parse(function, rest, f"linguarec {name}", command)
     if call is None:  # help was requested and shown
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(VisibleFormatter("%(message)s"))
     for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     result = function(**call.arguments)
     if call.json and result:  # only the first process of a training has a result
-        print(json.dumps(dict(result), ensure_ascii=False), flush=True)  # noqa: T201
+        print(_as_json(dict(result)), flush=True)  # noqa: T201
     return 0
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    """The result in one line of JSON; text that is not UTF-8, such as the name of a folder, is escaped."""
+    text = json.dumps(result, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(result)
+    return text
 
 
 def _find(words: list[str]) -> tuple[str, list[str]]:

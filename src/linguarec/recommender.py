@@ -80,7 +80,7 @@ class Snapshot:
         )
         longest, shortest = float(lengths.max()), float(lengths.min())
         if longest - shortest <= 1e-4 * longest:
-            return self.ranker, longest
+            return self.ranker, longest or 1.0
         normalised = DenseRanker(F.normalize(keys.float(), dim=-1))
         return normalised.with_removed(self.ranker.removed), 1.0
 

@@ -62,13 +62,13 @@ class StoredItems:
                 table = opened.read(columns) if group is None else opened.read_row_group(group, columns)
                 table.validate(full=True)
                 return table
-            except (pa.ArrowException, OSError) as reason:
+            except (pa.ArrowException, OSError, KeyError) as reason:
                 raise error(
                     f"{file} is cut short, or not a Parquet file ({str(reason).splitlines()[0]}). {mend}"
                 ) from reason
 
         ids = read(None, ["raw_id"])
-        if "raw_id" not in ids.column_names or ids["raw_id"].type != pa.string() or ids["raw_id"].null_count:
+        if ids.column_names != ["raw_id"] or ids["raw_id"].type != pa.string() or ids["raw_id"].null_count:
             raise error(f"{file} has no column 'raw_id' of text in every row. {mend}")
         found = cls(ids)
         with pq.ParquetFile(pa.BufferReader(buffer)) as opened:

@@ -3,6 +3,7 @@
 `LINGUAREC_TRUST=10` tries ten times as many damages as the quick test.
 """
 
+import logging
 import os
 import random
 import signal
@@ -26,6 +27,7 @@ from linguarec.sources.tokens import TokenSource
 
 SIZE = int(os.environ.get("LINGUAREC_TRUST", "1"))
 SECONDS = 20  # that opening may take
+log = logging.getLogger(__name__)
 Opener = Callable[[Path], object]
 
 
@@ -42,7 +44,14 @@ def drawn(folder: Path, count: int) -> list[Damage]:
 
 
 def outcome(opener: Opener, folder: Path, damage: Damage) -> str | None:
-    """What went wrong beside an error that names the folder; None = nothing."""
+    """What went wrong beside an error that names the folder; None = nothing. With --log-cli-level=ERROR it is shown at once."""
+    wrong = _outcome(opener, folder, damage)
+    if wrong is not None:
+        log.error("%s", wrong)
+    return wrong
+
+
+def _outcome(opener: Opener, folder: Path, damage: Damage) -> str | None:
 
     def late(number: int, frame: types.FrameType | None) -> None:
         raise TimeoutError(f"took more than {SECONDS} s")

@@ -267,7 +267,10 @@ class ItemCodes:
         book, texts_fingerprint, codes = _load(path)
         if codes is None:
             raise DataFormatError(f"{path} holds a codebook, but no item codes; quantize again.")
-        return cls(codes, book, texts_fingerprint)
+        try:
+            return cls(codes, book, texts_fingerprint)
+        except DataFormatError as error:
+            raise DataFormatError(f"{path}: {error} Quantize again.") from error
 
 
 @dataclass(frozen=True)

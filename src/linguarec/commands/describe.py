@@ -84,7 +84,7 @@ def _table(title: str, *columns: str) -> "Table":
 def _pairs(title: str, pairs: dict[str, str]) -> "Table":
     table = _table(title)
     for name, value in pairs.items():
-        table.add_row(name, value)
+        table.add_row(name, str(value))
     return table
 
 

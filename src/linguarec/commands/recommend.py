@@ -33,7 +33,8 @@ def recommend(
 
     Args:
         run: run folder of a trained model
-        history: raw item ids, oldest first, separated by commas
+        history: raw item ids, oldest first, separated by commas; an id with commas, quotes or outer spaces is quoted as in CSV:
+            '" a","b,c","the ""d"" e"'
         histories: file with many histories (.jsonl, .parquet, .csv): `history` (the ids) and optionally `user`
         for_: prepared folder; recommend to all of its users, after their whole histories
         output: with --histories or --for: file to write (.parquet, .csv, .jsonl): user, rank, raw_id, score, title
