@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import DataFormatError, SettingsError
+from linguarec.screen import visible
 
 if TYPE_CHECKING:
     from linguarec.data.item_files import NamedHistory
@@ -97,7 +98,7 @@ def _show(
     if added:
         console.print(f"{added} new items read by their text")
     if unknown:
-        console.print(f"left out, not in the catalogue: {', '.join(unknown)}")
+        console.print(f"left out, not in the catalogue: {visible(', '.join(unknown))}")
     shown = [[raw_id, "", catalogue.title(catalogue.position[raw_id])] for raw_id in read]
     show_table(console, Table(["raw id", "", "title"], shown), "history")
     rows = [[best.raw_id, f"{best.score:.4f}", best.title] for best in found]
