@@ -67,7 +67,7 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         parser.print_help(sys.stdout)
         return None
     words = _lists_of_groups(_without_commas(words, parameters), parameters)
-    problems = _unknown(parser, words, of_other_families(command, family)) + _config_problems(words)
+    problems = _unknown(parser, words, of_other_families(command, family)) + _config_problems(words, parameters)
     namespace: Namespace | None = None
     if not problems:
         try:
@@ -283,15 +283,21 @@ def _is_text(word: str) -> bool:
     return True
 
 
-def _config_problems(words: Sequence[str]) -> list[str]:
+def _config_problems(words: Sequence[str], parameters: Sequence[Parameter]) -> list[str]:
     """The lines of an error about the files of `--config`, which are read strictly before the parser reads them again."""
-    problems = []
+    problems: list[str] = []
+    groups = [p.key for p in parameters if dataclasses.is_dataclass(p.type)]
     for flag, *values in _occurrences(words):
         name, equals, value = flag.partition("=")
         if name == "--config":
             try:
                 for file in [value] if equals else values[:1]:
-                    read_config(Path(file))
+                    found = read_config(Path(file))
+                    problems += [
+                        f"--config {file}: {key} is {quoted(found[key])}, expected a group of settings: `{key}: {{name: value}}`."
+                        for key in groups
+                        if found.get(key) is not None and not isinstance(found[key], dict)
+                    ]
             except SettingsError as error:
                 problems += error.problems
     return problems

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from linguarec.parameters import Command
 from linguarec.screen import VisibleFormatter, visible_lines
 
 PREPARE = "linguarec.commands.prepare"
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")  # of torch
 PATIENCE = 5.0  # seconds that the later processes of a training wait before they print an error
 
 COMMANDS: dict[str, Command] = {
@@ -142,6 +144,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             code = 1
         else:
             raise
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        reason = str(error).split("\n")[0]
+        _say_error(f"there is not enough memory ({reason}); make the model, the step or the list smaller.")
+        code = 2
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns an interrupt of a training into an exit with code 1 and no message, and a SIGTERM into an exit
         # without a code, which would look like success.

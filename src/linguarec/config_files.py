@@ -1,5 +1,6 @@
 """Reads YAML files of settings (`--config`) strictly: what YAML allows and settings never need is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_config(file: Path) -> dict[str, Any]:
         _check_events(text)
         _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
         settings = yaml.safe_load(text)
-        str(settings).encode()
+        json.dumps(settings, ensure_ascii=False, default=str).encode()  # fails for half a surrogate pair
     except UnicodeError as error:
         raise refusal(f"{file} is not UTF-8 text ({error}); save it as UTF-8.") from error
     except (yaml.YAMLError, ValueError) as error:

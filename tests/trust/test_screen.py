@@ -93,7 +93,7 @@ def test_comparing(
         "--models",
         "sasrec",
         "--seeds",
-        "0",
+        "1",
         "-o",
         tmp_path / "report",
         "--transformer.hidden-size",
