@@ -294,7 +294,7 @@ def _config_problems(words: Sequence[str], parameters: Sequence[Parameter]) -> l
                 for file in [value] if equals else values[:1]:
                     found = read_config(Path(file))
                     problems += [
-                        f"--config {file}: {key} is {quoted(found[key])}, expected a group of settings: `{key}: {{name: value}}`."
+                        f"--config {file}: {key} is {quoted(found[key])}, expected settings: `{key}: {{name: value}}`."
                         for key in groups
                         if found.get(key) is not None and not isinstance(found[key], dict)
                     ]

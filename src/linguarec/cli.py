@@ -7,6 +7,7 @@ imported only when that command is called, so that `linguarec --help` answers at
 
 import contextlib
 import difflib
+import errno
 import importlib
 import json
 import logging
@@ -24,6 +25,8 @@ from linguarec.screen import VisibleFormatter, visible_lines
 
 PREPARE = "linguarec.commands.prepare"
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")  # of torch
+# Errors without a file's name: those of standard output, since writers of files name them.
+_OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 PATIENCE = 5.0  # seconds that the later processes of a training wait before they print an error
 
 COMMANDS: dict[str, Command] = {
@@ -138,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if error.filename is not None:
             _say_error(f"{error.filename}: {error.strerror}")
             code = 2
-        elif (reason := _output_problem()) is not None:
-            _say_error(f"the output cannot be written ({reason}); direct it elsewhere.")
+        elif error.errno in _OUTPUT_FAILS:
+            _say_error(f"the output cannot be written ({error.strerror}); direct it elsewhere, or free some space.")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         else:
@@ -162,15 +165,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
             print(f"\n{message}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
-
-
-def _output_problem() -> str | None:
-    """Why standard output takes no more text, as on a full disk; None = it does."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        return error.strerror
-    return None
 
 
 def _say_error(message: str) -> None:

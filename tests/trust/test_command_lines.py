@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 HUGE = str(1 << 65)
 VALUES = [
     "", " ", "0", "-1", HUGE, f"-{HUGE}", "1e400", "nan", "inf", "-inf", "text", "ünï 漢字", "\ud800", "\x1b[2J", "a\nb",
-    "null", "true", "[1]", "[", "{a: 1}", "{", ",", '"', "x" * 5000, "&a [*a]", "!!python/object:os.system", "0x10", "1_000", "-", "~",
-    "0.5", "*", "a=b", "FOLDER", "FILE", "FULL", "DEVICE", "no/such/path", "\u202e",
+    "null", "true", "[1]", "[", "{a: 1}", "{", ",", '"', "x" * 5000, "&a [*a]", "!!python/object:os.system", "0x10",
+    "1_000", "-", "~", "0.5", "*", "a=b", "FOLDER", "FILE", "FULL", "DEVICE", "no/such/path", "\u202e",
 ]  # fmt: skip
 TRAINING = [
     "--training.max-epochs", "1", "--training.targets-per-step", "200", "--training.accelerator", "cpu",
