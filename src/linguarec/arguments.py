@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from linguarec.config_files import read_config
 from linguarec.errors import SettingsError, quoted
 from linguarec.given import note_given
+from linguarec.histories import split_by_commas
 from linguarec.parameters import Command, Parameter, models_of, named_family, of_other_families, parameters_of
 from linguarec.screen import visible
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 _UNREADABLE = (
     ArgumentError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError, OSError,
 )  # fmt: skip
-_QUOTED_PART = re.compile(r'\s*"((?:[^"]|"")*)"\s*(,|\Z)')
-_BARE_PART = re.compile(r"([^,]*)(,|\Z)")
 SHORT = {"output": "-o"}
 TRAINING_GROUP = "training"
 
@@ -230,36 +229,6 @@ def _value(p: Parameter, value: Any) -> Any:
         except ValueError as error:
             raise SettingsError([f"{p.flag}: {error}"]) from error
     return p.many(value)
-
-
-def split_by_commas(word: str) -> list[str]:
-    """The parts of a list as in a row of CSV; spaces around a part are dropped, those within quotes are kept.
-
-    >>> split_by_commas('A, B,"c,d"'), split_by_commas('" e","a ""f"" g"')
-    (['A', 'B', 'c,d'], [' e', 'a "f" g'])
-
-    Raises:
-        ValueError: a quote is not closed, or there is a line break outside quotes.
-    """
-    parts, place, more = [], 0, True
-    while more:
-        if found := _QUOTED_PART.match(word, place):
-            parts.append(found[1].replace('""', '"'))
-        else:
-            found = _BARE_PART.match(word, place)
-            assert found is not None  # it matches every text
-            part = found[1].strip()
-            if part.startswith('"'):
-                raise ValueError(
-                    f"{quoted(part)} has a quote that is not closed; write '\"a,b\",c', and a quote in it twice"
-                )
-            if "\n" in part or "\r" in part:
-                raise ValueError(
-                    f"{quoted(part)} has a line break; put commas between values, or quotes around this one"
-                )
-            parts += [part] if part else []
-        place, more = found.end(), found[2] == ","
-    return parts
 
 
 def _check_words(words: Sequence[str]) -> None:

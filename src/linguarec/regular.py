@@ -1,4 +1,4 @@
-"""Refuses files that are not regular: reading a pipe or a device could wait forever."""
+"""Refuse what is no plain file before it is opened: a FIFO would wait for ever, and a device such as /dev/zero never ends."""
 
 import stat
 from collections.abc import Callable
@@ -6,16 +6,23 @@ from pathlib import Path
 
 from linguarec.errors import LinguarecError
 
+_KINDS: list[tuple[Callable[[int], bool], str]] = [
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+]
+
 
 def check_regular(file: Path, error: Callable[[str], LinguarecError]) -> None:
-    """Refuse an existing path that is neither a regular file nor a folder.
+    """Refuse a FIFO, a socket or a device; `error` is the class to raise. Opens nothing.
 
-    Raises:
-        LinguarecError: it is a pipe, a socket or a device; made by `error`.
+    A missing file and a folder pass: they have messages of their own where the file is read.
     """
     try:
         mode = file.stat().st_mode
-    except (OSError, ValueError):  # missing, or no possible name; the reader says so
+    except OSError:
         return
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise error(f"{file} is a pipe, a socket or a device, expected a regular file. Copy its content into a file.")
+    for is_kind, kind in _KINDS:
+        if is_kind(mode):
+            raise error(f"{file} is {kind}, not a regular file; copy its content into a file of that name.")

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from linguarec import cli
-from linguarec.arguments import split_by_commas
 from linguarec.catalogue import Catalogue
 from linguarec.config_files import read_config
 from linguarec.errors import SettingsError
+from linguarec.histories import split_by_commas
 from linguarec.recommender import Recommender
 
 SIZE = int(os.environ.get("LINGUAREC_TRUST", "1"))
@@ -218,7 +218,7 @@ def test_settings_files_that_are_none(place: Path, shop: Path, capfd: pytest.Cap
     (place / "latin.yaml").write_bytes(b"split: \xe4\n")
     (place / "large.yaml").write_bytes(b"# " + b"x" * (1 << 20))
     for name, message in {
-        "pipe.yaml": "is a pipe", "latin.yaml": "is not UTF-8", "large.yaml": "larger than", "other": "is a folder",
+        "pipe.yaml": "is a FIFO", "latin.yaml": "is not UTF-8", "large.yaml": "larger than", "other": "is a folder",
         "none.yaml": "does not exist",
     }.items():  # fmt: skip
         assert called(["finetune", "sasrec", str(shop), "-o", "none", "--config", name], capfd) == 2

@@ -121,6 +121,6 @@ def test_evaluating_with_damaged_folders(shop: Path, runs: dict[str, Path]) -> N
     def of_run(folder: Path) -> None:
         evaluate(folder, shop, plots=False)
 
-    found = [outcome(of_shop, shop, damage) for damage in drawn(shop, 20)]
-    found += [outcome(of_run, run, damage) for damage in drawn(run, 20) if not damage.file.startswith("evaluation")]
+    found = [outcome(of_shop, shop, damage) for damage in drawn(shop, 15)]
+    found += [outcome(of_run, run, damage) for damage in drawn(run, 15) if not damage.file.startswith("evaluation")]
     assert [wrong for wrong in found if wrong] == []

@@ -41,11 +41,21 @@ def load_weights(model: nn.Module, file: Path) -> None:
         CheckpointMismatchError: it cannot be read, or tensors are missing, unexpected or of another shape; all are named.
     """
     check_tensors(model.state_dict(), file)
-    with _reading(file):
-        tensors = load_file(file)
+    tensors = read_tensors(file)
     if bad := [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
         raise CheckpointMismatchError(f"{file} holds NaN or an infinity in {', '.join(bad)}. {AGAIN}")
     model.load_state_dict(tensors)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, by name.
+
+    Raises:
+        CheckpointMismatchError: it cannot be read.
+    """
+    check_regular(file, CheckpointMismatchError)
+    with _reading(file):
+        return load_file(file)
 
 
 def check_tensors(expected: Mapping[str, Tensor], file: Path) -> None:
