@@ -10,6 +10,7 @@ are reported at once. A group records which of its settings the user set (`lingu
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import sys
 import typing
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _UNREADABLE = (
     ArgumentError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError, OSError,
 )  # fmt: skip
+_LARGEST = (1 << 63) - 1
 SHORT = {"output": "-o"}
 TRAINING_GROUP = "training"
 
@@ -84,6 +86,8 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
     except (ValueError, TypeError, OverflowError) as error:  # settings that are each valid but conflict
         raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
     arguments = {p.name: _value(p, values.get(p.key)) for p in parameters}
+    if problems := [line for p in parameters for line in _impossible_numbers(p.flag, arguments[p.name])]:
+        raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
     groups = [p for p in parameters if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None]
     asked: Any = parser.parse_args(words, defaults=False) if groups else {}
     for p in groups:
@@ -229,6 +233,20 @@ def _value(p: Parameter, value: Any) -> Any:
         except ValueError as error:
             raise SettingsError([f"{p.flag}: {error}"]) from error
     return p.many(value)
+
+
+def _impossible_numbers(flag: str, value: Any) -> list[str]:
+    """A line for each number of a flag, a list or a group that no computation here can take."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return [line for name, part in own.items() for line in _impossible_numbers(f"{flag}.{name}", part)]
+    if isinstance(value, list | tuple):
+        return [line for part in value for line in _impossible_numbers(flag, part)]
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        return [f"{flag} is {value}; it must be below 2^63."]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{flag} is {value}; it must be a finite number."]
+    return []
 
 
 def _check_words(words: Sequence[str]) -> None:
