@@ -21,7 +21,7 @@ def test_an_error_of_reading_a_source_is_none_of_the_output(tmp_path: Path, writ
 @pytest.mark.parametrize("writing", [writing_file, writing_folder])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
 def test_errors_of_writing(tmp_path: Path, writing: Any, number: int) -> None:
-    message = "disk.*is full" if number == errno.ENOSPC else "Cannot write .*out"
+    message = "no space left for" if number in (errno.ENOSPC, errno.EDQUOT) else "Cannot write .*out"
     with pytest.raises(OutputError, match=message), writing(tmp_path / "out"):
         raise OSError(number, os.strerror(number))
     with pytest.raises(OutputError, match=message), writing(tmp_path / "out") as temporary:

@@ -23,6 +23,7 @@ from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.recommender import Recommender
+from linguarec.seals import SEAL_FILE
 from linguarec.sources.codes import CodeSource
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.sources.ids import IdSource
@@ -368,6 +369,7 @@ def test_a_saved_run_can_be_moved_and_gives_the_same_answers(name, dataset, tmp_
 def test_an_unfinished_run_is_refused(recommender, tmp_path):
     recommender.save(tmp_path)
     (tmp_path / "keys.npy").unlink()
+    (tmp_path / SEAL_FILE).unlink()
     with pytest.raises(CheckpointMismatchError, match=r"has no keys\.npy: its training is not finished"):
         Recommender.load(tmp_path)
 
@@ -375,6 +377,7 @@ def test_an_unfinished_run_is_refused(recommender, tmp_path):
 def test_parts_of_different_runs_are_refused(recommender, tmp_path):
     recommender.save(tmp_path)
     np.save(tmp_path / "keys.npy", np.zeros((3, 16), np.float32))
+    (tmp_path / SEAL_FILE).unlink()
     with pytest.raises(CheckpointMismatchError, match="40 items, there are 40 inputs and 3 keys"):
         Recommender.load(tmp_path)
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linguarec.comma_lists import split_by_commas
 from linguarec.config_files import read_config
 from linguarec.errors import SettingsError, quoted
 from linguarec.given import note_given
-from linguarec.histories import split_by_commas
 from linguarec.parameters import Command, Parameter, models_of, named_family, of_other_families, parameters_of
 from linguarec.screen import visible
 

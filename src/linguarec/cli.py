@@ -13,9 +13,11 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from linguarec.arguments import parse
@@ -129,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _say_error("standard output is closed; direct it to a file or to /dev/null.")
         sys.exit(1)
     try:
-        code = _run(words)
+        with _ended_in_order():
+            code = _run(words)
         sys.stdout.flush()
     except LinguarecError as error:
         _say_error(str(error))
@@ -162,9 +165,26 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
                 raise
             code = 143
         if not _is_later_process():  # all processes are interrupted at once
-            message = "interrupted; no half-written file is left behind, and a training goes on with --resume."
+            how = "interrupted" if code == 130 else "ended by SIGTERM"
+            message = f"{how}; no half-written file is left behind, and a training goes on with --resume."
             print(f"\n{message}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends the command by an exception, so that it removes its temporary files; Lightning does so in trainings."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise SystemExit
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _say_error(message: str) -> None:

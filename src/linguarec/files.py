@@ -1,19 +1,34 @@
-"""Atomic writes: write to a temporary path, then rename, so that a reader never sees a half-written file or folder."""
+"""Atomic writes: write to a temporary path, then rename, so that a reader never sees a half-written file or folder.
+
+What a killed process leaves is a hidden `.NAME.*.partial`; the next writer of NAME removes it.
+"""
 
 import contextlib
 import errno
+import functools
+import hashlib
+import inspect
 import json
+import logging
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+import socket
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from linguarec.errors import OutputError
+from linguarec.exchange import exchange
+from linguarec.locks import locked
 
+log = logging.getLogger(__name__)
 AnyPath: TypeAlias = str | Path
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+_TOKEN = secrets.token_hex(4)  # of this process
 
 
 def paths_of(folders: AnyPath | Sequence[AnyPath]) -> list[Path]:
@@ -30,17 +45,32 @@ class Marker:
 
 
 @contextlib.contextmanager
-def writing_file(path: Path) -> Iterator[Path]:
+def writing_file(path: Path, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it otherwise.
+
+    The file is on the disk before it replaces another, and has the usual mode of this process (umask). `needed`: its bytes,
+    where they are known beforehand; a disk with less is then refused at once.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(path)
+        if needed > (free := shutil.disk_usage(path.parent).free):
+            raise OutputError(
+                f"There is no space left for {path}: {needed:,} bytes are needed, {free:,} are free on the disk of "
+                f"{path.parent}. Free some, or write elsewhere."
+            )
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # some libraries make their own file, for its owner alone
+            temporary.chmod(mode)
+        _to_disk(temporary)
         temporary.replace(path)
+        _to_disk(path.parent)
     except OSError as error:
         if _is_of_output(error, path, temporary):
             raise _as_output_error(error, path) from error
@@ -52,13 +82,115 @@ def writing_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing_folder(path: Path, overwrite: bool = False, marker: Marker | None = None) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds, remove it otherwise.
+    """Yield a temporary folder beside `path`; put it in the place of `path` when the block succeeds, remove it otherwise.
 
-    `overwrite` replaces only a folder that linguarec wrote: one with the `marker`, or, without a marker, one whose entries
-    are all written again.
+    The output is locked meanwhile. `overwrite` replaces only a folder that linguarec wrote: one with the `marker`, or, without
+    a marker, one whose entries are all written again.
 
     Raises:
-        OutputError: `path` exists already and may not be replaced, is not writable, or the disk is full.
+        OutputError: `path` exists already and may not be replaced, another process writes it, it is not writable, or the disk
+            is full.
+    """
+    path = _followed(path)
+    with owned(path):
+        check_free(path, overwrite, marker)
+        with _temporary_folder(path) as temporary:
+            yield temporary
+            if marker is None and path.exists():
+                _check_same_names(path, temporary)
+            put_in_place(temporary, path)
+
+
+@contextlib.contextmanager
+def updating_folder(path: Path, patience: float = 0.0) -> Iterator[Path]:
+    """Yield a copy of the folder `path`, made of hard links; put it in its place when the block succeeds, else remove it.
+
+    So files are replaced and added all at once. Files in the copy must be replaced (`writing_file`), never changed in place. A
+    folder that does not exist is made. One that cannot be exchanged (a mount point, or in a folder that is not writable) is
+    yielded itself: its seal (`linguarec.seals`) then tells a reader whether all files were written. `patience`: seconds to wait
+    for another process that writes it.
+
+    Raises:
+        OutputError: another process writes it, it is not writable, or the disk is full.
+    """
+    path = _followed(path)
+    with owned(path, patience):
+        if path.is_dir() and (path.is_mount() or not os.access(path.parent, os.W_OK)):
+            yield path
+            return
+        with _temporary_folder(path) as temporary:
+            if path.exists():
+                passing = shutil.ignore_patterns(".*.partial", ".*.lock", ".lock")
+                shutil.copytree(path, temporary, symlinks=True, ignore=passing, copy_function=_link, dirs_exist_ok=True)
+            yield temporary
+            put_in_place(temporary, path)
+
+
+@contextlib.contextmanager
+def owned(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock of an output (see `linguarec.locks`), after clearing up what a killed process left beside it.
+
+    `patience`: seconds to wait for another process.
+
+    Raises:
+        OutputError: another process writes it, or its folder is not writable.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path, patience))
+            _put_back(path)
+            _remove_left_behind(path)
+        except OSError as error:
+            raise _as_output_error(error, path) from error
+        yield
+
+
+def one_writer(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Hold the lock of a command's `output` while it runs; the decorator of commands that fill a folder part by part."""
+    signature = inspect.signature(command)
+
+    @functools.wraps(command)
+    def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        bound = signature.bind(*arguments, **named)
+        bound.apply_defaults()
+        with owned(Path(bound.arguments["output"])):
+            return command(*arguments, **named)
+
+    return alone
+
+
+def put_in_place(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`, which may exist, and remove the old one; both are on one disk.
+
+    At each moment `path` is the old folder or the new one. Where the system cannot exchange folders, a process that is killed
+    between two renames leaves the old folder as `.NAME.old`, and the next writer of `path` puts it back.
+
+    Raises:
+        OSError: it cannot be renamed, for instance because `path` is a mount point.
+    """
+    for folder, _, names in os.walk(new):
+        for name in names:
+            _to_disk(Path(folder, name))
+        _to_disk(Path(folder))
+    if not path.exists():
+        new.replace(path)
+        retired = None
+    elif exchange(new, path):
+        retired = new
+    else:
+        retired = _retired(path)
+        path.replace(retired)
+        new.replace(path)
+    _to_disk(path.parent)
+    if retired is not None:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def check_free(path: Path, overwrite: bool, marker: Marker | None) -> None:
+    """Refuse an output folder that holds something already, unless `overwrite` may replace it.
+
+    Raises:
+        OutputError: the path exists and may not be replaced.
     """
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
         if not overwrite:
@@ -66,29 +198,114 @@ def writing_folder(path: Path, overwrite: bool = False, marker: Marker | None = 
                 f"{path} exists already; choose another output folder, or pass --overwrite to replace it."
             )
         check_ours(path, marker)
+
+
+def absence(path: Path) -> str:
+    """Why a folder is not there, as the end of a sentence: what a process that was killed left of it is named."""
+    if _retired(path).exists():
+        return (
+            f"there is no such folder: a process that was killed while it replaced it left it as {_retired(path)}; rename it, "
+            "or run the command again, which puts it back"
+        )
+    return "there is no such folder"
+
+
+@contextlib.contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    except OSError as error:
-        raise _as_output_error(error, path) from error
-    try:
-        temporary.chmod(0o755)
+        temporary.mkdir()
         yield temporary
-        if path.exists():
-            if marker is None:
-                _check_same_names(path, temporary)
-            retired = temporary.with_suffix(".old")
-            path.replace(retired)
-            temporary.replace(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.replace(path)
     except OSError as error:
         if _is_of_output(error, path, temporary):
             raise _as_output_error(error, path) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _followed(path: Path) -> Path:
+    """The folder itself where `path` is a symbolic link to one: the folder is replaced, not the link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _beside(path: Path) -> Path:
+    """A new hidden path beside `path`. Its name has the process and the machine, so that others know whose it is."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{_machine()}.{_TOKEN}{secrets.token_hex(4)}.partial")
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove the temporary files and folders for `path` of processes of this machine that are no more."""
+    prefix, suffix = f".{path.name}.", f".{_machine()}."
+    for left in path.parent.iterdir():
+        if not (left.name.startswith(prefix) and left.name.endswith(".partial")):
+            continue
+        process, separator, rest = left.name.removeprefix(prefix).partition(suffix)
+        if not separator or not process.isdigit() or _lives(int(process), rest[: len(_TOKEN)]):
+            continue
+        log.warning("removed %s, which a process that was killed left behind", left)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _put_back(path: Path) -> None:
+    """Undo or complete the replacement of a folder during which a process was killed; the caller holds the lock of `path`."""
+    retired = _retired(path)
+    if retired.exists():
+        if path.exists():
+            shutil.rmtree(retired)
+        else:
+            retired.replace(path)
+            log.warning("put back %s, which a process that was killed while it replaced it left as %s", path, retired)
+
+
+def _retired(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _lives(process: int, token: str) -> bool:
+    if process == os.getpid():
+        return token == _TOKEN  # in a container that is started again, the main process has the same id
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # it is of another user
+    return True
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        shutil.copy2(source, target, follow_symlinks=False)  # this file system has no hard links
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk, so that no power failure undoes them."""
+    if path.is_symlink():
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
+            raise
+    finally:
+        os.close(handle)
 
 
 def check_ours(path: Path, marker: Marker | None) -> None:
@@ -129,15 +346,31 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def _is_of_output(error: OSError, path: Path, temporary: Path) -> bool:
     """Whether the error comes from writing `path` or `temporary`, not from reading another file."""
-    if not isinstance(error.filename, str | os.PathLike) or error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+    if not isinstance(error.filename, str | os.PathLike) or error.errno in (*NO_SPACE, errno.EROFS):
         return True
     place, target = Path(error.filename).absolute(), path.absolute()
     return place.is_relative_to(temporary.absolute()) or place == target or place in target.parents
 
 
 def _as_output_error(error: OSError, path: Path) -> OutputError:
-    if error.errno == errno.ENOSPC:
-        return OutputError(f"The disk that holds {path.parent} is full; free some space or write elsewhere. ({error})")
+    if error.errno in NO_SPACE:
+        return OutputError(f"There is no space left for {path}: {_space(path, error)}. Free some, or write elsewhere.")
+    if error.errno == errno.EBUSY:
+        return OutputError(f"{path} is a mount point, which cannot be replaced as a whole; name a folder within it.")
     return OutputError(f"Cannot write {path}: {error.strerror or error}. Check that the folder exists and is writable.")
+
+
+def _space(path: Path, error: OSError) -> str:
+    """What is known of the disk that is full."""
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
+    reason = error.strerror or str(error)
+    if error.errno == errno.EFBIG:
+        return f"{reason} (the limit of this process, `ulimit -f`)"
+    with contextlib.suppress(OSError):
+        return f"{reason}; {shutil.disk_usage(folder).free:,} bytes are free on the disk of {folder}"
+    return reason

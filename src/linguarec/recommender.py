@@ -28,8 +28,8 @@ from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, LinguarecError, SettingsError
 from linguarec.families.family import ModelDescription
 from linguarec.families.opening import open_model
-from linguarec.families.weights import save_model
-from linguarec.files import writing_file
+from linguarec.families.weights import save_model, seal_model
+from linguarec.files import updating_folder, writing_file
 from linguarec.histories import as_histories, ids_of
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.ranker import Best
@@ -136,15 +136,22 @@ class Recommender:
     # -- the folder ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write all files that `load` needs into `folder`, each atomically; other files in it are not changed."""
-        folder, now = Path(folder), self.snapshot
-        save_model(self.model, self.description, folder)
-        now.catalogue.save(folder / CATALOGUE_FILE)
-        with writing_file(folder / KEYS_FILE) as temporary, temporary.open("wb") as file:
-            np.save(file, now.ranker.keys.float().cpu().numpy())
-        now.inputs.save(folder, now.catalogue.raw_ids)
-        now.source.save(folder)
-        self.scorer.save(folder)
+        """Write all files that `load` needs into `folder`, all at once: it is exchanged as a whole. Other files in it stay.
+
+        Raises:
+            OutputError: another process writes the folder, it is not writable, or the disk is full.
+        """
+        now = self.snapshot
+        keys = now.ranker.keys.float().cpu().numpy()
+        with updating_folder(Path(folder)) as whole:
+            save_model(self.model, self.description, whole)
+            now.catalogue.save(whole / CATALOGUE_FILE)
+            with writing_file(whole / KEYS_FILE, keys.nbytes) as temporary, temporary.open("wb") as file:
+                np.save(file, keys)
+            now.inputs.save(whole, now.catalogue.raw_ids)
+            now.source.save(whole)
+            self.scorer.save(whole)
+            seal_model(whole)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recommender":

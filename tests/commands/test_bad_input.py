@@ -85,7 +85,7 @@ def test_vectors_that_are_not_finite(shops: list[PreparedDataset], reading_vecto
     folder = shops[1]
     vectors, file = np.array(folder.features("words")), folder.feature_path("words")
     vectors[5, 2], vectors[40, 0] = np.nan, -np.inf
-    np.save(file, vectors)
+    folder.write_features("words", vectors, folder.feature_info("words"))
     first = re.escape(folder.raw_item_ids[5])
     mend = rf"linguarec encode {folder.path} --encoder words --overwrite"
     found = rf"{file}: 2 of {len(vectors)} item vectors hold NaN or an infinity, first that of row 5 \(item '{first}'\)"

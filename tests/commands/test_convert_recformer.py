@@ -22,6 +22,7 @@ from linguarec.families.recformer.model import Recformer, RecformerConfig
 from linguarec.families.recformer.released_tensors import to_released_recformer
 from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
+from linguarec.seals import unseal
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(
@@ -176,6 +177,7 @@ def test_item_vectors_go_there_and_back(
     convert(file, tmp_path / "other", items=shops[0].path, **told)
     assert "item vectors (47, 32) are not of the 48 items" in caplog.text
     (run / "keys.npy").unlink()
+    unseal(run)
     assert convert(run, tmp_path / "unfinished.bin")["item_vectors"] == 0
     assert "of a training that has not finished" in caplog.text
 

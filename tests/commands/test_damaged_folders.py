@@ -16,6 +16,7 @@ from linguarec.commands.recommend import recommend
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.seals import unseal
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
@@ -85,6 +86,7 @@ def test_a_run_with_a_damaged_file(shops: list[PreparedDataset], tmp_path: Path)
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(whole, run)
         cut(run / name)
+        unseal(run)  # as a run of an earlier version
         with pytest.raises(
             CheckpointMismatchError, match=rf"^{run / name} {message} .* Copy the folder again, or train"
         ):
@@ -114,7 +116,7 @@ def test_a_folder_without_a_training_cannot_be_resumed(
 
 def test_folders_that_are_not_there(shops: list[PreparedDataset], tmp_path: Path) -> None:
     absent = tmp_path / "absent"
-    with pytest.raises(DataFormatError, match=f"{absent} is not a prepared dataset folder: it does not exist"):
+    with pytest.raises(DataFormatError, match=f"{absent} is not a prepared dataset folder: there is no such folder"):
         finetune("sasrec", absent, tmp_path / "run")
     with pytest.raises(CheckpointMismatchError, match=f"{absent} is not a run folder: it does not exist"):
         evaluate(absent)

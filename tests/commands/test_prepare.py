@@ -329,7 +329,7 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("linguarec.data.folder.write_npy", full)
-    with pytest.raises(OutputError, match=r"disk.*is full"):
+    with pytest.raises(OutputError, match=r"There is no space left for"):
         prepare_table(write_log(tmp_path / "log.csv", every_pair()), tmp_path / "out")
     assert nothing_written(tmp_path)
 

@@ -24,6 +24,7 @@ from linguarec.families.opening import read_description
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.unisrec.model import UniSRecConfig
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.seals import unseal
 from linguarec.training.module import PreTraining
 from linguarec.training.settings import TrainingSettings
 
@@ -244,6 +245,7 @@ def test_a_recformer_without_a_head_gets_a_new_one(tokenized: Shops, tiny_backbo
     taken = recorded(run)
     assert set(taken["new"]) == set(found) - set(start) == {name for name in found if "language_head" in name}
     torch.testing.assert_close(found["language_head.words.weight"], start["word.weight"], atol=1e-6, rtol=0)
+    unseal(tuned)
     (tuned / "sentences.json").unlink()  # as a converted checkpoint: only the number of words is checked
     tokenize(tokenized[1].path, "all-MiniLM-L6-v2", name="other")
     with pytest.raises(LinguarecError, match=r"knows 30,522 tokens, the model has [0-9]+ word embeddings"):

@@ -35,6 +35,7 @@ from linguarec.families.recformer.stages import HistoryTuning
 from linguarec.files import write_json
 from linguarec.run_items import items_of_recommender
 from linguarec.runs.results import learning_curve
+from linguarec.seals import unseal
 from linguarec.sources.inputs import TokenInputs
 from linguarec.sources.tokens import TokenSource
 from linguarec.text.token_store import open_tokens
@@ -190,6 +191,7 @@ def test_the_command_in_an_error_makes_the_tokens_that_are_needed(
     # A shop that lacks an attribute is given those that it has.
     (other.path / "tokens" / made).rename(tmp_path / "hidden")
     sentences = json.loads((run / "sentences.json").read_text())
+    unseal(run)
     write_json(run / "sentences.json", sentences | {"attributes": ["colour", "title"]})
     with pytest.raises(StaleFeaturesError, match="--attributes title --attribute-tokens 9`") as lacking:
         evaluate(run, other.path, zero_shot=True, plots=False)

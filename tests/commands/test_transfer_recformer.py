@@ -17,6 +17,7 @@ from linguarec.errors import SettingsError
 from linguarec.families.opening import read_description
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.files import write_json
+from linguarec.seals import unseal
 from linguarec.training.settings import TrainingSettings
 
 CONFIG = RecformerConfig(window=16, max_tokens=128, max_items=8, attention_dropout=0.0)
@@ -84,6 +85,7 @@ def test_what_a_start_does_not_have_is_refused_before_anything_is_trained(
     with pytest.raises(SettingsError, match=r"--tokens none: .* it has: tiny"):
         transfer(other.path, run, output, tokens="none")
     written = read(run / "settings.json")
+    unseal(run)
     write_json(run / "settings.json", {key: value for key, value in written.items() if key != "backbone"})
     with pytest.raises(SettingsError, match=r"names no backbone, as after a conversion\. .* --ways full,zero-shot"):
         transfer(other.path, run, output)

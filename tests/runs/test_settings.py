@@ -22,7 +22,7 @@ from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.sasrec.model import SASRecConfig
 from linguarec.files import writing_folder
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
-from linguarec.runs.folder import open_run
+from linguarec.runs.folder import training_folder
 from linguarec.runs.results import FinetuneResult
 from linguarec.runs.settings import CONFIG_FILE, SETTINGS_FILE, RunSettings, read_settings
 from linguarec.text.attributes import AttributeTokenizer
@@ -60,6 +60,12 @@ def planned(model: str, data: Path, output: Path, **given: Any) -> RunSettings:
     family = FAMILIES[model]
     request = finetuning_request(family, data, output, *(own[name] for name in names), given)
     return RunSettings.of("finetune", request, family.finetuning.plan(request))
+
+
+def opened(run: Path, settings: RunSettings, resume: bool = False, overwrite: bool = False) -> FinetuneResult | None:
+    """Open the folder of a training that ends at once."""
+    with training_folder(run, settings, resume, overwrite, FinetuneResult) as done:
+        return done
 
 
 def stored(settings: RunSettings) -> dict[str, Any]:
@@ -144,22 +150,20 @@ def test_a_run_of_a_start_names_it_as_a_flag(settings: RunSettings) -> None:
 
 def test_the_settings_of_a_run_are_written_once(settings: RunSettings, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert (
-        open_run(run, settings, resume=True, overwrite=False, kind=FinetuneResult) is None
-    )  # there is nothing to resume yet
+    assert opened(run, settings, resume=True) is None  # there is nothing to resume yet
     files = [run / SETTINGS_FILE, run / CONFIG_FILE]
     for file in files:
         os.utime(file, (1, 1))
     before = [file.read_bytes() for file in files]
-    assert open_run(run, settings, resume=True, overwrite=False, kind=FinetuneResult) is None
+    assert opened(run, settings, resume=True) is None
     other = replace(settings, training=replace(TRAINING, learning_rate=0.1))
     with pytest.raises(SettingsError, match=r"training\.learning_rate: the run has 0\.002, now 0\.1"):
-        open_run(run, other, resume=True, overwrite=False, kind=FinetuneResult)
+        opened(run, other, resume=True)
     with pytest.raises(OutputError, match="exists already; go on with it by --resume"):
-        open_run(run, settings, resume=False, overwrite=False, kind=FinetuneResult)
+        opened(run, settings)
     assert [file.read_bytes() for file in files] == before
     assert [file.stat().st_mtime for file in files] == [1, 1]
-    assert open_run(run, other, resume=False, overwrite=True, kind=FinetuneResult) is None
+    assert opened(run, other, overwrite=True) is None
     assert read_settings(run)["training"]["learning_rate"] == 0.1
 
 
@@ -169,7 +173,7 @@ def test_a_finished_run_gives_its_results_again(settings: RunSettings, tmp_path:
     means = {"valid": {"ndcg@10": 0.5}, "test": {"ndcg@10": 0.25}}
     metrics = {"run": str(run), "model": "sasrec", "seed": 4, "best_epoch": 1, "epochs": 2, "seconds": 1.5, **means}
     (run / "metrics.json").write_text(json.dumps(metrics))
-    done = open_run(run, settings, resume=True, overwrite=False, kind=FinetuneResult)
+    done = opened(run, settings, resume=True)
     assert done is not None
     assert done.to_dict() == metrics
     assert done.test == {"ndcg@10": 0.25}
@@ -182,7 +186,7 @@ def test_folders_that_hold_no_training_are_named(settings: RunSettings, tmp_path
         read_settings(tmp_path)
     (tmp_path / SETTINGS_FILE).write_text('{"released_as": "SASRec"}')
     with pytest.raises(CheckpointMismatchError, match="does not stand for a training, so there is none to go on with"):
-        open_run(tmp_path, settings, resume=True, overwrite=False, kind=FinetuneResult)
+        opened(tmp_path, settings, resume=True)
 
 
 # -- resuming

@@ -19,10 +19,11 @@ import pytest
 
 from linguarec import cli
 from linguarec.catalogue import Catalogue
+from linguarec.comma_lists import split_by_commas
 from linguarec.config_files import read_config
 from linguarec.errors import SettingsError
-from linguarec.histories import split_by_commas
 from linguarec.recommender import Recommender
+from linguarec.seals import unseal
 
 SIZE = int(os.environ.get("LINGUAREC_TRUST", "1"))
 SECONDS = 30  # that a command may take
@@ -249,6 +250,7 @@ def test_every_id_can_be_named(runs: dict[str, Path], tmp_path: Path, capfd: pyt
     names = [*STRANGE_IDS, *table["raw_id"].to_pylist()[len(STRANGE_IDS) :]]
     changed = table.set_column(table.column_names.index("raw_id"), "raw_id", [names])
     recommender.save(run)
+    unseal(run)
     Catalogue(changed, recommender.catalogue.text_rules).save(run / "catalogue.parquet")
     row = io.StringIO()
     csv.writer(row, quoting=csv.QUOTE_ALL, lineterminator="").writerow(STRANGE_IDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import SettingsError
-from linguarec.files import AnyPath
+from linguarec.files import AnyPath, one_writer
 from linguarec.result import Result
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class CompareResult(Result):
         ]
 
 
+@one_writer
 def compare(
     data: AnyPath,
     models: Sequence[str],

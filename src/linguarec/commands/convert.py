@@ -123,7 +123,7 @@ def _write_folder(
     from safetensors.torch import save_file
 
     from linguarec.catalogue import Catalogue
-    from linguarec.families.weights import SETTINGS_FILE, save_model
+    from linguarec.families.weights import SETTINGS_FILE, save_model, seal_model
     from linguarec.files import write_json, writing_file, writing_folder
     from linguarec.recommender import Recommender
     from linguarec.runs.settings import SETTINGS_MARKER
@@ -157,6 +157,7 @@ def _write_folder(
                 "data_fingerprint": dataset.fingerprint,
             }
         write_json(folder / SETTINGS_FILE, settings)
+        seal_model(folder)
     return 0 if recommender is None else len(recommender.catalogue)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import OutputError
+from linguarec.files import one_writer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,7 @@ NOTE = (
 )
 
 
+@one_writer
 def demo(
     output: Path = Path("linguarec-demo"),
     size: Literal["demo", "tiny"] = "demo",

@@ -78,7 +78,7 @@ def encode(
 
     from linguarec.data.dataset import FeatureInfo, PreparedDataset
     from linguarec.errors import DataFormatError, OutputError, SettingsError
-    from linguarec.files import writing_file
+    from linguarec.files import owned, writing_file
     from linguarec.text.encoders import TextEncoder
     from linguarec.text.references import stored_name
     from linguarec.text.shards import encode_in_shards, remove_shards
@@ -103,30 +103,24 @@ def encode(
             f"No item of {data} has a text, so all would get one vector; prepare it with a catalogue that has texts (--items)."
         )
     model = TextEncoder.load(encoder, pooling, precision, max_tokens, dataset.manifest.text_rules, device)
-    file = dataset.feature_path(name)
-    scratch = file.with_name(f".{name}.shards")
-
+    scratch = dataset.path / f".{name}.shards"
     started = time.perf_counter()
-    found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}")
-    seconds = time.perf_counter() - started
-    generator = np.random.default_rng(seed)
-    drawn = []
-    for draw in range(word_drop_draws):
-        dropped = [drop_words(text, word_drop, generator) for text in dataset.texts]
-        title = f"Word-drop draw {draw + 1} of {word_drop_draws}"
-        drawn.append(scratch / f"drop{draw}.npy")
-        vectors = encode_in_shards(model, dropped, scratch, title).vectors
-        with writing_file(drawn[-1]) as temporary, temporary.open("wb") as stream:
-            np.save(stream, vectors)
-    # Files are replaced only now, and old draws are removed first, so that vectors of two encoders are never stored together.
-    for old in file.parent.glob(f"{name}.drop*.npy"):
-        old.unlink()
-    reference = model.reference
-    info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
-    dataset.write_features(name, found.vectors, info)
-    for draws in drawn:
-        draws.replace(file.with_suffix(f".{draws.name}"))
-    remove_shards(scratch)
+    with owned(scratch):
+        found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}")
+        seconds = time.perf_counter() - started
+        generator = np.random.default_rng(seed)
+        drawn = []
+        for draw in range(word_drop_draws):
+            dropped = [drop_words(text, word_drop, generator) for text in dataset.texts]
+            title = f"Word-drop draw {draw + 1} of {word_drop_draws}"
+            vectors = encode_in_shards(model, dropped, scratch, title).vectors
+            drawn.append(scratch / f"drop{draw}.npy")
+            with writing_file(drawn[-1], vectors.nbytes) as temporary, temporary.open("wb") as stream:
+                np.save(stream, vectors)
+        reference = model.reference
+        info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
+        dataset.write_features(name, found.vectors, info, drawn)
+        remove_shards(scratch)
 
     encoded = found.distinct - found.resumed
     result = EncodeResult(

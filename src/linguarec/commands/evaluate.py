@@ -96,14 +96,14 @@ def evaluate(
     import numpy as np
 
     from linguarec.checks import check_seed
-    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.dataset import PATIENCE, PreparedDataset
     from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines
     from linguarec.evaluation.slices import slices, training_counts
     from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.families.opening import read_description
-    from linguarec.files import write_json
+    from linguarec.files import updating_folder, write_json
     from linguarec.ranking.scorer import left_out, log_left_out
     from linguarec.run_items import items_of_run
     from linguarec.runs.settings import read_settings
@@ -180,8 +180,10 @@ def evaluate(
     }
     folder = run / "evaluation"
     name = _result_name(split, settings, dataset, protocol, own_data, zero_shot, exclude_history)
-    summary["files"] = [str(path) for path in _write(folder, name, summary, result, cases, plots)]
-    write_json(folder / f"{name}.json", summary)
+    with updating_folder(folder, PATIENCE) as whole:
+        written = _write(whole, name, summary, result, cases, plots)
+        summary["files"] = [str(folder / path.name) for path in written]
+        write_json(whole / f"{name}.json", summary)
 
     console = plain_console()
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"

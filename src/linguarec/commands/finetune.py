@@ -44,13 +44,13 @@ def finetune(
         split: which interactions train, validate and test (leave-one-out, temporal or held-out-items)
         users: fraction of the users who train and validate, drawn by the seed; all users are tested
         seed: of initial weights, shuffling and dropout
-        resume: continue a run that was interrupted
-        overwrite: replace the run folder if it exists
+        resume: continue a run that was interrupted; with --overwrite, a replacement that was interrupted
+        overwrite: replace the run folder if it exists; the old run stays until the new one is complete
         options: the model's own flags, for its items, stages and sequence encoder
     """
     from linguarec.families.opening import family_named
     from linguarec.families.start import log_start
-    from linguarec.runs.folder import check_other_folder, open_run
+    from linguarec.runs.folder import check_other_folder, training_folder, training_place
     from linguarec.runs.results import FinetuneResult
     from linguarec.runs.settings import RunSettings
     from linguarec.training.processes import is_main_process
@@ -60,17 +60,19 @@ def finetune(
     from_ = None if from_ is None else Path(from_)
     family = family_named(model)
     check_other_folder(from_, output)
-    request = finetuning_request(family, data, output, config, training, from_, split, users, seed, options)
+    place = training_place(output, overwrite)
+    request = finetuning_request(family, data, place, config, training, from_, split, users, seed, options)
     plan = family.finetuning.plan(request)
-    done = open_run(output, RunSettings.of("finetune", request, plan), resume, overwrite, FinetuneResult)
-    if done is not None:
-        return done
-    log_start(plan.taken)
-    plan.begin()
-    results = run_stages(plan.stages, output, resume)
-    if not is_main_process():
-        return FinetuneResult.of_later_process()
-    return _finish(request, plan, results)
+    settings = RunSettings.of("finetune", request, plan)
+    with training_folder(output, settings, resume, overwrite, FinetuneResult) as done:
+        if done is not None:
+            return done
+        log_start(plan.taken)
+        plan.begin()
+        results = run_stages(plan.stages, place, resume)
+        if not is_main_process():
+            return FinetuneResult.of_later_process()
+        return _finish(request, plan, results, output)
 
 
 def finetuning_request(
@@ -115,8 +117,8 @@ def finetuning_request(
     return Request(family, [dataset], start, config, chosen, training, split, users, seed, output)
 
 
-def _finish(request: "Request", plan: "Plan", results: list[Any]) -> "FinetuneResult":
-    """Complete the run folder with the best weights, test them, and write and show the metrics."""
+def _finish(request: "Request", plan: "Plan", results: list[Any], output: Path) -> "FinetuneResult":
+    """Complete the folder of the training with the best weights, test them, and write and show the metrics of the run."""
     from typing import cast
 
     from linguarec.catalogue import Catalogue
@@ -128,17 +130,17 @@ def _finish(request: "Request", plan: "Plan", results: list[Any]) -> "FinetuneRe
     from linguarec.runs.results import FinetuneResult, metrics_of, write_results
     from linguarec.text.cleaning import TextRules
 
-    dataset, description, output = request.dataset, plan.description, request.output
-    load_weights(plan.network, output / WEIGHTS_FILE)
-    scorer = description.family.scorer(plan.network.eval(), description, plan.source, output)
+    dataset, description, place = request.dataset, plan.description, request.output
+    load_weights(plan.network, place / WEIGHTS_FILE)
+    scorer = description.family.scorer(plan.network.eval(), description, plan.source, place)
     device = device_of(request.training.accelerator)  # Lightning has moved the network back
     rules = cast(TextRules, dataset.manifest.text_rules)
     catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
     recommender = Recommender.of_items(scorer.to(device), description, catalogue, plan.source)
-    recommender.save(output)
+    recommender.save(place)
     cases = evaluation_cases(dataset.sequences, dataset.roles(request.split), "test", scorer.max_length)
     now = recommender.snapshot
     test = rank_cases(scorer, now.inputs, now.ranker, cases).means()
-    result = FinetuneResult(**metrics_of(request, plan, results, plan.left_out()), test=test)
-    write_results(output, dataset.name, result)
+    result = FinetuneResult(**metrics_of(request, plan, results, output), test=test)
+    write_results(place, dataset.name, result)
     return result

@@ -35,8 +35,9 @@ def import_codes(
     from linguarec.codes.faiss_index import read_faiss_index
     from linguarec.codes.quantisation import code_statistics
     from linguarec.commands.quantize import training_items
-    from linguarec.data.dataset import FeatureInfo, PreparedDataset
+    from linguarec.data.dataset import PATIENCE, FeatureInfo, PreparedDataset
     from linguarec.errors import DataFormatError, OutputError
+    from linguarec.files import updating_folder
     from linguarec.text.tfidf import nearest_texts
 
     dataset = PreparedDataset.open(data)
@@ -65,12 +66,14 @@ def import_codes(
         nearest = nearest_texts([texts[row] for row in missing], [texts[row] for row in indexed])
         codes[missing] = content.codes[nearest.rows]
     fingerprint = dataset.texts_fingerprint if info is None else info.texts_fingerprint
-    ItemCodes(codes, content.book, fingerprint).save(dataset.codes_path(name))
     decoded = content.book.decode(codes)
-    if decode_as is not None:
-        pooling = "unknown" if info is None else info.pooling
-        description = FeatureInfo(decode_as, content.book.width, pooling, None, None, dataset.manifest.text_rules)
-        dataset.write_features(decode_as, decoded, description)
+    with updating_folder(dataset.path, PATIENCE) as folder:
+        changed = PreparedDataset(folder, dataset.manifest)
+        ItemCodes(codes, content.book, fingerprint).save(changed.codes_path(name))
+        if decode_as is not None:
+            pooling = "unknown" if info is None else info.pooling
+            description = FeatureInfo(decode_as, content.book.width, pooling, None, None, dataset.manifest.text_rules)
+            changed.write_features(decode_as, decoded, description)
 
     statistics = code_statistics(codes, decoded if features is None else dataset.features(features), content.book)
     result = {

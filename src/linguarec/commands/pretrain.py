@@ -52,8 +52,8 @@ def pretrain(
         split: which interactions train; those held out for valid and test are not seen
         users: fraction of each domain's users who train, drawn by the seed
         seed: of initial weights, shuffling, augmentation and dropout
-        resume: continue a run that was interrupted
-        overwrite: replace the run folder if it exists
+        resume: continue a run that was interrupted; with --overwrite, a replacement that was interrupted
+        overwrite: replace the run folder if it exists; the old run stays until the new one is complete
         options: the model's own flags, for its items, augmentation and sequence encoder
     """
     from linguarec.checks import check_seed
@@ -63,7 +63,8 @@ def pretrain(
     from linguarec.families.family import Request
     from linguarec.families.opening import family_named, open_start
     from linguarec.families.start import check_start, log_start
-    from linguarec.runs.folder import check_other_folder, open_run
+    from linguarec.families.weights import seal_model
+    from linguarec.runs.folder import check_other_folder, training_folder, training_place
     from linguarec.runs.results import PretrainResult, metrics_of, write_results
     from linguarec.runs.settings import RunSettings
     from linguarec.training.processes import is_main_process
@@ -88,21 +89,24 @@ def pretrain(
         check_start(start, family)
     datasets = [PreparedDataset.open(folder) for folder in data]
     held_out = None if valid is None else PreparedDataset.open(valid)
-    request = Request(family, datasets, start, config, chosen, training, split, users, seed, output, held_out, mixing)
+    place = training_place(output, overwrite)
+    request = Request(family, datasets, start, config, chosen, training, split, users, seed, place, held_out, mixing)
     plan = family.pretraining.plan(request)
-    done = open_run(output, RunSettings.of("pretrain", request, plan), resume, overwrite, PretrainResult)
-    if done is not None:
-        return done
-    log_start(plan.taken)
-    plan.begin()
-    results = run_stages(plan.stages, output, resume)
-    if not is_main_process():
-        return PretrainResult.of_later_process()
-    names = [dataset.name for dataset in datasets]
-    domains = dict(zip(names, plan.facts.get("targets", [None] * len(names)), strict=True))
-    result = PretrainResult(**metrics_of(request, plan, results, plan.left_out()), domains=domains)
-    write_results(output, " + ".join(names), result)
-    return result
+    settings = RunSettings.of("pretrain", request, plan)
+    with training_folder(output, settings, resume, overwrite, PretrainResult) as done:
+        if done is not None:
+            return done
+        log_start(plan.taken)
+        plan.begin()
+        results = run_stages(plan.stages, place, resume)
+        if not is_main_process():
+            return PretrainResult.of_later_process()
+        names = [dataset.name for dataset in datasets]
+        domains = dict(zip(names, plan.facts.get("targets", [None] * len(names)), strict=True))
+        result = PretrainResult(**metrics_of(request, plan, results, output), domains=domains)
+        seal_model(place)
+        write_results(place, " + ".join(names), result)
+        return result
 
 
 def _check(data: Sequence[Path], valid: Path | None, mixing: float) -> None:

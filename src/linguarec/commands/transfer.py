@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
-from linguarec.files import AnyPath
+from linguarec.files import AnyPath, one_writer
 from linguarec.result import Result
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class TransferResult(Result):
         ]
 
 
+@one_writer
 def transfer(
     data: AnyPath,
     from_: AnyPath,

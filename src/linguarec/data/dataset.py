@@ -4,10 +4,11 @@ Layout: `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `featur
 `splits/`. Item and user ids are rows of *this* folder, dense from 0. Padding ids never reach the disk.
 """
 
+import glob
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EXCLUDED, TRAIN, Roles
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, StaleFeaturesError
-from linguarec.files import write_json, writing_file
+from linguarec.files import absence, updating_folder, write_json, writing_file
+from linguarec.seals import check_seal, digest_of
 from linguarec.stored import Error, columns_problem, read_array, read_json, read_record, read_table
 
 FORMAT_VERSION = 1
 MANIFEST_FILE, ITEMS_FILE = "manifest.json", "items.parquet"
 AGAIN = "Prepare the folder again."
+PATIENCE = 60.0  # seconds that a command waits for another one that stores vectors in the same folder
 UNKNOWN = "unknown"
 
 
@@ -55,7 +58,7 @@ class FeatureInfo:
 
     `texts_fingerprint` is None for imported vectors, which cannot be checked against texts. `encoder` and `pooling` may be
     `UNKNOWN`. Without a hash, the text rules and the token limit count as unknown; with unknown pooling, so does the
-    normalisation of the vectors.
+    normalisation of the vectors. `vectors_digest` ties the description to its file of vectors (`linguarec.seals.digest_of`).
     """
 
     encoder: str
@@ -66,6 +69,7 @@ class FeatureInfo:
     text_rules: str
     max_tokens: int | None = None
     normalised: bool = False
+    vectors_digest: str | None = field(default=None, compare=False)
 
     def differences(self, other: "FeatureInfo") -> list[str]:
         """Differences to the encoder of `other`, such as "width 32 against 16"; empty = the same encoder.
@@ -126,7 +130,7 @@ class PreparedDataset:
         manifest_file = path / MANIFEST_FILE
         if not manifest_file.is_file():
             raise DataFormatError(
-                f"{path} is not a prepared dataset folder: it {'has no manifest.json' if path.exists() else 'does not exist'}. "
+                f"{path} is not a prepared dataset folder: {f'it has no {MANIFEST_FILE}' if path.exists() else absence(path)}. "
                 f"Make one with `linguarec prepare ... -o {path}`."
             )
         found = read_json(manifest_file, DataFormatError, AGAIN).get("format_version")
@@ -141,6 +145,7 @@ class PreparedDataset:
             raise DataFormatError(
                 f"{path}: the attribute {strange[0]!r} has the name of a column of our own; prepare the folder again."
             )
+        check_seal(path, DataFormatError, AGAIN)
         dataset._check()
         return dataset
 
@@ -336,12 +341,21 @@ class PreparedDataset:
             draws.append(draw)
         return draws
 
-    def write_features(self, name: str, vectors: npt.NDArray[Any], info: FeatureInfo) -> None:
-        """Store item vectors under `name`, atomically: first the vectors, then their description."""
+    def write_features(
+        self, name: str, vectors: npt.NDArray[Any], info: FeatureInfo, draws: Sequence[Path] = ()
+    ) -> None:
+        """Store item vectors under `name` with their description, all at once.
+
+        `draws`: files of the vectors of word-drop draws, which are moved; those that the name had before are removed.
+        """
         self._finite.discard(self.feature_path(name))
-        with writing_file(self.feature_path(name)) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors)
-        write_json(self.feature_path(name).with_suffix(".json"), asdict(info))
+        file = self.feature_path(name)
+        with updating_folder(file.parent, PATIENCE) as folder:
+            for old in folder.glob(f"{glob.escape(name)}.drop*.npy"):
+                old.unlink()
+            write_vectors(folder, name, vectors, info)
+            for number, draw in enumerate(draws):
+                draw.replace(folder / f"{name}.drop{number}.npy")
 
     def _open_features(self, name: str) -> npt.NDArray[Any]:
         """The vectors `name`, memory-mapped, checked against the catalogue's texts and shape."""
@@ -352,6 +366,11 @@ class PreparedDataset:
             )
         vectors = read_array(file, DataFormatError, self._encode_again(name), mapped=True, dtype=np.floating)
         self._check_shape(name, file, vectors, (self.num_items, info.width))
+        if info.vectors_digest not in (None, digest_of(file)):
+            raise StaleFeaturesError(
+                f"{file} is not the file that {file.with_suffix('.json').name} describes: it was written by another encoding, "
+                f"or is damaged. {self._encode_again(name)}"
+            )
         return vectors
 
     def _check_shape(self, name: str, file: Path, vectors: npt.NDArray[Any], expected: tuple[int, ...]) -> None:
@@ -415,6 +434,14 @@ class PreparedDataset:
                 f"{self.path / relative} has shape {array.shape}, the folder has {self.num_interactions} interactions. {AGAIN}"
             )
         return array
+
+
+def write_vectors(folder: Path, name: str, vectors: npt.NDArray[Any], info: FeatureInfo) -> None:
+    """Write item vectors and the description that belongs to them into a folder of features."""
+    file = folder / f"{name}.npy"
+    with writing_file(file, vectors.nbytes) as temporary, temporary.open("wb") as stream:
+        np.save(stream, vectors)
+    write_json(file.with_suffix(".json"), asdict(replace(info, vectors_digest=digest_of(file))))
 
 
 def read_feature_info(file: Path, error: Error, mend: str) -> FeatureInfo:

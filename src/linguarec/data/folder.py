@@ -5,7 +5,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,13 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, FeatureInfo, Manifest
+from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, FeatureInfo, Manifest, PreparedDataset, write_vectors
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splitting import SplitSettings, write_splits
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, OutputError, listed
 from linguarec.files import Marker, write_json, writing_folder
+from linguarec.seals import seal
 
+ADDED = ("features/", "codes/", "tokens/")  # what later commands store in a prepared folder
 Integers = npt.NDArray[np.integer[Any]]
 
 
@@ -81,8 +83,7 @@ def write_folder(
             _write_sequences(folder, content, digest)
         for name, (vectors, info) in content.features.items():
             (folder / "features").mkdir(exist_ok=True)
-            np.save(folder / "features" / f"{name}.npy", vectors)
-            write_json(folder / "features" / f"{name}.json", asdict(info))
+            write_vectors(folder / "features", name, vectors, info)
             for draw, dropped in enumerate(content.word_drops.get(name, [])):
                 np.save(folder / "features" / f"{name}.drop{draw}.npy", dropped)
         write_splits(folder, num_items, splits)
@@ -102,7 +103,33 @@ def write_folder(
             format_version=FORMAT_VERSION,
         )
         write_json(folder / MANIFEST_FILE, asdict(manifest))
+        seal(folder, lambda file: not file.startswith(ADDED))
     return manifest
+
+
+def check_nothing_added(path: Path, imported: Sequence[str] = ()) -> None:
+    """Refuse to replace a prepared folder, or a folder of several, in which later commands stored vectors, codes or tokens.
+
+    Vectors that came with the source, and the `imported` codes, are not counted: they are imported again.
+
+    Raises:
+        OutputError: there are some; all are listed.
+    """
+    folders = [path, *(file.parent for file in path.glob(f"*/{MANIFEST_FILE}"))]
+    found = []
+    for folder in folders:
+        dataset = PreparedDataset(folder, Manifest("", {}, {}, [], ""))
+        names = {
+            "features": [name for name in dataset.feature_names if dataset.feature_info(name).weights_sha256],
+            "codes": [name for name in dataset.code_names if name not in imported],
+            "tokens": dataset.token_names,
+        }
+        found += [(folder / kind / name).relative_to(path) for kind, named in names.items() for name in named]
+    if found:
+        raise OutputError(
+            f"{path} holds what other commands made of it: {listed(map(str, found))}. --overwrite would throw that away; pass "
+            "--discard as well, or choose another output folder."
+        )
 
 
 def sequences_in_pieces(sequences: Ragged) -> Iterator[tuple[Integers, None]]:

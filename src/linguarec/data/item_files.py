@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from linguarec.comma_lists import split_by_commas
 from linguarec.errors import DataFormatError, OutputError, SettingsError, listed, quoted
 from linguarec.files import writing_file
-from linguarec.histories import split_by_commas
 from linguarec.values import written_id
 
 _LONGEST_FIELD = 1 << 27

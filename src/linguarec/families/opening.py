@@ -13,8 +13,10 @@ from linguarec.families import FAMILIES
 from linguarec.families.family import Family, ModelDescription, Start
 from linguarec.families.start import warn_if_unfinished
 from linguarec.families.weights import CONFIG_FILE, SETTINGS_FILE, WEIGHTS_FILE, check_tensors, load_weights
+from linguarec.files import absence
 from linguarec.nn.shape import CatalogueShape
 from linguarec.records import misfit, record_of
+from linguarec.seals import check_seal
 from linguarec.stored import AGAIN, read_json
 
 
@@ -53,7 +55,7 @@ def read_description(folder: Path) -> ModelDescription:
         )
     if not file.is_file():
         raise CheckpointMismatchError(
-            f"{folder} holds no model: {f'{CONFIG_FILE} is missing' if folder.exists() else 'there is no such folder'}. "
+            f"{folder} holds no model: {f'{CONFIG_FILE} is missing' if folder.exists() else absence(folder)}. "
             "Expected a run folder of linguarec."
         )
     return description_of(read_json(file, CheckpointMismatchError, AGAIN), file)
@@ -101,9 +103,11 @@ def open_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
     """The network in evaluation mode, with its description.
 
     Raises:
-        CheckpointMismatchError: the folder holds no model, or its tensors do not fit its description.
+        CheckpointMismatchError: the folder holds no model, its files do not belong together (see `linguarec.seals`), or its
+            tensors do not fit its description.
     """
     description = read_description(folder)
+    check_seal(folder, CheckpointMismatchError, AGAIN)
     check_sizes(description, folder)
     model = description.build()
     load_weights(model, folder / WEIGHTS_FILE)

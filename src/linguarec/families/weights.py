@@ -13,7 +13,10 @@ from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription
 from linguarec.files import write_json, writing_file
 from linguarec.regular import check_regular
+from linguarec.seals import seal
+from linguarec.sources.tokens import TOKENS_FOLDER
 from linguarec.stored import AGAIN
+from linguarec.training.stages import STAGE_FILE
 
 _TYPES = {  # names in safetensors files
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -30,8 +33,22 @@ def save_model(model: nn.Module, description: ModelDescription, folder: Path) ->
 
 def save_weights(model: nn.Module, file: Path) -> None:
     """Write the state dict as safetensors, atomically."""
-    with writing_file(file) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with writing_file(file, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
+        save_file(tensors, temporary)
+
+
+def seal_model(folder: Path) -> None:
+    """Seal the files that a model folder needs to be opened; results, plots and folders of earlier stages are not sealed."""
+    seal(folder, _needed)
+
+
+def _needed(name: str) -> bool:
+    if name.startswith(f"{TOKENS_FOLDER}/"):
+        return True
+    return (
+        "/" not in name and name != STAGE_FILE and name.endswith((".json", ".safetensors", ".npy", ".npz", ".parquet"))
+    )
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

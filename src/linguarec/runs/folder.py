@@ -1,7 +1,8 @@
 """Create a run folder, or open one to resume it."""
 
-import logging
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,54 +10,80 @@ from linguarec.data.dataset import MANIFEST_FILE
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
-from linguarec.files import check_ours
+from linguarec.files import check_free, owned, put_in_place
 from linguarec.runs.results import METRICS_FILE, TrainingResult, show_metrics
 from linguarec.runs.settings import SETTINGS_MARKER, RunSettings
+from linguarec.seals import unseal
 from linguarec.stored import AGAIN, read_json, read_record
 from linguarec.training.processes import is_main_process
 
-log = logging.getLogger(__name__)
 Kind = TypeVar("Kind", bound=TrainingResult)
 
 
-def open_run(output: Path, settings: RunSettings, resume: bool, overwrite: bool, kind: type[Kind]) -> Kind | None:
-    """Create the run folder with its settings, or check that it can be resumed; returns the `kind` of result of a finished run.
+def training_place(output: Path, overwrite: bool) -> Path:
+    """The folder that a training writes: the run folder; with `overwrite` a hidden one beside it, which replaces it at the end.
+
+    Every process of a training gets the same answer, whatever another one has written meanwhile.
+    """
+    return output.with_name(f".{output.name}.training") if overwrite else output
+
+
+@contextlib.contextmanager
+def training_folder(
+    output: Path, settings: RunSettings, resume: bool, overwrite: bool, kind: type[Kind]
+) -> Iterator[Kind | None]:
+    """Create the folder of a training (see `training_place`) with its settings, or check that it can be resumed.
+
+    Yields the `kind` of result of a run that is finished already, else None. The run is locked meanwhile. With `overwrite` the
+    old run stays until the block has succeeded; with `resume` as well, an earlier replacement that was interrupted goes on.
 
     Every process of a training calls this; only the main one writes files and logs messages.
 
     Raises:
         SettingsError: the run to resume was made with other settings; each is named with both values.
-        OutputError: the folder exists and is neither resumed nor replaced, or is not a run.
+        OutputError: the folder exists and is neither resumed nor replaced, is not a run, or is written by another process.
         CheckpointMismatchError: the folder to resume does not hold a training.
     """
-    file = output / SETTINGS_FILE
+    place = training_place(output, overwrite)
     if not is_main_process():
         # torchrun starts all processes at once: if the main one finds the run finished, no other process may wait for it.
-        return kind.of_later_process() if resume and (output / METRICS_FILE).exists() else None
-    if resume and file.exists():
-        stored = read_json(file, CheckpointMismatchError, AGAIN)
-        if not {"training", "model", "config"} <= stored.keys():
-            raise CheckpointMismatchError(
-                f"{file} does not stand for a training, so there is none to go on with; choose another output folder."
-            )
-        if differing := settings.differences(stored):
-            title = f"{output} cannot be resumed with other settings; give those of the run, or another output folder:"
-            raise SettingsError([title, *differing])
-        if (output / METRICS_FILE).exists():
-            what = "the result of a training"
-            metrics = read_record(kind, output / METRICS_FILE, what, CheckpointMismatchError, AGAIN)
-            show_metrics(metrics, note="finished before; nothing left to do")
-            return metrics
+        yield kind.of_later_process() if resume and (place / METRICS_FILE).exists() else None
+        return
+    with owned(output):
+        if overwrite:
+            check_free(output, overwrite, SETTINGS_MARKER)
+        done = _finished(place, settings, kind) if resume and (place / SETTINGS_FILE).exists() else None
+        if done is None and not (resume and (place / SETTINGS_FILE).exists()):
+            if overwrite:
+                shutil.rmtree(place, ignore_errors=True)
+            elif place.exists() and (not place.is_dir() or any(place.iterdir())):
+                raise OutputError(
+                    f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
+                )
+            settings.write(place)
+        elif done is None:
+            unseal(place)  # its weights are going to be replaced
+        yield done
+        if place != output:
+            put_in_place(place, output)
+
+
+def _finished(place: Path, settings: RunSettings, kind: type[Kind]) -> Kind | None:
+    """The result of the run to resume if it is finished already; refuses one that was made with other settings."""
+    file = place / SETTINGS_FILE
+    stored = read_json(file, CheckpointMismatchError, AGAIN)
+    if not {"training", "model", "config"} <= stored.keys():
+        raise CheckpointMismatchError(
+            f"{file} does not stand for a training, so there is none to go on with; choose another output folder."
+        )
+    if differing := settings.differences(stored):
+        title = f"{place} cannot be resumed with other settings; give those of the run, or another output folder:"
+        raise SettingsError([title, *differing])
+    if not (place / METRICS_FILE).exists():
         return None
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        if not overwrite:
-            raise OutputError(
-                f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
-            )
-        check_ours(output, SETTINGS_MARKER)
-        shutil.rmtree(output)
-    settings.write(output)
-    return None
+    metrics = read_record(kind, place / METRICS_FILE, "the result of a training", CheckpointMismatchError, AGAIN)
+    show_metrics(metrics, note="finished before; nothing left to do")
+    return metrics
 
 
 def check_other_folder(from_: Path | None, output: Path) -> None:

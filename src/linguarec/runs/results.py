@@ -72,15 +72,16 @@ class PretrainResult(TrainingResult):
         return [*lines, f"domains: {', '.join(self.domains)}", folder]
 
 
-def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], cut: LeftOut | None) -> dict[str, Any]:
+def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], run: Path) -> dict[str, Any]:
     """Fields of a `TrainingResult`: the best epoch of the last stage that had one, and each stage's result."""
+    cut = plan.left_out()
     best = max(number for number, result in enumerate(results) if result.best_epoch >= 0)
     before = {
         planned.name: {key: value for key, value in asdict(result).items() if value is not None}
         for planned, result in zip(plan.stages[:-1], results, strict=False)
     }
     return {
-        "run": str(request.output),
+        "run": str(run),
         "model": plan.description.name,
         "seed": request.seed,
         **({"best_stage": best + 1, "stages": before} if before else {}),
@@ -92,13 +93,13 @@ def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], cut
     }
 
 
-def write_results(output: Path, data_name: str, metrics: TrainingResult) -> None:
+def write_results(place: Path, data_name: str, metrics: TrainingResult) -> None:
     """Write and show the results of a run, plot its learning curve, and remove files that only resuming needs."""
     name = metrics.model
-    curve = {name: learning_curve(output)}
-    plot_learning_curves(output / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
-    write_json(output / METRICS_FILE, metrics.to_dict())
-    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    curve = {name: learning_curve(place)}
+    plot_learning_curves(place / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
+    write_json(place / METRICS_FILE, metrics.to_dict())
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
     show_metrics(metrics)
 
 

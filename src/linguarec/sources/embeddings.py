@@ -281,7 +281,7 @@ def read_encoder(folder: Path) -> FeatureInfo | None:
 
 def write_encoder(folder: Path, info: FeatureInfo) -> None:
     """Write the known facts about the encoder into a run or model folder, without a fingerprint of texts."""
-    write_json(folder / ENCODER_FILE, asdict(replace(info, texts_fingerprint=None)))
+    write_json(folder / ENCODER_FILE, asdict(replace(info, texts_fingerprint=None, vectors_digest=None)))
 
 
 def _no_vectors(width: int) -> npt.NDArray[np.float32]:

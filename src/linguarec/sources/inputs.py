@@ -70,8 +70,9 @@ class VectorInputs:
     def save(self, folder: Path, raw_ids: Sequence[str]) -> None:
         """Write the vectors."""
         whole = self.base if not len(self.added) else torch.cat([self.base, self.added])
-        with writing_file(folder / INPUTS_FILE) as temporary, temporary.open("wb") as file:
-            np.save(file, whole.float().cpu().numpy())
+        vectors = whole.float().cpu().numpy()
+        with writing_file(folder / INPUTS_FILE, vectors.nbytes) as temporary, temporary.open("wb") as file:
+            np.save(file, vectors)
 
     @classmethod
     def load(cls, folder: Path) -> "VectorInputs":

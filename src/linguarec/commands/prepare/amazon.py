@@ -22,6 +22,7 @@ def prepare_amazon(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
+    discard: bool = False,
 ) -> PrepareResult:
     """Prepare Amazon review data, by default as the UniSRec and VQ-Rec papers do.
 
@@ -44,6 +45,7 @@ def prepare_amazon(
         held_out_share: share of the items in the held-out-items split
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers import amazon
@@ -63,4 +65,5 @@ def prepare_amazon(
         output,
         held_out_share,
         overwrite,
+        discard,
     )

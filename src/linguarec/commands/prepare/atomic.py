@@ -37,6 +37,7 @@ def prepare_atomic(
     seed: int = 0,
     memory: str = "1500MB",
     overwrite: bool = False,
+    discard: bool = False,
 ) -> Mapping[str, Any]:
     """Prepare RecBole's atomic files, or the benchmark files or pre-training files that UniSRec and VQ-Rec released.
 
@@ -59,6 +60,7 @@ def prepare_atomic(
         seed: seed of the random tie order and of the held-out items
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
     """
     from linguarec.commands.prepare.pretraining import prepare_pretraining
     from linguarec.data.preparation import FilterSettings
@@ -78,6 +80,7 @@ def prepare_atomic(
             output,
             held_out_share,
             overwrite,
+            discard,
         )
     if k_core > 1 or (ties, catalogue, duplicates, time_unit) != ("file", "log", "identical", "seconds"):
         raise SettingsError(
@@ -89,12 +92,20 @@ def prepare_atomic(
     if vector_width < 1:
         raise SettingsError([f"--vector-width is {vector_width}; a vector has at least 1 number."])
     if pretraining.is_pretraining(source, name):
-        return prepare_pretraining(source, name, vector_width, output, held_out_share, seed, overwrite)
+        return prepare_pretraining(source, name, vector_width, output, held_out_share, seed, overwrite, discard)
 
     @contextmanager
     def content(scratch: Path) -> "Iterator[Content]":
         yield benchmark.content(source, name, keep_blanks=text_rules == "released")
 
     return write_content(
-        "atomic", {"source": source.name, "name": name}, content, text_rules, output, held_out_share, seed, overwrite
+        "atomic",
+        {"source": source.name, "name": name},
+        content,
+        text_rules,
+        output,
+        held_out_share,
+        seed,
+        overwrite,
+        discard,
     )

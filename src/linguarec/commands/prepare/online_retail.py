@@ -17,6 +17,7 @@ def prepare_online_retail(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
+    discard: bool = False,
 ) -> PrepareResult:
     """Prepare UCI Online Retail: a user is an invoice, an item a stock code, its text the description.
 
@@ -35,6 +36,7 @@ def prepare_online_retail(
         held_out_share: share of the items in the held-out-items split
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.online_retail import read_online_retail
@@ -48,4 +50,5 @@ def prepare_online_retail(
         output,
         held_out_share,
         overwrite,
+        discard,
     )

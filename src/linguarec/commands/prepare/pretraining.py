@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 
 def prepare_pretraining(
-    source: Path, name: str, vector_width: int, output: Path, held_out_share: float, seed: int, overwrite: bool
+    source: Path,
+    name: str,
+    vector_width: int,
+    output: Path,
+    held_out_share: float,
+    seed: int,
+    overwrite: bool,
+    discard: bool,
 ) -> dict[str, Any]:
     """Write one prepared folder per domain under `output`; all of them, or none.
 
@@ -24,11 +31,13 @@ def prepare_pretraining(
 
     from linguarec.codes.codebook import ItemCodes
     from linguarec.codes.faiss_index import IMPORTED_CODES, IndexContent
-    from linguarec.data.folder import Origin, write_folder
+    from linguarec.data.folder import Origin, check_nothing_added, write_folder
     from linguarec.data.readers.pretraining import check_indexed_items, content, read_pretraining
     from linguarec.data.splitting import SplitSettings
     from linguarec.files import writing_folder
 
+    if overwrite and not discard:
+        check_nothing_added(output, imported=[IMPORTED_CODES])
     index = _read_index(source, name, vector_width)
     found = read_pretraining(source, name, vector_width)
     has_list = index is not None or (source / f"{name}.filtered_id").exists()

