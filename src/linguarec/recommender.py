@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linguarec.arrays import save_array
 from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, LinguarecError, SettingsError
@@ -146,8 +147,8 @@ class Recommender:
         with updating_folder(Path(folder)) as whole:
             save_model(self.model, self.description, whole)
             now.catalogue.save(whole / CATALOGUE_FILE)
-            with writing_file(whole / KEYS_FILE, keys.nbytes) as temporary, temporary.open("wb") as file:
-                np.save(file, keys)
+            with writing_file(whole / KEYS_FILE, keys.nbytes) as temporary:
+                save_array(temporary, keys)
             now.inputs.save(whole, now.catalogue.raw_ids)
             now.source.save(whole)
             self.scorer.save(whole)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from linguarec.arrays import save_array
 from linguarec.data.attribute_names import OWN_COLUMNS
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EXCLUDED, TRAIN, Roles
@@ -439,8 +440,8 @@ class PreparedDataset:
 def write_vectors(folder: Path, name: str, vectors: npt.NDArray[Any], info: FeatureInfo) -> None:
     """Write item vectors and the description that belongs to them into a folder of features."""
     file = folder / f"{name}.npy"
-    with writing_file(file, vectors.nbytes) as temporary, temporary.open("wb") as stream:
-        np.save(stream, vectors)
+    with writing_file(file, vectors.nbytes) as temporary:
+        save_array(temporary, vectors)
     write_json(file.with_suffix(".json"), asdict(replace(info, vectors_digest=digest_of(file))))
 
 

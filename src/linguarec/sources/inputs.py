@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from linguarec.arrays import save_array
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import writing_file
 from linguarec.sources.tokens import TokenSource
@@ -71,8 +72,8 @@ class VectorInputs:
         """Write the vectors."""
         whole = self.base if not len(self.added) else torch.cat([self.base, self.added])
         vectors = whole.float().cpu().numpy()
-        with writing_file(folder / INPUTS_FILE, vectors.nbytes) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors)
+        with writing_file(folder / INPUTS_FILE, vectors.nbytes) as temporary:
+            save_array(temporary, vectors)
 
     @classmethod
     def load(cls, folder: Path) -> "VectorInputs":

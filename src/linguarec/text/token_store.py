@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linguarec.arrays import save_array
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
 from linguarec.records import record_of
@@ -67,7 +68,7 @@ def write_tokens(
             append_types(tokens.types)
             lengths.append(tokens.lengths)
             advance(len(tokens))
-    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+    save_array(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
     tokenizer.save(folder / TOKENIZER_FILE)
     _write_info(folder, tokenizer.form, counts, fingerprint)
     return counts
@@ -76,7 +77,7 @@ def write_tokens(
 def save_tokens(folder: Path, tokens: ItemTokens, form: SentenceForm, fingerprint: str) -> None:
     """Write tokens that are in memory, in the format of `write_tokens`."""
     for name in ("ids", "types", "offsets"):
-        np.save(folder / f"{name}.npy", getattr(tokens, name))
+        save_array(folder / f"{name}.npy", getattr(tokens, name))
     counts = Counts(items_without_tokens=int((tokens.lengths == 0).sum()))
     _write_info(folder, form, counts, fingerprint)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from linguarec.arrays import save_array
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.negatives import StepClasses
 from linguarec.errors import CheckpointMismatchError
@@ -170,9 +171,9 @@ def two_stages(
 
         def keep(current: nn.Module) -> None:
             save_weights(current, item_weights)
-            with writing_file(keys_file) as temporary, temporary.open("wb") as opened:
+            with writing_file(keys_file) as temporary:
                 assert stage.keys is not None
-                np.save(opened, stage.keys.cpu().numpy())
+                save_array(temporary, stage.keys.cpu().numpy())
             run.keep(current)
 
         return Fit(stage, lambda now: run.rank(now, stage.encode(now)), keep)

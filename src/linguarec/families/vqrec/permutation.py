@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from linguarec.arrays import save_array
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.family import Request
 from linguarec.families.next_item import NextItemData
@@ -113,5 +114,5 @@ def permutation_stage(
 
 def _save_order(learner: nn.Module, folder: Path) -> None:
     assert isinstance(learner, PermutedVQRec)
-    with writing_file(folder / ORDER_FILE) as temporary, temporary.open("wb") as file:
-        np.save(file, learner.permutation.order().cpu().numpy())
+    with writing_file(folder / ORDER_FILE) as temporary:
+        save_array(temporary, learner.permutation.order().cpu().numpy())
