@@ -65,6 +65,8 @@ def damaged(folder: Path, damage: Damage) -> Iterator[None]:
     (folder / SEAL).unlink(missing_ok=True)
     file = folder / damage.file
     whole = file.read_bytes()
+    file.unlink()  # a reader of an earlier damage may have mapped the file: that one must not change
+    file.write_bytes(whole)
     try:
         damage.apply(file)
         yield

@@ -6,6 +6,7 @@
 import logging
 import os
 import random
+import shutil
 import signal
 import traceback
 import types
@@ -13,17 +14,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from damages import Damage, damaged, damages_of
+from safetensors.torch import load_file
 
 from linguarec.commands.describe import describe
 from linguarec.commands.evaluate import evaluate
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import LinguarecError
+from linguarec.families.recformer.backbone import recformer_from_backbone
 from linguarec.recommender import Recommender
 from linguarec.runs.settings import read_settings
 from linguarec.sources.codes import CodeSource
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.sources.tokens import TokenSource
+from linguarec.text.encoders import TextEncoder
 
 SIZE = int(os.environ.get("LINGUAREC_TRUST", "1"))
 SECONDS = 20  # that opening may take
@@ -123,4 +128,23 @@ def test_evaluating_with_damaged_folders(shop: Path, runs: dict[str, Path]) -> N
 
     found = [outcome(of_shop, shop, damage) for damage in drawn(shop, 15)]
     found += [outcome(of_run, run, damage) for damage in drawn(run, 15) if not damage.file.startswith("evaluation")]
+    assert [wrong for wrong in found if wrong] == []
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_damaged_encoder(pickled: bool, backbone: str, tmp_path: Path) -> None:
+    """A language model of transformers, with its weights as safetensors or as a file of `torch.save`."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(backbone, folder)
+    if pickled:
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+
+    def open_encoder(folder: Path) -> None:
+        TextEncoder.load(str(folder), pooling="mean", device="cpu").encode(["a title"])
+        recformer_from_backbone(str(folder), window=16, max_tokens=64, max_items=8)
+
+    open_encoder(folder)
+    every = [damage for damage in drawn(folder, 60) if not damage.file.startswith("generation")]
+    found = [outcome(open_encoder, folder, damage) for damage in every]
     assert [wrong for wrong in found if wrong] == []

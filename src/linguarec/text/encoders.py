@@ -14,7 +14,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from linguarec.devices import device_for, multiplies_bf16
@@ -242,11 +241,14 @@ def _load_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # also classes of transformers, and whatever impossible sizes and pickles end in
         raise SettingsError([f"{folder} cannot be loaded as an encoder: {error}. Fetch it again."]) from error
     _check_loaded(folder, model, tokenizer, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     model = model.to(device).eval()
     positions = getattr(model.config, "max_position_embeddings", None) or LONGEST_DEFAULT
+    for value in (positions, tokenizer.model_max_length):
+        if not isinstance(value, int | float) or not value >= 1:
+            raise SettingsError([f"{folder} names {value!r} as its longest text, expected a number. Fetch it again."])
     if model.config.model_type in ("roberta", "xlm-roberta", "mpnet", "camembert"):
         positions -= 2  # the positions of these models begin at 2
     limit = min(positions, tokenizer.model_max_length, LONGEST_DEFAULT if positions > LONGEST_DEFAULT else positions)
