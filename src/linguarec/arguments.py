@@ -7,10 +7,10 @@ that holds a comma is quoted as in CSV). A dataclass is a group of flags (`--tra
 are reported at once. A group records which of its settings the user set (`linguarec.given`).
 """
 
-import csv
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import sys
 import typing
@@ -20,15 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linguarec.errors import SettingsError
+from linguarec.comma_lists import split_by_commas
+from linguarec.config_files import read_config
+from linguarec.errors import SettingsError, quoted
 from linguarec.given import note_given
 from linguarec.parameters import Command, Parameter, models_of, named_family, of_other_families, parameters_of
 from linguarec.portable import FLAG_PATHS, located
+from linguarec.screen import visible
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
+# What jsonargparse and its YAML reader raise for values that they cannot read.
+_UNREADABLE = (
+    ArgumentError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError, OSError,
+)  # fmt: skip
+_LARGEST = (1 << 63) - 1
 SHORT = {"output": "-o"}
 TRAINING_GROUP = "training"
 
@@ -47,6 +55,7 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
     Raises:
         SettingsError: some arguments are unknown, missing or have bad values; all of them are named.
     """
+    _check_words(words)
     words = [_spelling(word) for word in words]
     models = [] if command.model is None else models_of(command)
     family = named_family(words, command, models)
@@ -60,12 +69,12 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         parser.print_help(sys.stdout)
         return None
     words = _lists_of_groups(_without_commas(words, parameters), parameters)
-    problems = _unknown(parser, words, of_other_families(command, family))
+    problems = _unknown(parser, words, of_other_families(command, family)) + _config_problems(words, parameters)
     namespace: Namespace | None = None
     if not problems:
         try:
             namespace = parser.parse_args(words)
-        except ArgumentError as error:
+        except _UNREADABLE as error:
             problems = _bad_values(parser, words, parameters) or [_plain(str(error), parameters)]
     if namespace is None:
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
@@ -75,9 +84,11 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
     try:
         values = parser.instantiate(namespace)
-    except ValueError as error:  # settings that are each valid but conflict
+    except (ValueError, TypeError, OverflowError) as error:  # settings that are each valid but conflict
         raise SettingsError([_plain(str(error), parameters), f"`{program} --help` shows all arguments."]) from error
     arguments = {p.name: _value(p, values.get(p.key)) for p in parameters} | _beside_config(parameters, values)
+    if problems := [line for p in parameters for line in _impossible_numbers(p.flag, arguments[p.name])]:
+        raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
     groups = [p for p in parameters if dataclasses.is_dataclass(p.type) and arguments[p.name] is not None]
     asked: Any = parser.parse_args(words, defaults=False) if groups else {}
     for p in groups:
@@ -235,8 +246,66 @@ def _value(p: Parameter, value: Any) -> Any:
     if p.many is None or value is None:
         return value
     if p.type is str and not p.positional:
-        value = [part.strip() for row in csv.reader(value, skipinitialspace=True) for part in row]
+        try:
+            value = [part for word in value for part in split_by_commas(word)]
+        except ValueError as error:
+            raise SettingsError([f"{p.flag}: {error}"]) from error
     return p.many(value)
+
+
+def _impossible_numbers(flag: str, value: Any) -> list[str]:
+    """A line for each number of a flag, a list or a group that no computation here can take."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return [line for name, part in own.items() for line in _impossible_numbers(f"{flag}.{name}", part)]
+    if isinstance(value, list | tuple):
+        return [line for part in value for line in _impossible_numbers(flag, part)]
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        return [f"{flag} is {value}; it must be below 2^63."]
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{flag} is {value}; it must be a finite number."]
+    return []
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse words that no file can hold.
+
+    Raises:
+        SettingsError: a word is not UTF-8, or holds a zero byte.
+    """
+    bad = [visible(word) for word in words if "\0" in word or not _is_text(word)]
+    if bad:
+        raise SettingsError(
+            [f"{word} holds bytes that are not UTF-8 text, or a zero byte; expected text" for word in bad]
+        )
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _config_problems(words: Sequence[str], parameters: Sequence[Parameter]) -> list[str]:
+    """The lines of an error about the files of `--config`, which are read strictly before the parser reads them again."""
+    problems: list[str] = []
+    groups = [p.key for p in parameters if dataclasses.is_dataclass(p.type)]
+    for flag, *values in _occurrences(words):
+        name, equals, value = flag.partition("=")
+        if name == "--config":
+            try:
+                for file in [value] if equals else values[:1]:
+                    found = read_config(Path(file))
+                    problems += [
+                        f"--config {file}: {key} is {quoted(found[key])}, expected settings: `{key}: {{name: value}}`."
+                        for key in groups
+                        if found.get(key) is not None and not isinstance(found[key], dict)
+                    ]
+            except SettingsError as error:
+                problems += error.problems
+    return problems
 
 
 def _occurrences(words: Sequence[str]) -> list[list[str]]:
@@ -272,12 +341,18 @@ def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list
     for occurrence in _occurrences(words):
         try:
             parser.parse_args(occurrence)
-        except ArgumentError as error:
+        except _UNREADABLE as error:
             in_file = occurrence[0].startswith("--config")
             strange = in_file and "is not accepted" in str(error)
             of_file = " (--config is a YAML file of this command's own flags)" if strange else ""
-            problems.append(f"{' '.join(occurrence)}: {_plain(str(error), parameters if in_file else [])}{of_file}")
+            problems.append(
+                f"{' '.join(map(_cut, occurrence))}: {_plain(str(error), parameters if in_file else [])}{of_file}"
+            )
     return problems
+
+
+def _cut(word: str) -> str:
+    return word if len(word) <= 200 else f"{word[:200]}... ({len(word):,} characters)"
 
 
 def _plain(message: str, parameters: list[Parameter]) -> str:
@@ -294,4 +369,8 @@ def _plain(message: str, parameters: list[Parameter]) -> str:
     message = re.sub(r'Parser key "([^"]+)"( element \d+)?:', "", message)
     if key is not None and parameters:
         message = f"{flags.get(key[1], '--' + key[1])}: {message}"
-    return " ".join(message.split())
+    return _cut_message(" ".join(message.split()))
+
+
+def _cut_message(message: str) -> str:
+    return message if len(message) <= 1_000 else f"{message[:1_000]}..."

@@ -12,19 +12,21 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from linguarec.data.ragged import Ragged
-from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, UnknownItemError
+from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, UnknownItemError, listed
 from linguarec.files import writing_file
 from linguarec.histories import ids_of
-from linguarec.stored import AGAIN
+from linguarec.stored import AGAIN, columns_problem
 from linguarec.stored_items import ROWS_A_GROUP, IntArray, Positions, RawIds, StoredItems
 from linguarec.tables import TableLike, as_rows
-from linguarec.text.cleaning import TextRules, item_text
+from linguarec.text.cleaning import TEXT_RULES, TextRules, item_text
 from linguarec.values import written_id, written_out
 
-_OWN_COLUMNS = ("raw_id", "text", "row", "removed")  # every other column is an attribute
+# Every other column is an attribute, of text.
+_OWN_COLUMNS = {"raw_id": pa.string(), "text": pa.string(), "row": pa.int32(), "removed": pa.bool_()}
 _COMPARABLE_IDS = 50_000  # searching more ids than this for similar spellings takes seconds
 
 
@@ -106,11 +108,21 @@ class Catalogue:
             CheckpointMismatchError: the file is missing or damaged.
         """
         stored = StoredItems.open(file, CheckpointMismatchError, AGAIN)
-        lacking = [name for name in _OWN_COLUMNS if name not in stored.schema.names]
-        if lacking:
-            raise CheckpointMismatchError(f"{file} has no column {', '.join(map(repr, lacking))}. {AGAIN}")
-        rules = (stored.schema.metadata or {}).get(b"text_rules", b"default").decode()
-        removed = np.array(stored.column("removed").to_numpy(zero_copy_only=False), dtype=bool)
+        kinds = {name: _OWN_COLUMNS.get(name, pa.string()) for name in [*_OWN_COLUMNS, *stored.schema.names]}
+        if wrong := columns_problem(stored.schema, kinds):
+            raise CheckpointMismatchError(f"{file} {wrong}. {AGAIN}")
+        rules = (stored.schema.metadata or {}).get(b"text_rules", b"default").decode(errors="replace")
+        if rules not in TEXT_RULES:
+            raise CheckpointMismatchError(
+                f"{file} has texts by the rules {rules!r}, expected one of {listed(TEXT_RULES)}. {AGAIN}"
+            )
+        column = stored.column("removed")
+        if column.null_count or stored.column("text").null_count:
+            raise CheckpointMismatchError(f"{file} has rows without a text or a mark of removal. {AGAIN}")
+        removed = np.array(column.to_numpy(zero_copy_only=False), dtype=bool)
+        there = stored.column("raw_id").filter(pa.array(~removed))
+        if pc.count_distinct(there).as_py() < len(there):
+            raise CheckpointMismatchError(f"{file} has a raw id more than once among the items that are there. {AGAIN}")
         return cls.__new__(cls)._set(stored, cast(TextRules, rules), _Added(), 0, removed)
 
     def save(self, file: Path) -> None:

@@ -1,11 +1,30 @@
 """Checks of settings: one sentence for each bad value. Also marks the settings that decide the sizes of weights."""
 
+import math
 from dataclasses import field, fields
 from typing import Any
 
 from linguarec.errors import SettingsError
 
 _SIZES_WEIGHTS = "sizes_weights"
+LARGEST_SEED = (1 << 32) - 1  # of NumPy's and Lightning's generators
+LARGEST = (1 << 31) - 1  # of every whole number that has no bound of its own
+# Upper bounds of sizes, far above what is of use: beyond them a typing error takes all memory, or builds layers for hours.
+MOST = {
+    "layers": 1_000,
+    "heads": 4_096,
+    "hidden_size": 1 << 16,
+    "inner_size": 1 << 20,
+    "experts": 10_000,
+    "max_length": 1 << 20,
+    "max_items": 1 << 20,
+    "max_tokens": 1 << 24,
+    "positions": 1 << 24,
+    "window": 1 << 20,
+    "epochs": 1_000_000,
+    "max_epochs": 1_000_000,
+    "devices": 4_096,
+}
 
 
 def size(default: Any) -> Any:
@@ -19,17 +38,28 @@ def sizes_of_weights(config: Any) -> list[str]:
 
 
 def at_least(settings: Any, **bounds: float) -> list[str]:
-    """The named settings must not be below their bounds."""
-    found = {name: getattr(settings, name) for name in bounds}
-    return [
-        f"{name} is {found[name]}; it must be at least {bound}" for name, bound in bounds.items() if found[name] < bound
-    ]
+    """The named settings must not be below their bounds, nor above what `MOST` allows."""
+    problems = []
+    for name, bound in bounds.items():
+        value, most = getattr(settings, name), MOST.get(name, LARGEST)
+        if not value >= bound:
+            problems.append(f"{name} is {value}; it must be at least {bound}")
+        elif value > most:
+            problems.append(f"{name} is {value}; it must be at most {most:,}")
+    return problems
 
 
 def above_zero(settings: Any, *names: str) -> list[str]:
-    """The named settings must be above 0."""
+    """The named settings must be above 0, and finite."""
     found = {name: getattr(settings, name) for name in names}
-    return [f"{name} is {value}; it must be above 0" for name, value in found.items() if not value > 0]
+    problems = [f"{name} is {value}; it must be above 0" for name, value in found.items() if not value > 0]
+    return problems + [f"{name} is {value}; it must be finite" for name, value in found.items() if value == math.inf]
+
+
+def small(settings: Any, *names: str) -> list[str]:
+    """The named settings, such as the epsilon of a norm, must be from 0 to 1."""
+    found = {name: getattr(settings, name) for name in names}
+    return [f"{name} is {value}; it must be in [0, 1]" for name, value in found.items() if not 0 <= value <= 1]
 
 
 def probabilities(settings: Any, *names: str) -> list[str]:
@@ -66,15 +96,17 @@ def refuse(problems: list[str]) -> None:
 
 
 def seed_problems(seed: int, flag: str = "--seed") -> list[str]:
-    """The lines of an error about a seed: none, or one if it is negative."""
-    return [] if seed >= 0 else [f"{flag} is {seed}; it must be at least 0."]
+    """The lines of an error about a seed: none, or one if it is negative or too large."""
+    if seed < 0:
+        return [f"{flag} is {seed}; it must be at least 0."]
+    return [] if seed <= LARGEST_SEED else [f"{flag} is {seed}; it must be at most 2^32 - 1."]
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a negative seed.
+    """Refuse a seed that is no seed of NumPy and torch.
 
     Raises:
-        SettingsError: the seed is negative.
+        SettingsError: the seed is negative or beyond 2^32 - 1.
     """
     if problems := seed_problems(seed):
         raise SettingsError(problems)

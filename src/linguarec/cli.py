@@ -7,22 +7,28 @@ imported only when that command is called, so that `linguarec --help` answers at
 
 import contextlib
 import difflib
+import errno
 import importlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from linguarec.arguments import parse
 from linguarec.errors import LinguarecError, SettingsError
 from linguarec.parameters import Command
+from linguarec.screen import VisibleFormatter, visible_lines
 
 PREPARE = "linguarec.commands.prepare"
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")  # of torch
+# Errors without a file's name: those of standard output, since writers of files name them.
+_OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 PATIENCE = 5.0  # seconds that the later processes of a training wait before they print an error
 
 COMMANDS: dict[str, Command] = {
@@ -121,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # oneDNN caches the kernels of the last 1,024 shapes, and ragged steps keep making new shapes: 0.5 GB after ten epochs.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    if sys.stdout is None:  # closed by the caller: `linguarec ... >&-`
+        _say_error("standard output is closed; direct it to a file or to /dev/null.")
+        sys.exit(1)
     try:
         with _ended_in_order():
             code = _run(words)
@@ -131,10 +140,21 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of the output has closed it, as in `linguarec describe DATA | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        if error.filename is None:
+    except OSError as error:
+        if error.filename is not None:
+            _say_error(f"{error.filename}: {error.strerror}")
+            code = 2
+        elif error.errno in _OUTPUT_FAILS:
+            _say_error(f"the output cannot be written ({error.strerror}); direct it elsewhere, or free some space.")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        else:
             raise
-        _say_error(f"{error.filename}: {error.strerror}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        reason = str(error).split("\n")[0]
+        _say_error(f"there is not enough memory ({reason}); make the model, the step or the list smaller.")
         code = 2
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns an interrupt of a training into an exit with code 1 and no message, and a SIGTERM into an exit
@@ -174,7 +194,8 @@ def _say_error(message: str) -> None:
     """
     if _is_later_process():
         time.sleep(PATIENCE)
-    print(f"error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    with contextlib.suppress(OSError):
+        print(f"error: {visible_lines(message)}", file=sys.stderr or sys.stdout, flush=True)
 
 
 def _is_later_process() -> bool:
@@ -201,13 +222,26 @@ def _run(words: list[str]) -> int:
     call = parse(function, rest, f"linguarec {name}", command)
     if call is None:  # help was requested and shown
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(VisibleFormatter("%(message)s"))
     for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     result = function(**call.arguments)
     if call.json and result:  # only the first process of a training has a result
-        print(json.dumps(dict(result), ensure_ascii=False), flush=True)  # noqa: T201
+        print(_as_json(dict(result)), flush=True)  # noqa: T201
     return 0
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    """The result in one line of JSON; text that is not UTF-8, such as the name of a folder, is escaped."""
+    text = json.dumps(result, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(result)
+    return text
 
 
 def _find(words: list[str]) -> tuple[str, list[str]]:

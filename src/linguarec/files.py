@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from linguarec.errors import OutputError
+from linguarec.disk_errors import disk_error
+from linguarec.errors import LinguarecError, OutputError
 from linguarec.exchange import exchange
 from linguarec.locks import locked
 
@@ -71,8 +72,12 @@ def writing_file(path: Path, needed: int = 0) -> Iterator[Path]:
         _to_disk(temporary)
         temporary.replace(path)
         _to_disk(path.parent)
-    except OSError as error:
-        if _is_of_output(error, path, temporary):
+    except LinguarecError:
+        raise
+    except Exception as error:
+        if (full := disk_error(error)) is not None:
+            raise _as_output_error(full, path) from error
+        if isinstance(error, OSError) and _is_of_output(error, path, temporary):
             raise _as_output_error(error, path) from error
         raise
     finally:
@@ -227,8 +232,12 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         yield temporary
-    except OSError as error:
-        if _is_of_output(error, path, temporary):
+    except LinguarecError:
+        raise
+    except Exception as error:
+        if (full := disk_error(error)) is not None:
+            raise _as_output_error(full, path) from error
+        if isinstance(error, OSError) and _is_of_output(error, path, temporary):
             raise _as_output_error(error, path) from error
         raise
     finally:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from linguarec.screen import visible
+
 
 class Advance(Protocol):
     """Report `amount` more units done."""
@@ -38,7 +40,7 @@ def progress_bar(description: str, total: int | None, unit: str) -> Iterator[Adv
     title = TextColumn("{task.description}", markup=False)
     columns = (title, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(visible(description), total=total)
 
         def advance(amount: int = 1) -> None:
             bar.advance(task, amount)

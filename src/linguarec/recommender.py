@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linguarec.arrays import save_array
 from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
-from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.errors import CheckpointMismatchError, LinguarecError, SettingsError
 from linguarec.families.family import ModelDescription
 from linguarec.families.opening import open_model
 from linguarec.families.weights import save_model, seal_model
@@ -38,6 +39,7 @@ from linguarec.ranking.scorer import KEYS_FILE, Scorer, evaluating, left_out, lo
 from linguarec.recommendations import Recommendation, candidates, check_k, recommended, table_of
 from linguarec.sources.inputs import mapped_tensor
 from linguarec.sources.source import ItemSource
+from linguarec.stored import AGAIN
 from linguarec.tables import TableLike
 from linguarec.text.cleaning import TextRules
 
@@ -79,7 +81,7 @@ class Snapshot:
         )
         longest, shortest = float(lengths.max()), float(lengths.min())
         if longest - shortest <= 1e-4 * longest:
-            return self.ranker, longest
+            return self.ranker, longest or 1.0
         normalised = DenseRanker(F.normalize(keys.float(), dim=-1))
         return normalised.with_removed(self.ranker.removed), 1.0
 
@@ -145,8 +147,8 @@ class Recommender:
         with updating_folder(Path(folder)) as whole:
             save_model(self.model, self.description, whole)
             now.catalogue.save(whole / CATALOGUE_FILE)
-            with writing_file(whole / KEYS_FILE, keys.nbytes) as temporary, temporary.open("wb") as file:
-                np.save(file, keys)
+            with writing_file(whole / KEYS_FILE, keys.nbytes) as temporary:
+                save_array(temporary, keys)
             now.inputs.save(whole, now.catalogue.raw_ids)
             now.source.save(whole)
             self.scorer.save(whole)
@@ -162,6 +164,33 @@ class Recommender:
             CheckpointMismatchError: a file is missing, or the files do not belong together.
         """
         folder = Path(folder)
+        try:
+            found = cls._open(folder)
+            found._try_out()
+        except LinguarecError as error:
+            if str(folder) in str(error):
+                raise
+            raise CheckpointMismatchError(f"{folder} cannot be used: {error} {AGAIN}") from error
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:  # torch and numpy: sizes that do not fit
+            raise CheckpointMismatchError(
+                f"{folder} cannot be used: its files do not fit together ({error}). {AGAIN}"
+            ) from error
+        return found
+
+    def _try_out(self) -> None:
+        """Recommend one item after one, so that files that do not fit together are found when a run is opened.
+
+        Raises:
+            CheckpointMismatchError: the scores are not finite.
+        """
+        if len(self.catalogue):
+            history = Ragged(np.zeros(1, np.int64), np.array([0, 1], np.int64))
+            best = self._best(self.snapshot, history, 1, False, None)
+            if best.rows[0, 0] >= 0 and not np.isfinite(best.scores[0, 0]):
+                raise CheckpointMismatchError("its weights and vectors give scores that are not finite.")
+
+    @classmethod
+    def _open(cls, folder: Path) -> "Recommender":
         network, description = open_model(folder)
         family, shape = description.family, description.shape
         if shape.num_items == 0 and not (folder / CATALOGUE_FILE).exists():
@@ -322,6 +351,7 @@ class Recommender:
         within: npt.NDArray[np.int64] | Ragged | None,
     ) -> Best:
         """The top `k` candidates for each history."""
+        k = max(1, min(k, len(now.catalogue)))
         entries = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         with torch.inference_mode(), full_precision(self.scorer.device):

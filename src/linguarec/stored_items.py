@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from linguarec.errors import LinguarecError
+from linguarec.regular import check_regular
 
 ROWS_A_GROUP = 16_384  # of a stored table: the texts of so many items are read together
 _FEW_ROWS = 32  # so many are read faster one by one
@@ -48,6 +49,7 @@ class StoredItems:
         Raises:
             LinguarecError: the file is missing or damaged.
         """
+        check_regular(file, error)
         if not file.is_file():
             raise error(f"{file} is missing. {mend}")
         if not file.stat().st_size:
@@ -57,13 +59,18 @@ class StoredItems:
         def read(group: int | None, columns: list[str] | None) -> pa.Table:
             try:
                 opened = pq.ParquetFile(pa.BufferReader(buffer))
-                return opened.read(columns) if group is None else opened.read_row_group(group, columns)
-            except (pa.ArrowInvalid, OSError) as reason:
+                table = opened.read(columns) if group is None else opened.read_row_group(group, columns)
+                table.validate(full=True)
+                return table
+            except (pa.ArrowException, OSError, KeyError) as reason:
                 raise error(
                     f"{file} is cut short, or not a Parquet file ({str(reason).splitlines()[0]}). {mend}"
                 ) from reason
 
-        found = cls(read(None, ["raw_id"]))
+        ids = read(None, ["raw_id"])
+        if ids.column_names != ["raw_id"] or ids["raw_id"].type != pa.string() or ids["raw_id"].null_count:
+            raise error(f"{file} has no column 'raw_id' of text in every row. {mend}")
+        found = cls(ids)
         with pq.ParquetFile(pa.BufferReader(buffer)) as opened:
             found.schema = opened.schema_arrow
             counts = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]

@@ -9,17 +9,19 @@ Distances are computed in float64, so that the code of an item does not depend o
 
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.files import writing_file
+from linguarec.records import record_of
 from linguarec.regular import check_regular
+from linguarec.stored import NOT_AN_ARRAY, array_problem, finite_problem
 
 Method = Literal["opq", "pq", "residual", "random"]
 Vectors = npt.NDArray[np.floating[Any]]
@@ -265,7 +267,21 @@ class ItemCodes:
         book, texts_fingerprint, codes = _load(path)
         if codes is None:
             raise DataFormatError(f"{path} holds a codebook, but no item codes; quantize again.")
-        return cls(codes, book, texts_fingerprint)
+        try:
+            return cls(codes, book, texts_fingerprint)
+        except DataFormatError as error:
+            raise DataFormatError(f"{path}: {error} Quantize again.") from error
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of a codebook beside its arrays, as JSON."""
+
+    method: Method
+    encoder: str
+    encoder_fingerprint: str | None = None
+    seed: int = 0
+    texts_fingerprint: str | None = None
 
 
 def _save(path: Path, book: CodeBook, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -287,12 +303,20 @@ def _load(path: Path) -> tuple[CodeBook, str | None, Codes | None]:
     check_regular(path, DataFormatError)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            header = json.loads(str(stored["header"]))
-            texts_fingerprint = header.pop("texts_fingerprint", None)
-            rotation, mean = (stored.get(name) for name in ("rotation", "mean"))
-            book = CodeBook(centroids=stored["centroids"], rotation=rotation, mean=mean, **header)
-            return book, texts_fingerprint, stored.get("codes")
-    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
+            header = record_of(_Header, json.loads(str(stored["header"])))
+            arrays = {name: stored.get(name) for name in ("centroids", "rotation", "mean")}
+            for name, array in arrays.items():
+                if array is not None and (wrong := array_problem(array, np.float32, None) or finite_problem(array)):
+                    raise ValueError(f"its {name} {wrong}")
+            if arrays["centroids"] is None:
+                raise ValueError("it lacks centroids")
+            about = {name: value for name, value in vars(header).items() if name != "texts_fingerprint"}
+            book = CodeBook(**arrays, **about)
+            codes = stored.get("codes")
+            if codes is not None and codes.dtype.kind == "u" and codes.size and codes.max() >= book.num_centroids:
+                raise ValueError(f"a code is {codes.max()}, there are {book.num_centroids} centroids")
+            return book, header.texts_fingerprint, codes
+    except (*NOT_AN_ARRAY, NotImplementedError, DataFormatError, zlib.error) as error:
         raise DataFormatError(
             f"{path} does not hold a codebook of linguarec ({error}): it is cut short or foreign. Make it anew by "
             "`linguarec quantize`, or copy the folder that it came in again."

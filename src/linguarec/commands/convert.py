@@ -163,12 +163,10 @@ def _write_folder(
 
 
 def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
     from linguarec.errors import CheckpointMismatchError
     from linguarec.families.family import ModelFolder
     from linguarec.families.opening import open_model
-    from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS
+    from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS, read_tensors
     from linguarec.portable import located_values
     from linguarec.stored import AGAIN, read_json
 
@@ -179,7 +177,7 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     adapter = description.family.released
     if adapter is None:
         raise CheckpointMismatchError(f"the released code has no form of {description.name}, which {source} holds.")
-    carried = load_file(source / CARRIED_FILE) if (source / CARRIED_FILE).exists() else {}
+    carried = read_tensors(source / CARRIED_FILE) if (source / CARRIED_FILE).exists() else {}
     file = source / SETTINGS_FILE
     settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
     settings = located_values(settings, source, SETTINGS_PATHS)

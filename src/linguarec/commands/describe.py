@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linguarec.screen import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -84,7 +86,7 @@ def _table(title: str, *columns: str) -> "Table":
 def _pairs(title: str, pairs: dict[str, str]) -> "Table":
     table = _table(title)
     for name, value in pairs.items():
-        table.add_row(name, value)
+        table.add_row(visible(name), visible(str(value)))
     return table
 
 
@@ -104,7 +106,7 @@ def _texts(text: dict[str, dict[str, float]]) -> "Table":
     for name in ("characters", "words"):
         table.add_row(name, *(f"{value:,.4g}" if value < 1000 else f"{value:,.0f}" for value in text[name].values()))
     for attribute, share in text["attributes_filled"].items():
-        table.add_row(f"items with {attribute}", f"{share:.1%}")
+        table.add_row(f"items with {visible(attribute)}", f"{share:.1%}")
     return table
 
 
@@ -121,7 +123,7 @@ def _problems(problems: list[dict[str, Any]]) -> "Table":
     for problem in problems:
         if problem["number"]:
             share = f"{problem['number'] / max(1, problem['out_of']):.1%}"
-            table.add_row(problem["what"], f"{problem['number']:,}", share, ", ".join(problem["examples"]))
+            table.add_row(problem["what"], f"{problem['number']:,}", share, visible(", ".join(problem["examples"])))
     if table.row_count == 0:
         table.add_row("none", "", "", "")
     return table

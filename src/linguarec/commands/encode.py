@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from linguarec.arrays import save_array
 from linguarec.checks import name_problems, seed_problems
 from linguarec.files import AnyPath
 from linguarec.result import Result
@@ -120,8 +121,8 @@ def encode(
             title = f"Word-drop draw {draw + 1} of {word_drop_draws}"
             vectors = encode_in_shards(model, dropped, scratch, title).vectors
             drawn.append(scratch / f"drop{draw}.npy")
-            with writing_file(drawn[-1], vectors.nbytes) as temporary, temporary.open("wb") as stream:
-                np.save(stream, vectors)
+            with writing_file(drawn[-1], vectors.nbytes) as temporary:
+                save_array(temporary, vectors)
         reference = model.reference
         info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
         dataset.write_features(name, found.vectors, info, drawn)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linguarec.errors import DataFormatError, SettingsError
+from linguarec.screen import visible
 
 if TYPE_CHECKING:
     from linguarec.data.item_files import NamedHistory
@@ -33,7 +34,8 @@ def recommend(
 
     Args:
         run: run folder of a trained model
-        history: raw item ids, oldest first, separated by commas
+        history: raw item ids, oldest first, separated by commas; an id with commas, quotes or outer spaces is quoted as in CSV:
+            '" a","b,c","the ""d"" e"'
         histories: file with many histories (.jsonl, .parquet, .csv): `history` (the ids) and optionally `user`
         for_: prepared folder; recommend to all of its users, after their whole histories
         output: with --histories or --for: file to write (.parquet, .csv, .jsonl): user, rank, raw_id, score, title
@@ -96,7 +98,7 @@ def _show(
     if added:
         console.print(f"{added} new items read by their text")
     if unknown:
-        console.print(f"left out, not in the catalogue: {', '.join(unknown)}")
+        console.print(f"left out, not in the catalogue: {visible(', '.join(unknown))}")
     shown = [[raw_id, "", catalogue.title(catalogue.position[raw_id])] for raw_id in read]
     show_table(console, Table(["raw id", "", "title"], shown), "history")
     rows = [[best.raw_id, f"{best.score:.4f}", best.title] for best in found]

@@ -6,6 +6,7 @@ Layout: `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `featur
 
 import glob
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -15,19 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from linguarec.arrays import save_array
 from linguarec.data.attribute_names import OWN_COLUMNS
 from linguarec.data.ragged import Ragged
-from linguarec.data.splits import Roles
+from linguarec.data.splits import EXCLUDED, TRAIN, Roles
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import absence, updating_folder, write_json, writing_file
 from linguarec.portable import located, portable
 from linguarec.seals import check_seal, digest_of
-from linguarec.stored import Error, read_array, read_json, read_record, read_table
+from linguarec.stored import Error, columns_problem, read_array, read_json, read_record, read_table
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE, ITEMS_FILE = "manifest.json", "items.parquet"
 AGAIN = "Prepare the folder again."
 PATIENCE = 60.0  # seconds that a command waits for another one that stores vectors in the same folder
 UNKNOWN = "unknown"
@@ -150,8 +153,8 @@ class PreparedDataset:
 
     def _check(self) -> None:
         counts = self.manifest.counts
-        found = {"users": len(self._array("sequences/offsets.npy")) - 1}
-        found["interactions"] = len(self._array("sequences/items.npy"))
+        found = {"users": len(self._array("sequences/offsets.npy", np.int64)) - 1}
+        found["interactions"] = len(self._array("sequences/items.npy", np.int32))
         found["items"] = len(self.items(["item"]))
         for name, number in found.items():
             if counts.get(name) != number:
@@ -159,6 +162,9 @@ class PreparedDataset:
                     f"{self.path}: the manifest says {counts.get(name)} {name}, the files hold {number}; "
                     "prepare the folder again."
                 )
+        kinds = {name: self._columns[name] for name in ("raw_id", *self.manifest.attributes, "text")}
+        if wrong := columns_problem(pq.read_schema(self.path / ITEMS_FILE), kinds):
+            raise DataFormatError(f"{self.path / ITEMS_FILE} {wrong}. {AGAIN}")
 
     def __repr__(self) -> str:
         counts = f"{self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions"
@@ -196,7 +202,8 @@ class PreparedDataset:
         Raises:
             DataFormatError: the files do not hold sequences of items of the folder.
         """
-        items, offsets = self._array("sequences/items.npy"), self._array("sequences/offsets.npy")
+        items = self._array("sequences/items.npy", np.int32)
+        offsets = self._array("sequences/offsets.npy", np.int64)
         if len(items) and not 0 <= items.min() <= items.max() < self.num_items:
             raise DataFormatError(
                 f"{self.path}/sequences/items.npy holds item rows from {items.min()} to {items.max()}, the folder has "
@@ -211,16 +218,30 @@ class PreparedDataset:
     def timestamps(self) -> npt.NDArray[np.int64] | None:
         """Seconds since 1970 of each interaction, or None if times are not known."""
         file = "sequences/timestamps.npy"
-        return self._of_interactions(file) if (self.path / file).exists() else None
+        return self._of_interactions(file, np.int64) if (self.path / file).exists() else None
 
     def items(self, columns: Sequence[str] | None = None) -> pa.Table:
         """`items.parquet` in row order: `item`, `raw_id`, the attribute columns, `text`."""
-        return read_table(self.path / "items.parquet", DataFormatError, AGAIN, columns)
+        kinds = {name: self._columns[name] for name in (self._columns if columns is None else columns)}
+        filled = [name for name in ("item", "raw_id", "text") if name in kinds]
+        return read_table(self.path / ITEMS_FILE, DataFormatError, AGAIN, kinds, filled)
+
+    @property
+    def _columns(self) -> dict[str, pa.DataType]:
+        """The columns of `items.parquet` that are read, with their types."""
+        return {"item": pa.int32()} | {name: pa.string() for name in ("raw_id", *self.manifest.attributes, "text")}
 
     @cached_property
     def raw_item_ids(self) -> list[str]:
-        """Raw id of each item row."""
+        """Raw id of each item row.
+
+        Raises:
+            DataFormatError: two rows have the same id.
+        """
         ids: list[str] = self.items(["raw_id"])["raw_id"].to_pylist()
+        if len(set(ids)) < len(ids):
+            again = next(raw_id for raw_id, times in Counter(ids).items() if times > 1)
+            raise DataFormatError(f"{self.path / ITEMS_FILE} has the raw id {again!r} more than once. {AGAIN}")
         return ids
 
     @cached_property
@@ -231,7 +252,10 @@ class PreparedDataset:
     @cached_property
     def raw_user_ids(self) -> list[str]:
         """Raw id of each user row."""
-        users = read_table(self.path / "users.parquet", DataFormatError, AGAIN, ["raw_id"])
+        file = self.path / "users.parquet"
+        users = read_table(file, DataFormatError, AGAIN, {"raw_id": pa.string()}, ["raw_id"])
+        if len(users) != self.num_users:
+            raise DataFormatError(f"{file} has {len(users)} rows, the folder has {self.num_users} users. {AGAIN}")
         ids: list[str] = users["raw_id"].to_pylist()
         return ids
 
@@ -254,7 +278,12 @@ class PreparedDataset:
         if not file.exists():
             known = ", ".join(sorted(f.stem for f in (self.path / "splits").glob("*.npy"))) or "none"
             raise DataFormatError(f"{self.path} has no split {split!r}; it has: {known}.")
-        return self._of_interactions(f"splits/{split}.npy")
+        roles = self._of_interactions(f"splits/{split}.npy", np.int8)
+        if len(roles) and not TRAIN <= roles.min() <= roles.max() <= EXCLUDED:
+            raise DataFormatError(
+                f"{file} holds roles from {roles.min()} to {roles.max()}, expected {TRAIN} to {EXCLUDED}. {AGAIN}"
+            )
+        return roles
 
     # -- vectors --------------------------------------------------------------------------------------------------------
 
@@ -308,7 +337,7 @@ class PreparedDataset:
         shape = self._open_features(name).shape
         draws: list[npt.NDArray[Any]] = []
         while (file := self.feature_path(name).with_suffix(f".drop{len(draws)}.npy")).exists():
-            draw = read_array(file, DataFormatError, self._encode_again(name), mapped=True)
+            draw = read_array(file, DataFormatError, self._encode_again(name), mapped=True, dtype=np.floating)
             self._check_shape(name, file, draw, shape)
             self._check_finite(name, file, draw)
             draws.append(draw)
@@ -337,7 +366,7 @@ class PreparedDataset:
             raise StaleFeaturesError(
                 f"{file} was made from other item texts than the folder has now. {self._encode_again(name)}"
             )
-        vectors = read_array(file, DataFormatError, self._encode_again(name), mapped=True)
+        vectors = read_array(file, DataFormatError, self._encode_again(name), mapped=True, dtype=np.floating)
         self._check_shape(name, file, vectors, (self.num_items, info.width))
         if info.vectors_digest not in (None, digest_of(file)):
             raise StaleFeaturesError(
@@ -396,12 +425,12 @@ class PreparedDataset:
         """Folder of the tokens `name` (read and written by `linguarec.text.token_store`)."""
         return self.path / "tokens" / name
 
-    def _array(self, relative: str) -> npt.NDArray[Any]:
-        return read_array(self.path / relative, DataFormatError, AGAIN, mapped=True)
+    def _array(self, relative: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        return read_array(self.path / relative, DataFormatError, AGAIN, mapped=True, dtype=dtype, shape=(None,))
 
-    def _of_interactions(self, relative: str) -> npt.NDArray[Any]:
+    def _of_interactions(self, relative: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """An array with a value for each interaction."""
-        array = self._array(relative)
+        array = self._array(relative, dtype)
         if array.shape != (self.num_interactions,):
             raise DataFormatError(
                 f"{self.path / relative} has shape {array.shape}, the folder has {self.num_interactions} interactions. {AGAIN}"
@@ -412,8 +441,8 @@ class PreparedDataset:
 def write_vectors(folder: Path, name: str, vectors: npt.NDArray[Any], info: FeatureInfo) -> None:
     """Write item vectors and the description that belongs to them into a folder of features."""
     file = folder / f"{name}.npy"
-    with writing_file(file, vectors.nbytes) as temporary, temporary.open("wb") as stream:
-        np.save(stream, vectors)
+    with writing_file(file, vectors.nbytes) as temporary:
+        save_array(temporary, vectors)
     write_feature_info(file.with_suffix(".json"), replace(info, vectors_digest=digest_of(file)))
 
 

@@ -55,7 +55,7 @@ def write_benchmark(dataset: PreparedDataset, folder: Path, name: str, window: i
 
 def write_vectors(vectors: npt.NDArray[Any], file: Path) -> None:
     """Write item vectors [N, D] as raw float32 without a header, row = item index."""
-    np.ascontiguousarray(vectors, dtype=np.float32).tofile(file)
+    file.write_bytes(np.ascontiguousarray(vectors, dtype=np.float32).data)  # `tofile` can lose its end on a full disk
 
 
 def write_pretraining(datasets: Sequence[PreparedDataset], folder: Path, name: str, window: int) -> dict[str, int]:

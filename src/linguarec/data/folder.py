@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from linguarec.arrays import save_array
 from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, FeatureInfo, Manifest, PreparedDataset, write_vectors
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
@@ -85,7 +86,7 @@ def write_folder(
             (folder / "features").mkdir(exist_ok=True)
             write_vectors(folder / "features", name, vectors, info)
             for draw, dropped in enumerate(content.word_drops.get(name, [])):
-                np.save(folder / "features" / f"{name}.drop{draw}.npy", dropped)
+                save_array(folder / "features" / f"{name}.drop{draw}.npy", dropped)
         write_splits(folder, num_items, splits)
         shutil.rmtree(scratch)
         manifest = Manifest(
@@ -170,7 +171,7 @@ def _write_sequences(folder: Path, content: Content, digest: "hashlib._Hash") ->
     target = folder / "sequences"
     target.mkdir()
     total = int(content.offsets[-1])
-    np.save(target / "offsets.npy", content.offsets.astype(np.int64))
+    save_array(target / "offsets.npy", content.offsets.astype(np.int64))
     digest.update(content.offsets.astype(np.int64).tobytes())
     timestamps_file = folder / "scratch" / "timestamps.raw"
     has_times = True

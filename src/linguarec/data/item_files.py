@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from linguarec.comma_lists import split_by_commas
 from linguarec.errors import DataFormatError, OutputError, SettingsError, listed, quoted
 from linguarec.files import writing_file
 from linguarec.values import written_id
@@ -33,7 +34,8 @@ def read_items(file: Path) -> list[dict[str, Any]]:
 def read_histories(file: Path) -> list[NamedHistory]:
     """Histories from a CSV, Parquet or JSON-lines file: the `user`, or the number of the row from 1, and the `history`.
 
-    A history is a list of raw ids, oldest first; in CSV they are separated by commas in one quoted field.
+    A history is a list of raw ids, oldest first; in CSV they are separated by commas in one quoted field, as in
+    `split_by_commas`.
 
     Raises:
         DataFormatError: the file has another format or holds no history, or a row has none; the row is named.
@@ -42,7 +44,10 @@ def read_histories(file: Path) -> list[NamedHistory]:
     for number, row in enumerate(_rows(file, "histories", "history"), start=1):
         value, where = row.get("history"), f"{file}, row {number}"
         if isinstance(value, str):
-            value = [part.strip() for part in next(csv.reader([value], skipinitialspace=True), []) if part.strip()]
+            try:
+                value = split_by_commas(value)
+            except ValueError as error:
+                raise DataFormatError(f"{where}: its `history`: {error}.") from error
         if not isinstance(value, list) or not value:
             raise DataFormatError(f"{where}: its `history` is {quoted(value)}; expected a list of raw item ids.")
         ids = [written_id(part, f"{where}: an id of its `history`") for part in value]
@@ -154,7 +159,7 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataFormatError(f"{file}, line {number} is not JSON: {error}.") from error
             if not isinstance(row, dict):
                 raise DataFormatError(f"{file}, line {number}: expected an object, found {type(row).__name__}.")
@@ -167,7 +172,7 @@ def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
 
     try:
         yield from pq.read_table(file).to_pylist()
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise DataFormatError(f"{file} is not a Parquet file: {error}.") from error
 
 

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from linguarec.bounds import check_sizes
+from linguarec.checks import sizes_of_weights
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.family import Family, ModelDescription, Start
@@ -16,12 +19,14 @@ from linguarec.families.weights import (
     SETTINGS_FILE,
     SETTINGS_PATHS,
     WEIGHTS_FILE,
-    check_buildable,
+    check_tensors,
     load_weights,
+    reading_tensors,
 )
 from linguarec.files import absence
 from linguarec.nn.shape import CatalogueShape
 from linguarec.portable import located_values
+from linguarec.records import misfit, record_of
 from linguarec.seals import check_seal
 from linguarec.stored import AGAIN, read_json
 
@@ -73,22 +78,28 @@ def description_of(content: dict[str, Any], file: Path) -> ModelDescription:
     Raises:
         CheckpointMismatchError: this version of linguarec has no such model.
     """
+
+    def part(key: str) -> dict[str, Any]:
+        if wrong := misfit(content[key], dict[str, Any]):
+            raise ValueError(f"its {key} is {wrong}")
+        return dict(content[key])
+
     try:
         name = content["model"]
-        if name not in FAMILIES:
+        if not isinstance(name, str) or name not in FAMILIES:
             raise CheckpointMismatchError(f"{file}: unknown model {name!r}; this linguarec has: {', '.join(FAMILIES)}.")
         family = FAMILIES[name]
-        shape = CatalogueShape(**content["shape"])
-        config = family.config(**content["config"])
+        shape = record_of(CatalogueShape, part("shape"))
+        config = record_of(family.config, part("config"))
         if not family.encoders:
             return ModelDescription(family, config, None, shape)
-        encoder = dict(content["encoder"])
+        encoder = part("encoder")
         kind = encoder.pop("kind")
-        if kind not in family.encoders:
+        if not isinstance(kind, str) or kind not in family.encoders:
             raise CheckpointMismatchError(
                 f"{file}: unknown sequence encoder {kind!r}; known: {', '.join(family.encoders)}."
             )
-        return ModelDescription(family, config, family.encoders[kind](**encoder), shape)
+        return ModelDescription(family, config, record_of(family.encoders[kind], encoder), shape)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         if "model_type" in content:
@@ -112,6 +123,28 @@ def open_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
     model = description.build()
     load_weights(model, folder / WEIGHTS_FILE)
     return model.eval(), description
+
+
+def check_buildable(description: ModelDescription, folder: Path) -> None:
+    """Refuse weights that do not fit the description, before memory for a network of that size is taken.
+
+    Raises:
+        CheckpointMismatchError: the sizes are impossible, or the weights do not fit.
+    """
+    file = folder / WEIGHTS_FILE
+    for settings in (description.config, description.encoder):
+        if settings is not None:
+            sizes = {name: getattr(settings, name) for name in sizes_of_weights(settings)}
+            with reading_tensors(file):
+                check_sizes(sizes, folder / CONFIG_FILE, [file], CheckpointMismatchError)
+    try:
+        with torch.device("meta"):  # tensors without memory
+            expected = description.build().state_dict()
+    except (RuntimeError, ValueError, SettingsError) as error:
+        raise CheckpointMismatchError(
+            f"{folder / CONFIG_FILE} describes a network that cannot be built: {str(error).splitlines()[0]}. {AGAIN}"
+        ) from error
+    check_tensors(expected, file)
 
 
 def open_start(folder: Path) -> Start:

@@ -1,15 +1,14 @@
 """A model as `config.json` + `model.safetensors`; `linguarec.families.opening` reads `config.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from linguarec.bounds import check_sizes, shapes_in
-from linguarec.checks import sizes_of_weights
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription
 from linguarec.files import write_json, writing_file
@@ -19,6 +18,10 @@ from linguarec.sources.tokens import TOKENS_FOLDER
 from linguarec.stored import AGAIN
 from linguarec.training.stages import STAGE_FILE
 
+_TYPES = {  # names in safetensors files
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
 SETTINGS_PATHS = ("data", "valid", "folder", "backbone")  # keys of settings.json whose values are paths or names
 
@@ -55,48 +58,57 @@ def load_weights(model: nn.Module, file: Path) -> None:
     Raises:
         CheckpointMismatchError: it cannot be read, or tensors are missing, unexpected or of another shape; all are named.
     """
-    _check_fit(model, file, _shapes(file))
-    model.load_state_dict(load_file(file))
+    check_tensors(model.state_dict(), file)
+    tensors = read_tensors(file)
+    if bad := [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise CheckpointMismatchError(f"{file} holds NaN or an infinity in {', '.join(bad)}. {AGAIN}")
+    model.load_state_dict(tensors)
 
 
-def check_buildable(description: ModelDescription, folder: Path) -> None:
-    """Refuse a description whose network has other tensors than the weights in `folder`, before it takes memory.
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, by name.
 
     Raises:
-        CheckpointMismatchError: it cannot be read, or tensors are missing, unexpected or of another shape; all are named.
+        CheckpointMismatchError: it cannot be read.
     """
-    file = folder / WEIGHTS_FILE
-    shapes = _shapes(file)
-    for settings in (description.config, description.encoder):
-        if settings is not None:
-            sizes = {name: getattr(settings, name) for name in sizes_of_weights(settings)}
-            check_sizes(sizes, folder / CONFIG_FILE, [file], CheckpointMismatchError)
-    try:
-        with torch.device("meta"):
-            network = description.build()
-    except RuntimeError as error:  # more elements than 64 bits count
-        raise CheckpointMismatchError(
-            f"{folder / CONFIG_FILE} describes no network that fits: {error}. {AGAIN}"
-        ) from error
-    _check_fit(network, file, shapes)
-
-
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     check_regular(file, CheckpointMismatchError)
-    try:
-        return shapes_in(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointMismatchError(f"{file} cannot be read as safetensors: {error}. {AGAIN}") from error
+    with reading_tensors(file):
+        return load_file(file)
 
 
-def _check_fit(model: nn.Module, file: Path, found: Mapping[str, tuple[int, ...]]) -> None:
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+def check_tensors(expected: Mapping[str, Tensor], file: Path) -> None:
+    """Compare the names, types and shapes in the head of a safetensors file with those of a state dict.
+
+    Raises:
+        CheckpointMismatchError: the file cannot be read, or tensors are missing, unexpected or others; all are named.
+    """
+    check_regular(file, CheckpointMismatchError)
+    found = {}
+    with reading_tensors(file), safe_open(file, "pt") as opened:
+        for key in opened.keys():  # noqa: SIM118  # it is no dictionary
+            part = opened.get_slice(key)
+            found[key] = (_TYPES.get(part.get_dtype()), tuple(part.get_shape()))
     problems = [f"missing: {key}" for key in expected if key not in found]
     problems += [f"unexpected: {key}" for key in found if key not in expected]
-    problems += [
-        f"{key}: shape {found[key]}, expected {shape}"
-        for key, shape in expected.items()
-        if key in found and found[key] != shape
-    ]
+    for key in expected.keys() & found.keys():
+        dtype, shape = found[key]
+        wanted = tuple(expected[key].shape)
+        if shape != wanted:
+            problems.append(f"{key}: shape {shape}, expected {wanted}")
+        if dtype != expected[key].dtype:
+            problems.append(f"{key}: {dtype or 'unknown numbers'}, expected {expected[key].dtype}")
     if problems:
         raise CheckpointMismatchError(f"{file} does not fit the model:\n" + "\n".join(problems))
+
+
+@contextmanager
+def reading_tensors(file: Path) -> Iterator[None]:
+    """Errors of reading a safetensors file name it.
+
+    Raises:
+        CheckpointMismatchError: it cannot be read.
+    """
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
+        raise CheckpointMismatchError(f"{file} cannot be read as safetensors: {error}. {AGAIN}") from error

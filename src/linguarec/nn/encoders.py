@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linguarec.checks import at_least, divided_by_heads, probabilities, refuse, size
+from linguarec.checks import at_least, divided_by_heads, probabilities, refuse, size, small
 from linguarec.nn.dropout import Dropout, keep_mask
 from linguarec.nn.ragged import RaggedLayout
 
@@ -43,6 +43,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         problems = at_least(self, hidden_size=1, layers=1, heads=1, inner_size=1, max_length=1) + divided_by_heads(self)
+        problems += small(self, "layer_norm_eps", "initializer_range")
         refuse(problems + probabilities(self, "dropout", "attention_dropout"))
 
 
@@ -68,6 +69,7 @@ class GRUConfig:
 
     def __post_init__(self) -> None:
         problems = at_least(self, hidden_size=1, layers=1, inner_size=1, max_length=1)
+        problems += small(self, "initializer_range")
         refuse(problems + probabilities(self, "dropout"))
 
 

@@ -8,7 +8,8 @@ that is no candidate. Ranks are always exact.
 import hashlib
 import json
 import math
-import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,24 @@ from linguarec.ranking.dense import DenseRanker, Keys
 from linguarec.ranking.exact import ordered
 from linguarec.ranking.ranker import Best, IntArray, Within
 from linguarec.ranking.ranks import TargetRanks, full_precision
+from linguarec.records import record_of
 from linguarec.regular import check_regular
+from linguarec.stored import NOT_AN_ARRAY
 
 CANDIDATES, PROBES = 400, 64  # recall@10 0.995 on 1,000,000 vectors of width 300: bench/README.md
 AGAIN = "Build the index again from the keys."
 
 _TRAINING_ROWS, _ROWS_AT_ONCE, _SAMPLED_ROWS = 100_000, 50_000, 1_024
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a file says of an index: its settings, and a fingerprint of the keys."""
+
+    items: int
+    candidates: int
+    probes: int
+    keys: str
 
 
 class ApproximateRanker:
@@ -126,16 +139,22 @@ class ApproximateRanker:
             raise CheckpointMismatchError(f"{file} is missing. {AGAIN}")
         try:
             with np.load(file) as stored:
-                about, content = json.loads(str(stored["about"])), stored["index"]
-            items, candidates, probes, keys = (about[name] for name in ("items", "candidates", "probes", "keys"))
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as reason:
+                about = record_of(_About, json.loads(str(stored["about"])))
+                content = stored["index"]
+            items, candidates, probes, keys = about.items, about.candidates, about.probes, about.keys
+            if content.dtype != np.uint8 or content.ndim != 1 or min(items, candidates, probes) < 0:
+                raise ValueError("its index is no bytes, or a number is negative")
+        except (*NOT_AN_ARRAY, zlib.error) as reason:
             raise CheckpointMismatchError(f"{file} is cut short, or no index of items ({reason}). {AGAIN}") from reason
         if items > len(dense) or keys != _fingerprint(dense, items):
             raise CheckpointMismatchError(
                 f"{file} is the index of {items:,} items with other keys than the {len(dense):,} that are here. {AGAIN}"
             )
-        index = faiss.deserialize_index(content)
-        faiss.extract_index_ivf(index).nprobe = probes
+        try:
+            index = faiss.deserialize_index(content)
+            faiss.extract_index_ivf(index).nprobe = probes
+        except (RuntimeError, OverflowError) as reason:  # faiss's own error is a RuntimeError
+            raise CheckpointMismatchError(f"{file} holds no index of faiss ({reason}). {AGAIN}") from reason
         later = torch.arange(items, len(dense), device=dense.device)
         added = DenseRanker(dense.keys_of(later)).with_removed(dense.removed[dense.removed >= items] - items)
         return cls(index, dense, items, candidates, added)

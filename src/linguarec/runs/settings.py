@@ -13,10 +13,21 @@ from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS
 from linguarec.files import Marker, write_json, writing_file
 from linguarec.nn.encoders import encoder_kind
 from linguarec.portable import FLAG_PATHS, located_values, portable_values
+from linguarec.records import misfit
 from linguarec.stored import AGAIN, read_json
 from linguarec.training.settings import TrainingSettings
 
 CONFIG_FILE = "run.yaml"
+# The settings of a run that commands read, where they are recorded.
+_READ_BACK: dict[str, Any] = {
+    "data": str | list[str],
+    "stage": str,
+    "data_name": str,
+    "data_fingerprint": str | None,
+    "split": str,
+    "users": float,
+    "seed": int,
+}
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
 # Paths of folders and versions of libraries may differ when a run is resumed; the contents are compared by fingerprints.
 _MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone")
@@ -164,7 +175,14 @@ def read_settings(run: Path) -> dict[str, Any]:
             f"{run} is not a run folder: {f'it has no {SETTINGS_FILE}' if run.exists() else 'it does not exist'}. Make one by "
             "`linguarec finetune`."
         )
-    return located_values(read_json(file, CheckpointMismatchError, AGAIN), run, SETTINGS_PATHS)
+    settings = read_json(file, CheckpointMismatchError, AGAIN)
+    for name, hint in _READ_BACK.items():
+        if name in settings and (wrong := misfit(settings[name], hint)):
+            raise CheckpointMismatchError(f"{file} does not describe a run: its {name} is {wrong}. {AGAIN}")
+    needed = ("data", "split", "seed") if settings.get("data_fingerprint") is not None else ()
+    if lacking := [name for name in needed if name not in settings]:
+        raise CheckpointMismatchError(f"{file} does not describe a run: it lacks {', '.join(lacking)}. {AGAIN}")
+    return located_values(settings, run, SETTINGS_PATHS)
 
 
 def versions() -> dict[str, str]:

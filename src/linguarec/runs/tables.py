@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from linguarec.screen import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,10 +18,17 @@ _TEXT_WIDTH = 11  # least width of a text column that holds a word of this lengt
 
 
 def plain_console() -> "Console":
-    """A console that prints text as it is: [red] is not a colour and :on: not an emoji."""
+    """A console that prints text as it is: [red] is not a colour, :on: not an emoji, and control characters are escapes."""
     from rich.console import Console
+    from rich.text import Text
 
-    return Console(markup=False, emoji=False)
+    class Plain(Console):
+        """Every text of a line or a table passes through `render_str` before it is measured."""
+
+        def render_str(self, text: str, **settings: Any) -> Text:
+            return super().render_str(visible_lines(text), **settings)
+
+    return Plain(markup=False, emoji=False)
 
 
 def show_table(console: "Console", table: "Table", title: str) -> None:
@@ -27,9 +36,10 @@ def show_table(console: "Console", table: "Table", title: str) -> None:
     from rich import box
     from rich.table import Table as Screen
 
-    screen = Screen(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(table.columns):
-        cells = [row[number] for row in table.rows]
+    screen = Screen(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = [[visible(cell) for cell in row] for row in table.rows]
+    for number, column in enumerate(map(visible, table.columns)):
+        cells = [row[number] for row in shown]
         figures = number > 0 and all(_FIGURE.fullmatch(cell) for cell in cells)
         word = max(map(len, " ".join([column, *cells]).split()), default=0)
         screen.add_column(
@@ -38,7 +48,7 @@ def show_table(console: "Console", table: "Table", title: str) -> None:
             min_width=word if figures else min(word, _TEXT_WIDTH),
             overflow="fold",
         )
-    for number, row in enumerate(table.rows):
+    for number, row in enumerate(shown):
         screen.add_row(*row, style="bold" if number in table.strong else None)
     console.print(screen, crop=False)  # lines may be longer than a narrow screen, but no figure is cut
 

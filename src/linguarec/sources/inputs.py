@@ -9,10 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from linguarec.arrays import save_array
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import writing_file
 from linguarec.sources.tokens import TokenSource
-from linguarec.stored import AGAIN, read_array
+from linguarec.stored import AGAIN, finite_problem, read_array
 
 INPUTS_FILE = "inputs.npy"
 
@@ -71,8 +72,8 @@ class VectorInputs:
         """Write the vectors."""
         whole = self.base if not len(self.added) else torch.cat([self.base, self.added])
         vectors = whole.float().cpu().numpy()
-        with writing_file(folder / INPUTS_FILE, vectors.nbytes) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors)
+        with writing_file(folder / INPUTS_FILE, vectors.nbytes) as temporary:
+            save_array(temporary, vectors)
 
     @classmethod
     def load(cls, folder: Path) -> "VectorInputs":
@@ -111,14 +112,16 @@ class TokenInputs:
 
 
 def mapped_tensor(file: Path) -> Tensor:
-    """A NumPy file as a read-only memory-mapped tensor.
+    """The vectors in a NumPy file as a read-only memory-mapped tensor [N, D].
 
     Raises:
-        CheckpointMismatchError: the file is missing or damaged.
+        CheckpointMismatchError: the file is missing or damaged, or a vector is not finite.
     """
     import warnings
 
-    array = read_array(file, CheckpointMismatchError, AGAIN, mapped=True)
+    array = read_array(file, CheckpointMismatchError, AGAIN, mapped=True, dtype=np.float32, shape=(None, None))
+    if wrong := finite_problem(array):
+        raise CheckpointMismatchError(f"{file} {wrong}. {AGAIN}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -180,6 +180,7 @@ def fast_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer(["a title"])  # some damages are found only here
     except Exception as error:  # also transformers' own exception classes, which check its settings
         raise SettingsError([not_loaded("a tokenizer", folder, error)]) from error
     if not tokenizer.is_fast:
@@ -268,5 +269,5 @@ def _read_json(file: Path) -> Any:
         return None
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise SettingsError([f"{file} is not JSON ({error}); fetch the encoder again."]) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from linguarec.arrays import save_array
 from linguarec.files import writing_file
 from linguarec.progress import progress_bar
 from linguarec.text.encoders import TOKENS_A_BATCH, TextEncoder, Vectors, batches_by_length
@@ -78,8 +79,8 @@ def encode_in_shards(
             for batch in shard:
                 vectors[batch] = encoder.encode_tokens(tokens, batch)
                 advance(len(batch))
-            with writing_file(file) as temporary, temporary.open("wb") as stream:
-                np.save(stream, vectors[rows])
+            with writing_file(file) as temporary:
+                save_array(temporary, vectors[rows])
     empty = sum(not text.strip() for text in texts)
     every = vectors[[row_of[text] for text in texts]]
     return EncodedTexts(every, len(distinct), tokens.num_cut, empty, resumed)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linguarec.arrays import save_array
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
 from linguarec.portable import located, portable
-from linguarec.regular import check_regular
-from linguarec.stored import AGAIN, read_record
-from linguarec.text.attributes import AttributeTokenizer, Counts, ItemTokens, SentenceForm
+from linguarec.records import record_of
+from linguarec.stored import AGAIN, read_array, read_json, read_record
+from linguarec.text.attributes import KEY, VALUE, AttributeTokenizer, Counts, ItemTokens, SentenceForm
 
 INFO_FILE = "tokens.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -69,7 +69,7 @@ def write_tokens(
             append_types(tokens.types)
             lengths.append(tokens.lengths)
             advance(len(tokens))
-    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+    save_array(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
     tokenizer.save(folder / TOKENIZER_FILE)
     _write_info(folder, tokenizer.form, counts, fingerprint)
     return counts
@@ -78,7 +78,7 @@ def write_tokens(
 def save_tokens(folder: Path, tokens: ItemTokens, form: SentenceForm, fingerprint: str) -> None:
     """Write tokens that are in memory, in the format of `write_tokens`."""
     for name in ("ids", "types", "offsets"):
-        np.save(folder / f"{name}.npy", getattr(tokens, name))
+        save_array(folder / f"{name}.npy", getattr(tokens, name))
     counts = Counts(items_without_tokens=int((tokens.lengths == 0).sum()))
     _write_info(folder, form, counts, fingerprint)
 
@@ -158,25 +158,31 @@ def open_tokens(
         StaleFeaturesError: they were made from another catalogue.
     """
     file = folder / INFO_FILE
-    for each in (file, *(folder / f"{name}.npy" for name in ("ids", "types", "offsets"))):
-        check_regular(each, DataFormatError)
     if not file.is_file():
         known = ", ".join(sorted(entry.parent.name for entry in folder.parent.glob(f"*/{INFO_FILE}"))) or "none"
         raise DataFormatError(f"There are no item tokens {folder}; tokens there: {known}. {again(None)}")
     form = None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, DataFormatError, "")
         version, found = content.pop("format_version"), content.pop("fingerprint")
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version!r}, this linguarec reads {FORMAT_VERSION}")
-        counts = Counts(**{key: n for key, n in content.pop("counts").items() if key not in NO_LONGER_COUNTED})
-        form = SentenceForm(**content)
+        told = {key: n for key, n in content.pop("counts").items() if key not in NO_LONGER_COUNTED}
+        counts = record_of(Counts, told)
+        form = record_of(SentenceForm, content)
         form = replace(form, backbone=located(form.backbone, folder))
-        ids, types = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "types"))
-        offsets = np.load(folder / "offsets.npy")
-        if not len(ids) == len(types) == offsets[-1]:
-            raise ValueError(f"{len(ids)} ids, {len(types)} types, offsets up to {offsets[-1]}")
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
+        ids = read_array(folder / "ids.npy", DataFormatError, "", True, np.integer, (None,))
+        types = read_array(folder / "types.npy", DataFormatError, "", True, np.uint8, (len(ids),))
+        offsets = read_array(folder / "offsets.npy", DataFormatError, "", False, np.int64, (None,))
+        if not len(offsets) or offsets[0] or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
+            raise ValueError(f"offsets.npy: expected numbers that rise from 0 to {len(ids)}, the number of ids")
+        if len(ids) and not 0 <= ids.min() <= ids.max() < form.vocabulary:
+            raise ValueError(f"ids.npy: from {ids.min()} to {ids.max()}, the tokenizer has {form.vocabulary} tokens")
+        if len(types) and not KEY <= types.min() <= types.max() <= VALUE:
+            raise ValueError(f"types.npy: from {types.min()} to {types.max()}, expected {KEY} or {VALUE}")
+        if not 0 <= form.start < form.vocabulary:
+            raise ValueError(f"its start is {form.start}, the tokenizer has {form.vocabulary} tokens")
+    except (ValueError, KeyError, TypeError, AttributeError, DataFormatError) as error:
         raise DataFormatError(f"{folder} does not hold item tokens ({error}). {again(form)}") from error
     if found != fingerprint:
         raise StaleFeaturesError(f"{folder} was made from another catalogue than the folder has now. {again(form)}")

@@ -1,13 +1,16 @@
 """Settings of a training, all checked at once."""
 
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from linguarec.checks import LARGEST, MOST
 from linguarec.errors import SettingsError
 from linguarec.given import given
 
+MOST_LEARNING_RATE = 1_000.0
 Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -68,19 +71,25 @@ class TrainingSettings:
     def check(self) -> None:
         """Raise one error that names every invalid setting."""
         problems = []
-        if not self.learning_rate > 0:
-            problems.append(f"training.learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 < self.learning_rate <= MOST_LEARNING_RATE:
+            problems.append(
+                f"training.learning_rate is {self.learning_rate}; it must be above 0, and at most {MOST_LEARNING_RATE}"
+            )
         if not 0 <= self.weight_decay < 1:
             problems.append(f"training.weight_decay is {self.weight_decay}; it must be in [0, 1)")
         for name in ("averaging", "gradient_clip"):
-            if not getattr(self, name) >= 0:
-                problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
+            if not 0 <= getattr(self, name) < math.inf:
+                problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above, and finite")
         for name in ("targets_per_step", "accumulate", "max_epochs", "patience", "devices"):
             if getattr(self, name) < 1:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("valid_users", "window_stride", "warmup_steps", "checkpoint_every_n_steps"):
             if getattr(self, name) < 0:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
+        whole = [each.name for each in fields(self) if isinstance(getattr(self, each.name), int)]
+        for name in whole:
+            if getattr(self, name) > (most := MOST.get(name, LARGEST)):
+                problems.append(f"training.{name} is {getattr(self, name)}; it must be at most {most:,}")
         if self.strategy == "fsdp" and self.devices < 2:
             problems.append("training.strategy is fsdp, which shares a model out; it needs training.devices 2 or more")
         if self.strategy == "fsdp" and self.averaging:

@@ -61,7 +61,10 @@ def recformer_from_backbone(
         raise CheckpointMismatchError(
             f"{folder} holds a {settings.get('model_type')!r} model; a Recformer starts from one of: {', '.join(MODEL_TYPES)}."
         )
-    tensors = from_released_recformer(_read_weights(folder)).tensors
+    try:
+        tensors = from_released_recformer(_read_weights(folder)).tensors
+    except CheckpointMismatchError as error:
+        raise error if str(folder) in str(error) else CheckpointMismatchError(f"{folder}: {error}") from error
     if language_head:
         tensors.setdefault("language_head.words.weight", tensors["word.weight"])
     else:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch, TokenBatch, TokenPairs
-from linguarec.checks import above_zero, at_least, divided_by_heads, probabilities, refuse, size
+from linguarec.checks import above_zero, at_least, divided_by_heads, probabilities, refuse, size, small
 from linguarec.families.recformer.window_attention import WindowAttention, WindowLayout
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.gathering import Gathering
@@ -92,11 +92,13 @@ class RecformerConfig:
             heads=1,
             inner_size=1,
             max_tokens=2,
+            positions=1,
             max_items=1,
             first_position=0,
             mlm_weight=0,
             sampled_negatives=0,
         )
+        problems += small(self, "layer_norm_eps", "initializer_range")
         problems += divided_by_heads(self) + above_zero(self, "temperature")
         problems += probabilities(self, "dropout", "attention_dropout")
         if self.window < 2 or self.window % 2:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from linguarec.arrays import save_array
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.negatives import StepClasses
 from linguarec.errors import CheckpointMismatchError
@@ -25,7 +26,7 @@ from linguarec.families.recformer.scorer import ITEM_WEIGHTS_FILE
 from linguarec.families.weights import load_weights, save_weights
 from linguarec.files import writing_file
 from linguarec.nn.gathering import Gathering
-from linguarec.stored import AGAIN, read_array
+from linguarec.stored import AGAIN, finite_problem, read_array
 from linguarec.training.callbacks import Metrics
 from linguarec.training.fit import MONITOR
 from linguarec.training.module import Stage
@@ -170,9 +171,9 @@ def two_stages(
 
         def keep(current: nn.Module) -> None:
             save_weights(current, item_weights)
-            with writing_file(keys_file) as temporary, temporary.open("wb") as opened:
+            with writing_file(keys_file) as temporary:
                 assert stage.keys is not None
-                np.save(opened, stage.keys.cpu().numpy())
+                save_array(temporary, stage.keys.cpu().numpy())
             run.keep(current)
 
         return Fit(stage, lambda now: run.rank(now, stage.encode(now)), keep)
@@ -182,7 +183,10 @@ def two_stages(
         if is_main_process():
             log.info("valid %s so far: %.4f", MONITOR, so_far)
         # The file was written before the last checkpoint, at which all processes synchronise.
-        keys = torch.from_numpy(read_array(keys_file, CheckpointMismatchError, AGAIN))
+        found = read_array(keys_file, CheckpointMismatchError, AGAIN, dtype=np.float32, shape=(None, None))
+        if wrong := finite_problem(found):
+            raise CheckpointMismatchError(f"{keys_file} {wrong}. {AGAIN}")
+        keys = torch.from_numpy(found)
         load_weights(model, item_weights)
         steps = loader()
         steps.load_state_dict({"epoch": before[0].epochs, "next_step": 0})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.checks import refuse, small
 from linguarec.nn.encoders import SequenceEncoder
 from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.nn.shape import CatalogueShape
@@ -26,6 +27,9 @@ class SASRecConfig:
     """
 
     initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        refuse(small(self, "initializer_range"))
 
 
 class SASRec(nn.Module):

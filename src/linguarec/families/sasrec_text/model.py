@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.checks import above_zero, probabilities, refuse
+from linguarec.checks import above_zero, probabilities, refuse, small
 from linguarec.nn.cosine import CosineRecommender
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.encoders import SequenceEncoder
@@ -31,7 +31,8 @@ class SASRecTextConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        refuse(above_zero(self, "temperature") + probabilities(self, "feature_dropout"))
+        problems = above_zero(self, "temperature") + probabilities(self, "feature_dropout")
+        refuse(problems + small(self, "initializer_range"))
 
 
 class SASRecText(CosineRecommender):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.pretraining import PretrainingBatch
-from linguarec.checks import above_zero, at_least, probabilities, refuse, size
+from linguarec.checks import above_zero, at_least, probabilities, refuse, size, small
 from linguarec.families.unisrec.adaptor import MixtureOfExpertsAdaptor
 from linguarec.nn.cosine import CosineRecommender
 from linguarec.nn.encoders import SequenceEncoder
@@ -49,7 +49,7 @@ class UniSRecConfig:
 
     def __post_init__(self) -> None:
         problems = at_least(self, experts=1, sequence_contrast=0) + above_zero(self, "temperature")
-        refuse(problems + probabilities(self, "adaptor_dropout"))
+        refuse(problems + probabilities(self, "adaptor_dropout") + small(self, "initializer_range"))
 
 
 class UniSRec(CosineRecommender):

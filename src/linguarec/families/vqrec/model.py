@@ -20,7 +20,7 @@ from torch import Tensor
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.pretraining import PretrainingBatch
-from linguarec.checks import above_zero, refuse
+from linguarec.checks import above_zero, refuse, small
 from linguarec.families.vqrec.code_embedding import CodeEmbedding
 from linguarec.nn.cosine import CosineRecommender
 from linguarec.nn.encoders import SequenceEncoder
@@ -42,7 +42,7 @@ class VQRecConfig:
     initializer_range: float = 0.2
 
     def __post_init__(self) -> None:
-        refuse(above_zero(self, "temperature"))
+        refuse(above_zero(self, "temperature") + small(self, "initializer_range"))
 
 
 class VQRec(CosineRecommender):

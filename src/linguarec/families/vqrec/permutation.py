@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from linguarec.arrays import save_array
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.family import Request
 from linguarec.families.next_item import NextItemData
@@ -98,7 +99,11 @@ def permutation_stage(
 
         def take_over(folder: Path) -> None:
             # The file was written before the last checkpoint, at which all processes synchronise.
-            order = torch.from_numpy(read_array(folder / ORDER_FILE, CheckpointMismatchError, AGAIN))
+            file, (books, centroids) = folder / ORDER_FILE, network.shape.needs_codes()
+            found = read_array(file, CheckpointMismatchError, AGAIN, dtype=np.int64, shape=(books, centroids))
+            if not np.array_equal(np.sort(found, axis=1), np.tile(np.arange(centroids), (books, 1))):
+                raise CheckpointMismatchError(f"{file} does not hold a permutation of each codebook. {AGAIN}")
+            order = torch.from_numpy(found)
             with torch.no_grad():
                 network.codes.weight.copy_(reorder(network.codes.weight, order))
 
@@ -109,5 +114,5 @@ def permutation_stage(
 
 def _save_order(learner: nn.Module, folder: Path) -> None:
     assert isinstance(learner, PermutedVQRec)
-    with writing_file(folder / ORDER_FILE) as temporary, temporary.open("wb") as file:
-        np.save(file, learner.permutation.order().cpu().numpy())
+    with writing_file(folder / ORDER_FILE) as temporary:
+        save_array(temporary, learner.permutation.order().cpu().numpy())
