@@ -126,8 +126,8 @@ def test_evaluating_with_damaged_folders(shop: Path, runs: dict[str, Path]) -> N
     def of_run(folder: Path) -> None:
         evaluate(folder, shop, plots=False)
 
-    found = [outcome(of_shop, shop, damage) for damage in drawn(shop, 8)]
-    found += [outcome(of_run, run, damage) for damage in drawn(run, 8) if not damage.file.startswith("evaluation")]
+    found = [outcome(of_shop, shop, damage) for damage in drawn(shop, 8)[::2]]
+    found += [outcome(of_run, run, damage) for damage in drawn(run, 8)[::2] if not damage.file.startswith("evaluation")]
     assert [wrong for wrong in found if wrong] == []
 
 
