@@ -421,7 +421,12 @@ class Recommender:
 
     def encode_new(self, source: ItemSource) -> tuple[Any, Tensor]:
         """History inputs and keys [n, Dk] (float32) of items that the model was not trained on."""
-        return _encode(self.scorer, source, new=True)
+        inputs, keys = _encode(self.scorer, source, new=True)
+        if not keys.isfinite().all():
+            raise CheckpointMismatchError(
+                f"{source.folder}: the weights there give new items vectors that are not finite. {AGAIN}"
+            )
+        return inputs, keys
 
 
 def _encode(scorer: Scorer, source: ItemSource, new: bool = False) -> tuple[Any, Tensor]:

@@ -186,9 +186,11 @@ def test_tokens_of_another_catalogue_or_damaged_ones_are_refused(minilm: Attribu
         open_tokens(folder, "f")
     (folder / "tokens.json").write_text(json.dumps(info))
     np.save(folder / "types.npy", np.zeros(3, np.uint8))
-    with pytest.raises(DataFormatError, match=r"ids, 3 types.*\. Copy the folder again, or make it anew"):
+    with pytest.raises(
+        DataFormatError, match=r"types.npy has shape \(3,\), expected .*\. Copy the folder again, or make it anew"
+    ):
         open_tokens(folder, "f")
-    with pytest.raises(DataFormatError, match=r"ids, 3 types.*\. 12 tokens each$"):
+    with pytest.raises(DataFormatError, match=r"types.npy has shape \(3,\), expected .*\. 12 tokens each$"):
         open_tokens(folder, "f", lambda form: f"{form.attribute_tokens} tokens each" if form else "")
     (folder / "tokens.json").write_text(json.dumps(info)[:-9])
     with pytest.raises(DataFormatError, match=r"does not hold item tokens \(.*\)\. Unknown$"):

@@ -104,7 +104,7 @@ def open_run(folder: Path) -> None:
 
 
 def test_a_damaged_prepared_folder(shop: Path) -> None:
-    found = [outcome(open_shop, shop, damage) for damage in drawn(shop, 150)]
+    found = [outcome(open_shop, shop, damage) for damage in drawn(shop, 120)]
     assert len(found) >= 100
     assert [wrong for wrong in found if wrong] == []
     open_shop(shop)
@@ -112,7 +112,7 @@ def test_a_damaged_prepared_folder(shop: Path) -> None:
 
 @pytest.mark.parametrize("model", ["sasrec", "unisrec", "vqrec", "recformer"])
 def test_a_damaged_run(model: str, runs: dict[str, Path]) -> None:
-    found = [outcome(open_run, runs[model], damage) for damage in drawn(runs[model], 80)]
+    found = [outcome(open_run, runs[model], damage) for damage in drawn(runs[model], 60)]
     assert [wrong for wrong in found if wrong] == []
     open_run(runs[model])
 
@@ -126,8 +126,8 @@ def test_evaluating_with_damaged_folders(shop: Path, runs: dict[str, Path]) -> N
     def of_run(folder: Path) -> None:
         evaluate(folder, shop, plots=False)
 
-    found = [outcome(of_shop, shop, damage) for damage in drawn(shop, 15)]
-    found += [outcome(of_run, run, damage) for damage in drawn(run, 15) if not damage.file.startswith("evaluation")]
+    found = [outcome(of_shop, shop, damage) for damage in drawn(shop, 8)[::2]]
+    found += [outcome(of_run, run, damage) for damage in drawn(run, 8)[::2] if not damage.file.startswith("evaluation")]
     assert [wrong for wrong in found if wrong] == []
 
 
@@ -145,6 +145,6 @@ def test_a_damaged_encoder(pickled: bool, backbone: str, tmp_path: Path) -> None
         recformer_from_backbone(str(folder), window=16, max_tokens=64, max_items=8)
 
     open_encoder(folder)
-    every = [damage for damage in drawn(folder, 60) if not damage.file.startswith("generation")]
+    every = [damage for damage in drawn(folder, 30) if not damage.file.startswith("generation")]
     found = [outcome(open_encoder, folder, damage) for damage in every]
     assert [wrong for wrong in found if wrong] == []

@@ -6,7 +6,6 @@ Layout: `manifest.json`, `items.parquet`, `users.parquet`, `sequences/`, `featur
 
 import glob
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -20,8 +19,9 @@ import pyarrow.parquet as pq
 
 from linguarec.arrays import save_array
 from linguarec.data.attribute_names import OWN_COLUMNS
+from linguarec.data.contents import check_distinct, check_roles, check_rows
 from linguarec.data.ragged import Ragged
-from linguarec.data.splits import EXCLUDED, TRAIN, Roles
+from linguarec.data.splits import Roles
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import absence, updating_folder, write_json, writing_file
@@ -204,11 +204,7 @@ class PreparedDataset:
         """
         items = self._array("sequences/items.npy", np.int32)
         offsets = self._array("sequences/offsets.npy", np.int64)
-        if len(items) and not 0 <= items.min() <= items.max() < self.num_items:
-            raise DataFormatError(
-                f"{self.path}/sequences/items.npy holds item rows from {items.min()} to {items.max()}, the folder has "
-                f"{self.num_items} items. {AGAIN}"
-            )
+        check_rows(items, self.num_items, self.path / "sequences" / "items.npy", AGAIN)
         try:
             return Ragged(items, offsets)
         except ValueError as error:
@@ -239,9 +235,7 @@ class PreparedDataset:
             DataFormatError: two rows have the same id.
         """
         ids: list[str] = self.items(["raw_id"])["raw_id"].to_pylist()
-        if len(set(ids)) < len(ids):
-            again = next(raw_id for raw_id, times in Counter(ids).items() if times > 1)
-            raise DataFormatError(f"{self.path / ITEMS_FILE} has the raw id {again!r} more than once. {AGAIN}")
+        check_distinct(ids, self.path / ITEMS_FILE, AGAIN)
         return ids
 
     @cached_property
@@ -279,10 +273,7 @@ class PreparedDataset:
             known = ", ".join(sorted(f.stem for f in (self.path / "splits").glob("*.npy"))) or "none"
             raise DataFormatError(f"{self.path} has no split {split!r}; it has: {known}.")
         roles = self._of_interactions(f"splits/{split}.npy", np.int8)
-        if len(roles) and not TRAIN <= roles.min() <= roles.max() <= EXCLUDED:
-            raise DataFormatError(
-                f"{file} holds roles from {roles.min()} to {roles.max()}, expected {TRAIN} to {EXCLUDED}. {AGAIN}"
-            )
+        check_roles(roles, file, AGAIN)
         return roles
 
     # -- vectors --------------------------------------------------------------------------------------------------------

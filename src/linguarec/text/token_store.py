@@ -183,7 +183,9 @@ def open_tokens(
         if not 0 <= form.start < form.vocabulary:
             raise ValueError(f"its start is {form.start}, the tokenizer has {form.vocabulary} tokens")
     except (ValueError, KeyError, TypeError, AttributeError, DataFormatError) as error:
-        raise DataFormatError(f"{folder} does not hold item tokens ({error}). {again(form)}") from error
+        raise DataFormatError(
+            f"{folder} does not hold item tokens ({str(error).rstrip('. ')}). {again(form)}"
+        ) from error
     if found != fingerprint:
         raise StaleFeaturesError(f"{folder} was made from another catalogue than the folder has now. {again(form)}")
     return StoredTokens(ItemTokens(ids, types, offsets, form.start), form, counts, folder / TOKENIZER_FILE)
