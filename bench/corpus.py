@@ -19,7 +19,8 @@ import pyarrow as pa
 from generated_log import SHORTEST, draw_items, draw_lengths, popularity
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.data.folder import Content, Origin, write_folder
 from linguarec.data.splitting import SplitSettings, user_blocks
 from linguarec.files import write_json

@@ -29,7 +29,7 @@ import torch
 
 import linguarec
 from linguarec.catalogue import Catalogue
-from linguarec.data.dataset import FeatureInfo
+from linguarec.data.features import FeatureInfo
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import TransformerConfig

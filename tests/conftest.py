@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from linguarec.data.dataset import FORMAT_VERSION, FeatureInfo, PreparedDataset, fingerprint_of_texts
+from linguarec.data.dataset import FORMAT_VERSION, PreparedDataset, fingerprint_of_texts
+from linguarec.data.features import FeatureInfo
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import leave_one_out
 from linguarec.files import write_json

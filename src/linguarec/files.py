@@ -96,7 +96,7 @@ def writing_folder(path: Path, overwrite: bool = False, marker: Marker | None = 
         OutputError: `path` exists already and may not be replaced, another process writes it, it is not writable, or the disk
             is full.
     """
-    path = _followed(path)
+    path = followed(path)
     with owned(path):
         check_free(path, overwrite, marker)
         with _temporary_folder(path) as temporary:
@@ -118,7 +118,7 @@ def updating_folder(path: Path, patience: float = 0.0) -> Iterator[Path]:
     Raises:
         OutputError: another process writes it, it is not writable, or the disk is full.
     """
-    path = _followed(path)
+    path = followed(path)
     with owned(path, patience):
         if path.is_dir() and (path.is_mount() or not os.access(path.parent, os.W_OK)):
             yield path
@@ -140,6 +140,7 @@ def owned(path: Path, patience: float = 0.0) -> Iterator[None]:
     Raises:
         OutputError: another process writes it, or its folder is not writable.
     """
+    path = followed(path)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(locked(path, patience))
@@ -244,9 +245,9 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _followed(path: Path) -> Path:
-    """The folder itself where `path` is a symbolic link to one: the folder is replaced, not the link."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+def followed(path: Path) -> Path:
+    """The folder itself where `path` is a symbolic link to one (the folder is replaced, not the link), or has no name (".")."""
+    return Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
 
 
 def _beside(path: Path) -> Path:

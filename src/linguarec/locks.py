@@ -44,6 +44,8 @@ def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
         OSError: the lock file cannot be written.
     """
     place = Path(os.path.realpath(path))
+    if not place.name:
+        raise OutputError(f"{path} is the root of the file system; name a folder within it.")
     with _changing:
         held = _held.setdefault(place, _Held())
     with held.turn:

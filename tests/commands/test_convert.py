@@ -15,7 +15,7 @@ from linguarec.cli import main
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.commands.convert import convert
 from linguarec.commands.finetune import finetune
-from linguarec.data.dataset import FeatureInfo
+from linguarec.data.features import FeatureInfo
 from linguarec.errors import CheckpointMismatchError, DataFormatError, OutputError, SettingsError, UnknownItemError
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription

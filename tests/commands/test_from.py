@@ -18,7 +18,8 @@ from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.quantize import quantize
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.errors import CheckpointMismatchError, SettingsError, StaleFeaturesError
 from linguarec.families.opening import open_model, open_start
 from linguarec.families.unisrec.model import UniSRecConfig

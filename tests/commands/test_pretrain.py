@@ -19,7 +19,8 @@ from linguarec.batching.pretraining import ViewSettings
 from linguarec.cli import main
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.commands.pretrain import pretrain
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.data.splits import ROLE_OF_PART, EvaluationCases, draw_users, evaluation_cases, training_sequences
 from linguarec.data.synthetic import TINY, WorldSize, generate_world, word_vectors
 from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError

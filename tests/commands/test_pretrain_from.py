@@ -18,7 +18,8 @@ from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.pretrain import pretrain
 from linguarec.commands.tokenize import tokenize
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.errors import CheckpointMismatchError, LinguarecError, SettingsError, StaleFeaturesError
 from linguarec.families.opening import read_description
 from linguarec.families.recformer.model import RecformerConfig

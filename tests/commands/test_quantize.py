@@ -9,7 +9,7 @@ import pytest
 from linguarec.codes.codebook import ItemCodes
 from linguarec.commands.import_codes import import_codes
 from linguarec.commands.quantize import quantize
-from linguarec.data.dataset import FeatureInfo
+from linguarec.data.features import FeatureInfo
 from linguarec.errors import DataFormatError, LinguarecError, OutputError, SettingsError, StaleFeaturesError
 
 ITEMS = 300

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from linguarec.commands.quantize import quantize
-from linguarec.data.dataset import UNKNOWN, FeatureInfo
+from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.data.same_encoder import check_same_encoder, differing_vectors, encode_again
 from linguarec.errors import StaleFeaturesError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from linguarec.data import vectors as module
-from linguarec.data.dataset import FeatureInfo
+from linguarec.data.features import FeatureInfo
 from linguarec.data.vectors import check_finite
 from linguarec.errors import DataFormatError
 

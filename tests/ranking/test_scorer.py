@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
-from linguarec.data.dataset import UNKNOWN, FeatureInfo
+from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.data.ragged import Ragged
 from linguarec.ranking.scorer import VectorScorer, evaluating, last_queries, left_out, log_left_out
 from linguarec.sources import source as interface

@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.codes import BOOK_FILE, CODES_FILE, CodeSource

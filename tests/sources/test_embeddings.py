@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.errors import DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources import source as interface

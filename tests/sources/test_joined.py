@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from linguarec.codes.codebook import CodeBook
-from linguarec.data.dataset import UNKNOWN, FeatureInfo
+from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.sources.codes import CodeSource
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.sources.ids import IdSource

@@ -13,7 +13,8 @@ from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_table
 from linguarec.commands.tokenize import tokenize
-from linguarec.data.dataset import FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.nn.encoders import TransformerConfig

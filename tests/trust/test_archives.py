@@ -59,7 +59,7 @@ def test_a_log_that_unpacks_to_too_much(kind: str, tmp_path: Path) -> None:
 
 def test_the_flag_is_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "log").write_bytes(gzip.compress((HEADER + ROWS + "u0,i0,1500000000\n" * 300_000).encode()))
-    words = ["prepare", "table", str(tmp_path / "log"), "-o", str(tmp_path / "out")]
+    words = ["prepare", "table", "--interactions", str(tmp_path / "log"), "-o", str(tmp_path / "out")]
     for flags, code in (([], 2), (["--large-archives"], 0)):
         with pytest.raises(SystemExit) as ended:
             main([*words, *flags])

@@ -77,7 +77,8 @@ def encode(
 
     import numpy as np
 
-    from linguarec.data.dataset import PATIENCE, FeatureInfo, PreparedDataset
+    from linguarec.data.dataset import PATIENCE, PreparedDataset
+    from linguarec.data.features import FeatureInfo
     from linguarec.errors import DataFormatError, OutputError, SettingsError
     from linguarec.files import clear_up, owned, writing_file
     from linguarec.text.encoders import TextEncoder

@@ -35,7 +35,8 @@ def import_codes(
     from linguarec.codes.faiss_index import read_faiss_index
     from linguarec.codes.quantisation import code_statistics
     from linguarec.commands.quantize import training_items
-    from linguarec.data.dataset import PATIENCE, FeatureInfo, PreparedDataset
+    from linguarec.data.dataset import PATIENCE, PreparedDataset
+    from linguarec.data.features import FeatureInfo
     from linguarec.errors import DataFormatError, OutputError
     from linguarec.files import updating_folder
     from linguarec.text.tfidf import nearest_texts

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linguarec.arrays import save_array
-from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, FeatureInfo, Manifest, PreparedDataset, write_vectors
+from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest, PreparedDataset
+from linguarec.data.features import FeatureInfo, write_vectors
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splitting import SplitSettings, write_splits

@@ -5,7 +5,8 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.errors import StaleFeaturesError
 
 

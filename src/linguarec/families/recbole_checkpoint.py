@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.data.item_files import read_ids
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.families.family import ConversionRequest, Converted, Family, ModelDescription, ModelFolder, ReleasedFile

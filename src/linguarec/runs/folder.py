@@ -11,7 +11,7 @@ from linguarec.data.dataset import MANIFEST_FILE
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
-from linguarec.files import check_free, owned, put_in_place
+from linguarec.files import check_free, followed, owned, put_in_place
 from linguarec.runs.results import METRICS_FILE, TrainingResult, remove_checkpoints, show_metrics
 from linguarec.runs.settings import SETTINGS_MARKER, RunSettings, read_settings
 from linguarec.seals import unseal
@@ -26,7 +26,8 @@ def training_place(output: Path, overwrite: bool) -> Path:
 
     Every process of a training gets the same answer, whatever another one has written meanwhile.
     """
-    return output.with_name(f".{output.name}.training") if overwrite else output
+    named = followed(output)
+    return named.with_name(f".{named.name}.training") if overwrite else output
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import torch
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.codes.codebook import CodeBook, Codes, ItemCodes
-from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.data.same_encoder import check_same_encoder, differing_vectors, encode_again
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.nn.shape import CatalogueShape

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import ItemBatch
-from linguarec.data.dataset import UNKNOWN, FeatureInfo, PreparedDataset, read_feature_info, write_feature_info
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import UNKNOWN, FeatureInfo, read_feature_info, write_feature_info
 from linguarec.data.same_encoder import check_same_encoder, differing_vectors, encode_again
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, StaleFeaturesError
 from linguarec.nn.shape import CatalogueShape

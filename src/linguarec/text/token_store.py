@@ -18,6 +18,7 @@ from linguarec.errors import DataFormatError, StaleFeaturesError
 from linguarec.files import write_json, writing_file
 from linguarec.portable import located, portable
 from linguarec.records import record_of
+from linguarec.regular import check_regular
 from linguarec.stored import AGAIN, read_array, read_json, read_record
 from linguarec.text.attributes import KEY, VALUE, AttributeTokenizer, Counts, ItemTokens, SentenceForm
 
@@ -158,6 +159,7 @@ def open_tokens(
         StaleFeaturesError: they were made from another catalogue.
     """
     file = folder / INFO_FILE
+    check_regular(file, DataFormatError)
     if not file.is_file():
         known = ", ".join(sorted(entry.parent.name for entry in folder.parent.glob(f"*/{INFO_FILE}"))) or "none"
         raise DataFormatError(f"There are no item tokens {folder}; tokens there: {known}. {again(None)}")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from linguarec.data.attribute_names import attribute_names
-from linguarec.data.dataset import FeatureInfo
+from linguarec.data.features import FeatureInfo
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
 from linguarec.data.readers.packing import opened

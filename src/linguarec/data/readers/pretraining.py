@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from linguarec.data.dataset import FeatureInfo
+from linguarec.data.features import FeatureInfo
 from linguarec.data.folder import Content, sequences_in_pieces
 from linguarec.data.ragged import Ragged
 from linguarec.data.readers.benchmark import numbered_lines, numbered_rows
