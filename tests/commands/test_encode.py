@@ -127,7 +127,7 @@ from linguarec.commands.encode import encode
 shards.encode_in_shards.__defaults__ = ("Encoding", 100)
 shards.TOKENS_A_BATCH["cpu"] = 100
 written = 0
-write = shards.np.save
+write = shards.save_array
 
 def write_or_die(*arguments, **options):
     global written
@@ -136,7 +136,7 @@ def write_or_die(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return write(*arguments, **options)
 
-shards.np.save = write_or_die
+shards.save_array = write_or_die
 encode(Path({data!r}), precision="fp32")
 """
 
