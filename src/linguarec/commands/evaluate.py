@@ -140,7 +140,7 @@ def evaluate(
     if own_data and settings.get("users", 1.0) < 1:  # only the users that the run was trained on
         trained = trained.select(draw_users(dataset.num_users, settings["users"], settings["seed"]))
     counts = training_counts(trained.values, dataset.num_items)
-    if own_data and protocol != settings["split"]:
+    if own_data and protocol != settings.get("split", protocol):
         log.warning(
             "%s was trained on the split %s of these data: targets of %s may be among what it learned from, and then its "
             "figures are too high",

@@ -179,7 +179,8 @@ def read_settings(run: Path) -> dict[str, Any]:
     for name, hint in _READ_BACK.items():
         if name in settings and (wrong := misfit(settings[name], hint)):
             raise CheckpointMismatchError(f"{file} does not describe a run: its {name} is {wrong}. {AGAIN}")
-    needed = ("data", "split", "seed") if settings.get("data_fingerprint") is not None else ()
+    needed = ["data"] if settings.get("data_fingerprint") is not None else []
+    needed += ["seed"] if settings.get("users", 1.0) < 1 else []
     if lacking := [name for name in needed if name not in settings]:
         raise CheckpointMismatchError(f"{file} does not describe a run: it lacks {', '.join(lacking)}. {AGAIN}")
     return located_values(settings, run, SETTINGS_PATHS)
