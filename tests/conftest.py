@@ -51,10 +51,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
     monkeypatch.setattr(Figure, "savefig", savefig)
 
     def figure_of(file: Path) -> Figure:
-        # Files are written beside their place and renamed, so the figure is found by its folder and the name's start.
+        # Files, or their folders, are written beside their place and renamed: the figure is found by what the names hold.
         assert file.is_file()
         [found] = [
-            figure for target, figure in figures.items() if target.parent == file.parent and file.name in target.name
+            figure
+            for target, figure in figures.items()
+            if file.parent.name in target.parent.name and file.name in target.name
         ]
         return found
 
