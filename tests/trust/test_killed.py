@@ -133,8 +133,8 @@ def hidden(root: Path) -> list[str]:
 
 
 def chosen(operations: list[str], every: int) -> list[int]:
-    """Which operations are tried: every n-th, those around each exchange, and all if LINGUAREC_TRUST is `full`."""
-    whole = os.environ.get("LINGUAREC_TRUST") == "full"
+    """Which operations are tried: every n-th, those around each exchange, and all if LINGUAREC_TRUST is above 1."""
+    whole = int(os.environ.get("LINGUAREC_TRUST", "1")) > 1
     exchanges = [number for number, operation in enumerate(operations) if operation.startswith("exchange")]
     near = {number + step for number in exchanges for step in (0, 1)}
     return [number for number in range(len(operations)) if whole or number % every == 0 or number in near]
