@@ -258,3 +258,21 @@ def test_eight_threads_read_while_one_adds_and_removes_1000_items():
         thread.join()
     assert failures == []
     assert min(answers) >= 5 and len(current[0]) == 1_600
+
+
+def test_scores_of_sparse_queries_are_known_to_be_close():
+    """A query with few values is wrong by few roundings, so few items are scored a second time, however wide the keys are."""
+    generator = np.random.default_rng(0)
+    keys = torch.from_numpy(generator.standard_normal((50, 4000)).astype(np.float32))
+    queries = torch.zeros(2, 4000)
+    queries[0, [7, 1999, 3000]] = torch.tensor([1.0, 0.7, 0.49])
+    queries[1] = 1
+    ranker = DenseRanker(keys)
+    sparse_error, dense_error = ranker.error(queries)
+    longest = float(keys.norm(dim=1).max())
+    assert sparse_error == pytest.approx(5 * 2.0**-24 * longest * float(queries[0].norm()))
+    assert dense_error == pytest.approx(4002 * 2.0**-24 * longest * float(queries[1].norm()))
+    out = torch.empty(2, 50)
+    ranker.score(queries, out)
+    wrong = (out.double() - ranker.scores_of(queries, torch.arange(50).expand(2, 50))).abs().amax(dim=1).numpy()
+    assert wrong[0] <= sparse_error and wrong[1] <= dense_error

@@ -18,6 +18,7 @@ from linguarec.commands.finetune import finetune, finetuning_request
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families import FAMILIES
+from linguarec.families.ease.model import EASEConfig
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.sasrec.model import SASRecConfig
 from linguarec.files import writing_folder
@@ -105,7 +106,10 @@ def test_settings_json_tells_command_model_data_and_all_settings(
 
 SETTINGS_OF: Mapping[str, dict[str, Any]] = {
     name: {"transformer": SMALL, "users": 0.5} for name, family in FAMILIES.items() if family.encoders
-} | {"recformer": {"config": TINY_RECFORMER, "tokens": "words"}}
+} | {
+    "recformer": {"config": TINY_RECFORMER, "tokens": "words"},
+    "ease": {"config": EASEConfig(regularisation=20, decay=1), "users": 0.5},
+}
 
 
 @pytest.mark.parametrize("model", FAMILIES)

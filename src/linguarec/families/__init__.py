@@ -1,5 +1,6 @@
 """The model families, one folder each, and the table of them. To add a family, add a folder and a line here."""
 
+from linguarec.families.ease.method import EASE_FAMILY
 from linguarec.families.family import Family
 from linguarec.families.recformer.method import RECFORMER
 from linguarec.families.sasrec.method import SASREC
@@ -8,5 +9,6 @@ from linguarec.families.unisrec.method import UNISREC, UNISREC_TRANSDUCTIVE
 from linguarec.families.vqrec.method import VQREC
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (SASREC, SASREC_TEXT, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER)
+    family.name: family
+    for family in (SASREC, SASREC_TEXT, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER, EASE_FAMILY)
 }

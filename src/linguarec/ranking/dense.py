@@ -152,8 +152,12 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
             first += len(keys)
 
     def error(self, queries: Tensor) -> npt.NDArray[np.float64]:
-        """See `ExactRanker`: a sum of D products is wrong by D roundings of |query| |key| at most, in any order."""
-        error: npt.NDArray[np.float64] = (self.width + 2) * _UNIT * self.largest(queries)
+        """See `ExactRanker`: a sum of n products is wrong by n roundings of |query| |key| at most, in any order.
+
+        n is the number of a query's values that are not zero: the other products are exact, and so is adding them.
+        """
+        terms = torch.count_nonzero(queries, dim=1).cpu().numpy()
+        error: npt.NDArray[np.float64] = (terms + 2) * _UNIT * self.largest(queries)
         if not np.isfinite(error).all():
             raise ValueError("queries or keys hold values that are not finite: the model has diverged")
         return error

@@ -160,7 +160,7 @@ class VectorScorer:
         """Nothing is counted: the last `max_length` items are read."""
         return {}
 
-    def to(self, device: torch.device | str) -> "VectorScorer":
+    def to(self, device: torch.device | str) -> Self:
         """The same scorer, its network moved."""
         self.network.to(device)
         return self

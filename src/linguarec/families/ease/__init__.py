@@ -1,0 +1,1 @@
+"""EASE: item-item weights in closed form."""

@@ -1,0 +1,150 @@
+"""EASE: embarrassingly shallow autoencoders for sparse data (Steck, WWW 2019, arXiv 1905.03375).
+
+A linear model of items by items, without gradient steps. X [users, N] is 1 where a training sequence holds the item, else 0:
+
+    G = X'X + regularisation I        P = inverse(G)        B = -P / diag(P), column by column, zero diagonal
+
+B minimises |X - XB|^2 + regularisation |B|^2 under a zero diagonal (equations 3 to 8 of the paper). The score of item i is the
+sum of B[h, i] over the items h of the history. Here the sum is weighted by recency, `decay` ^ (steps ago), where the last item
+of the history is 0 steps ago; the paper has no order, which is `decay` 1. An item that occurs several times counts once, at its
+last occurrence, as X counts it once.
+
+As query . key: the key of item i is column i of B, the query is the history as a weighted multi-hot vector, [N] both. A new
+item has no column.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from scipy.linalg import lapack
+from torch import Tensor, nn
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.checks import LARGEST, above_zero, refuse
+from linguarec.data.ragged import Ragged
+from linguarec.nn.shape import CatalogueShape
+
+_ROWS_AT_ONCE = 1_024
+_LARGEST_REGULARISATION = 1e9  # far above the number of users who share an item
+
+
+@dataclass(frozen=True)
+class EASEConfig:
+    """Settings of EASE.
+
+    Args:
+        regularisation: lambda of the paper, added to the diagonal; larger values trust rare items less.
+        decay: weight of a history's item relative to the one after it; 1 = order does not count.
+    """
+
+    regularisation: float = 400.0
+    decay: float = 0.7
+
+    def __post_init__(self) -> None:
+        problems = above_zero(self, "regularisation", "decay")
+        if self.regularisation > _LARGEST_REGULARISATION:
+            problems.append(
+                f"regularisation is {self.regularisation}; it must be at most {_LARGEST_REGULARISATION:,.0f}"
+            )
+        if self.decay > 1:
+            problems.append(f"decay is {self.decay}; it must be at most 1")
+        refuse(problems)
+
+
+class EASE(nn.Module):
+    """Items by ID: `keys` [N, N] float32, row i = key of item i = column i of B.
+
+    They are no part of the state dict: a run stores them once, as its keys. In a network that was loaded, `keys` is [0, N].
+    """
+
+    keys: Tensor
+
+    def __init__(self, config: EASEConfig, shape: CatalogueShape) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+        self.register_buffer("keys", torch.zeros(0, shape.num_items), persistent=False)
+
+    @property
+    def max_length(self) -> int:
+        """Longest history that is read: of any length."""
+        return LARGEST
+
+    def fit(self, sequences: Ragged) -> None:
+        """Compute the keys from the training sequences of item rows."""
+        weights = item_weights(sequences, self.shape.num_items, self.config.regularisation)
+        self.keys = torch.from_numpy(weights.T).contiguous().to(self.keys.device)
+
+    def item_inputs(self, items: ItemBatch) -> Tensor:
+        """Vectors [N, 1]: the rows themselves, exact in float32 far beyond the largest catalogue that can be fitted."""
+        return items.rows.to(torch.float32).unsqueeze(1)
+
+    def item_keys(self, items: ItemBatch) -> Tensor:
+        """Keys [N, all items] of the items."""
+        return self.keys.index_select(0, items.rows)
+
+    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
+        """Query [B, N] of each history: `decay` ^ (steps ago) at its items."""
+        rows = inputs.index_select(0, batch.items).squeeze(1).long()
+        lengths = batch.offsets[1:] - batch.offsets[:-1]
+        history = torch.repeat_interleave(torch.arange(len(batch), device=rows.device), lengths)
+        steps_ago = batch.last[history] - torch.arange(len(rows), device=rows.device)
+        weights = torch.pow(self.config.decay, steps_ago.to(torch.float64)).to(torch.float32)
+        queries = torch.zeros(len(batch), self.shape.num_items, device=rows.device)
+        # Weights never grow with the steps, so the largest is that of the last occurrence.
+        queries.view(-1).scatter_reduce_(0, history * self.shape.num_items + rows, weights, "amax")
+        return queries
+
+
+def memory_needed(num_items: int) -> int:
+    """Bytes that `item_weights` and the keys made of it take at most: three matrices [N, N] of float64."""
+    return 3 * num_items**2 * 8
+
+
+def item_weights(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArray[np.float32]:
+    """B [N, N] float32, solved in float64; `B[h, i]`: what item h in a history adds to the score of item i.
+
+    Args:
+        sequences: item rows, a sequence for each user.
+        num_items: N.
+        regularisation: above 0, so that G is positive definite.
+    """
+    inverse = _inverse(_gram(sequences, num_items, regularisation))
+    diagonal = inverse.diagonal().copy()
+    weights = np.empty((num_items, num_items), dtype=np.float32)
+    for start in range(0, num_items, _ROWS_AT_ONCE):
+        weights[start : start + _ROWS_AT_ONCE] = inverse[start : start + _ROWS_AT_ONCE] / -diagonal
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+def _gram(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArray[np.float64]:
+    """G = X'X + regularisation I."""
+    values = np.asarray(sequences.values, dtype=np.int64)
+    interactions = sparse.csr_array(
+        (np.ones(len(values), dtype=np.float32), values, sequences.offsets.copy()), shape=(len(sequences), num_items)
+    )
+    interactions.sum_duplicates()
+    interactions.data[:] = 1
+    gram: npt.NDArray[np.float64] = (interactions.T @ interactions).toarray().astype(np.float64)
+    gram[np.diag_indices(num_items)] += regularisation
+    return gram
+
+
+def _inverse(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The inverse of a symmetric, positive definite matrix by its Cholesky factor, in the memory of the matrix itself."""
+    factor, failed = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)  # LAPACK's order of a matrix is that of gram.T
+    if not failed:
+        inverse, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if failed:
+        raise np.linalg.LinAlgError("G is not positive definite in float64")
+    found: npt.NDArray[np.float64] = inverse
+    for start in range(0, len(found), _ROWS_AT_ONCE):  # only the lower triangle was written
+        stop = start + _ROWS_AT_ONCE
+        found[start:stop, stop:] = found[stop:, start:stop].T
+        block = np.tril(found[start:stop, start:stop])
+        found[start:stop, start:stop] = block + np.tril(block, -1).T
+    return found

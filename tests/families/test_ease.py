@@ -1,0 +1,249 @@
+"""EASE: its closed form by hand, and the whole way of a run, from fine-tuning to a saved recommender."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import linguarec
+from linguarec.commands.compare import compare
+from linguarec.commands.evaluate import evaluate
+from linguarec.commands.finetune import finetune
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import training_sequences
+from linguarec.data.synthetic import DEMO, TINY, generate_world
+from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
+from linguarec.families.ease import method
+from linguarec.families.ease.method import EASEScorer, check_memory
+from linguarec.families.ease.model import EASE, EASEConfig, item_weights
+from linguarec.nn.shape import CatalogueShape
+from linguarec.sources.ids import IdSource
+
+# Item 3 occurs twice in a sequence, item 5 nowhere.
+LOG = [[0, 1, 2], [0, 1], [3, 1, 3], [2, 0], [4], [], [4, 2, 1]]
+ITEMS = 6
+
+
+def weights_by_regression(log: list[list[int]], num_items: int, regularisation: float) -> np.ndarray:
+    """B column by column: the ridge regression of an item on all others, which is what EASE's constraint means."""
+    seen = np.zeros((len(log), num_items))
+    for user, items in enumerate(log):
+        for item in items:
+            seen[user, item] = 1
+    weights = np.zeros((num_items, num_items))
+    for item in range(num_items):
+        others = [other for other in range(num_items) if other != item]
+        gram = seen[:, others].T @ seen[:, others] + regularisation * np.eye(num_items - 1)
+        weights[others, item] = np.linalg.solve(gram, seen[:, others].T @ seen[:, item])
+    return weights
+
+
+@pytest.fixture
+def dataset(make_dataset: Any) -> PreparedDataset:
+    """The tiny world as a prepared folder."""
+    domain = generate_world(seed=0, domains=1, size=TINY)[0]
+    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+    made: PreparedDataset = make_dataset(sequences, texts=[item.text for item in domain.items])
+    return made
+
+
+@pytest.fixture
+def run(dataset: PreparedDataset, tmp_path: Path) -> Path:
+    finetune("ease", dataset.path, tmp_path / "run", EASEConfig(regularisation=20))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("regularisation", [0.5, 30.0])
+def test_the_weights_are_those_of_a_regression_for_each_item(regularisation: float) -> None:
+    found = item_weights(Ragged.from_lists(LOG), ITEMS, regularisation)
+    np.testing.assert_allclose(found, weights_by_regression(LOG, ITEMS, regularisation), atol=1e-7)
+    assert found.dtype == np.float32
+    assert not found.diagonal().any()
+    assert not found[5].any() and not found[:, 5].any()
+
+
+def test_a_large_catalogue_is_solved_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = item_weights(Ragged.from_lists(LOG), ITEMS, 2.0)
+    monkeypatch.setattr("linguarec.families.ease.model._ROWS_AT_ONCE", 4)
+    np.testing.assert_array_equal(item_weights(Ragged.from_lists(LOG), ITEMS, 2.0), whole)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_a_score_is_the_decayed_sum_over_the_history(decay: float) -> None:
+    network = EASE(EASEConfig(regularisation=2, decay=decay), CatalogueShape(ITEMS))
+    network.fit(Ragged.from_lists(LOG))
+    scorer = EASEScorer(network)
+    inputs, keys = scorer.encode(IdSource(Path(), ITEMS))
+    histories = Ragged.from_lists([[1], [3, 0, 3, 2], [4, 1]])
+    weights = weights_by_regression(LOG, ITEMS, 2)
+    expected = [
+        weights[1],
+        weights[2] + decay * weights[3] + decay**2 * weights[0],  # item 3 counts where it occurs last
+        weights[1] + decay * weights[4],
+    ]
+    scores = torch.zeros(3, ITEMS)
+    for index, queries in scorer.queries(inputs, histories, tokens_per_batch=4):
+        scores[torch.from_numpy(index)] = queries @ keys.T
+    np.testing.assert_allclose(scores, np.stack(expected), atol=1e-6)
+
+
+def test_queries_are_made_of_few_histories_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query is as long as the catalogue, so a batch of 16,384 short histories would fill the memory."""
+    monkeypatch.setattr(method, "_QUERY_NUMBERS_AT_ONCE", 3 * ITEMS)
+    scorer = EASEScorer(EASE(EASEConfig(), CatalogueShape(ITEMS)))
+    scorer.network.fit(Ragged.from_lists(LOG))  # type: ignore[operator]
+    inputs, _ = scorer.encode(IdSource(Path(), ITEMS))
+    sizes = [len(index) for index, _ in scorer.queries(inputs, Ragged.from_lists([[1]] * 8))]
+    assert sizes == [3, 3, 2]
+
+
+def test_items_that_are_bought_together_are_recommended(make_dataset: Any, tmp_path: Path) -> None:
+    pairs = [[0, 1, 6, 7], [2, 3, 7, 6], [4, 5, 6, 7], [1, 0, 7, 6], [3, 2, 6, 7], [5, 4, 7, 6]]
+    dataset = make_dataset(pairs * 5)  # training leaves the last two out, which are 6 and 7 for everybody
+    finetune("ease", dataset.path, tmp_path / "run", EASEConfig(regularisation=1))
+    recommender = linguarec.load_model(tmp_path / "run")
+    found = recommender.recommend([["i0"], ["i3"], ["i4"]], k=1)
+    assert [[one.raw_id for one in best] for best in found] == [["i1"], ["i2"], ["i5"]]
+
+
+def test_it_beats_popularity_on_the_synthetic_world(make_dataset: Any, tmp_path: Path) -> None:
+    """With the world's full size: of the tiny one's 48 items, popularity alone finds half of what can be found."""
+    domain = generate_world(seed=0, domains=1, size=DEMO)[0]
+    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+    finetune("ease", make_dataset(sequences, num_items=len(domain.items)).path, tmp_path / "run")
+    found = evaluate(tmp_path / "run", plots=False)["systems"]
+    assert found["ease"]["ndcg@10"]["mean"] > 1.25 * found["popularity"]["ndcg@10"]["mean"]
+
+
+def test_a_run_is_evaluated_loaded_and_saved(dataset: PreparedDataset, run: Path, tmp_path: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    with (run / "metrics.csv").open() as file:
+        [row] = csv.DictReader(file)
+    assert (row["epoch"], metrics["epochs"], metrics["best_epoch"]) == ("0", 1, 0)
+    assert float(row["valid ndcg@10"]) == pytest.approx(metrics["valid"]["ndcg@10"])
+    assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
+
+    train = training_sequences(dataset.sequences, dataset.roles("leave-one-out"))
+    evaluated = evaluate(run, plots=False)
+    assert evaluated["systems"]["ease"]["ndcg@10"]["mean"] == pytest.approx(metrics["test"]["ndcg@10"])
+
+    # The weights stand in the run once, as its keys.
+    keys = np.load(run / "keys.npy")
+    np.testing.assert_array_equal(keys, item_weights(train, dataset.num_items, 20).T)
+    assert (run / "model.safetensors").stat().st_size < 100
+
+    recommender = linguarec.load_model(run)
+    histories = [dataset.raw_item_ids[:3], dataset.raw_item_ids[5:6], dataset.raw_item_ids[40:20:-2]]
+    found = recommender.recommend(histories, k=5)
+    weights = weights_by_regression(
+        [part.tolist() for part in (train[user] for user in range(len(train)))], len(keys), 20
+    )
+    scores = weights[2] + 0.7 * weights[1] + 0.49 * weights[0]
+    scores[:3] = -np.inf
+    best = np.argsort(-scores, kind="stable")[:5]
+    assert [one.raw_id for one in found[0]] == [dataset.raw_item_ids[item] for item in best]
+    np.testing.assert_allclose([one.score for one in found[0]], scores[best], atol=1e-6)
+    recommender.save(tmp_path / "saved")
+    assert linguarec.load_model(tmp_path / "saved").recommend(histories, k=5) == found
+    recommender.remove_items([found[0][0].raw_id])
+    assert recommender.recommend(histories, k=4)[0] == found[0][1:]
+
+
+def test_another_order_of_the_items_gives_the_same_ranks(
+    make_dataset: Any, dataset: PreparedDataset, run: Path
+) -> None:
+    order = np.random.default_rng(0).permutation(dataset.num_items)
+    place = np.argsort(order)
+    moved = make_dataset(
+        [place[dataset.sequences[user]].tolist() for user in range(len(dataset.sequences))],
+        texts=[f"item {row}" for row in order],
+        raw_ids=[dataset.raw_item_ids[row] for row in order],
+        name="moved",
+    )
+    expected, found = evaluate(run, plots=False), evaluate(run, moved.path, plots=False)
+    for name in ("recall@10", "ndcg@10", "mrr"):
+        assert found["systems"]["ease"][name]["mean"] == pytest.approx(expected["systems"]["ease"][name]["mean"])
+
+
+def test_a_finished_run_is_not_solved_again(
+    dataset: PreparedDataset, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = EASEConfig(regularisation=20)
+    before = (run / "keys.npy").stat().st_mtime_ns
+    again = finetune("ease", dataset.path, run, config, resume=True)
+    assert again["test"] == json.loads((run / "metrics.json").read_text())["test"]
+    assert (run / "keys.npy").stat().st_mtime_ns == before
+    with pytest.raises(SettingsError, match=r"model.regularisation: the run has 20.*, now 30"):
+        finetune("ease", dataset.path, run, EASEConfig(regularisation=30), resume=True)
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(method, "save_model", killed)
+        finetune("ease", dataset.path, tmp_path / "broken", config)
+    with pytest.raises(CheckpointMismatchError):
+        linguarec.load_model(tmp_path / "broken")
+    finetune("ease", dataset.path, tmp_path / "broken", config, resume=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "broken" / "keys.npy"), np.load(run / "keys.npy"))
+    finetune("ease", dataset.path, run, EASEConfig(regularisation=30), overwrite=True)
+    assert json.loads((run / "config.json").read_text())["config"]["regularisation"] == 30
+
+
+def test_it_stands_in_a_comparison(dataset: PreparedDataset, tmp_path: Path) -> None:
+    found = compare(dataset.path, ["ease"], tmp_path / "compared", seeds=2)
+    assert found["baseline"] == "ease"
+    assert found["systems"]["ease"]["ndcg@10"]["mean"] > found["systems"]["popularity"]["ndcg@10"]["mean"]
+
+
+def test_new_items_are_refused(dataset: PreparedDataset, run: Path, make_dataset: Any, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="ease knows items by ID only and cannot read new ones"):
+        linguarec.load_model(run).add_items([{"raw_id": "new", "title": "Bamboo lunch box"}])
+    other = make_dataset([[0, 1, 2, 3]] * 3, raw_ids=["a", "b", "c", "d"], name="other")
+    with pytest.raises(DataFormatError, match="ease knows items by ID only"):
+        evaluate(run, other.path)
+    with pytest.raises(SettingsError, match="nothing that it learned carries over"):
+        finetune("ease", dataset.path, tmp_path / "from", from_=run)
+
+
+def test_keys_of_another_catalogue_are_refused(run: Path) -> None:
+    keys = np.load(run / "keys.npy")
+    np.save(run / "keys.npy", keys[:, :-1])
+    with pytest.raises(CheckpointMismatchError, match=str(run)):
+        linguarec.load_model(run)
+    (run / "files.json").unlink()  # the seal
+    with pytest.raises(CheckpointMismatchError, match=r"queries must be \[Q, "):
+        linguarec.load_model(run)
+
+
+def test_too_many_items_are_refused_before_anything_is_written(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method, "available_memory", lambda: 10_000)
+    with pytest.raises(SettingsError, match=f"^.*{dataset.num_items:,} items need .* enough for 20 items"):
+        finetune("ease", dataset.path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SettingsError, match=r"60,000 items need 80.5 GiB .* 16.0 GiB are .* enough for 26,754 items"):
+        check_memory(60_000, 16 * 2**30)
+    check_memory(20_000, 16 * 2**30)
+    check_memory(60_000, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"regularisation": 0.0}, "regularisation is 0.0; it must be above 0"),
+        ({"regularisation": 1e12}, "it must be at most 1,000,000,000"),
+        ({"decay": 0.0}, "decay is 0.0; it must be above 0"),
+        ({"decay": 1.5}, "decay is 1.5; it must be at most 1"),
+        ({"decay": float("nan")}, "decay is nan"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, float], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        EASEConfig(**settings)
