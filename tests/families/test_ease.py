@@ -21,8 +21,10 @@ from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsE
 from linguarec.families.ease import method
 from linguarec.families.ease.method import EASEScorer, check_memory
 from linguarec.families.ease.model import EASE, EASEConfig, item_weights
+from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.ids import IdSource
+from linguarec.training.settings import TrainingSettings
 
 # Item 3 occurs twice in a sequence, item 5 nowhere.
 LOG = [[0, 1, 2], [0, 1], [3, 1, 3], [2, 0], [4], [], [4, 2, 1]]
@@ -196,8 +198,11 @@ def test_a_finished_run_is_not_solved_again(
 
 
 def test_it_stands_in_a_comparison(dataset: PreparedDataset, tmp_path: Path) -> None:
-    found = compare(dataset.path, ["ease"], tmp_path / "compared", seeds=2)
-    assert found["baseline"] == "ease"
+    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
+    quick = TrainingSettings(max_epochs=1, targets_per_step=200, accelerator="cpu")
+    found = compare(dataset.path, ["sasrec", "ease"], tmp_path / "compared", seeds=2, training=quick, transformer=small)
+    assert found["baseline"] == "ease"  # the better one on valid, after one epoch of the other
+    assert set(found["differences"]) == {"popularity", "sasrec"}
     assert found["systems"]["ease"]["ndcg@10"]["mean"] > found["systems"]["popularity"]["ndcg@10"]["mean"]
 
 
