@@ -25,6 +25,7 @@ from linguarec.families.opening import read_description
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.unisrec.model import UniSRecConfig
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.runs.settings import read_settings
 from linguarec.seals import unseal
 from linguarec.training.module import PreTraining
 from linguarec.training.settings import TrainingSettings
@@ -46,7 +47,8 @@ def further(model: Any, data: Shops, run: Path, start: Path, **changes: Any) -> 
 
 
 def recorded(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "settings.json").read_text())["from"]
+    """What the settings record of the start, with paths that hold here."""
+    found: dict[str, Any] = read_settings(run)["from"]
     return found
 
 

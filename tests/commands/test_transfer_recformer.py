@@ -17,6 +17,7 @@ from linguarec.errors import SettingsError
 from linguarec.families.opening import read_description
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.files import write_json
+from linguarec.runs.settings import read_settings
 from linguarec.seals import unseal
 from linguarec.training.settings import TrainingSettings
 
@@ -49,7 +50,7 @@ def test_scratch_begins_as_the_pre_training_did(
     for share, per_step in ((20, 12), (100, 60)):
         for way in ("scratch", "full"):
             run = output / "runs" / way / str(share) / "seed0"
-            written = read(run / "settings.json")
+            written = read_settings(run)
             assert written["config"] == {**pretrained, "language_head": False}
             assert (written["users"], written["training"]["targets_per_step"]) == (share / 100, per_step)
             assert written["training"]["warmup_steps"] == 100  # Recformer's own, as no other was given
