@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.data.features import UNKNOWN, FeatureInfo
 from linguarec.data.ragged import Ragged
+from linguarec.errors import CheckpointMismatchError
 from linguarec.ranking.scorer import VectorScorer, evaluating, last_queries, left_out, log_left_out
 from linguarec.sources import source as interface
 from linguarec.sources.embeddings import EmbeddingSource
@@ -195,6 +196,16 @@ def test_saved_inputs_are_the_base_with_what_was_added(
     assert torch.equal(loaded.base[:7], whole[:7])
     torch.testing.assert_close(loaded.base[7:], whole[7:], atol=2e-3, rtol=0)
     assert np.load(tmp_path / INPUTS_FILE).dtype == np.float32
+
+
+def test_vectors_of_a_file_are_checked_when_they_are_read(tmp_path: Path) -> None:
+    whole = torch.ones(5, 3)
+    whole[3, 1] = torch.nan
+    VectorInputs(whole).save(tmp_path, [])
+    loaded = VectorInputs.load(tmp_path).joined(VectorInputs(torch.ones(1, 3)))
+    assert torch.equal(loaded.rows(torch.tensor([0, 4, 5])), torch.ones(3, 3))
+    with pytest.raises(CheckpointMismatchError, match=rf"{tmp_path}/inputs\.npy holds NaN or an infinity in row 3"):
+        loaded.rows(torch.tensor([5, 3]))
 
 
 # -- modes, and what is cut

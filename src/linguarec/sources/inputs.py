@@ -13,7 +13,7 @@ from linguarec.arrays import save_array
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import writing_file
 from linguarec.sources.tokens import TokenSource
-from linguarec.stored import AGAIN, finite_problem, read_array
+from linguarec.stored import AGAIN, read_array
 
 INPUTS_FILE = "inputs.npy"
 
@@ -37,23 +37,35 @@ class HistoryInputs(Protocol):
 
 
 class VectorInputs:
-    """Vectors [N, D], one per item: a base, which may be a memory map, and added vectors."""
+    """Vectors [N, D], one per item: a base, which may be a memory map, and added vectors.
 
-    def __init__(self, base: Tensor, added: Tensor | None = None) -> None:
+    `file`: that the base was opened from. Its vectors are checked to be finite when they are read, not all at once.
+    """
+
+    def __init__(self, base: Tensor, added: Tensor | None = None, file: Path | None = None) -> None:
         self.base = base
         self.added = base[:0] if added is None else added
+        self.file = file
 
     def __len__(self) -> int:
         return len(self.base) + len(self.added)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """The vectors [T, D] at `rows` [T] int64; nothing else is read."""
+        """The vectors [T, D] at `rows` [T] int64; nothing else is read.
+
+        Raises:
+            CheckpointMismatchError: one of them, of the file, is not finite.
+        """
         if not len(self.added):
-            return self.base.index_select(0, rows)
-        of_base = rows < len(self.base)
-        found = self.base.new_empty(len(rows), self.base.shape[1])
-        found[of_base] = self.base.index_select(0, rows[of_base])
-        found[~of_base] = self.added.index_select(0, rows[~of_base] - len(self.base))
+            found = self.base.index_select(0, rows)
+        else:
+            of_base = rows < len(self.base)
+            found = self.base.new_empty(len(rows), self.base.shape[1])
+            found[of_base] = self.base.index_select(0, rows[of_base])
+            found[~of_base] = self.added.index_select(0, rows[~of_base] - len(self.base))
+        if self.file is not None and not found.isfinite().all():
+            bad = rows[~found.isfinite().all(dim=1)]
+            raise CheckpointMismatchError(f"{self.file} holds NaN or an infinity in row {int(bad[0])}. {AGAIN}")
         return found
 
     def select(self, rows: npt.NDArray[np.int64]) -> "VectorInputs":
@@ -62,11 +74,11 @@ class VectorInputs:
 
     def joined(self, other: "VectorInputs") -> "VectorInputs":
         """The items of both; the base is shared, not copied."""
-        return VectorInputs(self.base, torch.cat([self.added, other.base.to(self.base.device), other.added]))
+        return VectorInputs(self.base, torch.cat([self.added, other.base.to(self.base.device), other.added]), self.file)
 
     def to(self, device: torch.device | str) -> "VectorInputs":
         """The same on another device."""
-        return VectorInputs(self.base.to(device), self.added.to(device))
+        return VectorInputs(self.base.to(device), self.added.to(device), self.file)
 
     def save(self, folder: Path, raw_ids: Sequence[str]) -> None:
         """Write the vectors."""
@@ -82,7 +94,8 @@ class VectorInputs:
         Raises:
             CheckpointMismatchError: the file is missing or damaged.
         """
-        return cls(mapped_tensor(folder / INPUTS_FILE))
+        file = folder / INPUTS_FILE
+        return cls(mapped_tensor(file), file=file)
 
 
 class TokenInputs:
@@ -115,13 +128,11 @@ def mapped_tensor(file: Path) -> Tensor:
     """The vectors in a NumPy file as a read-only memory-mapped tensor [N, D].
 
     Raises:
-        CheckpointMismatchError: the file is missing or damaged, or a vector is not finite.
+        CheckpointMismatchError: the file is missing or damaged.
     """
     import warnings
 
     array = read_array(file, CheckpointMismatchError, AGAIN, mapped=True, dtype=np.float32, shape=(None, None))
-    if wrong := finite_problem(array):
-        raise CheckpointMismatchError(f"{file} {wrong}. {AGAIN}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
