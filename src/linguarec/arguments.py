@@ -98,13 +98,11 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
 
 def _beside_config(parameters: list[Parameter], values: "Namespace") -> dict[str, Any]:
     """Arguments that a `run.yaml` gives as a path relative to its own folder, by name, as absolute paths."""
-    import yaml
-
     found = {}
     for file in (Path(str(config.absolute)) for config in values.get("config") or [] if config is not None):
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_config(file)
         for p in parameters:
-            value = content.get(p.key) if isinstance(content, dict) and p.key in FLAG_PATHS else None
+            value = content.get(p.key) if p.key in FLAG_PATHS else None
             # A later argument overrides it.
             if isinstance(value, str) and (place := located(value, file.parent)) != value:
                 now = values.get(p.key)

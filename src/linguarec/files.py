@@ -57,29 +57,24 @@ def writing_file(path: Path, needed: int = 0) -> Iterator[Path]:
     """
     temporary = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(path)
-        if needed > (free := shutil.disk_usage(path.parent).free):
-            raise OutputError(
-                f"There is no space left for {path}: {needed:,} bytes are needed, {free:,} are free on the disk of "
-                f"{path.parent}. Free some, or write elsewhere."
-            )
-        temporary.touch(exist_ok=False)
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        yield temporary
-        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # some libraries make their own file, for its owner alone
-            temporary.chmod(mode)
-        _to_disk(temporary)
-        temporary.replace(path)
-        _to_disk(path.parent)
-    except LinguarecError:
-        raise
-    except Exception as error:
-        if (full := disk_error(error)) is not None:
-            raise _as_output_error(full, path) from error
-        if isinstance(error, OSError) and _is_of_output(error, path, temporary):
-            raise _as_output_error(error, path) from error
-        raise
+        with _output_errors(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left_behind(path)
+            if needed > (free := shutil.disk_usage(path.parent).free):
+                raise OutputError(
+                    f"There is no space left for {path}: {needed:,} bytes are needed, {free:,} are free on the disk of "
+                    f"{path.parent}. Free some, or write elsewhere."
+                )
+            temporary.touch(exist_ok=False)
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            if (
+                stat.S_IMODE(temporary.stat().st_mode) != mode
+            ):  # some libraries make their own file, for its owner alone
+                temporary.chmod(mode)
+            _to_disk(temporary)
+            temporary.replace(path)
+            _to_disk(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -230,17 +225,10 @@ def absence(path: Path) -> str:
 def _temporary_folder(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        yield temporary
-    except LinguarecError:
-        raise
-    except Exception as error:
-        if (full := disk_error(error)) is not None:
-            raise _as_output_error(full, path) from error
-        if isinstance(error, OSError) and _is_of_output(error, path, temporary):
-            raise _as_output_error(error, path) from error
-        raise
+        with _output_errors(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -366,12 +354,31 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+@contextlib.contextmanager
+def _output_errors(path: Path, temporary: Path) -> Iterator[None]:
+    """Errors of writing `temporary` become those of the output `path`; libraries raise classes of their own for a full disk.
+
+    Raises:
+        OutputError: the output cannot be written.
+    """
+    try:
+        yield
+    except LinguarecError:
+        raise
+    except Exception as error:
+        if (full := disk_error(error)) is not None:
+            raise _as_output_error(full, path) from error
+        if isinstance(error, OSError) and _is_of_output(error, path, temporary):
+            raise _as_output_error(error, path) from error
+        raise
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _is_of_output(error: OSError, path: Path, temporary: Path) -> bool:
     """Whether the error comes from writing `path` or `temporary`, not from reading another file."""
-    if not isinstance(error.filename, str | os.PathLike) or error.errno in (*NO_SPACE, errno.EROFS):
+    if not isinstance(error.filename, str | os.PathLike):
         return True
     place, target = Path(error.filename).absolute(), path.absolute()
     return place.is_relative_to(temporary.absolute()) or place == target or place in target.parents
