@@ -68,10 +68,7 @@ def writing_file(path: Path, needed: int = 0) -> Iterator[Path]:
             temporary.touch(exist_ok=False)
             mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
-            if (
-                stat.S_IMODE(temporary.stat().st_mode) != mode
-            ):  # some libraries make their own file, for its owner alone
-                temporary.chmod(mode)
+            temporary.chmod(mode)  # some libraries make their own file, for its owner alone
             _to_disk(temporary)
             temporary.replace(path)
             _to_disk(path.parent)
