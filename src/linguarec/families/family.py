@@ -151,6 +151,7 @@ class Family:
     `finetuning`, `pretraining`: its trainings. `training`: settings of its paper's training that differ from the defaults.
     `per_item`: tensors with a row for each catalogue item, which are never loaded for another catalogue. `carries`: whether
     another training can start from it. `ranks_new`: whether it has keys for items that it was not trained with.
+    `closed_form`: fitted at once and without a seed; a comparison puts it beside every model that is trained.
     `scorer`: makes keys and queries with a trained network. `ways`: ways to fine-tune a pre-trained model, for the comparison
     with training from scratch; None = none, because no weights carry over. `released`: reads and writes checkpoints of the
     released code.
@@ -168,6 +169,7 @@ class Family:
     per_item: tuple[str, ...] = ()
     carries: bool = True
     ranks_new: bool = True
+    closed_form: bool = False
     scorer: LoadScorer = score_vectors
     ways: "Ways | None" = None
     released: "Released | None" = None

@@ -182,5 +182,6 @@ EASE_FAMILY = Family(
     per_item=("keys",),
     carries=False,
     ranks_new=False,
+    closed_form=True,
     scorer=open_scorer,
 )
