@@ -32,6 +32,7 @@ from linguarec.ranking.repeats import NUM_BUCKETS, RepeatTerm, SeenItems
 from linguarec.ranking.scorer import Scorer, evaluating
 
 _NUMBERS = 1 << 28  # scores held at once: 1 GiB
+_NUMBERS_OF_STEP = 1 << 20  # scores that are worked on at once
 _MOST_CASES, _MOST_ITEMS = 20_000, 20_000
 _PRIOR = 1e-4  # of r; keeps r finite in a shop without a repeat
 _LEAST = 50.0  # an r of less is as good as none: exp(-50) of the softmax
@@ -226,19 +227,29 @@ def fit_scores(data: StackData, parts: int) -> Stack:
     spread = torch.clamp(data.scores.std(dim=2).mean(dim=0), min=1e-6).double()
     scores = data.scores
 
+    cases, at_once = len(data.target), max(1, _NUMBERS_OF_STEP // scores[0].numel())
+    starts = np.searchsorted(data.seen_case.numpy(), np.arange(0, cases + at_once, at_once))
+
     def loss_of(numbers: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         weights = torch.tensor(numbers[:parts] / spread.numpy(), dtype=torch.float32, requires_grad=True)
         repeats = torch.tensor(numbers[parts:], dtype=torch.float32, requires_grad=True)
-        with torch.enable_grad():
-            logits = torch.einsum("cmk,m->ck", scores, weights) + data.offset
-            logits = logits.index_put((data.seen_case, data.seen_place), repeats[data.seen_bucket], accumulate=True)
-            of_target = logits.gather(1, data.target.unsqueeze(1)).squeeze(1)
-            loss = (torch.logsumexp(logits, dim=1) - of_target).double().mean()
-            loss = loss + _PRIOR / 2 * repeats.double().square().sum()
-            loss.backward()
+        total = _PRIOR / 2 * float(np.square(numbers[parts:]).sum())
+        for number, start in enumerate(
+            range(0, cases, at_once)
+        ):  # small enough for the caches, and for memory used again
+            rows, seen = slice(start, start + at_once), slice(starts[number], starts[number + 1])
+            with torch.enable_grad():
+                logits = torch.einsum("cmk,m->ck", scores[rows], weights)
+                logits = logits + (data.offset[rows] if len(data.offset) > 1 else data.offset)
+                places = (data.seen_case[seen] - start, data.seen_place[seen])
+                logits = logits.index_put(places, repeats[data.seen_bucket[seen]], accumulate=True)
+                of_target = logits.gather(1, data.target[rows].unsqueeze(1)).squeeze(1)
+                loss = (torch.logsumexp(logits, dim=1) - of_target).double().sum() / cases
+                loss.backward()
+            total += float(loss.detach())
         assert weights.grad is not None and repeats.grad is not None
-        gradient = np.concatenate([weights.grad.double().numpy() / spread.numpy(), repeats.grad.double().numpy()])
-        return float(loss.detach()), gradient
+        of_repeats = repeats.grad.double().numpy() + _PRIOR * numbers[parts:]
+        return total, np.concatenate([weights.grad.double().numpy() / spread.numpy(), of_repeats])
 
     start = np.concatenate([np.full(parts, 1 / parts), np.zeros(NUM_BUCKETS)])
     bounds = [(0.0, None)] * parts + [(-_LEAST, _LEAST)] * NUM_BUCKETS
