@@ -231,29 +231,36 @@ def fit_scores(data: StackData, parts: int) -> Stack:
     starts = np.searchsorted(data.seen_case.numpy(), np.arange(0, cases + at_once, at_once))
 
     def loss_of(numbers: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        weights = torch.tensor(numbers[:parts] / spread.numpy(), dtype=torch.float32, requires_grad=True)
-        repeats = torch.tensor(numbers[parts:], dtype=torch.float32, requires_grad=True)
-        total = _PRIOR / 2 * float(np.square(numbers[parts:]).sum())
+        weights = torch.from_numpy(numbers[:parts] / spread.numpy()).float()
+        repeats = torch.from_numpy(numbers[parts:]).float()
+        loss, of_weights, of_repeats = 0.0, torch.zeros(parts), torch.zeros(NUM_BUCKETS)
         for number, start in enumerate(
             range(0, cases, at_once)
         ):  # small enough for the caches, and for memory used again
             rows, seen = slice(start, start + at_once), slice(starts[number], starts[number + 1])
-            with torch.enable_grad():
-                logits = torch.einsum("cmk,m->ck", scores[rows], weights)
-                logits = logits + (data.offset[rows] if len(data.offset) > 1 else data.offset)
-                places = (data.seen_case[seen] - start, data.seen_place[seen])
-                logits = logits.index_put(places, repeats[data.seen_bucket[seen]], accumulate=True)
-                of_target = logits.gather(1, data.target[rows].unsqueeze(1)).squeeze(1)
-                loss = (torch.logsumexp(logits, dim=1) - of_target).double().sum() / cases
-                loss.backward()
-            total += float(loss.detach())
-        assert weights.grad is not None and repeats.grad is not None
-        of_repeats = repeats.grad.double().numpy() + _PRIOR * numbers[parts:]
-        return total, np.concatenate([weights.grad.double().numpy() / spread.numpy(), of_repeats])
+            target = data.target[rows].unsqueeze(1)
+            case, place, bucket = data.seen_case[seen] - start, data.seen_place[seen], data.seen_bucket[seen]
+            logits = torch.matmul(weights, scores[rows])
+            logits += data.offset[rows] if len(data.offset) > 1 else data.offset
+            logits[case, place] += repeats[bucket]
+            of_target = logits.gather(1, target)
+            highest = logits.amax(dim=1, keepdim=True)
+            error = logits.sub_(
+                highest
+            ).exp_()  # becomes the gradient: the probability of a class, minus 1 for the target
+            total = error.sum(dim=1, keepdim=True)
+            loss += float((total.log() + highest - of_target).double().sum())
+            error /= total
+            error.scatter_add_(1, target, error.new_full(target.shape, -1.0))
+            of_weights += torch.matmul(scores[rows], error.unsqueeze(2)).sum(dim=0).squeeze(1)
+            of_repeats.index_add_(0, bucket, error[case, place])
+        gradient = np.concatenate([of_weights.double().numpy() / spread.numpy(), of_repeats.double().numpy()]) / cases
+        gradient[parts:] += _PRIOR * numbers[parts:]
+        return loss / cases + _PRIOR / 2 * float(np.square(numbers[parts:]).sum()), gradient
 
     start = np.concatenate([np.full(parts, 1 / parts), np.zeros(NUM_BUCKETS)])
     bounds = [(0.0, None)] * parts + [(-_LEAST, _LEAST)] * NUM_BUCKETS
-    found = optimize.minimize(loss_of, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})
+    found = optimize.minimize(loss_of, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
     weights = found.x[:parts] / spread.numpy()
     repeats = RepeatTerm(tuple(map(float, found.x[parts:])))
     return Stack(tuple(map(float, weights)), repeats, len(data.target), float(found.fun))
