@@ -107,6 +107,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(dataset: Pr
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.parametrize("model", ["sasrec", "sasrec-text", "unisrec", "unisrec-transductive", "vqrec"])
+def test_the_history_may_be_left_out_of_the_softmax(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Kept is the default and changes nothing; excluded trains other weights, with a smaller loss."""
+    quick = settings(max_epochs=1)
+    for name, options in {
+        "default": {},
+        "kept": {"history_in_softmax": "kept"},
+        "excluded": {"history_in_softmax": "excluded"},
+    }.items():
+        finetune(model, dataset.path, tmp_path / name, transformer=SMALL, training=quick, **options)
+    weights = {name: load_file(tmp_path / name / "model.safetensors") for name in ("default", "kept", "excluded")}
+    assert all(torch.equal(weights["default"][name], weights["kept"][name]) for name in weights["kept"])
+    assert any(not torch.equal(weights["default"][name], weights["excluded"][name]) for name in weights["kept"])
+    chosen = [json.loads((tmp_path / name / "settings.json").read_text())["history_in_softmax"] for name in weights]
+    assert chosen == ["kept", "kept", "excluded"]
+    losses = [next(csv.DictReader((tmp_path / name / "metrics.csv").open()))["loss"] for name in weights]
+    assert float(losses[2]) < float(losses[0])
+
+
 def test_a_gru_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> None:
     gru = GRUConfig(hidden_size=16, inner_size=16, max_length=20)
     run = tmp_path / "run"
