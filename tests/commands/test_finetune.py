@@ -290,16 +290,18 @@ def test_killed_after_its_last_epoch_it_trains_no_further_one(
     assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(run / "model.safetensors").items())
 
 
+@pytest.mark.parametrize("history", ["kept", "excluded"])
 def test_two_processes_take_the_steps_of_one(
-    dataset: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+    history: str, dataset: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     groups = {
         "transformer": replace(SMALL, dropout=0.0),
         "training": settings(max_epochs=2, precision="fp32", averaging=3),
     }
-    finetune("sasrec", dataset.path, alone, **groups)
-    assert in_two_processes("finetune", "sasrec", dataset.path, "-o", together, **groups)["epochs"] == 2
+    finetune("sasrec", dataset.path, alone, **groups, history_in_softmax=history)
+    words = ("finetune", "sasrec", dataset.path, "-o", together, "--history-in-softmax", history)
+    assert in_two_processes(*words, **groups)["epochs"] == 2
     expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
     for name in expected:
         torch.testing.assert_close(
