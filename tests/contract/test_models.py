@@ -1,15 +1,17 @@
 """What every model of the table must do, unasked, with either sequence encoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.loader import TrainingLoader
+from linguarec.batching.windows import history_pairs
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases, evaluation_cases, leave_one_out, training_sequences
 from linguarec.data.synthetic import TINY, Shop, generate_world, word_vectors
@@ -126,6 +128,31 @@ def test_every_parameter_gets_a_gradient(model: nn.Module, world: World) -> None
         if parameter.grad is None or not bool(parameter.grad.abs().sum() > 0)
     ]
     assert without == []
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(FAMILIES[n].finetuning.options, "history_in_softmax")])
+def test_pairs_that_are_left_out_of_the_softmax_are_no_classes(name: str, world: World) -> None:
+    """The loss equals a softmax under a dense mask, in value and gradient, in every family that has the option."""
+    torch.manual_seed(0)
+    model = describe(name, "transformer", world).build().eval()
+    batch = ragged_batch([6, 1, 9], len(world.items))
+    batch.items[2], batch.items[7:9] = batch.items[0], batch.items[8]  # repeats
+    batch.targets[4], batch.targets[9] = batch.items[1], -1  # a target from its history, a position without one
+    pairs = torch.from_numpy(history_pairs(batch.items.numpy(), batch.positions.numpy(), batch.targets.numpy()))
+    logits = model.queries(batch, model.item_inputs(world.items)) @ model.item_keys(world.items).T
+    mask = torch.zeros_like(logits, dtype=torch.bool)
+    mask[pairs[:, 0], pairs[:, 1]] = True
+    rows = (batch.targets >= 0).nonzero().squeeze(1)
+    mask[rows, batch.targets[rows]] = False
+    expected = F.cross_entropy(logits.masked_fill(mask, -torch.inf), batch.targets, ignore_index=-1)
+    assert mask.any(1).tolist() == [position != 9 for position in range(16)]
+    found = model.finetune_loss(replace(batch, excluded=pairs), world.items)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = [
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+        for loss in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
 def test_positions_without_target_take_no_part_in_the_loss(model: nn.Module, world: World) -> None:

@@ -31,13 +31,30 @@ from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 
 @dataclass(frozen=True)
-class StartOptions(EncoderOptions):
-    """The sequence encoder, and which part of a start is frozen.
+class NextItemOptions(EncoderOptions):
+    """The sequence encoder, and the classes of the softmax.
 
     Args:
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
+            classes of the softmax, except the target
+    """
+
+    history_in_softmax: Literal["kept", "excluded"] | None = None
+
+
+@dataclass(frozen=True)
+class StartOptions(NextItemOptions):
+    """The sequence encoder, the classes of the softmax, and which part of a start is frozen.
+
+    Args:
+        sequence_encoder: encoder of the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
+            classes of the softmax, except the target
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
     """
 
@@ -46,11 +63,15 @@ class StartOptions(EncoderOptions):
 
 @dataclass(frozen=True, eq=False)
 class NextItemData:
-    """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases."""
+    """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases.
+
+    `exclude_history`: in training, the items of a position's history are no classes of its softmax, except the target.
+    """
 
     source: ItemSource
     read: TrainingData
     max_length: int
+    exclude_history: bool = False
 
     @cached_property
     def known(self) -> npt.NDArray[np.int32]:
@@ -75,7 +96,7 @@ class NextItemData:
         sequences = self.read.sequences
         targets = np.searchsorted(self.known, sequences.values).astype(np.int32)
         per_step, stride = training.targets_per_step // training.accumulate, training.window_stride or None
-        return TrainingLoader(targets, sequences.offsets, self.max_length, per_step, stride, seed)
+        return TrainingLoader(targets, sequences.offsets, self.max_length, per_step, stride, seed, self.exclude_history)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Metrics on the valid cases."""
@@ -93,7 +114,7 @@ def plan_next_item(
     """The plan of a family whose network has `finetune_loss` over the whole catalogue.
 
     Args:
-        request: the requested training; its options are `EncoderOptions` or `StartOptions`.
+        request: the requested training; its options are `NextItemOptions` or `StartOptions`.
         source: all items of the folder.
         first: functions that make the earlier stages from the network and the data.
         mode: of the fine-tuning, recorded with what is taken from the start.
@@ -103,6 +124,7 @@ def plan_next_item(
         DataFormatError: there are no training targets.
     """
     family, training, seed = request.family, request.training, request.seed
+    history = request.options.history_in_softmax or "kept"
     frozen = getattr(request.options, "frozen", None)
     if frozen == "encoder" and request.start is None:
         raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
@@ -110,7 +132,7 @@ def plan_next_item(
     read = TrainingData.of(
         request.dataset, request.split, request.users, training.valid_users, seed, encoder.max_length
     )
-    data = NextItemData(source, read, encoder.max_length)
+    data = NextItemData(source, read, encoder.max_length, exclude_history=history == "excluded")
     description = ModelDescription(family, config, encoder, source.shape)
     torch.manual_seed(seed)
     network = description.build()
@@ -129,7 +151,8 @@ def plan_next_item(
             lambda current: save_model(current, description, request.output),
         )
 
-    options = replace(as_chosen(request.options, encoder), **names_in(request.options, source))
+    chosen = {"history_in_softmax": history, **names_in(request.options, source)}
+    options = replace(as_chosen(request.options, encoder), **chosen)
     stages = [*(make(network, data) for make in first), PlannedStage("", "", begin)]
     return Plan(description, network, source, stages, options, taken, source.settings())
 
