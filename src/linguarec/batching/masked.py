@@ -16,6 +16,7 @@ from linguarec.batching.draws import uniform
 from linguarec.batching.loader import TrainingLoader, tokens_of
 from linguarec.batching.windows import Windows
 from linguarec.data.ragged import Ragged
+from linguarec.errors import SettingsError
 
 IntArray = npt.NDArray[np.int64]
 _PLACE = 200  # the purpose of a random number, the first of the integers that name it
@@ -85,6 +86,11 @@ class MaskedLoader(TrainingLoader):
         self.mask_share, self.last_share = mask_share, last_share
         stride = min(stride or max(1, max_length // 2), max_length)
         super().__init__(sequences.values, sequences.offsets, max_length, targets_per_step, stride, seed)
+
+    def _check(self) -> None:
+        super()._check()
+        if self.max_length < 2:
+            raise SettingsError([f"max_length is {self.max_length}; with a place hidden, it must be at least 2"])
 
     def _draw(self, generator: np.random.Generator) -> MaskedWindows:
         assert self.stride is not None

@@ -111,9 +111,9 @@ class SelfAttention(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             mixed = [
                 self._attend(
+                    causal,
                     query.view(count, -1, self.heads, width // self.heads).transpose(1, 2),
                     *block.view(count, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4),
-                    causal,
                 ).flatten(0, 1)
                 for query, block, (count, length) in zip(
                     queries.split(query_sizes), keys_values.split(layout.block_sizes), layout.blocks, strict=True
@@ -122,7 +122,7 @@ class SelfAttention(nn.Module):
         attended: Tensor = self.output(torch.cat(mixed))
         return attended
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    def _attend(self, causal: bool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[count, heads, length, D/heads] each -> [count, length, D]; of the last position alone if that is the only query."""
         asked, length = query.shape[2], key.shape[2]
         if query.device.type == "cpu" and self.training and self.dropout:
