@@ -7,8 +7,9 @@ from linguarec.families.sasrec.method import SASREC
 from linguarec.families.sasrec_text.method import SASREC_TEXT
 from linguarec.families.unisrec.method import UNISREC, UNISREC_TRANSDUCTIVE
 from linguarec.families.vqrec.method import VQREC
+from linguarec.families.zesrec.method import ZESREC
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (SASREC, SASREC_TEXT, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER, EASE_FAMILY)
+    for family in (SASREC, SASREC_TEXT, ZESREC, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER, EASE_FAMILY)
 }
