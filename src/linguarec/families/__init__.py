@@ -2,6 +2,7 @@
 
 from linguarec.families.ease.method import EASE_FAMILY
 from linguarec.families.family import Family
+from linguarec.families.fdsa.method import FDSA_FAMILY
 from linguarec.families.recformer.method import RECFORMER
 from linguarec.families.sasrec.method import SASREC
 from linguarec.families.sasrec_text.method import SASREC_TEXT
@@ -11,5 +12,15 @@ from linguarec.families.zesrec.method import ZESREC
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (SASREC, SASREC_TEXT, ZESREC, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER, EASE_FAMILY)
+    for family in (
+        SASREC,
+        SASREC_TEXT,
+        FDSA_FAMILY,
+        ZESREC,
+        UNISREC,
+        UNISREC_TRANSDUCTIVE,
+        VQREC,
+        RECFORMER,
+        EASE_FAMILY,
+    )
 }
