@@ -122,7 +122,7 @@ class ReleasedForm:
 
     def names(self, pattern: str) -> tuple[str, ...]:
         """linguarec's names of a released tensor; none = it is carried."""
-        found = self.transformer.get(pattern) or KEYS.get(pattern, ())
+        found: str | tuple[str, ...] = self.transformer.get(pattern, KEYS.get(pattern, ()))
         return (found,) if isinstance(found, str) else found
 
 
