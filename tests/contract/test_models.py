@@ -1,15 +1,14 @@
 """What every model of the table must do, unasked, with either sequence encoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
-from linguarec.batching.loader import TrainingLoader
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases, evaluation_cases, leave_one_out, training_sequences
 from linguarec.data.synthetic import TINY, Shop, generate_world, word_vectors
@@ -17,7 +16,7 @@ from linguarec.evaluation.baselines import popularity
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.evaluation.slices import training_counts
 from linguarec.families import FAMILIES
-from linguarec.families.family import ModelDescription
+from linguarec.families.family import ModelDescription, Steps
 from linguarec.families.opening import open_model
 from linguarec.families.weights import save_model
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
@@ -30,7 +29,11 @@ ENCODERS: dict[str, EncoderConfig] = {
 }
 # Models of tokens have a suite of their own, test_token_models.py: no sequence encoder, one query a history.
 NAMES = [name for name, family in FAMILIES.items() if family.encoders]
-EVERY_MODEL = [(name, encoder) for name in NAMES for encoder in ENCODERS]
+EVERY_MODEL = [(name, encoder) for name in NAMES for encoder in FAMILIES[name].encoders]
+CAUSAL = [pair for pair in EVERY_MODEL if not FAMILIES[pair[0]].both_ways]
+BOTH_WAYS = [pair for pair in EVERY_MODEL if FAMILIES[pair[0]].both_ways]
+UPDATES = 240  # of the smallest training that reaches the bounds
+each_of = pytest.mark.parametrize  # description: of these models alone
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,22 @@ def ragged_batch(lengths: list[int], num_items: int) -> SequenceBatch:
     return SequenceBatch(items, offsets, positions, targets, zeros, zeros)
 
 
+def training_batch(description: ModelDescription, lengths: list[int], num_items: int) -> SequenceBatch:
+    """One step over random sequences of the given lengths, shortest first, as the family trains them."""
+    drawn = np.random.default_rng(1).integers(num_items, size=sum(lengths)).astype(np.int32)
+    sequences = Ragged(drawn, np.cumsum([0, *lengths]))
+    steps = Steps(description.encoder.max_length, 10**6, None, seed=0)
+    (batch,) = description.family.loader(sequences, steps, description.config)
+    return batch.sequences
+
+
+def row_of(queries: Tensor, batch: SequenceBatch, row: int) -> Tensor:
+    """The queries of one row: one a position, or one a history."""
+    if len(queries) == len(batch):
+        return queries[row : row + 1]
+    return queries[batch.offsets[row] : batch.offsets[row + 1]]
+
+
 def one_row(batch: SequenceBatch, row: int) -> SequenceBatch:
     part = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
     offsets = torch.tensor([0, part.stop - part.start])
@@ -103,9 +122,10 @@ def test_a_row_alone_equals_the_row_in_its_batch(model: nn.Module, world: World)
     together = model.queries(batch, inputs)
     for row in range(len(batch)):
         alone = model.queries(one_row(batch, row), inputs)
-        torch.testing.assert_close(alone, together[batch.offsets[row] : batch.offsets[row + 1]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(alone, row_of(together, batch, row), atol=1e-5, rtol=1e-5)
 
 
+@each_of("description", CAUSAL, ids="-".join, indirect=True)
 @torch.no_grad()
 def test_no_position_sees_what_comes_after_it(model: nn.Module, world: World) -> None:
     batch = ragged_batch([12], len(world.items))
@@ -117,9 +137,25 @@ def test_no_position_sees_what_comes_after_it(model: nn.Module, world: World) ->
     assert (after[7:] - before[7:]).abs().amax(dim=-1).min() > 1e-4
 
 
-def test_every_parameter_gets_a_gradient(model: nn.Module, world: World) -> None:
+@each_of("description", BOTH_WAYS, ids="-".join, indirect=True)
+@torch.no_grad()
+def test_a_hidden_place_sees_what_comes_after_it(model: nn.Module, world: World) -> None:
+    batch = ragged_batch([12], len(world.items))
+    target = int(batch.items[4])
+    batch.targets[:] = -1
+    batch.items[4], batch.targets[4] = -1, target
+    before = model.finetune_loss(batch, world.items)
+    for place in (0, 3, 5, 11):
+        changed = batch.items.clone()
+        changed[place] = (changed[place] + 1) % len(world.items)
+        assert (model.finetune_loss(replace(batch, items=changed), world.items) - before).abs() > 1e-6
+    of_all = model.queries(batch, model.item_inputs(world.items))
+    assert len(of_all) == len(batch)  # one a history, from behind it
+
+
+def test_every_parameter_gets_a_gradient(model: nn.Module, description: ModelDescription, world: World) -> None:
     model.train()
-    model.finetune_loss(ragged_batch([20, 4, 9], len(world.items)), world.items).backward()
+    model.finetune_loss(training_batch(description, [4, 9, 20], len(world.items)), world.items).backward()
     without = [
         name
         for name, parameter in model.named_parameters()
@@ -128,9 +164,12 @@ def test_every_parameter_gets_a_gradient(model: nn.Module, world: World) -> None
     assert without == []
 
 
-def test_positions_without_target_take_no_part_in_the_loss(model: nn.Module, world: World) -> None:
-    batch = ragged_batch([6, 4], len(world.items))
-    batch.targets[:6] = -1
+def test_positions_without_target_take_no_part_in_the_loss(
+    model: nn.Module, description: ModelDescription, world: World
+) -> None:
+    batch = training_batch(description, [4, 6], len(world.items))
+    batch.targets[: batch.offsets[1]] = -1
+    assert bool((batch.targets >= 0).any())
     alone = model.finetune_loss(one_row(batch, 1), world.items)
     torch.testing.assert_close(model.finetune_loss(batch, world.items), alone, atol=1e-5, rtol=1e-5)
 
@@ -183,16 +222,16 @@ def test_a_new_item_needs_no_row(model: nn.Module, description: ModelDescription
         torch.testing.assert_close(key, known, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(("name", "encoder"), EVERY_MODEL)
 def test_learns_the_synthetic_world(name: str, encoder: str, world: World) -> None:
     """Beats popularity by a quarter and comes near the best score that the world's law allows."""
     torch.manual_seed(0)
-    model = describe(name, encoder, world).build()
+    description = describe(name, encoder, world)
+    model = description.build()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    loader = TrainingLoader(np.asarray(world.train.values), world.train.offsets, 20, 200, None, seed=0)
+    loader = FAMILIES[name].loader(world.train, Steps(20, 200, None, seed=0), description.config)
     model.train()
-    for _ in range(40):
+    for _ in range(UPDATES // len(loader)):
         for batch in loader:
             optimizer.zero_grad()
             model.finetune_loss(batch.sequences, world.items).backward()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.commands.convert import convert
+from linguarec.families import FAMILIES
 from linguarec.families.opening import open_model
 from linguarec.families.recbole import VECTORS
 from linguarec.families.recbole_checkpoint import recbole_checkpoint
@@ -21,6 +22,7 @@ from linguarec.nn.losses import catalogue_cross_entropy
 CASES = {
     "sasrec": "sasrec",
     "fdsa": "fdsa",
+    "bert4rec": "bert4rec",
     "unisrec_inductive_ft": "unisrec",
     "unisrec_transductive_ft": "unisrec-transductive",
     "unisrec_pretrain": "unisrec",
@@ -95,8 +97,10 @@ def converted(request: pytest.FixtureRequest, released_outputs: Path, tmp_path: 
     return Converted(file / "official.pth" if file.is_dir() else file, tmp_path / "model", CASES[request.param])
 
 
-WITH_STATES = [case for case in CASES if case not in ("sasrec", "fdsa")]
-WITH_SCORES = [case for case in CASES if "_pretrain" not in case]
+BOTH_WAYS = [case for case, name in CASES.items() if FAMILIES[name].both_ways]
+CAUSAL = [case for case in CASES if case not in BOTH_WAYS]
+WITH_STATES = [case for case in CAUSAL if case not in ("sasrec", "fdsa")]
+WITH_SCORES = [case for case in CAUSAL if "_pretrain" not in case]
 
 
 @pytest.mark.parametrize("converted", WITH_STATES, indirect=True)
@@ -142,7 +146,20 @@ def test_the_released_fdsa_reads_noise(converted: Converted) -> None:
     assert (scores - converted.io["scores"][:, 1:]).abs().max() > 0.5
 
 
-@pytest.mark.parametrize("converted", CASES, indirect=True)
+@pytest.mark.parametrize("converted", BOTH_WAYS, indirect=True)
+@torch.no_grad()
+def test_scores_of_whole_histories_are_the_released_ones(converted: Converted) -> None:
+    """The released code leaves out the first item of every history, not of full ones alone; the first row is then empty."""
+    converted.io["item_seq"], converted.io["item_seq_len"] = (
+        converted.io["item_seq"][:, 1:],
+        converted.io["item_seq_len"] - 1,
+    )
+    queries = converted.model.queries(converted.batch(), converted.model.item_inputs(converted.items))
+    keys = torch.cat([converted.null_key(), converted.model.item_keys(converted.items)])
+    torch.testing.assert_close(queries @ keys.T, converted.io["scores"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("converted", CAUSAL, indirect=True)
 @torch.no_grad()
 def test_ragged_path_equals_padded_prefixes(converted: Converted) -> None:
     """One pass over a sequence gives at each position what the prefix alone gives."""

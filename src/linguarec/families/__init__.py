@@ -1,5 +1,6 @@
 """The model families, one folder each, and the table of them. To add a family, add a folder and a line here."""
 
+from linguarec.families.bert4rec.method import BERT4REC
 from linguarec.families.ease.method import EASE_FAMILY
 from linguarec.families.family import Family
 from linguarec.families.fdsa.method import FDSA_FAMILY
@@ -14,6 +15,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         SASREC,
+        BERT4REC,
         SASREC_TEXT,
         FDSA_FAMILY,
         ZESREC,

@@ -1,6 +1,7 @@
-"""Fine-tuning of models that predict the next item at every position: one stage of cross-entropy over the catalogue.
+"""Fine-tuning of models by their own `finetune_loss`: one stage of cross-entropy over the catalogue.
 
-A family may plan its own stages before it.
+What a step asks for (the next item at every position, or masked items) is made by the family's loader. A family may plan its
+own stages before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from torch import nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingLoader
+from linguarec.data.ragged import Ragged
 from linguarec.data.training_data import TrainingData
 from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import rank_cases
-from linguarec.families.family import ModelDescription, Plan, Request
+from linguarec.families.family import ModelDescription, Plan, Request, Steps, next_items
 from linguarec.families.options import EncoderOptions, as_chosen, freeze_encoder, settings_of
 from linguarec.families.start import take_over
 from linguarec.families.weights import save_model
@@ -46,11 +48,15 @@ class StartOptions(EncoderOptions):
 
 @dataclass(frozen=True, eq=False)
 class NextItemData:
-    """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases."""
+    """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases.
+
+    `make_loader`: the family's, with the model's settings filled in.
+    """
 
     source: ItemSource
     read: TrainingData
     max_length: int
+    make_loader: Callable[[Ragged, Steps], TrainingLoader] = next_items
 
     @cached_property
     def known(self) -> npt.NDArray[np.int32]:
@@ -73,9 +79,14 @@ class NextItemData:
             SettingsError: the size of a step is impossible.
         """
         sequences = self.read.sequences
-        targets = np.searchsorted(self.known, sequences.values).astype(np.int32)
-        per_step, stride = training.targets_per_step // training.accumulate, training.window_stride or None
-        return TrainingLoader(targets, sequences.offsets, self.max_length, per_step, stride, seed)
+        rows = np.searchsorted(self.known, sequences.values).astype(np.int32)
+        steps = Steps(
+            self.max_length,
+            training.targets_per_step // training.accumulate,
+            training.window_stride or None,
+            seed,
+        )
+        return self.make_loader(Ragged(rows, sequences.offsets), steps)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Metrics on the valid cases."""
@@ -93,7 +104,7 @@ def plan_next_item(
     """The plan of a family whose network has `finetune_loss` over the whole catalogue.
 
     Args:
-        request: the requested training; its options are `EncoderOptions` or `StartOptions`.
+        request: the requested training; its options are `TransformerOptions`, `EncoderOptions` or `StartOptions`.
         source: all items of the folder.
         first: functions that make the earlier stages from the network and the data.
         mode: of the fine-tuning, recorded with what is taken from the start.
@@ -110,7 +121,9 @@ def plan_next_item(
     read = TrainingData.of(
         request.dataset, request.split, request.users, training.valid_users, seed, encoder.max_length
     )
-    data = NextItemData(source, read, encoder.max_length)
+    data = NextItemData(
+        source, read, encoder.max_length, lambda sequences, steps: family.loader(sequences, steps, config)
+    )
     description = ModelDescription(family, config, encoder, source.shape)
     torch.manual_seed(seed)
     network = description.build()

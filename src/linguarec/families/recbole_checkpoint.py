@@ -21,7 +21,7 @@ from linguarec.data.item_files import read_ids
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.families.family import ConversionRequest, Converted, Family, ModelDescription, ModelFolder, ReleasedFile
 from linguarec.families.flags import refuse
-from linguarec.families.recbole import FORMS, VECTORS, ReleasedWeights, from_released, to_released
+from linguarec.families.recbole import BIAS, FORMS, PADDING, VECTORS, ReleasedWeights, from_released, to_released
 from linguarec.files import writing_file
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
@@ -52,6 +52,8 @@ MODEL_FIELDS = {
     "lambda": "sequence_contrast",
     "hidden_dropout_prob": "dropout",
     "layer_norm_eps": "layer_norm_eps",
+    "mask_ratio": "mask_share",
+    "ft_ratio": "last_share",
 }
 SHAPE_FIELDS = {"plm_size": "feature_width", "code_dim": "code_books", "code_cap": "centroids"}
 
@@ -105,6 +107,11 @@ def describe(
         CheckpointMismatchError: settings contradict the tensors, are missing or impossible; all of them are named.
     """
     weights, settings = checkpoint.weights, {**checkpoint.settings, **given}
+    if settings.get("model") == "BERT4Rec" and PADDING + BIAS not in weights.carried:
+        raise CheckpointMismatchError(
+            f"{checkpoint.file} is a BERT4Rec of RecBole 1.1 or earlier, which has no output layer and no {BIAS} and asks at a "
+            "place that it never trained; train it with RecBole 1.2, or here: linguarec finetune bert4rec."
+        )
     problems = [
         f"{name}: the tensors say {size}, the settings {settings[name]!r}"
         for name, size in weights.sizes.items()
