@@ -372,7 +372,7 @@ class Recommender:
 
         Raises:
             DataFormatError: an id is missing, duplicated or already in the catalogue; a column is missing or unknown.
-            SettingsError: the model knows items by ID only, or its text encoder is not available.
+            SettingsError: the model ranks items by ID only, or its text encoder is not available.
         """
         with self._writing:
             now = self.snapshot
@@ -382,8 +382,7 @@ class Recommender:
             if not self.description.family.ranks_new:
                 raise SettingsError(
                     [
-                        f"{self.description.name} knows items by ID only and cannot read new ones; train a model that reads "
-                        "text"
+                        f"{self.description.family.bound_to_ids} and cannot rank new ones; train a model that ranks by text"
                     ]
                 )
             added = now.source.new(entries, vectors)

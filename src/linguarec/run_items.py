@@ -159,10 +159,10 @@ def _check_unknown(
     recommender: Recommender, dataset: PreparedDataset, unknown: npt.NDArray[np.int64], zero_shot: bool
 ) -> None:
     name, family = recommender.description.name, recommender.description.family
-    if not zero_shot:
+    if not zero_shot or (not family.ranks_new and len(unknown) < dataset.num_items):
         mend = "Pass --zero-shot to read them by their text"
-        if family.by_id_alone:
-            mend = f"A {name} knows items by ID only; take a model that reads text"
+        if not family.ranks_new:
+            mend = f"A {family.bound_to_ids}; take a model that ranks by text"
         raise DataFormatError(
             f"{len(unknown):,} of the {dataset.num_items:,} items of {dataset.path} are unknown to the run, such as "
             f"{dataset.raw_item_ids[unknown[0]]!r}. {mend}."
@@ -170,8 +170,8 @@ def _check_unknown(
     if len(unknown) == dataset.num_items:
         raise SettingsError(
             [
-                f"the run is a {name}, which knows items by text and ID, and none of the items of {dataset.path} is in its "
-                "catalogue; take a model that reads text alone"
+                f"the run is a {name}, which knows items by {'ID' if family.by_id_alone else 'text and ID'}, and none of the "
+                f"items of {dataset.path} is in its catalogue; take a model that reads text alone"
             ]
         )
     rules = recommender.catalogue.text_rules

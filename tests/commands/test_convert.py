@@ -28,6 +28,7 @@ from linguarec.training.settings import TrainingSettings
 FIXTURES = (
     *(
         "sasrec",
+        "fdsa",
         "bert4rec",
         "unisrec_inductive_ft",
         "unisrec_transductive_ft",
@@ -121,7 +122,7 @@ def expected_ranking(scores):
     return [str(number + 1) for number in scores[1:].argsort(descending=True, stable=True).tolist()]
 
 
-@pytest.mark.parametrize("name", ["sasrec", "unisrec_inductive_ft", "unisrec_transductive_ft"])
+@pytest.mark.parametrize("name", ["sasrec", "fdsa", "unisrec_inductive_ft", "unisrec_transductive_ft"])
 def test_a_checkpoint_with_items_recommends_as_the_released_code_ranks(name, released_outputs, tmp_path):
     folder = released_outputs / name
     convert(folder / "official.pth", tmp_path / "model")
@@ -191,6 +192,26 @@ def test_raw_ids_for_the_checkpoints_own_items(released, dataset, tmp_path):
     assert ranking(named, [ids[2], ids[0]]) == ranking(texts, [ids[2], ids[0]]) == expected
     assert texts.catalogue.title(0) == TEXTS[-1]
     assert numbers.catalogue.raw_ids == [str(number) for number in range(1, NUM_ITEMS + 1)]
+
+
+def test_vectors_beside_the_carried_ones_have_to_be_the_same(released_outputs, tmp_path, make_dataset, caplog):
+    """The released FDSA carries noise: with the data's own vectors its scores would be others, and the user is told so."""
+    file = released_outputs / "fdsa" / "official.pth"
+    carried = torch.load(file, weights_only=True)["state_dict"]["plm_embedding.weight"][1:].numpy()
+    raw_ids = [str(number) for number in range(40, 0, -1)]  # another order than the checkpoint's
+    given = load_file(released_outputs / "fdsa" / "io.safetensors")["plm_embedding"][1:].numpy()
+    vectors = {"same": carried[::-1].copy(), "given": given[::-1].copy()}
+    dataset = make_dataset([[0, 1]], num_items=40, raw_ids=raw_ids, features=vectors)
+    (tmp_path / "ids.txt").write_text("\n".join(reversed(raw_ids)))
+    keys = []
+    for name in vectors:
+        caplog.clear()
+        asked = {"items": dataset.path, "item_ids": tmp_path / "ids.txt", "features": name}
+        convert(file, tmp_path / name, **asked)
+        warned = f"40 of the 40 items are not the vectors {name} of {dataset.path}: its own are read" in caplog.text
+        assert warned == (name == "given")
+        keys.append(linguarec.load_model(tmp_path / name).snapshot.inputs.base)
+    assert torch.equal(*keys)
 
 
 def test_item_ids_that_do_not_fit(released, dataset, tmp_path):

@@ -25,14 +25,16 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("model", ["unisrec", "vqrec"])
+@pytest.mark.parametrize("model", ["unisrec", "vqrec", "zesrec"])
 def test_every_way_and_share_is_trained_as_it_says(
     model: str, shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
 ) -> None:
     start, output = pretrained(model), tmp_path / "report"
     found = transfer(shops[1].path, start, output, shares=[20, 100], seeds=2, training=QUICK)
     assert read(output / "transfer.json")["systems"] == json.loads(json.dumps(found["systems"]))
-    assert read(output / "transfer.json")["mode"] == {"unisrec": "inductive", "vqrec": "reuse"}[model]  # the defaults
+    assert read(output / "transfer.json")["mode"] == {"unisrec": "inductive", "vqrec": "reuse"}.get(
+        model
+    )  # the defaults
     for way, frozen in (("scratch", None), ("frozen", "encoder"), ("full", "none")):
         for share in (20, 100):
             run = output / "runs" / way / str(share) / "seed1"

@@ -87,7 +87,7 @@ class PretrainingLoss(nn.Module):
 
 
 def test_the_published_systems_are_there() -> None:
-    assert {"unisrec", "vqrec"} <= set(PRETRAINABLE)
+    assert {"unisrec", "vqrec", "zesrec"} <= set(PRETRAINABLE)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

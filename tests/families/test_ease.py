@@ -209,7 +209,7 @@ def test_it_stands_in_a_comparison(dataset: PreparedDataset, tmp_path: Path) -> 
 
 
 def test_new_items_are_refused(dataset: PreparedDataset, run: Path, make_dataset: Any, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="ease knows items by ID only and cannot read new ones"):
+    with pytest.raises(SettingsError, match="ease knows items by ID only and cannot rank new ones"):
         linguarec.load_model(run).add_items([{"raw_id": "new", "title": "Bamboo lunch box"}])
     other = make_dataset([[0, 1, 2, 3]] * 3, raw_ids=["a", "b", "c", "d"], name="other")
     with pytest.raises(DataFormatError, match="ease knows items by ID only"):

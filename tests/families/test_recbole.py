@@ -27,13 +27,16 @@ from linguarec.sources.embeddings import EmbeddingSource
 
 ENCODER = TransformerConfig(hidden_size=8, layers=2, heads=2, inner_size=12, max_length=6, dropout=0.3)
 SHAPE = CatalogueShape(5, 10, 3, 4)
-RELEASED = ("sasrec", "bert4rec", "unisrec", "unisrec-transductive", "vqrec")
+RELEASED = ("sasrec", "bert4rec", "fdsa", "unisrec", "unisrec-transductive", "vqrec")
 
 
 def model_of(name, encoder=ENCODER):
     torch.manual_seed(0)
     description = ModelDescription(FAMILIES[name], FAMILIES[name].config(), encoder, SHAPE)
-    return description.build(), description
+    model = description.build()
+    if name == "fdsa":  # the released code has one table of positions for both encoders
+        model.feature_encoder.position.load_state_dict(model.encoder.position.state_dict())
+    return model, description
 
 
 def state_of(name):
@@ -131,6 +134,7 @@ def test_the_form_is_told_by_the_keys():
     titles = {name: recognise(state_of(name)).title for name in RELEASED}
     assert titles == {
         "sasrec": "SASRec of RecBole",
+        "fdsa": "FDSA of UniSRec",
         "bert4rec": "BERT4Rec of RecBole",
         "unisrec": "inductive UniSRec",
         "unisrec-transductive": "transductive UniSRec",
@@ -182,7 +186,7 @@ def test_every_missing_and_unexpected_key_is_named():
 
 def test_a_state_dict_of_another_network():
     message = problems_of({f"conv{number}.weight": torch.ones(1) for number in range(7)})
-    assert "no released SASRec, UniSRec or VQ-Rec" in message
+    assert "no released SASRec, FDSA, UniSRec or VQ-Rec" in message
     assert "it has: conv0.weight, conv1.weight, conv2.weight, conv3.weight, conv4.weight and 2 more" in message
 
 
@@ -204,6 +208,59 @@ def test_what_is_no_float32_tensor():
     message = problems_of(state)
     assert "LayerNorm.weight: its numbers are torch.float16, expected torch.float32" in message
     assert "LayerNorm.bias: expected a tensor, found [1.0]" in message
+
+
+def test_one_released_tensor_for_several_here():
+    state = state_of("fdsa")
+    state["LayerNorm.weight"] = torch.randn(8)
+    tensors = from_released(state).tensors
+    norms = ("encoder.input_norm", "feature_encoder.input_norm", "output_norm")
+    assert all(torch.equal(tensors[f"{norm}.weight"], state["LayerNorm.weight"]) for norm in norms)
+    positions = [tensors[f"{stream}.position.weight"] for stream in ("encoder", "feature_encoder")]
+    assert all(torch.equal(table, state["position_embedding.weight"]) for table in positions)
+    joined = tensors["feature_encoder.layers.1.attention.query_key_value.weight"]
+    assert torch.equal(joined[8:16], state["feature_trm_encoder.layer.1.multi_head_attention.key.weight"])
+    assert torch.equal(tensors["merge.weight"], state["concat_layer.weight"])
+
+
+def test_tensors_that_differ_cannot_become_one():
+    """A model that was trained here has three LayerNorms and two tables of positions."""
+    released = from_released(state_of("fdsa"))
+    tensors = dict(released.tensors)
+    tensors["output_norm.bias"] = torch.ones(8)
+    tensors["feature_encoder.position.weight"] = torch.zeros(6, 8)
+    with pytest.raises(CheckpointMismatchError) as error:
+        to_released("fdsa", tensors, released.carried)
+    assert str(error.value).splitlines() == [
+        "this fdsa cannot be written as FDSA of UniSRec:",
+        "encoder.position.weight, feature_encoder.position.weight differ, and the released code has one tensor for them, "
+        "position_embedding.weight",
+        "encoder.input_norm.bias, feature_encoder.input_norm.bias, output_norm.bias differ, and the released code has one "
+        "tensor for them, LayerNorm.bias",
+    ]
+
+
+def test_an_fdsa_whose_streams_do_not_fit():
+    state = state_of("fdsa")
+    del state["feature_trm_encoder.layer.1.feed_forward.dense_1.bias"]
+    state["adapter.mlp_layers.4.weight"] = torch.ones(8, 8)
+    message = problems_of(state)
+    assert "missing: feature_trm_encoder.layer.1.feed_forward.dense_1.bias" in message
+    assert "unexpected: adapter.mlp_layers.4.weight" in message
+    state = state_of("fdsa")
+    state["concat_layer.weight"] = torch.ones(8, 24)
+    assert "concat_layer.weight reads 24 numbers, expected two states of 8" in problems_of(state)
+
+
+def test_an_fdsa_that_reads_tags_is_refused_by_name():
+    """RecBole's own has the item table that identifies a SASRec."""
+    state = state_of("sasrec") | {
+        "feature_embed_layer.token_embedding_tables.item.class.embedding_table.weight": torch.ones(3, 8),
+        "concat_layer.weight": torch.ones(8, 16),
+    }
+    message = problems_of(state)
+    assert "it cannot be converted: its feature_embed_layer.token" in message
+    assert "says that it is an FDSA of RecBole, which reads tags of items" in message
 
 
 def test_codes_that_do_not_fit():

@@ -254,9 +254,7 @@ def _ways_of(
 
     family = start.family
     if family.ways is None:
-        raise SettingsError(
-            [f"{family.name} knows items by ID only: nothing that it learned carries over to another shop"]
-        )
+        raise SettingsError([f"{family.bound_to_ids}: nothing that it learned carries over to another shop"])
     given = {flag: value for flag, value in options.items() if value is not None}
     found = family.ways(start, given)
     flags = {way: arguments for way, arguments in found.items() if not isinstance(arguments, CheckpointMismatchError)}

@@ -21,6 +21,7 @@ from linguarec.families.flags import options_from
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.scorer import LeftOut, Scorer, VectorScorer
+from linguarec.sources.ids import IdSource
 from linguarec.sources.source import Asked, ItemSource
 from linguarec.training.settings import TrainingSettings
 from linguarec.training.stages import PlannedStage
@@ -212,7 +213,12 @@ class Family:
     @property
     def by_id_alone(self) -> bool:
         """Whether it knows items only by their catalogue row."""
-        return bool(self.per_item) and not self.ranks_new
+        return bool(self.per_item) and not self.ranks_new and issubclass(self.source, IdSource)
+
+    @property
+    def bound_to_ids(self) -> str:
+        """How it depends on IDs, for a message about items that have none: "NAME knows items by ID only"."""
+        return f"{self.name} {'knows' if self.by_id_alone else 'ranks'} items by ID only"
 
     def options(self, task: Task, given: Mapping[str, Any]) -> Any:
         """The options of a training with the values `given` by flag (a name without dashes, with underscores).

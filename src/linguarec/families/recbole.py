@@ -1,4 +1,4 @@
-"""Renames weights of the released code (RecBole's SASRec and BERT4Rec, UniSRec, VQ-Rec) to linguarec's names, and back.
+"""Renames weights of the released code (RecBole's SASRec and BERT4Rec, UniSRec and its FDSA, VQ-Rec), and back.
 
 Forms, keys and shapes are tables. Tensors that linguarec's models do not have are kept under names of their own, so that the
 conversion back gives the same tensors bit by bit: the padding row of an item table, slot 0 of each codebook, the item vectors
@@ -10,15 +10,15 @@ the code table already contains that mapping afterwards, and the released model 
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from linguarec.errors import CheckpointMismatchError
 
-# Released key -> linguarec's name; {i} is a layer, {e} an expert. Several released tensors with one target are joined along
-# dim 0, in this order; experts are stacked.
+# Released key -> linguarec's name, or several of them, which get the same tensor; {i} is a layer, {e} an expert. Several
+# released tensors with one target are joined along dim 0, in this order; experts are stacked.
 _LAYER = "trm_encoder.layer.{i}."
 TRANSFORMER: dict[str, str] = {
     "position_embedding.weight": "encoder.position.weight",
@@ -47,6 +47,22 @@ ADAPTOR: dict[str, str] = {
     "moe_adaptor.experts.{e}.bias": "adaptor.shift",
     "moe_adaptor.experts.{e}.lin.weight": "adaptor.weight",
 }
+# FDSA reads IDs and texts by two Transformers with one table of positions. One LayerNorm serves both inputs and the output.
+FDSA_TRANSFORMERS: dict[str, str | tuple[str, ...]] = {
+    "position_embedding.weight": ("encoder.position.weight", "feature_encoder.position.weight"),
+    **{
+        f"LayerNorm.{kind}": (f"encoder.input_norm.{kind}", f"feature_encoder.input_norm.{kind}", f"output_norm.{kind}")
+        for kind in ("weight", "bias")
+    },
+    **{
+        f"{stream}_{theirs}": f"{prefix}{ours}"
+        for stream, prefix in (("item", ""), ("feature", "feature_"))
+        for theirs, ours in TRANSFORMER.items()
+        if theirs.startswith("trm_encoder.")
+    },
+}
+LINEAR_ADAPTOR: dict[str, str] = {f"adapter.mlp_layers.1.{kind}": f"adaptor.{kind}" for kind in ("weight", "bias")}
+MERGE: dict[str, str] = {f"concat_layer.{kind}": f"merge.{kind}" for kind in ("weight", "bias")}
 HEAD: dict[str, str] = {  # of BERT4Rec
     "output_ffn.weight": "head.dense.weight",
     "output_ffn.bias": "head.dense.bias",
@@ -57,12 +73,13 @@ ITEMS, CODES = "item_embedding.weight", "pq_code_embedding.weight"
 BIAS = "output_bias"  # a row for each item and the padding
 VECTORS, TRANS_MATRIX = "plm_embedding.weight", "trans_matrix"  # not parameters in linguarec: item vectors are data
 KEYS: dict[str, str] = {
-    **TRANSFORMER, **ADAPTOR, **HEAD, ITEMS: "item.weight", BIAS: "bias", CODES: "codes.weight"
+    **ADAPTOR, **LINEAR_ADAPTOR, **MERGE, **HEAD, ITEMS: "item.weight", BIAS: "bias", CODES: "codes.weight"
 }  # fmt: skip
 
 # Letters of shapes: D width, I inner width, L longest history, F width of the text vectors, E experts, N items + padding,
-# R rows of an item table with one for the mask = N + 1, M codebooks, P centroids + slot 0, C rows of the code table = M * P.
-SHAPES: dict[str, str] = {
+# R rows of an item table with one for the mask = N + 1, M codebooks, P centroids + slot 0, C rows of the code table = M * P,
+# S width of two states = 2 * D.
+_SHAPES: dict[str, str] = {
     "position_embedding.weight": "LD",
     **{key: "DD" if key.endswith("weight") else "D" for key in TRANSFORMER if "multi_head_attention" in key},
     **{key: "D" for key in TRANSFORMER if "LayerNorm" in key},
@@ -80,6 +97,16 @@ SHAPES: dict[str, str] = {
     VECTORS: "NF",
     TRANS_MATRIX: "MPP",
     CODES: "CD",
+    "adapter.mlp_layers.1.weight": "DF",
+    "adapter.mlp_layers.1.bias": "D",
+    "concat_layer.weight": "DS",
+    "concat_layer.bias": "D",
+}
+SHAPES: dict[str, str] = _SHAPES | {
+    f"{stream}_{key}": shape
+    for stream in ("item", "feature")
+    for key, shape in _SHAPES.items()
+    if key.startswith("trm_encoder.")
 }
 SETTING_OF_LETTER = {
     "D": "hidden_size",
@@ -96,14 +123,21 @@ PADDING = "padding of "  # + released key: the name under which a padding row is
 class ReleasedForm:
     """A type of released checkpoint: linguarec's model, the keys beside the Transformer's, and the keys that identify it.
 
-    `mask`: name of the tensor that is the last row of its item table, the input of masked places; None = no such row.
+    `transformer`: names of the tensors of the Transformer, or of two. `mask`: name of the tensor that is the last row of its
+    item table, the input of masked places; None = no such row.
     """
 
     title: str
     model: str
     keys: tuple[str, ...]
     marks: tuple[str, ...]
+    transformer: Mapping[str, str | tuple[str, ...]] = field(default_factory=lambda: TRANSFORMER)
     mask: str | None = None
+
+    def names(self, pattern: str) -> tuple[str, ...]:
+        """linguarec's names of a released tensor; none = it is carried."""
+        found: str | tuple[str, ...] = self.transformer.get(pattern, KEYS.get(pattern, ()))
+        return (found,) if isinstance(found, str) else found
 
     def shape(self, pattern: str) -> str:
         """The letters of the shape of a tensor."""
@@ -117,9 +151,21 @@ FORMS = (  # the first form whose `marks` are all in the file is used
     ),
     ReleasedForm("inductive UniSRec", "unisrec", (VECTORS, *ADAPTOR), ("moe_adaptor.w_gate", VECTORS)),
     ReleasedForm("pre-trained UniSRec", "unisrec", tuple(ADAPTOR), ("moe_adaptor.w_gate",)),
+    ReleasedForm(
+        "FDSA of UniSRec",
+        "fdsa",
+        (ITEMS, VECTORS, *LINEAR_ADAPTOR, *MERGE),
+        ("concat_layer.weight", "adapter.mlp_layers.1.weight"),
+        FDSA_TRANSFORMERS,
+    ),
     ReleasedForm("BERT4Rec of RecBole", "bert4rec", (ITEMS, BIAS, *HEAD), ("output_ffn.weight", BIAS), mask="mask"),
     ReleasedForm("SASRec of RecBole", "sasrec", (ITEMS,), (ITEMS,)),
 )
+# Models that have marks of a form above and are none: a key that begins like this -> what the checkpoint is.
+NO_FORM = {
+    "feature_embed_layer.": "an FDSA of RecBole, which reads tags of items; the FDSA here reads text vectors, as the one "
+    "among UniSRec's baselines",
+}
 
 
 @dataclass(frozen=True)
@@ -158,13 +204,16 @@ def recognise(keys: Iterable[str]) -> ReleasedForm:
         CheckpointMismatchError: it is none of the released models.
     """
     keys = list(keys)
+    for beginning, title in NO_FORM.items():
+        if found := next((key for key in keys if key.startswith(beginning)), None):
+            raise CheckpointMismatchError(f"it cannot be converted: its {found} says that it is {title}.")
     for form in FORMS:
         if all(mark in keys for mark in form.marks):
             return form
     marks = sorted({mark for form in FORMS for mark in form.marks})
     named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
     raise CheckpointMismatchError(
-        f"no released SASRec, UniSRec or VQ-Rec: it has none of the keys {', '.join(marks)}; it has: {named or 'none'}."
+        f"no released SASRec, FDSA, UniSRec or VQ-Rec: it has none of the keys {', '.join(marks)}; it has: {named or 'none'}."
     )
 
 
@@ -177,13 +226,14 @@ def from_released(state: Mapping[str, Tensor]) -> ReleasedWeights:
     """
     form = recognise(state)
     layers, experts = (
-        _count(state, part) for part in (r"trm_encoder\.layer\.(\d+)\.", r"moe_adaptor\.experts\.(\d+)\.")
+        _count(state, part)
+        for part in (r"(?:item_|feature_)?trm_encoder\.layer\.(\d+)\.", r"moe_adaptor\.experts\.(\d+)\.")
     )
     rows = list(_expand(form, layers, experts))
     letters = _sizes(state, form, [(pattern, key) for pattern, _, key in rows], experts)
     pieces: dict[str, list[Tensor]] = {}
-    for pattern, name, key in rows:
-        if name is not None:
+    for pattern, names, key in rows:
+        for name in names:
             pieces.setdefault(name, []).append(state[key][None] if "{e}" in pattern else state[key])
     tensors = {name: torch.cat(parts) for name, parts in pieces.items()}
     carried = {key: state[key] for key in (VECTORS, TRANS_MATRIX) if key in state}
@@ -218,7 +268,8 @@ def to_released(
         code_books: M, for models of codes.
 
     Raises:
-        CheckpointMismatchError: the released code has no such model, or none with these tensors.
+        CheckpointMismatchError: the released code has no such model, or none with these tensors; or it has one tensor for
+            several that differ here.
     """
     forms = [form for form in FORMS if form.model == model]
     if not forms:
@@ -227,9 +278,14 @@ def to_released(
     form = next((form for form in forms if VECTORS in form.keys and VECTORS in carried), forms[-1])
     layers, experts = _count(tensors, r"encoder\.layers\.(\d+)\."), len(tensors.get("adaptor.shift", ()))
     rows = list(_expand(form, layers, experts))
-    names = {name for _, name, _ in rows if name is not None} | ({form.mask} if form.mask else set())
-    problems = [f"the released code has no place for: {name}" for name in tensors if name not in names]
-    problems += [f"missing: {name}" for name in names if name not in tensors]
+    expected = dict.fromkeys(name for _, names, _ in rows for name in names)
+    expected |= {form.mask: None} if form.mask else {}
+    problems = [f"the released code has no place for: {name}" for name in tensors if name not in expected]
+    problems += [f"missing: {name}" for name in expected if name not in tensors]
+    for _, names, key in rows:
+        same = [tensors[name] for name in names if name in tensors]
+        if not all(torch.equal(same[0], other) for other in same[1:]):
+            problems.append(f"{', '.join(names)} differ, and the released code has one tensor for them, {key}")
     if VECTORS in form.keys and VECTORS not in carried:
         problems.append(
             f"missing: {VECTORS}, the text vectors of its items, which only a converted checkpoint carries along"
@@ -238,11 +294,12 @@ def to_released(
         raise CheckpointMismatchError(f"this {model} cannot be written as {form.title}:\n" + "\n".join(problems))
     parts: dict[str, Iterator[Tensor]] = {}
     state: dict[str, Tensor] = {}
-    for pattern, name, key in rows:
-        if name is None:
+    for pattern, names, key in rows:
+        if not names:
             continue
+        name = names[0]
         if name not in parts:
-            number = sum(other == name for _, other, _ in rows)
+            number = sum(name in others for _, others, _ in rows)
             parts[name] = iter(tensors[name].unbind() if "{e}" in pattern else tensors[name].chunk(number))
         state[key] = next(parts[name]).clone()
     if ITEMS in state:
@@ -259,12 +316,12 @@ def to_released(
     return state | {key: tensor for key, tensor in carried.items() if not key.startswith(PADDING)}
 
 
-def _expand(form: ReleasedForm, layers: int, experts: int) -> Iterator[tuple[str, str | None, str]]:
-    """(pattern, linguarec's name, released key) of every tensor of the form, in the order in which they are joined."""
-    for pattern in (*TRANSFORMER, *form.keys):
+def _expand(form: ReleasedForm, layers: int, experts: int) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """(pattern, linguarec's names, released key) of every tensor of the form, in the order in which they are joined."""
+    for pattern in (*form.transformer, *form.keys):
         for number in range(layers if "{i}" in pattern else experts if "{e}" in pattern else 1):
-            name = KEYS[pattern].format(i=number) if pattern in KEYS else None
-            yield pattern, name, pattern.format(i=number, e=number)
+            names = tuple(name.format(i=number) for name in form.names(pattern))
+            yield pattern, names, pattern.format(i=number, e=number)
 
 
 def _count(keys: Iterable[str], pattern: str) -> int:
@@ -294,6 +351,8 @@ def _sizes(
             f"{CODES} has {letters['C']} rows, expected {letters['M']} codebooks x ({letters['P'] - 1} centroids + 1), as "
             f"{TRANS_MATRIX} has them"
         )
+    if not problems and letters.get("S", 2 * letters["D"]) != 2 * letters["D"]:
+        problems.append(f"concat_layer.weight reads {letters['S']} numbers, expected two states of {letters['D']}")
     if not problems and form.mask and letters["R"] != letters["N"] + 1:
         problems.append(
             f"{ITEMS} has {letters['R']} rows, expected {letters['N'] + 1}: padding, {letters['N'] - 1} items and the mask"

@@ -4,12 +4,14 @@ Sizes are read from the tensors. Other settings (heads, temperature, dropout, ep
 file or from settings that the user passes. Both use the released code's names; tables translate them.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -29,6 +31,8 @@ from linguarec.sources.ids import IdSource
 from linguarec.sources.source import Asked, ItemSource
 from linguarec.unpickling import Record
 
+log = logging.getLogger(__name__)
+
 # Released setting -> linguarec's field.
 ENCODER_FIELDS = {
     "hidden_size": "hidden_size",
@@ -46,6 +50,8 @@ MODEL_FIELDS = {
     "adaptor_dropout_prob": "adaptor_dropout",
     "temperature": "temperature",
     "lambda": "sequence_contrast",
+    "hidden_dropout_prob": "dropout",
+    "layer_norm_eps": "layer_norm_eps",
     "mask_ratio": "mask_share",
     "ft_ratio": "last_share",
 }
@@ -163,7 +169,7 @@ def released_settings(description: ModelDescription) -> dict[str, Any]:
 
 
 class RecBoleCheckpoints:
-    """Checkpoints of SASRec and BERT4Rec of RecBole, of UniSRec and of VQ-Rec."""
+    """Checkpoints of SASRec and BERT4Rec of RecBole, of UniSRec and its FDSA, and of VQ-Rec."""
 
     marks = ", ".join(sorted({mark for form in FORMS for mark in form.marks}))
 
@@ -189,7 +195,7 @@ class RecBoleCheckpoints:
         if weights.num_items is not None or dataset is not None:
             items = _items(checkpoint, dataset, request.item_ids)
             description = replace(description, shape=replace(description.shape, num_items=len(items)))
-        source = _source(checkpoint, description, request, 0 if items is None else len(items))
+        source = _source(checkpoint, description, request, items)
         model = description.build()
         model.load_state_dict(weights.tensors)
         book = source.book if isinstance(source, CodeSource) else None
@@ -250,7 +256,7 @@ def _not_recbole(request: ConversionRequest) -> dict[str, Any]:
 
 
 def _source(
-    checkpoint: ReleasedCheckpoint, description: ModelDescription, request: ConversionRequest, num_items: int
+    checkpoint: ReleasedCheckpoint, description: ModelDescription, request: ConversionRequest, items: pa.Table | None
 ) -> ItemSource:
     """The source of the catalogue: the folder's items, the checkpoint's own vectors or rows, or no items."""
     dataset, kind = request.dataset, description.family.source
@@ -268,6 +274,9 @@ def _source(
                 )
         if own is not None:
             vectors = own[1:].numpy()
+            if dataset is not None and features is not None and items is not None:
+                rows = [dataset.item_row[raw_id] for raw_id in items["raw_id"].to_pylist()]
+                _warn_if_other(checkpoint, vectors, dataset, features, rows)
         elif dataset is not None and features is not None:
             vectors = dataset.load_features(features)
         else:
@@ -285,7 +294,21 @@ def _source(
                 f"{dataset.path} are {book.subvectors} of {book.num_centroids}; quantize with those numbers."
             )
         return found
-    return IdSource(checkpoint.file, num_items)
+    return IdSource(checkpoint.file, 0 if items is None else len(items))
+
+
+def _warn_if_other(
+    checkpoint: ReleasedCheckpoint, own: npt.NDArray[Any], dataset: PreparedDataset, features: str, rows: list[int]
+) -> None:
+    """Warn if the vectors that a checkpoint carries are not those of the folder, as in the released code's FDSA."""
+    theirs = np.asarray(dataset.features(features)[np.asarray(rows)], dtype=np.float32)
+    different = int((~np.isclose(own, theirs, rtol=1e-3, atol=1e-4)).any(axis=1).sum())
+    if different:
+        log.warning(
+            "%s carries vectors of its own, and those of %d of the %d items are not the vectors %s of %s: its own are read, "
+            "as the model was trained with them. With the others it would give other scores",
+            checkpoint.file, different, len(own), features, dataset.path,
+        )  # fmt: skip
 
 
 def _check_flags(checkpoint: ReleasedCheckpoint, dataset: PreparedDataset, asked: Asked, family: Family) -> None:

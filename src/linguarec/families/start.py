@@ -36,9 +36,7 @@ def check_start(start: Start, family: Family) -> None:
             f"{start.family.name}, or name a folder that holds a {family.name}."
         )
     if not family.carries:
-        raise SettingsError(
-            [f"{family.name} knows items by ID only: nothing that it learned carries over to other items"]
-        )
+        raise SettingsError([f"{family.bound_to_ids}: nothing that it learned carries over to other items"])
 
 
 def merge_settings(start: Start, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:
