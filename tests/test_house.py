@@ -14,7 +14,17 @@ ALLOWED = {
     "evaluation/published.py",  # the published tables
 }
 FORMATS = {"recformer"}  # also the name of a file format: `prepare recformer`, `export --form recformer`
-MODEL_CLASSES = {"SASRec", "SASRecText", "UniSRec", "UniSRecTransductive", "VQRec", "Recformer", "EASE"}
+MODEL_CLASSES = {
+    "SASRec",
+    "SASRecText",
+    "BERT4Rec",
+    "S3Rec",
+    "UniSRec",
+    "UniSRecTransductive",
+    "VQRec",
+    "Recformer",
+    "EASE",
+}
 
 
 def trees(outside_families: bool) -> Iterator[tuple[str, ast.Module]]:

@@ -4,6 +4,7 @@ from linguarec.families.bert4rec.method import BERT4REC
 from linguarec.families.ease.method import EASE_FAMILY
 from linguarec.families.family import Family
 from linguarec.families.recformer.method import RECFORMER
+from linguarec.families.s3rec.method import S3REC
 from linguarec.families.sasrec.method import SASREC
 from linguarec.families.sasrec_text.method import SASREC_TEXT
 from linguarec.families.unisrec.method import UNISREC, UNISREC_TRANSDUCTIVE
@@ -11,5 +12,5 @@ from linguarec.families.vqrec.method import VQREC
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (SASREC, BERT4REC, SASREC_TEXT, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER, EASE_FAMILY)
+    for family in (SASREC, BERT4REC, S3REC, SASREC_TEXT, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER, EASE_FAMILY)
 }
