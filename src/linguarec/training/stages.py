@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 class StageResult:
     """The result of a stage.
 
-    `valid`: the metrics of its best epoch; empty if no epoch was better than the previous stage, then `best_epoch` is -1.
-    `before`: the monitored metric before its first step; None = not measured. `steps`: optimiser steps taken.
+    `valid`: the metrics of its best epoch; empty if no epoch was better than the previous stage, or without validation; then
+    `best_epoch` is -1. `before`: the monitored metric before its first step; None = not measured. `steps`: optimiser steps
+    taken.
     """
 
     valid: Metrics
@@ -45,12 +46,13 @@ class StageResult:
 class Fit:
     """A stage of gradient steps, ready to run.
 
-    `stage`: the Lightning module. `validate`: valid metrics of a network. `keep`: saves the best weights. `before`: metric
-    before the first step, for the record; None = not measured. `best_before`: metric that must be exceeded.
+    `stage`: the Lightning module. `validate`: valid metrics of a network; None = none, the last weights are kept. `keep`: saves
+    the best weights. `before`: metric before the first step, for the record; None = not measured. `best_before`: metric that
+    must be exceeded.
     """
 
     stage: Stage
-    validate: Callable[[nn.Module], Metrics]
+    validate: Callable[[nn.Module], Metrics] | None
     keep: Callable[[nn.Module], None]
     before: float | None = None
     best_before: float = -1.0
