@@ -32,7 +32,7 @@ from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 @dataclass(frozen=True)
 class NextItemOptions(EncoderOptions):
-    """The sequence encoder, and the classes of the softmax.
+    """The sequence encoder, the classes of the softmax, and the order of items with equal timestamps.
 
     Args:
         sequence_encoder: encoder of the histories; transformer by default
@@ -40,14 +40,17 @@ class NextItemOptions(EncoderOptions):
         gru: settings of the sequence encoder, if it is a GRU
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
+        ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
+            epoch, for data whose order of ties says nothing
     """
 
     history_in_softmax: Literal["kept", "excluded"] | None = None
+    ties: Literal["fixed", "shuffled"] | None = None
 
 
 @dataclass(frozen=True)
 class StartOptions(NextItemOptions):
-    """The sequence encoder, the classes of the softmax, and which part of a start is frozen.
+    """The options of every next-item model, and which part of a start is frozen.
 
     Args:
         sequence_encoder: encoder of the histories; transformer by default
@@ -55,6 +58,8 @@ class StartOptions(NextItemOptions):
         gru: settings of the sequence encoder, if it is a GRU
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
+        ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
+            epoch, for data whose order of ties says nothing
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
     """
 
@@ -96,7 +101,10 @@ class NextItemData:
         sequences = self.read.sequences
         targets = np.searchsorted(self.known, sequences.values).astype(np.int32)
         per_step, stride = training.targets_per_step // training.accumulate, training.window_stride or None
-        return TrainingLoader(targets, sequences.offsets, self.max_length, per_step, stride, seed, self.exclude_history)
+        times = None if self.read.times is None else self.read.times.values
+        return TrainingLoader(
+            targets, sequences.offsets, self.max_length, per_step, stride, seed, self.exclude_history, times
+        )
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Metrics on the valid cases."""
@@ -124,13 +132,19 @@ def plan_next_item(
         DataFormatError: there are no training targets.
     """
     family, training, seed = request.family, request.training, request.seed
-    history = request.options.history_in_softmax or "kept"
+    history, ties = request.options.history_in_softmax or "kept", request.options.ties or "fixed"
     frozen = getattr(request.options, "frozen", None)
     if frozen == "encoder" and request.start is None:
         raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
     config, encoder = settings_of(request)
     read = TrainingData.of(
-        request.dataset, request.split, request.users, training.valid_users, seed, encoder.max_length
+        request.dataset,
+        request.split,
+        request.users,
+        training.valid_users,
+        seed,
+        encoder.max_length,
+        times=ties == "shuffled",
     )
     data = NextItemData(source, read, encoder.max_length, exclude_history=history == "excluded")
     description = ModelDescription(family, config, encoder, source.shape)
@@ -151,7 +165,7 @@ def plan_next_item(
             lambda current: save_model(current, description, request.output),
         )
 
-    chosen = {"history_in_softmax": history, **names_in(request.options, source)}
+    chosen = {"history_in_softmax": history, "ties": ties, **names_in(request.options, source)}
     options = replace(as_chosen(request.options, encoder), **chosen)
     stages = [*(make(network, data) for make in first), PlannedStage("", "", begin)]
     return Plan(description, network, source, stages, options, taken, source.settings())
