@@ -26,7 +26,14 @@ from linguarec.nn.shape import CatalogueShape
 from linguarec.training.settings import TrainingSettings
 
 FIXTURES = (
-    *("sasrec", "unisrec_inductive_ft", "unisrec_transductive_ft", "unisrec_pretrain", "vqrec_inductive_ft"),
+    *(
+        "sasrec",
+        "bert4rec",
+        "unisrec_inductive_ft",
+        "unisrec_transductive_ft",
+        "unisrec_pretrain",
+        "vqrec_inductive_ft",
+    ),
     "vqrec_pretrain",
 )
 NUM_ITEMS, WIDTH = 12, 10

@@ -51,7 +51,7 @@ def dataset(make_dataset: Any) -> PreparedDataset:
     return made
 
 
-@pytest.mark.parametrize("model", ["sasrec", "sasrec-text", "unisrec", "unisrec-transductive", "vqrec"])
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec", "sasrec-text", "unisrec", "unisrec-transductive", "vqrec"])
 def test_leaves_a_run_folder_that_can_be_used(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = finetune(model, dataset.path, run, transformer=SMALL, training=settings())

@@ -9,6 +9,7 @@ from linguarec.errors import CheckpointMismatchError
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription, ModelFolder
 from linguarec.families.recbole import (
+    BIAS,
     CODES,
     ITEMS,
     PADDING,
@@ -26,7 +27,7 @@ from linguarec.sources.embeddings import EmbeddingSource
 
 ENCODER = TransformerConfig(hidden_size=8, layers=2, heads=2, inner_size=12, max_length=6, dropout=0.3)
 SHAPE = CatalogueShape(5, 10, 3, 4)
-RELEASED = ("sasrec", "unisrec", "unisrec-transductive", "vqrec")
+RELEASED = ("sasrec", "bert4rec", "unisrec", "unisrec-transductive", "vqrec")
 
 
 def model_of(name, encoder=ENCODER):
@@ -41,6 +42,8 @@ def state_of(name):
     carried = {}
     if FAMILIES[name].per_item:
         carried[PADDING + ITEMS] = torch.randn(8)
+    if name == "bert4rec":
+        carried[PADDING + BIAS] = torch.randn(1)
     if FAMILIES[name].source is EmbeddingSource:
         carried[VECTORS] = torch.randn(6, 10)
     if name == "vqrec":
@@ -100,10 +103,35 @@ def test_where_tensors_go():
     assert torch.equal(released.null_item, state[ITEMS][0])
 
 
+def test_where_the_mask_and_the_biases_of_a_bert4rec_go():
+    state = state_of("bert4rec")
+    released = from_released(state)
+    assert released.num_items == 5
+    assert torch.equal(released.tensors["item.weight"], state[ITEMS][1:6])
+    assert torch.equal(released.tensors["mask"], state[ITEMS][6])
+    assert torch.equal(released.tensors["bias"], state[BIAS][1:])
+    assert torch.equal(released.null_item, torch.cat([state[ITEMS][0], state[BIAS][:1]]))
+    state[ITEMS] = state[ITEMS][:6]
+    assert f"{ITEMS} has 6 rows, expected 7: padding, 5 items and the mask" in problems_of(state)
+
+
+def test_a_bert4rec_of_recbole_1_1_is_refused_by_name(tmp_path):
+    """Its keys are those of a SASRec."""
+    settings = {**SETTINGS, "model": "BERT4Rec"}
+    torch.save({"state_dict": state_of("sasrec"), "config": settings}, tmp_path / "old.pth")
+    with pytest.raises(
+        CheckpointMismatchError, match=r"old\.pth is a BERT4Rec of RecBole 1\.1 or earlier, which has no output"
+    ):
+        described(read(tmp_path / "old.pth"), {})
+    torch.save({"state_dict": state_of("bert4rec"), "config": settings}, tmp_path / "new.pth")
+    assert described(read(tmp_path / "new.pth"), {})[0].name == "bert4rec"
+
+
 def test_the_form_is_told_by_the_keys():
     titles = {name: recognise(state_of(name)).title for name in RELEASED}
     assert titles == {
         "sasrec": "SASRec of RecBole",
+        "bert4rec": "BERT4Rec of RecBole",
         "unisrec": "inductive UniSRec",
         "unisrec-transductive": "transductive UniSRec",
         "vqrec": "VQ-Rec",
@@ -237,6 +265,13 @@ def test_settings_that_tensors_cannot_tell(checkpoint):
     assert (given.encoder.heads, given.config.temperature) == (2, 0.5)
 
 
+def test_the_shares_of_hidden_places_are_read(checkpoint):
+    description, _ = described(checkpoint("bert4rec", {"n_heads": 2, "mask_ratio": 0.3, "ft_ratio": 0.25}), {})
+    assert (description.config.mask_share, description.config.last_share) == (0.3, 0.25)
+    settings = released_settings(description)
+    assert (settings["mask_ratio"], settings["ft_ratio"]) == (0.3, 0.25)
+
+
 def test_released_settings_are_the_inverse(checkpoint):
     description, assumed = described(checkpoint(), {})
     settings = released_settings(description)
@@ -284,7 +319,7 @@ def test_a_bare_state_dict_and_strange_contents(tmp_path):
         read(tmp_path / "bare.pth")
 
 
-@pytest.mark.parametrize("name", ["sasrec", "unisrec", "vqrec"])
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec", "unisrec", "vqrec"])
 def test_a_written_file_loads_with_weights_only(name, tmp_path):
     model, description = model_of(name)
     stored = {"released_settings": {"dataset": "x"}, "released_epoch": 3}

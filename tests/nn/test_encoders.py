@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig, build_encoder
+from linguarec.nn.ragged import RaggedLayout
 
 _OFFSETS = {"any order": [0, 4, 5, 12, 14, 18], "by length": [0, 1, 3, 7, 11], "one": [0, 6], "of one item": [0, 1, 2]}
 
@@ -25,3 +26,43 @@ def test_states_after_the_last_items_alone_are_those_of_all(config: EncoderConfi
         last = encoder(inputs, positions, ends, only_last=True)
     assert last.shape == (len(offsets) - 1, 12)
     torch.testing.assert_close(last, whole[ends[1:] - 1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_a_transformer_that_reads_both_ways_sees_the_whole_sequence_and_no_other(training: bool) -> None:
+    """In training with a dropout of next to nothing, which takes the direct form of the attention on a CPU."""
+    torch.manual_seed(0)
+    encoder = build_encoder(TransformerConfig(12, 2, 2, 8, dropout=0.0, attention_dropout=1e-9)).train(training)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    ends = torch.tensor([0, 4, 9])
+    inputs, positions = torch.randn(9, 12), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4])
+    with torch.no_grad():
+        whole = encoder(inputs, positions, ends, causal=False)
+        alone = encoder(inputs[4:], positions[4:], ends[1:] - 4, causal=False)
+        last = encoder(inputs, positions, ends, only_last=True, causal=False)
+        inputs[8] = torch.randn(12)
+        changed = encoder(inputs, positions, ends, causal=False)
+        causal = encoder(inputs, positions, ends)
+    torch.testing.assert_close(whole[4:], alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(last, whole[ends[1:] - 1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(changed[:4], whole[:4])
+    assert (changed[4:] - whole[4:]).abs().amax(dim=-1).min() > 1e-3
+    assert (causal[4:8] - changed[4:8]).abs().amax(dim=-1).min() > 1e-3
+
+
+def test_attention_both_ways_is_the_softmax_over_all_places() -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(4, 1, 1, 8, dropout=0.0)
+    attention = build_encoder(config).layers[0].attention.eval()
+    tokens = torch.randn(3, 4)
+    query, key, value = attention.query_key_value(tokens).chunk(3, dim=1)
+    expected = attention.output((query @ key.T / 2).softmax(-1) @ value)
+    found = attention(tokens, RaggedLayout.of(torch.tensor([0, 3])), causal=False)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gru_refuses_to_read_both_ways() -> None:
+    encoder = build_encoder(GRUConfig(12, 1, 8))
+    with pytest.raises(ValueError, match="a GRU reads from left to right only"):
+        encoder(torch.randn(2, 12), torch.arange(2), torch.tensor([0, 2]), causal=False)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.commands.convert import convert
+from linguarec.families import FAMILIES
 from linguarec.families.opening import open_model
 from linguarec.families.recbole_checkpoint import recbole_checkpoint
 from linguarec.families.released import read_released
@@ -19,6 +20,7 @@ from linguarec.nn.losses import catalogue_cross_entropy
 
 CASES = {
     "sasrec": "sasrec",
+    "bert4rec": "bert4rec",
     "unisrec_inductive_ft": "unisrec",
     "unisrec_transductive_ft": "unisrec-transductive",
     "unisrec_pretrain": "unisrec",
@@ -37,7 +39,7 @@ class Converted:
         assert description.name == name
         self.model: nn.Module = loaded
         self.io = load_file(file.parent / "io.safetensors")
-        num_items = len(self.io["plm_embedding" if "plm_embedding" in self.io else "pq_codes"]) - 1
+        num_items = len(self.io["pq_codes"] if "pq_codes" in self.io else self.io["plm_embedding"]) - 1
         codes = features = None
         if "pq_codes" in self.io:
             code_books, centroids = description.shape.needs_codes()
@@ -89,8 +91,10 @@ def converted(request: pytest.FixtureRequest, released_outputs: Path, tmp_path: 
     return Converted(file / "official.pth" if file.is_dir() else file, tmp_path / "model", CASES[request.param])
 
 
-WITH_STATES = [case for case in CASES if case != "sasrec"]
-WITH_SCORES = [case for case in CASES if "_pretrain" not in case]
+BOTH_WAYS = [case for case, name in CASES.items() if FAMILIES[name].both_ways]
+CAUSAL = [case for case in CASES if case not in BOTH_WAYS]
+WITH_STATES = [case for case in CAUSAL if case != "sasrec"]
+WITH_SCORES = [case for case in CAUSAL if "_pretrain" not in case]
 
 
 @pytest.mark.parametrize("converted", WITH_STATES, indirect=True)
@@ -123,7 +127,20 @@ def test_scores_and_loss_are_the_released_ones(converted: Converted) -> None:
     torch.testing.assert_close(loss, converted.io["loss"][0], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("converted", CASES, indirect=True)
+@pytest.mark.parametrize("converted", BOTH_WAYS, indirect=True)
+@torch.no_grad()
+def test_scores_of_whole_histories_are_the_released_ones(converted: Converted) -> None:
+    """The released code leaves out the first item of every history, not of full ones alone; the first row is then empty."""
+    converted.io["item_seq"], converted.io["item_seq_len"] = (
+        converted.io["item_seq"][:, 1:],
+        converted.io["item_seq_len"] - 1,
+    )
+    queries = converted.model.queries(converted.batch(), converted.model.item_inputs(converted.items))
+    keys = torch.cat([converted.null_key(), converted.model.item_keys(converted.items)])
+    torch.testing.assert_close(queries @ keys.T, converted.io["scores"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("converted", CAUSAL, indirect=True)
 @torch.no_grad()
 def test_ragged_path_equals_padded_prefixes(converted: Converted) -> None:
     """One pass over a sequence gives at each position what the prefix alone gives."""

@@ -126,9 +126,10 @@ class ItemBatch:
 class SequenceBatch:
     """B histories, ragged: sequence b is the slice `offsets[b]:offsets[b + 1]` of the flat tensors.
 
-    `items` [T] int64: index into the batch's distinct items. `offsets` [B+1] int64. `positions` [T] int64, 0 = first of the
-    window. `targets` int64, one for each query of the model ([T], Recformer: [B]): index into the keys of the item that
-    follows, -1 = no loss here. `users` [B] int64, `domain` [B] int64. `tokens`: the histories as tokens (Recformer), or None.
+    `items` [T] int64: index into the batch's distinct items, -1 = a masked place, whose item is hidden. `offsets` [B+1] int64.
+    `positions` [T] int64, 0 = first of the window. `targets` int64, one for each query of the model ([T], Recformer: [B]):
+    index into the keys of the item to predict (the next one; at a masked place the hidden one), -1 = no loss here. `users` [B]
+    int64, `domain` [B] int64. `tokens`: the histories as tokens (Recformer), or None.
     `only_last`: only the query after the last item of each sequence is needed, so a model may leave out the others.
     `excluded` [P, 2] int64: pairs (query, index into the keys) that are left out of the softmax, except a query's own target;
     None = no pairs.

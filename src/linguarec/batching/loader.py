@@ -148,15 +148,21 @@ class TrainingLoader:
             len(part) == 0
         )  # fewer windows than processes: this one runs a window without targets, so that all processes stay in step
         part = whole[:1] if idle else part
+        step = self.epoch * len(self._steps) + index
+        sequences = self._sequences(part, step)
+        if idle:
+            sequences = replace(sequences, targets=torch.full_like(sequences.targets, -1))
+        return TrainingBatch(sequences, float(share), step, step_targets, part)
+
+    def _sequences(self, part: npt.NDArray[np.int64], step: int) -> SequenceBatch:
+        """The windows `part` with their targets; `step` names random draws."""
+        windows = self._windows
         start, stop, first_target = windows.start[part], windows.stop[part], windows.first_target[part]
-        lengths = stop - start
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        flat = positions + np.repeat(start, lengths)
+        flat, offsets, positions = tokens_of(start, stop)
         items, targets = self.items[flat].astype(np.int64), self.items[flat + 1].astype(np.int64)
-        targets[(flat + 1 < np.repeat(first_target, lengths)) | idle] = -1
+        targets[flat + 1 < np.repeat(first_target, stop - start)] = -1
         excluded = torch.from_numpy(history_pairs(items, positions, targets)) if self.exclude_history else None
-        sequences = SequenceBatch(
+        return SequenceBatch(
             items=torch.from_numpy(items),
             offsets=torch.from_numpy(offsets),
             positions=torch.from_numpy(positions),
@@ -165,4 +171,13 @@ class TrainingLoader:
             domain=torch.zeros(len(part), dtype=torch.int64),
             excluded=excluded,
         )
-        return TrainingBatch(sequences, float(share), self.epoch * len(self._steps) + index, step_targets, part)
+
+
+def tokens_of(
+    start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The tokens of B parts `start:stop` of a flat array: their indices in it [T], offsets [B+1], positions [T]."""
+    lengths = stop - start
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    return positions + np.repeat(start, lengths), offsets, positions

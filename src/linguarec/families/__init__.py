@@ -1,14 +1,28 @@
 """The model families, one folder each, and the table of them. To add a family, add a folder and a line here."""
 
+from linguarec.families.bert4rec.method import BERT4REC
 from linguarec.families.ease.method import EASE_FAMILY
 from linguarec.families.family import Family
+from linguarec.families.itemknn.method import ITEM_KNN
 from linguarec.families.recformer.method import RECFORMER
 from linguarec.families.sasrec.method import SASREC
 from linguarec.families.sasrec_text.method import SASREC_TEXT
+from linguarec.families.textknn.method import TEXT_KNN
 from linguarec.families.unisrec.method import UNISREC, UNISREC_TRANSDUCTIVE
 from linguarec.families.vqrec.method import VQREC
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (SASREC, SASREC_TEXT, UNISREC, UNISREC_TRANSDUCTIVE, VQREC, RECFORMER, EASE_FAMILY)
+    for family in (
+        SASREC,
+        BERT4REC,
+        SASREC_TEXT,
+        UNISREC,
+        UNISREC_TRANSDUCTIVE,
+        VQREC,
+        RECFORMER,
+        EASE_FAMILY,
+        ITEM_KNN,
+        TEXT_KNN,
+    )
 }

@@ -10,10 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from torch import Tensor, nn
 
+from linguarec.batching.loader import TrainingLoader
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.flags import options_from
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
@@ -31,6 +35,35 @@ LoadScorer = Callable[[nn.Module, "ModelDescription", ItemSource, Path | None], 
 # (start, requested options) -> for each way by name: the arguments of a fine-tuning beside model and data, or the error that
 # says why this start does not support a way of its family.
 Ways = Callable[["Start", Mapping[str, Any]], Mapping[str, dict[str, Any] | CheckpointMismatchError]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How sequences are cut into training steps; the fields are arguments of `TrainingLoader`, `targets` is of one step."""
+
+    max_length: int
+    targets: int
+    stride: int | None
+    seed: int
+    exclude_history: bool = False
+    times: npt.NDArray[np.int64] | None = None
+
+
+MakeLoader = Callable[[Ragged, Steps, Any], TrainingLoader]  # (training sequences, steps, the model's settings)
+
+
+def next_items(sequences: Ragged, steps: Steps, config: Any = None) -> TrainingLoader:
+    """The training steps of a family whose network predicts the next item at every position."""
+    return TrainingLoader(
+        sequences.values,
+        sequences.offsets,
+        steps.max_length,
+        steps.targets,
+        steps.stride,
+        steps.seed,
+        steps.exclude_history,
+        steps.times,
+    )
 
 
 def with_encoder(model: Callable[[Any, CatalogueShape, SequenceEncoder], nn.Module]) -> Build:
@@ -151,9 +184,11 @@ class Family:
     `finetuning`, `pretraining`: its trainings. `training`: settings of its paper's training that differ from the defaults.
     `per_item`: tensors with a row for each catalogue item, which are never loaded for another catalogue. `carries`: whether
     another training can start from it. `ranks_new`: whether it has keys for items that it was not trained with.
-    `scorer`: makes keys and queries with a trained network. `ways`: ways to fine-tune a pre-trained model, for the comparison
-    with training from scratch; None = none, because no weights carry over. `released`: reads and writes checkpoints of the
-    released code.
+    `closed_form`: fitted at once and without a seed; a comparison puts it beside every model that is trained. `loader`: makes
+    the steps that `finetune_loss` reads. `both_ways`: whether a place reads later ones, too; then it is trained on masked
+    items, and a history is continued from a masked place behind it. `scorer`: makes keys and queries with a trained network.
+    `ways`: ways to fine-tune a pre-trained model, for the comparison with training from scratch; None = none, because no
+    weights carry over. `released`: reads and writes checkpoints of the released code.
     """
 
     name: str
@@ -168,6 +203,9 @@ class Family:
     per_item: tuple[str, ...] = ()
     carries: bool = True
     ranks_new: bool = True
+    closed_form: bool = False
+    loader: MakeLoader = next_items
+    both_ways: bool = False
     scorer: LoadScorer = score_vectors
     ways: "Ways | None" = None
     released: "Released | None" = None

@@ -1,6 +1,7 @@
-"""Fine-tuning of models that predict the next item at every position: one stage of cross-entropy over the catalogue.
+"""Fine-tuning of models by their own `finetune_loss`: one stage of cross-entropy over the catalogue.
 
-A family may plan its own stages before it.
+What a step asks for (the next item at every position, or masked items) is made by the family's loader. A family may plan its
+own stages before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from torch import nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingLoader
+from linguarec.data.ragged import Ragged
 from linguarec.data.training_data import TrainingData
 from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import rank_cases
-from linguarec.families.family import ModelDescription, Plan, Request
+from linguarec.families.family import ModelDescription, Plan, Request, Steps, next_items
 from linguarec.families.options import EncoderOptions, as_chosen, freeze_encoder, settings_of
 from linguarec.families.start import take_over
 from linguarec.families.weights import save_model
@@ -71,12 +73,14 @@ class NextItemData:
     """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases.
 
     `exclude_history`: in training, the items of a position's history are no classes of its softmax, except the target.
+    `make_loader`: the family's, with the model's settings filled in.
     """
 
     source: ItemSource
     read: TrainingData
     max_length: int
     exclude_history: bool = False
+    make_loader: Callable[[Ragged, Steps], TrainingLoader] = next_items
 
     @cached_property
     def known(self) -> npt.NDArray[np.int32]:
@@ -99,12 +103,16 @@ class NextItemData:
             SettingsError: the size of a step is impossible.
         """
         sequences = self.read.sequences
-        targets = np.searchsorted(self.known, sequences.values).astype(np.int32)
-        per_step, stride = training.targets_per_step // training.accumulate, training.window_stride or None
-        times = None if self.read.times is None else self.read.times.values
-        return TrainingLoader(
-            targets, sequences.offsets, self.max_length, per_step, stride, seed, self.exclude_history, times
+        rows = np.searchsorted(self.known, sequences.values).astype(np.int32)
+        steps = Steps(
+            self.max_length,
+            training.targets_per_step // training.accumulate,
+            training.window_stride or None,
+            seed,
+            self.exclude_history,
+            None if self.read.times is None else self.read.times.values,
         )
+        return self.make_loader(Ragged(rows, sequences.offsets), steps)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Metrics on the valid cases."""
@@ -122,7 +130,7 @@ def plan_next_item(
     """The plan of a family whose network has `finetune_loss` over the whole catalogue.
 
     Args:
-        request: the requested training; its options are `NextItemOptions` or `StartOptions`.
+        request: the requested training; its options are `TransformerOptions`, `NextItemOptions` or `StartOptions`.
         source: all items of the folder.
         first: functions that make the earlier stages from the network and the data.
         mode: of the fine-tuning, recorded with what is taken from the start.
@@ -132,7 +140,7 @@ def plan_next_item(
         DataFormatError: there are no training targets.
     """
     family, training, seed = request.family, request.training, request.seed
-    history, ties = request.options.history_in_softmax or "kept", request.options.ties or "fixed"
+    asked = _choices(request.options)
     frozen = getattr(request.options, "frozen", None)
     if frozen == "encoder" and request.start is None:
         raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
@@ -144,9 +152,15 @@ def plan_next_item(
         training.valid_users,
         seed,
         encoder.max_length,
-        times=ties == "shuffled",
+        times=asked.get("ties") == "shuffled",
     )
-    data = NextItemData(source, read, encoder.max_length, exclude_history=history == "excluded")
+    data = NextItemData(
+        source,
+        read,
+        encoder.max_length,
+        asked.get("history_in_softmax") == "excluded",
+        lambda sequences, steps: family.loader(sequences, steps, config),
+    )
     description = ModelDescription(family, config, encoder, source.shape)
     torch.manual_seed(seed)
     network = description.build()
@@ -165,10 +179,17 @@ def plan_next_item(
             lambda current: save_model(current, description, request.output),
         )
 
-    chosen = {"history_in_softmax": history, "ties": ties, **names_in(request.options, source)}
+    chosen = {**asked, **names_in(request.options, source)}
     options = replace(as_chosen(request.options, encoder), **chosen)
     stages = [*(make(network, data) for make in first), PlannedStage("", "", begin)]
     return Plan(description, network, source, stages, options, taken, source.settings())
+
+
+def _choices(options: Any) -> dict[str, str]:
+    """The choices of `NextItemOptions`, as set or by default; none for a family whose options do not have them."""
+    if not isinstance(options, NextItemOptions):
+        return {}
+    return {"history_in_softmax": options.history_in_softmax or "kept", "ties": options.ties or "fixed"}
 
 
 def names_in(options: Any, source: ItemSource) -> dict[str, str | None]:

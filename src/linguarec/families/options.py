@@ -12,6 +12,17 @@ from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig, e
 
 
 @dataclass(frozen=True)
+class TransformerOptions:
+    """The sequence encoder of a family that takes the Transformer alone.
+
+    Args:
+        transformer: settings of the sequence encoder
+    """
+
+    transformer: TransformerConfig | None = None
+
+
+@dataclass(frozen=True)
 class EncoderOptions:
     """The sequence encoder.
 
@@ -35,7 +46,9 @@ def settings_of(request: Request) -> tuple[Any, EncoderConfig]:
         SettingsError: settings do not fit the start's weights; each is named with both values.
         CheckpointMismatchError: the start's folder holds another model.
     """
-    options: EncoderOptions = request.options
+    options: EncoderOptions | TransformerOptions = request.options
+    if isinstance(options, TransformerOptions):
+        options = EncoderOptions("transformer", options.transformer)
     start, kind = request.start, options.sequence_encoder
     if start is None:
         unread, given = ("transformer", options.transformer) if kind == "gru" else ("gru", options.gru)
@@ -72,4 +85,6 @@ def freeze_encoder(network: nn.Module) -> None:
 def as_chosen(options: Any, encoder: EncoderConfig) -> Any:
     """The options with the settings of the sequence encoder in use, and None for the others."""
     kind = encoder_kind(encoder)
-    return replace(options, **{"sequence_encoder": kind, "transformer": None, "gru": None, kind: encoder})
+    both = {"sequence_encoder": kind, "transformer": None, "gru": None}
+    known = {} if isinstance(options, TransformerOptions) else both
+    return replace(options, **{**known, kind: encoder})

@@ -1,4 +1,4 @@
-"""Renames weights of the released code (RecBole's SASRec, UniSRec, VQ-Rec) to linguarec's names, and back.
+"""Renames weights of the released code (RecBole's SASRec and BERT4Rec, UniSRec, VQ-Rec) to linguarec's names, and back.
 
 Forms, keys and shapes are tables. Tensors that linguarec's models do not have are kept under names of their own, so that the
 conversion back gives the same tensors bit by bit: the padding row of an item table, slot 0 of each codebook, the item vectors
@@ -47,12 +47,21 @@ ADAPTOR: dict[str, str] = {
     "moe_adaptor.experts.{e}.bias": "adaptor.shift",
     "moe_adaptor.experts.{e}.lin.weight": "adaptor.weight",
 }
+HEAD: dict[str, str] = {  # of BERT4Rec
+    "output_ffn.weight": "head.dense.weight",
+    "output_ffn.bias": "head.dense.bias",
+    "output_ln.weight": "head.norm.weight",
+    "output_ln.bias": "head.norm.bias",
+}
 ITEMS, CODES = "item_embedding.weight", "pq_code_embedding.weight"
+BIAS = "output_bias"  # a row for each item and the padding
 VECTORS, TRANS_MATRIX = "plm_embedding.weight", "trans_matrix"  # not parameters in linguarec: item vectors are data
-KEYS: dict[str, str] = {**TRANSFORMER, **ADAPTOR, ITEMS: "item.weight", CODES: "codes.weight"}
+KEYS: dict[str, str] = {
+    **TRANSFORMER, **ADAPTOR, **HEAD, ITEMS: "item.weight", BIAS: "bias", CODES: "codes.weight"
+}  # fmt: skip
 
 # Letters of shapes: D width, I inner width, L longest history, F width of the text vectors, E experts, N items + padding,
-# M codebooks, P centroids + slot 0, C rows of the code table = M * P.
+# R rows of an item table with one for the mask = N + 1, M codebooks, P centroids + slot 0, C rows of the code table = M * P.
 SHAPES: dict[str, str] = {
     "position_embedding.weight": "LD",
     **{key: "DD" if key.endswith("weight") else "D" for key in TRANSFORMER if "multi_head_attention" in key},
@@ -65,7 +74,9 @@ SHAPES: dict[str, str] = {
     "moe_adaptor.w_noise": "FE",
     "moe_adaptor.experts.{e}.bias": "F",
     "moe_adaptor.experts.{e}.lin.weight": "DF",
+    **{key: "DD" if key == "output_ffn.weight" else "D" for key in HEAD},
     ITEMS: "ND",
+    BIAS: "N",
     VECTORS: "NF",
     TRANS_MATRIX: "MPP",
     CODES: "CD",
@@ -83,12 +94,20 @@ PADDING = "padding of "  # + released key: the name under which a padding row is
 
 @dataclass(frozen=True)
 class ReleasedForm:
-    """A type of released checkpoint: linguarec's model, the keys beside the Transformer's, and the keys that identify it."""
+    """A type of released checkpoint: linguarec's model, the keys beside the Transformer's, and the keys that identify it.
+
+    `mask`: name of the tensor that is the last row of its item table, the input of masked places; None = no such row.
+    """
 
     title: str
     model: str
     keys: tuple[str, ...]
     marks: tuple[str, ...]
+    mask: str | None = None
+
+    def shape(self, pattern: str) -> str:
+        """The letters of the shape of a tensor."""
+        return "RD" if pattern == ITEMS and self.mask else SHAPES[pattern]
 
 
 FORMS = (  # the first form whose `marks` are all in the file is used
@@ -98,6 +117,7 @@ FORMS = (  # the first form whose `marks` are all in the file is used
     ),
     ReleasedForm("inductive UniSRec", "unisrec", (VECTORS, *ADAPTOR), ("moe_adaptor.w_gate", VECTORS)),
     ReleasedForm("pre-trained UniSRec", "unisrec", tuple(ADAPTOR), ("moe_adaptor.w_gate",)),
+    ReleasedForm("BERT4Rec of RecBole", "bert4rec", (ITEMS, BIAS, *HEAD), ("output_ffn.weight", BIAS), mask="mask"),
     ReleasedForm("SASRec of RecBole", "sasrec", (ITEMS,), (ITEMS,)),
 )
 
@@ -121,8 +141,11 @@ class ReleasedWeights:
     def null_item(self) -> Tensor | None:
         """Vector [D] of padding, which the released fine-tuning scores as one more class; None if it has no vector.
 
-        VQ-Rec gives padding code 0 in all sub-spaces without an offset, so it is slot 0 of the first codebook.
+        VQ-Rec gives padding code 0 in all sub-spaces without an offset, so it is slot 0 of the first codebook. BERT4Rec has a
+        bias of padding, too, which is the last coordinate of its key [D + 1].
         """
+        if PADDING + BIAS in self.carried:
+            return torch.cat([self.carried[PADDING + ITEMS], self.carried[PADDING + BIAS]])
         if PADDING + CODES in self.carried:
             return self.carried[PADDING + CODES][0]
         return self.carried.get(PADDING + ITEMS)
@@ -167,7 +190,12 @@ def from_released(state: Mapping[str, Tensor]) -> ReleasedWeights:
     sizes = {setting: letters[letter] for letter, setting in SETTING_OF_LETTER.items() if letter in letters}
     sizes["n_layers"] = layers
     if ITEMS in state:
-        carried[PADDING + ITEMS], tensors["item.weight"] = state[ITEMS][0].clone(), state[ITEMS][1:].clone()
+        last = letters["N"]
+        carried[PADDING + ITEMS], tensors["item.weight"] = state[ITEMS][0].clone(), state[ITEMS][1:last].clone()
+        if form.mask is not None:
+            tensors[form.mask] = state[ITEMS][last].clone()
+    if BIAS in state:
+        carried[PADDING + BIAS], tensors["bias"] = state[BIAS][:1].clone(), state[BIAS][1:].clone()
     if CODES in state:
         table = state[CODES].unflatten(0, (letters["M"], letters["P"]))
         carried[PADDING + CODES], tensors["codes.weight"] = table[:, 0].clone(), table[:, 1:].flatten(0, 1)
@@ -199,7 +227,7 @@ def to_released(
     form = next((form for form in forms if VECTORS in form.keys and VECTORS in carried), forms[-1])
     layers, experts = _count(tensors, r"encoder\.layers\.(\d+)\."), len(tensors.get("adaptor.shift", ()))
     rows = list(_expand(form, layers, experts))
-    names = {name for _, name, _ in rows if name is not None}
+    names = {name for _, name, _ in rows if name is not None} | ({form.mask} if form.mask else set())
     problems = [f"the released code has no place for: {name}" for name in tensors if name not in names]
     problems += [f"missing: {name}" for name in names if name not in tensors]
     if VECTORS in form.keys and VECTORS not in carried:
@@ -219,7 +247,10 @@ def to_released(
         state[key] = next(parts[name]).clone()
     if ITEMS in state:
         padding = carried.get(PADDING + ITEMS, torch.zeros_like(state[ITEMS][0]))
-        state[ITEMS] = torch.cat([padding[None], state[ITEMS]])
+        mask = [] if form.mask is None else [tensors[form.mask][None]]
+        state[ITEMS] = torch.cat([padding[None], state[ITEMS], *mask])
+    if BIAS in state:
+        state[BIAS] = torch.cat([carried.get(PADDING + BIAS, torch.zeros(1)), state[BIAS]])
     if CODES in state:
         table = state[CODES].unflatten(0, (code_books or 1, -1))
         slots = carried.get(PADDING + CODES, torch.zeros_like(table[:, 0]))
@@ -255,13 +286,17 @@ def _sizes(
     problems += [f"unexpected: {key}" for key in state if key not in names]
     for pattern, key in expected:
         if key in state:
-            problems += _misfit(key, state[key], SHAPES[pattern], letters)
+            problems += _misfit(key, state[key], form.shape(pattern), letters)
     if not problems and letters.get("N", 2) < 2:
         problems.append("its item table has no row beside that of padding")
     if not problems and CODES in form.keys and letters["C"] != letters["M"] * letters["P"]:
         problems.append(
             f"{CODES} has {letters['C']} rows, expected {letters['M']} codebooks x ({letters['P'] - 1} centroids + 1), as "
             f"{TRANS_MATRIX} has them"
+        )
+    if not problems and form.mask and letters["R"] != letters["N"] + 1:
+        problems.append(
+            f"{ITEMS} has {letters['R']} rows, expected {letters['N'] + 1}: padding, {letters['N'] - 1} items and the mask"
         )
     if problems:
         raise CheckpointMismatchError(f"taken for {form.title} by its keys, it does not fit:\n" + "\n".join(problems))

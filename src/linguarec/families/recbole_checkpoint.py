@@ -19,7 +19,7 @@ from linguarec.data.item_files import read_ids
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.families.family import ConversionRequest, Converted, Family, ModelDescription, ModelFolder, ReleasedFile
 from linguarec.families.flags import refuse
-from linguarec.families.recbole import FORMS, VECTORS, ReleasedWeights, from_released, to_released
+from linguarec.families.recbole import BIAS, FORMS, PADDING, VECTORS, ReleasedWeights, from_released, to_released
 from linguarec.files import writing_file
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
@@ -46,6 +46,8 @@ MODEL_FIELDS = {
     "adaptor_dropout_prob": "adaptor_dropout",
     "temperature": "temperature",
     "lambda": "sequence_contrast",
+    "mask_ratio": "mask_share",
+    "ft_ratio": "last_share",
 }
 SHAPE_FIELDS = {"plm_size": "feature_width", "code_dim": "code_books", "code_cap": "centroids"}
 
@@ -99,6 +101,11 @@ def describe(
         CheckpointMismatchError: settings contradict the tensors, are missing or impossible; all of them are named.
     """
     weights, settings = checkpoint.weights, {**checkpoint.settings, **given}
+    if settings.get("model") == "BERT4Rec" and PADDING + BIAS not in weights.carried:
+        raise CheckpointMismatchError(
+            f"{checkpoint.file} is a BERT4Rec of RecBole 1.1 or earlier, which has no output layer and no {BIAS} and asks at a "
+            "place that it never trained; train it with RecBole 1.2, or here: linguarec finetune bert4rec."
+        )
     problems = [
         f"{name}: the tensors say {size}, the settings {settings[name]!r}"
         for name, size in weights.sizes.items()
@@ -156,7 +163,7 @@ def released_settings(description: ModelDescription) -> dict[str, Any]:
 
 
 class RecBoleCheckpoints:
-    """Checkpoints of RecBole's SASRec, of UniSRec and of VQ-Rec."""
+    """Checkpoints of SASRec and BERT4Rec of RecBole, of UniSRec and of VQ-Rec."""
 
     marks = ", ".join(sorted({mark for form in FORMS for mark in form.marks}))
 

@@ -1,4 +1,6 @@
-"""Sequence encoders: from the vectors of a history to one state per position. All are causal and work without padding.
+"""Sequence encoders: from the vectors of a history to one state per position. They work without padding.
+
+All read causally: a state depends on its own position and on earlier ones. The Transformer reads both ways with `causal=False`.
 
 A model takes one of them as a constructor argument, so that its item encoder and its sequence encoder are independent.
 """
@@ -17,7 +19,7 @@ from linguarec.nn.ragged import RaggedLayout
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Causal Transformer, sizes as published for UniSRec and VQ-Rec.
+    """Transformer, sizes as published for UniSRec and VQ-Rec.
 
     Args:
         hidden_size: width D of item inputs and states.
@@ -85,8 +87,8 @@ def _float32_on_cpu(projected: Tensor) -> Tensor:
     return projected.float() if projected.device.type == "cpu" else projected
 
 
-class CausalAttention(nn.Module):
-    """Multi-head self-attention within each ragged sequence: each position attends to itself and to earlier ones."""
+class SelfAttention(nn.Module):
+    """Multi-head self-attention within each ragged sequence: each position attends to itself and to earlier ones, or to all."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -95,7 +97,7 @@ class CausalAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False) -> Tensor:
+    def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False, causal: bool = True) -> Tensor:
         """Tokens [T, D] in block order -> [T, D]; or, with `only_last`, the last one of each sequence, [B, D]."""
         width = tokens.shape[-1]
         if only_last:
@@ -109,6 +111,7 @@ class CausalAttention(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             mixed = [
                 self._attend(
+                    causal,
                     query.view(count, -1, self.heads, width // self.heads).transpose(1, 2),
                     *block.view(count, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4),
                 ).flatten(0, 1)
@@ -119,18 +122,24 @@ class CausalAttention(nn.Module):
         attended: Tensor = self.output(torch.cat(mixed))
         return attended
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(self, causal: bool, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[count, heads, length, D/heads] each -> [count, length, D]; of the last position alone if that is the only query."""
         asked, length = query.shape[2], key.shape[2]
         if query.device.type == "cpu" and self.training and self.dropout:
             # The fused CPU kernel does not support dropout; histories are short, so the direct form is cheap.
-            future = torch.ones(asked, length, dtype=torch.bool).triu_(1 + length - asked)
             logits = (query @ key.transpose(-2, -1)).div_(math.sqrt(query.shape[-1]))
-            weights = logits.masked_fill_(future, -torch.inf).softmax(-1)
+            if causal:
+                future = torch.ones(asked, length, dtype=torch.bool).triu_(1 + length - asked)
+                logits.masked_fill_(future, -torch.inf)
+            weights = logits.softmax(-1)
             mixed = (weights * keep_mask(weights, self.dropout)) @ value
         else:
             mixed = F.scaled_dot_product_attention(
-                query, key, value, is_causal=asked == length, dropout_p=self.dropout if self.training else 0.0
+                query,
+                key,
+                value,
+                is_causal=causal and asked == length,
+                dropout_p=self.dropout if self.training else 0.0,
             )
         return mixed.transpose(1, 2).flatten(2)
 
@@ -140,16 +149,16 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.attention = CausalAttention(config)
+        self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.inner = nn.Linear(config.hidden_size, config.inner_size)
         self.outer = nn.Linear(config.inner_size, config.hidden_size)
         self.outer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False) -> Tensor:
+    def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False, causal: bool = True) -> Tensor:
         """Tokens [T, D] in block order -> [T, D]; or, with `only_last`, the last one of each sequence, [B, D]."""
-        attended = self.attention(tokens, layout, only_last)
+        attended = self.attention(tokens, layout, only_last, causal)
         tokens = layout.last_of(tokens) if only_last else tokens
         tokens = self.attention_norm(tokens + self.dropout(attended))
         normed: Tensor = self.outer_norm(tokens + self.dropout(self.outer(F.gelu(self.inner(tokens)))))
@@ -168,13 +177,18 @@ class TransformerEncoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.apply(lambda module: _initialise(module, config.initializer_range))
 
-    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False) -> Tensor:
-        """Item inputs [T, D], positions [T], offsets [B+1] -> states [T, D]; with `only_last` [B, D], after the last items."""
+    def forward(
+        self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False, causal: bool = True
+    ) -> Tensor:
+        """Item inputs [T, D], positions [T], offsets [B+1] -> states [T, D]; with `only_last` [B, D], at the last items.
+
+        `causal`: whether a position reads earlier ones only; else it reads the whole sequence.
+        """
         layout = RaggedLayout.of(offsets)
         tokens = layout.to_blocks(inputs + self.position(positions))
         tokens = self.dropout(self.input_norm(tokens))
         for number, layer in enumerate(self.layers, start=1):
-            tokens = layer(tokens, layout, only_last and number == len(self.layers))
+            tokens = layer(tokens, layout, only_last and number == len(self.layers), causal)
         return layout.in_batch_order(tokens) if only_last else layout.from_blocks(tokens)
 
 
@@ -191,8 +205,16 @@ class GRUEncoder(nn.Module):
             (nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(weight)
         _initialise(self.output, config.initializer_range)
 
-    def forward(self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False) -> Tensor:
-        """Item inputs [T, D], positions [T] (unused), offsets [B+1] -> states [T, D]; with `only_last` [B, D]."""
+    def forward(
+        self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False, causal: bool = True
+    ) -> Tensor:
+        """Item inputs [T, D], positions [T] (unused), offsets [B+1] -> states [T, D]; with `only_last` [B, D].
+
+        Raises:
+            ValueError: `causal` is False.
+        """
+        if not causal:
+            raise ValueError("a GRU reads from left to right only; a model that reads both ways needs the Transformer")
         layout = RaggedLayout.of(offsets)
         blocks = layout.to_blocks(self.dropout(inputs)).split(layout.block_sizes)
         states = [

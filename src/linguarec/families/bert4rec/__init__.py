@@ -1,0 +1,1 @@
+"""BERT4Rec: items by ID, masked items predicted from both sides."""
