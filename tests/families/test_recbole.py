@@ -212,7 +212,7 @@ def test_every_missing_and_unexpected_key_is_named():
 
 def test_a_state_dict_of_another_network():
     message = problems_of({f"conv{number}.weight": torch.ones(1) for number in range(7)})
-    assert "no released SASRec, FDSA, UniSRec or VQ-Rec" in message
+    assert "no released SASRec, BERT4Rec, FDSA, S3-Rec, UniSRec or VQ-Rec" in message
     assert "it has: conv0.weight, conv1.weight, conv2.weight, conv3.weight, conv4.weight and 2 more" in message
 
 
