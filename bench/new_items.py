@@ -43,7 +43,7 @@ def main() -> None:
         zero_shot = run in arguments.zero_shot
         names[run] = f"{run.name}{', zero-shot' if zero_shot else ''}"
         with torch.autocast(place.type, torch.bfloat16) if arguments.bf16 else nullcontext():
-            results[names[run]] = [items_of_run(run, dataset, zero_shot, {}, place).rank(cases)]
+            results[names[run]] = [items_of_run(run, dataset, zero_shot, {}, place).rank(cases)["kept"]]
     baseline = names[arguments.baseline] if arguments.baseline else next(iter(results))
 
     systems = {name: compared(found, KS) for name, found in results.items()}

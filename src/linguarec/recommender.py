@@ -11,8 +11,6 @@ the model.
 import logging
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -23,67 +21,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linguarec.arrays import save_array
 from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, LinguarecError, SettingsError
 from linguarec.families.family import ModelDescription
 from linguarec.families.opening import open_model
 from linguarec.families.weights import save_model, seal_model
-from linguarec.files import updating_folder, writing_file
+from linguarec.files import updating_folder
 from linguarec.histories import as_histories, ids_of
-from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.adjusted import AdjustedRanker
 from linguarec.ranking.ranker import Best
 from linguarec.ranking.ranks import full_precision
-from linguarec.ranking.scorer import KEYS_FILE, Scorer, evaluating, left_out, log_left_out
+from linguarec.ranking.repeats import RepeatTerm
+from linguarec.ranking.scorer import Scorer, evaluating, left_out, log_left_out
 from linguarec.recommendations import Recommendation, candidates, check_k, recommended, table_of
-from linguarec.sources.inputs import mapped_tensor
+from linguarec.snapshot import Snapshot
 from linguarec.sources.source import ItemSource
 from linguarec.stored import AGAIN
 from linguarec.tables import TableLike
 from linguarec.text.cleaning import TextRules
 
 CATALOGUE_FILE = "catalogue.parquet"
-_KEYS_AT_ONCE = 1 << 16
 
+Seen = bool | Literal["learned"]
 Vectors = npt.NDArray[np.floating[Any]]
 Ids = Sequence[str] | Sequence[int]
 Histories = Sequence[Sequence[str]] | Sequence[Sequence[int]]
 _HISTORIES = "a history (a list of item ids, oldest first), or a list of histories"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """An immutable state of the items: the catalogue, the inputs of its entries in histories, and the ranker of their keys.
-
-    `source`: encodes new items; holds the part of the items' source that a run keeps (`ItemSource.kept_by_run`).
-    """
-
-    catalogue: Catalogue
-    inputs: Any
-    ranker: DenseRanker
-    source: ItemSource
-
-    def __post_init__(self) -> None:
-        if not len(self.catalogue) == len(self.inputs) == len(self.ranker):
-            raise CheckpointMismatchError(
-                f"The catalogue has {len(self.catalogue)} items, there are {len(self.inputs)} inputs and "
-                f"{len(self.ranker)} keys."
-            )
-
-    @cached_property
-    def by_cosine(self) -> tuple[DenseRanker, float]:
-        """A ranker whose keys all have the same norm, and that norm: the ranker itself, or a ranker of normalised keys."""
-        keys = self.ranker.keys
-        lengths = (
-            torch.cat([part.norm(dim=-1) for part in keys.split(_KEYS_AT_ONCE)]) if len(keys) else keys.new_ones(1)
-        )
-        longest, shortest = float(lengths.max()), float(lengths.min())
-        if longest - shortest <= 1e-4 * longest:
-            return self.ranker, longest or 1.0
-        normalised = DenseRanker(F.normalize(keys.float(), dim=-1))
-        return normalised.with_removed(self.ranker.removed), 1.0
 
 
 class Recommender:
@@ -92,10 +57,17 @@ class Recommender:
     Thread-safe: adding or removing items replaces `snapshot`, and calls in progress finish with the old snapshot.
     """
 
-    def __init__(self, scorer: Scorer, description: ModelDescription, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        description: ModelDescription,
+        snapshot: Snapshot,
+        repeats: RepeatTerm | None = None,
+    ) -> None:
         self.scorer = scorer
         self.description = description
         self.snapshot = snapshot
+        self.repeats = repeats
         self._writing = threading.RLock()
         scorer.network.eval()
 
@@ -119,7 +91,7 @@ class Recommender:
         description: ModelDescription,
         catalogue: Catalogue,
         source: ItemSource,
-        keys: Tensor | None = None,
+        keys: Any = None,
     ) -> "Recommender":
         """Create a recommender: encode the items of `source`, which are the entries of the catalogue.
 
@@ -128,10 +100,10 @@ class Recommender:
             description: description of the model.
             catalogue: raw ids, attributes and texts of the items.
             source: the items in the form that the model reads, in catalogue order.
-            keys: [N, Dk] keys of the items; None = the scorer computes them.
+            keys: keys of the items, such as [N, Dk]; None = the scorer computes them.
         """
         inputs, found = _encode(scorer, source)
-        ranker = DenseRanker(found if keys is None else keys)
+        ranker = scorer.ranker(found if keys is None else keys)
         return cls(scorer, description, Snapshot(catalogue, inputs, ranker, source.kept_by_run()))
 
     # -- the folder ----------------------------------------------------------------------------------------------------
@@ -143,15 +115,15 @@ class Recommender:
             OutputError: another process writes the folder, it is not writable, or the disk is full.
         """
         now = self.snapshot
-        keys = now.ranker.keys.float().cpu().numpy()
         with updating_folder(Path(folder)) as whole:
             save_model(self.model, self.description, whole)
             now.catalogue.save(whole / CATALOGUE_FILE)
-            with writing_file(whole / KEYS_FILE, keys.nbytes) as temporary:
-                save_array(temporary, keys)
+            self.scorer.save_keys(now.ranker, whole)
             now.inputs.save(whole, now.catalogue.raw_ids)
             now.source.save(whole)
             self.scorer.save(whole)
+            if self.repeats is not None:
+                self.repeats.save(whole)
             seal_model(whole)
 
     @classmethod
@@ -200,18 +172,17 @@ class Recommender:
             names = ("raw_id", *source.attributes, "text")
             nothing = pa.table({name: pa.array([], pa.string()) for name in names})
             return cls.of_items(scorer, description, Catalogue.of(nothing, source.attributes, rules), source)
-        for name in (CATALOGUE_FILE, KEYS_FILE):
-            if not (folder / name).exists():
-                raise CheckpointMismatchError(
-                    f"{folder} has no {name}: its training is not finished; resume it with "
-                    "`linguarec finetune ... --resume`."
-                )
+        if not (folder / CATALOGUE_FILE).exists():
+            raise CheckpointMismatchError(
+                f"{folder} has no {CATALOGUE_FILE}: its training is not finished; resume it with "
+                "`linguarec finetune ... --resume`."
+            )
         catalogue = Catalogue.load(folder / CATALOGUE_FILE)
         source = family.source.load(folder, shape, catalogue.raw_ids)
         scorer = family.scorer(network, description, source, folder)
         inputs = scorer.load_inputs(folder, source)
-        ranker = DenseRanker(mapped_tensor(folder / KEYS_FILE)).with_removed(np.flatnonzero(catalogue.removed))
-        return cls(scorer, description, Snapshot(catalogue, inputs, ranker, source))
+        ranker = scorer.load_ranker(folder).with_removed(np.flatnonzero(catalogue.removed))
+        return cls(scorer, description, Snapshot(catalogue, inputs, ranker, source), RepeatTerm.load(folder))
 
     # -- recommending --------------------------------------------------------------------------------------------------
 
@@ -220,7 +191,7 @@ class Recommender:
         self,
         histories: Ids,
         k: int = ...,
-        exclude_seen: bool = ...,
+        exclude_seen: Seen = ...,
         within: Any = ...,
         skip_unknown: bool = ...,
         as_table: Literal[False] = ...,
@@ -230,7 +201,7 @@ class Recommender:
         self,
         histories: Histories,
         k: int = ...,
-        exclude_seen: bool = ...,
+        exclude_seen: Seen = ...,
         within: Any = ...,
         skip_unknown: bool = ...,
         as_table: Literal[False] = ...,
@@ -240,7 +211,7 @@ class Recommender:
         self,
         histories: Iterable[Any],
         k: int = ...,
-        exclude_seen: bool = ...,
+        exclude_seen: Seen = ...,
         within: Any = ...,
         skip_unknown: bool = ...,
         as_table: bool = ...,
@@ -249,7 +220,7 @@ class Recommender:
         self,
         histories: Iterable[Any],
         k: int = 10,
-        exclude_seen: bool = True,
+        exclude_seen: Seen = True,
         within: Any = None,
         skip_unknown: bool = False,
         as_table: bool = False,
@@ -261,7 +232,8 @@ class Recommender:
         Args:
             histories: raw ids of one history, oldest first, or a list of histories. The model reads the last `max_length` ids.
             k: number of items for each history.
-            exclude_seen: items of the history are not recommended.
+            exclude_seen: True = items of the history are not recommended; False = they are candidates like the others;
+                "learned" = they are, and the run's repeat term is added to their scores.
             within: raw ids of the candidate items: one list for all histories, or a list for each history. None = all items.
             skip_unknown: ignore unknown ids in histories and `within`, and log their number; False = raise an error.
             as_table: return an Arrow table.
@@ -272,7 +244,8 @@ class Recommender:
 
         Raises:
             UnknownItemError: an id is not in the catalogue, or a history has no known id.
-            SettingsError: a history is empty or is not a list of ids, or k is less than 1.
+            SettingsError: a history is empty or is not a list of ids, k is less than 1, or exclude_seen is "learned" and the
+                run has no repeat term.
         """
         check_k(k)
         now = self.snapshot
@@ -291,13 +264,16 @@ class Recommender:
         found = recommended(now.catalogue, best)
         return found[0] if single else found
 
-    def best_entries(self, histories: Ragged, k: int, exclude_seen: bool = True) -> tuple[Catalogue, Best]:
+    def best_entries(self, histories: Ragged, k: int, exclude_seen: Seen = True) -> tuple[Catalogue, Best]:
         """The top `k` entries for each history of entries, and the catalogue they belong to. For large batches of histories.
 
         Args:
             histories: entries of the current catalogue (see `Catalogue.rows`), oldest first; none is empty.
             k: number of entries for each history.
-            exclude_seen: items of the history are not recommended.
+            exclude_seen: as in `recommend`.
+
+        Raises:
+            SettingsError: "learned", and the run has no repeat term.
         """
         now = self.snapshot
         return now.catalogue, self._best(now, histories, k, exclude_seen, None)
@@ -314,13 +290,13 @@ class Recommender:
         rows, _ = now.catalogue.rows([[raw_id] for raw_id in ids_of(ids, "ids")])
         with torch.inference_mode(), full_precision(self.scorer.device):
             ranker, length = now.by_cosine
-            found = now.ranker.keys_of(torch.from_numpy(rows.values.astype(np.int64)))
+            found = now.dense.keys_of(torch.from_numpy(rows.values.astype(np.int64)))
             best = ranker.top_k(F.normalize(found.float(), dim=-1) / length, k, exclude=rows)
         return recommended(now.catalogue, best)
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
         """The keys [N, Dk] of all catalogue entries, in catalogue order. A score is the dot product of a key and a query."""
-        return self.snapshot.ranker.keys.float().cpu().numpy()
+        return self.snapshot.dense.keys.float().cpu().numpy()
 
     def history_vectors(self, histories: Iterable[Any], skip_unknown: bool = False) -> npt.NDArray[np.float32]:
         """The queries [Q, Dk] of a list of histories, or the query [Dk] of one history.
@@ -347,20 +323,39 @@ class Recommender:
         now: Snapshot,
         histories: Ragged,
         k: int,
-        exclude_seen: bool,
+        exclude_seen: Seen,
         within: npt.NDArray[np.int64] | Ragged | None,
     ) -> Best:
         """The top `k` candidates for each history."""
+        term = self._term(exclude_seen)
         k = max(1, min(k, len(now.catalogue)))
         entries = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         with torch.inference_mode(), full_precision(self.scorer.device):
             for index, queries in self.scorer.queries(now.inputs, histories):
-                seen = histories.select(index) if exclude_seen else None
+                of_index = histories.select(index)
                 allowed = within.select(index) if isinstance(within, Ragged) else within
-                best = now.ranker.top_k(queries.float(), k, exclude=seen, within=allowed)
+                if term is None:
+                    best = now.ranker.top_k(queries, k, exclude=of_index if exclude_seen else None, within=allowed)
+                else:
+                    best = AdjustedRanker(now.ranker).top_k((queries, term(of_index)), k, within=allowed)
                 entries[index], scores[index] = best.rows, best.scores
         return Best(entries, scores)
+
+    def _term(self, exclude_seen: Seen) -> RepeatTerm | None:
+        """The repeat term, if it is asked for."""
+        if isinstance(exclude_seen, bool):
+            return None
+        if exclude_seen != "learned":
+            raise SettingsError([f"exclude_seen is {exclude_seen!r}; expected True, False or 'learned'"])
+        if self.repeats is None:
+            raise SettingsError(
+                [
+                    "exclude_seen is 'learned', but the run has no repeat term; fit one with "
+                    "`linguarec evaluate RUN --fit-repeats`"
+                ]
+            )
+        return self.repeats
 
     # -- the catalogue -------------------------------------------------------------------------------------------------
 
@@ -418,17 +413,17 @@ class Recommender:
                 now.catalogue.with_removed(ids), now.inputs, now.ranker.with_removed(rows.values), now.source
             )
 
-    def encode_new(self, source: ItemSource) -> tuple[Any, Tensor]:
-        """History inputs and keys [n, Dk] (float32) of items that the model was not trained on."""
+    def encode_new(self, source: ItemSource) -> tuple[Any, Any]:
+        """History inputs and keys, such as [n, Dk] float32, of items that the model was not trained on."""
         inputs, keys = _encode(self.scorer, source, new=True)
-        if not keys.isfinite().all():
+        if isinstance(keys, Tensor) and not keys.isfinite().all():
             raise CheckpointMismatchError(
                 f"{source.folder}: the weights there give new items vectors that are not finite. {AGAIN}"
             )
         return inputs, keys
 
 
-def _encode(scorer: Scorer, source: ItemSource, new: bool = False) -> tuple[Any, Tensor]:
+def _encode(scorer: Scorer, source: ItemSource, new: bool = False) -> tuple[Any, Any]:
     with full_precision(scorer.device):
         inputs, keys = scorer.encode(source, new)
-    return inputs, keys.float()
+    return inputs, keys.float() if isinstance(keys, Tensor) else keys

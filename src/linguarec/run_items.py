@@ -1,7 +1,7 @@
 """The items of a prepared folder, encoded by a trained run: known ones from its catalogue, others by their text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import EvaluationCases
 from linguarec.devices import device_for
 from linguarec.errors import DataFormatError, SettingsError
-from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
+from linguarec.evaluation.evaluate import Protocols, rank_by_protocol
+from linguarec.evaluation.stacking import Part, fit_repeats
 from linguarec.families.family import Start
 from linguarec.families.flags import refuse
 from linguarec.families.opening import open_start, read_description
-from linguarec.ranking.dense import DenseRanker
+from linguarec.families.weights import seal_model
+from linguarec.files import updating_folder
+from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.ranks import full_precision
+from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.scorer import Scorer
 from linguarec.recommender import CATALOGUE_FILE, Recommender
 from linguarec.runs.settings import read_settings
@@ -29,18 +33,19 @@ from linguarec.sources.source import Asked
 class RunItems:
     """The items of a folder, in its row order, ready to be ranked by a run.
 
-    `inputs`: of the histories. `new_items`: how many items were read by their text.
+    `inputs`: of the histories. `new_items`: how many items were read by their text. `repeats`: the run's repeat term.
     """
 
     scorer: Scorer
     inputs: Any
-    ranker: DenseRanker
+    ranker: ExactRanker[Any, Any]
     new_items: int
     names: Mapping[str, str | None] = field(default_factory=dict)
+    repeats: RepeatTerm | None = None
 
-    def rank(self, cases: EvaluationCases, exclude_history: bool = False) -> EvaluationResult:
-        """Rank the targets of `cases`, which hold item rows of the folder."""
-        return rank_cases(self.scorer, self.inputs, self.ranker, cases, exclude_history=exclude_history)
+    def rank(self, cases: EvaluationCases) -> Protocols:
+        """Rank the targets of `cases`, which hold item rows of the folder, under every protocol."""
+        return rank_by_protocol(self.scorer, self.inputs, self.ranker, cases, self.repeats)
 
 
 def items_of_run(run: Path, dataset: PreparedDataset, zero_shot: bool, asked: Asked, device: torch.device) -> RunItems:
@@ -93,7 +98,7 @@ def items_by_text(start: Start, dataset: PreparedDataset, asked: Asked, device: 
     scorer = family.scorer(start.network, start.description, source, start.folder).to(device)
     with full_precision(device):
         inputs, keys = scorer.encode(source)
-    return RunItems(scorer, inputs, DenseRanker(keys.float()), dataset.num_items, source.names)
+    return RunItems(scorer, inputs, scorer.ranker(keys), dataset.num_items, source.names)
 
 
 def items_of_recommender(
@@ -109,26 +114,45 @@ def items_of_recommender(
     scorer = recommender.scorer.to(device)
     entries = now.catalogue.find(dataset.raw_item_ids)
     unknown = np.flatnonzero(entries < 0)
-    if np.array_equal(entries, np.arange(len(now.inputs))):  # not copied: the memory maps may be large
-        return RunItems(scorer, now.inputs.to(device), DenseRanker(now.ranker.keys.to(device)), 0)
+    if np.array_equal(entries, np.arange(len(now.inputs))) and not len(now.ranker.removed):
+        inputs, ranker = now.inputs.to(device), now.ranker.to(device)  # not copied: the memory maps may be large
+        return RunItems(scorer, inputs, ranker, 0, repeats=recommender.repeats)
     known = entries[entries >= 0]
-    inputs, keys = now.inputs.select(known), now.ranker.keys_of(torch.from_numpy(known))
+    inputs, ranker = now.inputs.select(known), now.ranker.subset(known)
     if len(unknown):
         _check_unknown(recommender, dataset, unknown, zero_shot)
         new_inputs, new_keys = recommender.encode_new(now.source.new_of(dataset, unknown))
         # Known items, then new ones; sorted into the order of the folder.
         order = np.argsort(np.concatenate([np.flatnonzero(entries >= 0), unknown]))
         inputs = inputs.joined(new_inputs).select(order)
-        keys = torch.cat([keys, new_keys.to(keys.device)])[torch.from_numpy(order)]
-    return RunItems(scorer, inputs.to(device), DenseRanker(keys.to(device)), len(unknown))
+        ranker = ranker.with_added(new_keys).subset(order)
+    return RunItems(scorer, inputs.to(device), ranker.to(device), len(unknown), repeats=recommender.repeats)
 
 
-def ranked(
-    run: Path, dataset: PreparedDataset, cases: EvaluationCases, exclude_history: bool = False
-) -> EvaluationResult:
+def with_repeats(
+    run: Path, items: RunItems, valid: EvaluationCases, dataset: PreparedDataset, own_data: bool
+) -> RunItems:
+    """The items with the repeat term fitted on valid cases, which is stored in the run, too.
+
+    Raises:
+        SettingsError: the run was trained on other data, or there are no valid cases.
+    """
+    if not own_data:
+        raise SettingsError(
+            [f"--fit-repeats is for the data that the run was trained on; {dataset.path} is not, leave the flag out"]
+        )
+    term = fit_repeats(Part.of(items.scorer, items.inputs, items.ranker), valid)
+    if term is None:
+        raise SettingsError([f"--fit-repeats: {dataset.path} has no valid targets to fit the repeat term on"])
+    with updating_folder(run) as whole:
+        term.save(whole)
+        seal_model(whole)
+    return replace(items, repeats=term)
+
+
+def ranked(run: Path, dataset: PreparedDataset, cases: EvaluationCases) -> Protocols:
     """Rank `cases` of the folder that the run was trained on with the run, on a GPU if there is one."""
-    items = items_of_recommender(Recommender.load(run), dataset, zero_shot=False, device=device_for(None))
-    return items.rank(cases, exclude_history)
+    return items_of_recommender(Recommender.load(run), dataset, zero_shot=False, device=device_for(None)).rank(cases)
 
 
 def _check_unknown(

@@ -11,9 +11,10 @@ from linguarec.errors import SettingsError
 LENGTHS = [2, 3, 30, 4, 9, 2, 12, 5, 21, 7]
 
 
-def make(stride: int | None = None, seed: int = 0) -> TrainingLoader:
+def make(stride: int | None = None, seed: int = 0, exclude_history: bool = False) -> TrainingLoader:
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
-    return TrainingLoader(np.arange(offsets[-1], dtype=np.int32) + 100, offsets, 8, 16, stride, seed)
+    items = np.arange(offsets[-1], dtype=np.int32) + 100
+    return TrainingLoader(items, offsets, 8, 16, stride, seed, exclude_history)
 
 
 def content(batch: TrainingBatch) -> list[tuple[list[int], list[int]]]:
@@ -94,6 +95,38 @@ def test_processes_share_a_step_and_their_scaled_losses_average_to_its_mean() ->
         assert scaled == pytest.approx(mean_target(batch))
         assert batch.loss_scale == 1
         assert {share.step for share in shares} == {batch.step}
+
+
+def excluded(batch: TrainingBatch) -> dict[int, list[int]]:
+    """Target -> the items that are left out of its softmax, sorted; here an item is in the log once."""
+    assert batch.sequences.excluded is not None
+    found: dict[int, list[int]] = {int(target): [] for target in batch.sequences.targets if target >= 0}
+    for position, item in batch.sequences.excluded.tolist():
+        found[int(batch.sequences.targets[position])].append(item)
+    return {target: sorted(items) for target, items in found.items()}
+
+
+@pytest.mark.parametrize("stride", [None, 3])
+def test_the_items_that_a_position_reads_can_be_left_out_of_its_softmax(stride: int | None) -> None:
+    plain = [content(batch) for batch in make(stride)]
+    for batch, rows in zip(make(stride, exclude_history=True), plain, strict=True):
+        assert content(batch) == rows
+        expected = {}
+        for items, targets in rows:
+            for position, target in enumerate(targets):
+                if target >= 0:
+                    expected[target] = items[: position + 1]
+        assert excluded(batch) == expected
+    assert all(batch.sequences.excluded is None for batch in make(stride))
+
+
+def test_processes_share_the_items_that_are_left_out() -> None:
+    whole, parts = make(exclude_history=True), [make(exclude_history=True) for _ in range(3)]
+    for rank, part in enumerate(parts):
+        part.shard(rank, 3)
+    for batch, *shares in zip(whole, *parts, strict=True):
+        joined = {target: items for share in shares for target, items in excluded(share).items()}
+        assert joined == excluded(batch)
 
 
 def mean_target(batch: TrainingBatch) -> float:

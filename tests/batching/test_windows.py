@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from linguarec.batching.windows import training_windows
+from linguarec.batching.windows import history_pairs, training_windows
 
 LENGTHS = [0, 1, 2, 5, 6, 7, 23, 40]
 MAX_LENGTH = 5
@@ -53,3 +53,12 @@ def test_the_phase_of_strided_windows_changes() -> None:
     histories = [targets_with_history(4, seed) for seed in range(20)]
     target = max(histories[0]) - 10  # in the middle of the longest sequence
     assert {history[target] for history in histories} == {2, 3, 4, 5}
+
+
+def test_the_history_of_a_target_is_what_its_window_holds_up_to_it() -> None:
+    """Two windows, 4 9 4 and 7 4; the second position of the first one has no target."""
+    items, positions = np.array([4, 9, 4, 7, 4]), np.array([0, 1, 2, 0, 1])
+    targets = np.array([9, -1, 1, 4, 7])
+    pairs = history_pairs(items, positions, targets)
+    assert sorted(pairs.tolist()) == [[0, 4], [2, 4], [2, 4], [2, 9], [3, 7], [4, 4], [4, 7]]
+    assert history_pairs(items, positions, np.full(5, -1)).shape == (0, 2)

@@ -122,12 +122,25 @@ def test_results_and_plots_are_written_into_the_run(run, capsys, drawn):
     assert "popularity" in shown
 
 
-def test_excluding_the_history_and_the_valid_part_go_into_files_of_their_own(run):
-    with_history, without = evaluate(run, plots=False), evaluate(run, exclude_history=True, plots=False)
+def test_the_protocols_stand_side_by_side_and_the_valid_part_has_a_file_of_its_own(run):
+    found = evaluate(run, plots=False, fit_repeats=True)
     evaluate(run, split="valid", plots=False)
-    names = {path.name for path in (run / "evaluation").glob("*.json")}
-    assert names == {"test.json", "test-without-history.json", "valid.json"}
-    assert without["systems"]["chance"]["mrr"]["mean"] > with_history["systems"]["chance"]["mrr"]["mean"]
+    assert {path.name for path in (run / "evaluation").glob("*.json")} == {"test.json", "valid.json"}
+    assert found["excluded"]["chance"]["mrr"]["mean"] > found["systems"]["chance"]["mrr"]["mean"]
+    assert set(found["learned"]) == set(found["excluded"]) == set(found["systems"])
+    ranks = np.load(run / "evaluation" / "test.ranks.npz")
+    assert (ranks["excluded_greater"] <= ranks["greater"]).all()
+
+
+def test_a_run_without_a_repeat_term_gets_one(run, make_dataset):
+    assert "learned" not in evaluate(run, plots=False)
+    with pytest.raises(SettingsError, match="--fit-repeats"):
+        Recommender.load(run).recommend([["i3"]], exclude_seen="learned")
+    assert "learned" in evaluate(run, plots=False, fit_repeats=True)
+    other = make_dataset(sequences(seed=1), name="other", num_items=NUM_ITEMS)
+    with pytest.raises(SettingsError, match="is for the data that the run was trained on"):
+        evaluate(run, other.path, fit_repeats=True)
+    assert Recommender.load(run).recommend([["i3"]], exclude_seen="learned")
 
 
 def test_another_folder_is_matched_by_raw_id(run, make_dataset):

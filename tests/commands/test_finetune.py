@@ -50,7 +50,9 @@ def dataset(make_dataset: Any) -> PreparedDataset:
     return made
 
 
-@pytest.mark.parametrize("model", ["sasrec", "sasrec-text", "zesrec", "unisrec", "unisrec-transductive", "vqrec"])
+@pytest.mark.parametrize(
+    "model", ["sasrec", "bert4rec", "sasrec-text", "zesrec", "unisrec", "unisrec-transductive", "vqrec"]
+)
 def test_leaves_a_run_folder_that_can_be_used(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = finetune(model, dataset.path, run, transformer=SMALL, training=settings())
@@ -105,6 +107,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(dataset: Pr
         weights.append(load_file(tmp_path / name / "model.safetensors")["item.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("model", ["sasrec", "sasrec-text", "unisrec", "unisrec-transductive", "vqrec"])
+def test_the_history_may_be_left_out_of_the_softmax(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Kept is the default and changes nothing; excluded trains other weights, with a smaller loss."""
+    quick = settings(max_epochs=1)
+    for name, options in {
+        "default": {},
+        "kept": {"history_in_softmax": "kept"},
+        "excluded": {"history_in_softmax": "excluded"},
+    }.items():
+        finetune(model, dataset.path, tmp_path / name, transformer=SMALL, training=quick, **options)
+    weights = {name: load_file(tmp_path / name / "model.safetensors") for name in ("default", "kept", "excluded")}
+    assert all(torch.equal(weights["default"][name], weights["kept"][name]) for name in weights["kept"])
+    assert any(not torch.equal(weights["default"][name], weights["excluded"][name]) for name in weights["kept"])
+    chosen = [json.loads((tmp_path / name / "settings.json").read_text())["history_in_softmax"] for name in weights]
+    assert chosen == ["kept", "kept", "excluded"]
+    losses = [next(csv.DictReader((tmp_path / name / "metrics.csv").open()))["loss"] for name in weights]
+    assert float(losses[2]) < float(losses[0])
 
 
 def test_a_gru_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -271,16 +292,18 @@ def test_killed_after_its_last_epoch_it_trains_no_further_one(
     assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(run / "model.safetensors").items())
 
 
+@pytest.mark.parametrize("history", ["kept", "excluded"])
 def test_two_processes_take_the_steps_of_one(
-    dataset: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+    history: str, dataset: PreparedDataset, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     groups = {
         "transformer": replace(SMALL, dropout=0.0),
         "training": settings(max_epochs=2, precision="fp32", averaging=3),
     }
-    finetune("sasrec", dataset.path, alone, **groups)
-    assert in_two_processes("finetune", "sasrec", dataset.path, "-o", together, **groups)["epochs"] == 2
+    finetune("sasrec", dataset.path, alone, **groups, history_in_softmax=history)
+    words = ("finetune", "sasrec", dataset.path, "-o", together, "--history-in-softmax", history)
+    assert in_two_processes(*words, **groups)["epochs"] == 2
     expected, found = (load_file(run / "model.safetensors") for run in (alone, together))
     for name in expected:
         torch.testing.assert_close(

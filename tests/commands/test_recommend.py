@@ -55,7 +55,7 @@ def test_whitelist_and_seen_items(run, tmp_path):
     (tmp_path / "ids.txt").write_text("i3\n\ni7\n", encoding="utf-8")
     found = recommend(run, ["i3"], within=tmp_path / "ids.txt")
     assert [best["raw_id"] for best in found["recommendations"]] == ["i7"]
-    found = recommend(run, ["i3"], within=tmp_path / "ids.txt", include_seen=True)
+    found = recommend(run, ["i3"], within=tmp_path / "ids.txt", seen="include")
     assert {best["raw_id"] for best in found["recommendations"]} == {"i3", "i7"}
     (tmp_path / "ids.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(DataFormatError, match="holds no ids"):

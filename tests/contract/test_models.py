@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.windows import history_pairs
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases, evaluation_cases, leave_one_out, training_sequences
 from linguarec.data.synthetic import TINY, Shop, WorldSize, generate_world, word_vectors
@@ -173,6 +175,31 @@ def test_every_parameter_gets_a_gradient(model: nn.Module, description: ModelDes
     assert without == []
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if hasattr(FAMILIES[n].finetuning.options, "history_in_softmax")])
+def test_pairs_that_are_left_out_of_the_softmax_are_no_classes(name: str, world: World) -> None:
+    """The loss equals a softmax under a dense mask, in value and gradient, in every family that has the option."""
+    torch.manual_seed(0)
+    model = describe(name, "transformer", world).build().eval()
+    batch = ragged_batch([6, 1, 9], len(world.items))
+    batch.items[2], batch.items[7:9] = batch.items[0], batch.items[8]  # repeats
+    batch.targets[4], batch.targets[9] = batch.items[1], -1  # a target from its history, a position without one
+    pairs = torch.from_numpy(history_pairs(batch.items.numpy(), batch.positions.numpy(), batch.targets.numpy()))
+    logits = model.queries(batch, model.item_inputs(world.items)) @ model.item_keys(world.items).T
+    mask = torch.zeros_like(logits, dtype=torch.bool)
+    mask[pairs[:, 0], pairs[:, 1]] = True
+    rows = (batch.targets >= 0).nonzero().squeeze(1)
+    mask[rows, batch.targets[rows]] = False
+    expected = F.cross_entropy(logits.masked_fill(mask, -torch.inf), batch.targets, ignore_index=-1)
+    assert mask.any(1).tolist() == [position != 9 for position in range(16)]
+    found = model.finetune_loss(replace(batch, excluded=pairs), world.items)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    gradients = [
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+        for loss in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
 def test_positions_without_target_take_no_part_in_the_loss(
     model: nn.Module, description: ModelDescription, world: World
 ) -> None:
@@ -252,7 +279,7 @@ def test_learns_the_synthetic_world(name: str, encoder: str, request: pytest.Fix
             model.finetune_loss(batch.sequences, world.items).backward()
             optimizer.step()
     counts = training_counts(world.train.values, len(world.items))
-    baseline = popularity(world.test, counts).mean("ndcg@10")
+    baseline = popularity(world.test, counts)["kept"].mean("ndcg@10")
     reached = evaluate_model(model.eval(), world.items, world.test).mean("ndcg@10")
     best = world.domain.best_possible()["ndcg@10"]
     assert reached > 1.25 * baseline, f"{reached:.3f} against popularity {baseline:.3f}"

@@ -3,11 +3,11 @@ import pytest
 
 from linguarec.evaluation.comparison import (
     compared,
-    comparison_table,
     differences,
     differences_table,
     median_of,
     pooled,
+    protocols_table,
 )
 from linguarec.evaluation.evaluate import EvaluationResult
 from linguarec.evaluation.published import PublishedValue
@@ -57,15 +57,19 @@ def test_differences_are_paired_and_corrected():
 
 
 def test_table_has_published_values_under_the_system():
-    systems = {"sasrec": compared([result([0, 30])], (10,)), "vqrec": compared([result([0, 1])], (10,))}
+    kept = {"sasrec": compared([result([0, 30])], (10,)), "vqrec": compared([result([0, 1])], (10,))}
+    learned = {"sasrec": compared([result([0, 0])], (10,))}
     published = {"vqrec": [PublishedValue("ndcg@10", 0.0593, "VQ-Rec without pre-training", False, "paper")]}
-    table = comparison_table(systems, published, {"vqrec": 2.0})
-    assert table.columns == ["system", "recall@10", "ndcg@10", "mrr", "minutes"]
+    systems = {"kept": kept, "learned": learned}
+    table = protocols_table(systems, published, {"vqrec": 2.0}, ("recall@10", "ndcg@10"))
+    shown = ["recall@10 kept", "ndcg@10 kept", "recall@10 learned", "ndcg@10 learned"]
+    assert table.columns == ["system", *shown, "minutes"]
     assert [row[0] for row in table.rows] == ["sasrec", "vqrec", "  published: VQ-Rec without pre-training"]
     assert table.rows[0][1] == "0.5000 ±0.5000"
-    assert table.rows[1][4] == "2.0"
-    assert table.rows[2][1:] == ["", "0.0593", "", ""]
-    assert table.strong == {1}
+    assert table.rows[0][3] == "1.0000 ±0.0000"
+    assert table.rows[1][3:] == ["", "", "2.0"]
+    assert table.rows[2][1:] == ["", "0.0593", "", "", ""]
+    assert table.strong == {0, 1}  # the best under each protocol
 
 
 def test_one_seed_is_no_median():

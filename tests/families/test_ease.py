@@ -201,8 +201,10 @@ def test_it_stands_in_a_comparison(dataset: PreparedDataset, tmp_path: Path) -> 
     small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
     quick = TrainingSettings(max_epochs=1, targets_per_step=200, accelerator="cpu")
     found = compare(dataset.path, ["sasrec", "ease"], tmp_path / "compared", seeds=2, training=quick, transformer=small)
-    assert found["baseline"] == "ease"  # the better one on valid, after one epoch of the other
-    assert set(found["differences"]) == {"popularity", "sasrec"}
+    assert found["baseline"] == "ease"  # better on valid than popularity
+    assert set(found["differences"]) == {"kept", "excluded", "learned"}
+    assert set(found["differences"]["kept"]) == {"popularity", "sasrec"}
+    assert len(found["runs"]["ease"]) == 1  # no seed changes it
     assert found["systems"]["ease"]["ndcg@10"]["mean"] > found["systems"]["popularity"]["ndcg@10"]["mean"]
 
 

@@ -133,6 +133,7 @@ def test_run_yaml_holds_flags_alone_and_none_that_was_left_out(settings: RunSett
     found = yaml.safe_load((tmp_path / "run" / CONFIG_FILE).read_text())
     assert found == {
         "sequence_encoder": "transformer",
+        "history_in_softmax": "kept",
         "transformer": asdict(SMALL),
         "split": "leave-one-out",
         "users": 1.0,

@@ -131,6 +131,8 @@ class SequenceBatch:
     index into the keys of the item to predict (the next one; at a masked place the hidden one), -1 = no loss here. `users` [B]
     int64, `domain` [B] int64. `tokens`: the histories as tokens (Recformer), or None.
     `only_last`: only the query after the last item of each sequence is needed, so a model may leave out the others.
+    `excluded` [P, 2] int64: pairs (query, index into the keys) that are left out of the softmax, except a query's own target;
+    None = no pairs.
     """
 
     items: Tensor
@@ -141,6 +143,7 @@ class SequenceBatch:
     domain: Tensor
     tokens: TokenBatch | None = None
     only_last: bool = False
+    excluded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import SequenceBatch
-from linguarec.batching.windows import Windows, training_windows
+from linguarec.batching.windows import Windows, history_pairs, training_windows
 from linguarec.errors import SettingsError
 
 
@@ -48,6 +48,7 @@ class TrainingLoader:
             windows are not split; at least twice `max_length`, so that every epoch has the same number of steps.
         stride: None = exact windows beyond `max_length`; see `linguarec.batching.windows`.
         seed: of the shuffling.
+        exclude_history: the items of a position's history in its window are left out of its softmax.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TrainingLoader:
         targets_per_step: int,
         stride: int | None,
         seed: int,
+        exclude_history: bool = False,
     ) -> None:
         self.items = items
         self.offsets = np.asarray(offsets)
@@ -65,6 +67,7 @@ class TrainingLoader:
         self.targets_per_step = targets_per_step
         self.stride = stride
         self.seed = seed
+        self.exclude_history = exclude_history
         self.rank, self.processes = 0, 1
         self.epoch = 0
         self.next_step = 0
@@ -149,15 +152,17 @@ class TrainingLoader:
         windows = self._windows
         start, stop, first_target = windows.start[part], windows.stop[part], windows.first_target[part]
         flat, offsets, positions = tokens_of(start, stop)
-        targets = self.items[flat + 1].astype(np.int64)
+        items, targets = self.items[flat].astype(np.int64), self.items[flat + 1].astype(np.int64)
         targets[flat + 1 < np.repeat(first_target, stop - start)] = -1
+        excluded = torch.from_numpy(history_pairs(items, positions, targets)) if self.exclude_history else None
         return SequenceBatch(
-            items=torch.from_numpy(self.items[flat].astype(np.int64)),
+            items=torch.from_numpy(items),
             offsets=torch.from_numpy(offsets),
             positions=torch.from_numpy(positions),
             targets=torch.from_numpy(targets),
             users=torch.from_numpy(windows.user[part]),
             domain=torch.zeros(len(part), dtype=torch.int64),
+            excluded=excluded,
         )
 
 

@@ -92,6 +92,23 @@ def training_pairs(offsets: IntArray, max_length: int, second_half: bool, genera
     return Windows(users, np.maximum(first, target - max_length), target, target)
 
 
+def history_pairs(items: IntArray, positions: IntArray, targets: IntArray) -> IntArray:
+    """The pairs (t, item) of each position t that has a target and each item of its history in the window, [P, 2].
+
+    The history of t are the positions from the start of its window to t itself. An item that occurs in it several times is in
+    several pairs.
+
+    Args:
+        items: [T] of all windows, concatenated.
+        positions: [T] counted from the start of the window.
+        targets: [T], -1 = no target.
+    """
+    asked = np.flatnonzero(targets >= 0)
+    lengths = positions[asked] + 1
+    position = np.repeat(asked, lengths)
+    return np.stack([position, items[position - _within(lengths)]], axis=1)
+
+
 def _within(counts: IntArray) -> IntArray:
     """0 to count - 1 for each count, concatenated."""
     starts = np.cumsum(counts) - counts

@@ -11,7 +11,7 @@ from linguarec.files import AnyPath, one_writer
 from linguarec.result import Result
 
 if TYPE_CHECKING:
-    from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.evaluation.evaluate import Protocols
     from linguarec.evaluation.report import Figure, Section
     from linguarec.families.family import Family
     from linguarec.runs.results import FinetuneResult
@@ -26,21 +26,23 @@ TESTED = ("recall@10", "ndcg@10")
 class CompareResult(Result):
     """Figures of several systems.
 
-    `items_`: number of items. `systems`: name -> metric -> median, seeds and interval on test. `differences`: the same for the
-    difference to `baseline`, user by user. `minutes`: median training time. `runs`: model -> run folders, one for each seed.
-    `slices`: the systems by parts of the targets. `report`: the HTML file.
+    `items_`: number of items. `systems`: name -> metric -> median, seeds and interval on test, with the items of the history
+    among the candidates; `excluded`: without them; `learned`: with the repeat term. `differences`: protocol -> name -> metric
+    -> the difference to `baseline`, user by user. `minutes`: median training time. `runs`: model -> run folders, one for each
+    seed. `slices`: the systems by parts of the targets. `report`: the HTML file.
     """
 
     data: str
     data_fingerprint: str
     split: str
-    exclude_history: bool
     seeds: list[int]
     users: int
     items_: int
     baseline: str
     systems: dict[str, dict[str, Any]]
-    differences: dict[str, dict[str, Any]]
+    excluded: dict[str, dict[str, Any]]
+    learned: dict[str, dict[str, Any]] | None = None
+    differences: dict[str, dict[str, dict[str, Any]]]
     minutes: dict[str, float]
     runs: dict[str, list[str]]
     slices: list[dict[str, Any]]
@@ -50,9 +52,14 @@ class CompareResult(Result):
         return [
             f"{self.data}, {self.split}, test: {self.users:,} users, {self.items_:,} items, {len(self.seeds)} seeds",
             *(
-                f"{name}: ndcg@10 {found['ndcg@10']['median']:.4f} ({found['ndcg@10']['low']:.4f} to "
+                f"{name}{protocol}: ndcg@10 {found['ndcg@10']['median']:.4f} ({found['ndcg@10']['low']:.4f} to "
                 f"{found['ndcg@10']['high']:.4f})"
-                for name, found in self.systems.items()
+                for protocol, of in (
+                    ("", self.systems),
+                    (", excluded", self.excluded),
+                    (", learned", self.learned or {}),
+                )
+                for name, found in of.items()
             ),
             f"report: {self.report}",
         ]
@@ -68,13 +75,15 @@ def compare(
     baseline: str | None = None,
     training: "TrainingSettings | None" = None,
     split: str = "leave-one-out",
-    exclude_history: bool = False,
+    baselines: bool = True,
     **options: Any,
 ) -> CompareResult:
     """Train models with several seeds and compare their test results: medians, intervals, paired tests, plots, report.
 
     Finished runs are kept and interrupted ones are resumed, so the command can be repeated, also with more models or seeds.
-    The table also shows popularity and chance, and published values for the same data.
+    The table shows every model with the items of the history as candidates (kept, as published), without them (excluded)
+    and with the repeat term that it learned (learned); beside the models, chance, popularity and those that need no training
+    by gradients, and published values for the same data. Every model is tested against the best of these baselines.
 
     Args:
         data: prepared dataset folder
@@ -82,10 +91,10 @@ def compare(
         output: folder for the runs, comparison.json, plots and report.html
         seeds: number of runs of each model
         first_seed: seed of the first run; the others follow
-        baseline: system that the others are tested against; by default the ID model best on valid, or popularity
+        baseline: system that the others are tested against; by default the baseline that is best on valid
         training: training settings of all models; each model's own defaults apply to those that are not set
         split: which interactions train, validate and test
-        exclude_history: items of the history are not candidate items
+        baselines: also fit the models that need no training by gradients, in closed form
         options: flags of the models, each passed to the models that have it
     """
     import numpy as np
@@ -93,19 +102,20 @@ def compare(
     from linguarec.commands.finetune import finetune, finetuning_request
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases, training_sequences
-    from linguarec.evaluation import baselines
+    from linguarec.evaluation.baselines import chance, popularity
     from linguarec.evaluation.comparison import (
+        by_protocol,
         compared,
-        comparison_table,
         differences,
         differences_table,
         median_of,
         pooled,
+        protocols_table,
     )
     from linguarec.evaluation.published import published_values
     from linguarec.evaluation.report import write_report
     from linguarec.evaluation.slices import Slice, slices, training_counts
-    from linguarec.evaluation.summary import summarise
+    from linguarec.evaluation.summary import FIELDS, summarise
     from linguarec.families import FAMILIES
     from linguarec.families.family import log_own_training
     from linguarec.families.flags import refuse
@@ -120,6 +130,9 @@ def compare(
     models = list(dict.fromkeys([models] if isinstance(models, str) else models))
     check_report_folder(output)
     _check(models, seeds, first_seed, baseline, training)
+    asked = list(models)
+    if baselines:
+        models += [name for name, family in FAMILIES.items() if family.closed_form and name not in models]
     families = {name: FAMILIES[name] for name in models}
     dataset = PreparedDataset.open(data)
     roles = dataset.roles(split)
@@ -128,7 +141,7 @@ def compare(
 
     own = {name: _options_of(family, options) for name, family in families.items()}
     refuse(
-        ", ".join(models),
+        ", ".join(asked),
         {flag: value for flag, value in options.items() if not any(flag in each for each in own.values())},
     )
     trained_by = {name: (training or TrainingSettings()).or_else(family.training) for name, family in families.items()}
@@ -136,18 +149,25 @@ def compare(
         plan = finetuning_request(
             family, data, output / "runs" / name, None, trained_by[name], None, split, 1.0, first_seed, own[name]
         )
-        family.finetuning.plan(plan)
+        try:
+            family.finetuning.plan(plan)
+        except SettingsError as error:
+            if name in asked:
+                raise
+            log.warning("left out: %s, because %s", name, error)
+            models.remove(name)
         log_own_training(family)
 
-    # The baselines are deterministic: they have the same result for every seed.
-    results: dict[str, list[EvaluationResult]] = {
-        "chance": [baselines.chance(cases, dataset.num_items, exclude_history)] * seeds,
-        "popularity": [baselines.popularity(cases, counts, exclude_history)] * seeds,
+    valid = evaluation_cases(dataset.sequences, roles, "valid")
+    # What needs no seed has the same result for every seed.
+    results: dict[str, list[Protocols]] = {
+        "chance": [chance(cases, dataset.num_items, valid)] * seeds,
+        "popularity": [popularity(cases, counts, valid)] * seeds,
     }
     runs: dict[str, list[FinetuneResult]] = {}
     for model in models:
         runs[model] = []
-        for seed in range(first_seed, first_seed + seeds):
+        for seed in range(first_seed, first_seed + (1 if families[model].closed_form else seeds)):
             log.info("%s, seed %d", model, seed)
             run = finetune(
                 model=model,
@@ -160,28 +180,39 @@ def compare(
                 **own[model],
             )
             runs[model].append(run)
-        results[model] = [ranked(Path(run["run"]), dataset, cases, exclude_history) for run in runs[model]]
+        found = [ranked(Path(run["run"]), dataset, cases) for run in runs[model]]
+        results[model] = found * seeds if families[model].closed_form else found
 
-    reference = baseline or _best_baseline(families, runs)
-    systems = {name: compared(found, KS) for name, found in results.items()}
-    tests = differences({name: results[name] for name in ("popularity", *models)}, reference, TESTED)
-    published = {} if exclude_history else published_values(dataset.manifest.counts, split)
-    minutes = {model: float(np.median([run["seconds"] for run in found])) / 60 for model, found in runs.items()}
+    simple = {"popularity": popularity(valid, counts)["kept"].mean("ndcg@10")} | {
+        name: runs[name][0].valid["ndcg@10"] for name in models if families[name].closed_form
+    }
+    reference = baseline or max(simple, key=lambda name: simple[name])
+    split_up = by_protocol(results)
+    systems = {protocol: {name: compared(seen, KS) for name, seen in of.items()} for protocol, of in split_up.items()}
+    tests = {
+        protocol: differences({name: of[name] for name in ("popularity", *models) if name in of}, reference, TESTED)
+        for protocol, of in split_up.items()
+        if reference in of
+    }
+    published = published_values(dataset.manifest.counts, split)
+    minutes = {model: float(np.median([run["seconds"] for run in seen])) / 60 for model, seen in runs.items()}
     parts = [Slice(part.group, part.name, np.tile(part.mask, seeds)) for part in slices(cases, counts)]
-    by_slice = summarise({name: pooled(found) for name, found in results.items()}, parts, KS)
-    table = comparison_table(systems, published, minutes)
-    tests_table = differences_table(tests, reference)
+    together = {
+        name: {protocol: pooled(of[name]) for protocol, of in split_up.items() if name in of} for name in results
+    }
+    by_slice = summarise(together, parts, KS)
+    table = protocols_table(systems, published, minutes, TESTED)
+    tests_tables = {protocol: differences_table(of, reference) for protocol, of in tests.items()}
     users = len(np.unique(cases.users))
     summary: dict[str, Any] = {
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "split": split,
-        "exclude_history": exclude_history,
         "seeds": list(range(first_seed, first_seed + seeds)),
         "users": users,
         "items": dataset.num_items,
         "baseline": reference,
-        "systems": {name: system.to_dict() for name, system in systems.items()},
+        **{FIELDS[name]: {system: of[system].to_dict() for system in of} for name, of in systems.items()},
         "differences": tests,
         "minutes": minutes,
         "runs": {model: [run["run"] for run in found] for model, found in runs.items()},
@@ -192,15 +223,15 @@ def compare(
     write_report(
         output / "report.html",
         f"{dataset.name}: {', '.join(models)}",
-        _sections(output, summary, by_slice, table, tests_table, figures),
+        _sections(output, summary, by_slice, table, tests_tables, figures),
     )
     write_json(output / "comparison.json", portable_values(summary, output, ("runs", "report")))
 
     console = plain_console()
     show_table(console, table, f"{dataset.name}, {split}, test: {median_of(seeds)} ± half the 95 % interval over users")
-    show_table(
-        console, tests_table, "paired differences, mean of the seeds ± half the 95 % interval, p corrected by Holm"
-    )
+    for protocol, shown in tests_tables.items():
+        what = f"{protocol}: paired differences, mean of the seeds ± half the 95 % interval, p corrected by Holm"
+        show_table(console, shown, what)
     console.print(f"report: {output / 'report.html'}")
     return CompareResult.of_dict(summary)
 
@@ -231,16 +262,6 @@ def _options_of(family: "Family", given: Mapping[str, Any]) -> dict[str, Any]:
 
     known = option_types(family.finetuning.options)
     return {flag: value for flag, value in given.items() if flag in known}
-
-
-def _best_baseline(families: "Mapping[str, Family]", runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The ID model with the best median on valid (choosing on test would favour it); or popularity."""
-    import statistics
-
-    by_id = [name for name in runs if families[name].by_id_alone]
-    if not by_id:
-        return "popularity"
-    return max(by_id, key=lambda name: statistics.median(run["valid"]["ndcg@10"] for run in runs[name]))
 
 
 def _plots(
@@ -293,7 +314,7 @@ def _sections(
     summary: Mapping[str, Any],
     by_slice: Mapping[str, Any],
     table: Any,
-    tests_table: Any,
+    tests_tables: Mapping[str, Any],
     figures: "Sequence[Figure]",
 ) -> "list[Section]":
     from linguarec.evaluation.comparison import median_of
@@ -314,16 +335,20 @@ def _sections(
         Section(
             "Results",
             table=table,
-            note=f"Test targets of {summary['users']:,} users, each ranked among all {summary['items']:,} items; items "
-            f"of the history are {'no ' if summary['exclude_history'] else ''}candidates. {figures_are} ± "
-            "half the width of the 95 % bootstrap interval over users. Minutes: median training time.",
+            note=f"Test targets of {summary['users']:,} users, each ranked among all {summary['items']:,} items. Items of "
+            "the history are candidates (kept), are none (excluded), or are candidates with the learned repeat term added to "
+            f"their scores (learned). {figures_are} ± half the width of the 95 % bootstrap interval over users. Minutes: "
+            "median training time.",
             figures=figures[:1],
         ),
-        Section(
-            "Differences",
-            f"User by user, mean of the seeds, against {summary['baseline']} ± half the 95 % bootstrap interval; "
-            "p by the bootstrap, corrected by Holm's method for the number of systems.",
-            tests_table,
+        *(
+            Section(
+                f"Differences, {protocol}",
+                f"User by user, mean of the seeds, against {summary['baseline']} ± half the 95 % bootstrap interval; "
+                "p by the bootstrap, corrected by Holm's method for the number of systems.",
+                of_protocol,
+            )
+            for protocol, of_protocol in tests_tables.items()
         ),
         Section("Where the systems differ", table=slices_table(by_slice, "ndcg@10"), figures=figures[2:]),
         Section("Training", figures=figures[1:2]),

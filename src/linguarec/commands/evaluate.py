@@ -12,7 +12,7 @@ from linguarec.result import Result, metrics_line
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
-    from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.evaluation.evaluate import Protocols
     from linguarec.ranking.scorer import LeftOut
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ class EvaluateResult(Result):
 
     `items_`: number of items that targets are ranked among; `items_read_by_text`: number of those that the run did not know.
     `cut`: how many histories and items are longer than the model reads. `systems`: model, popularity and chance -> metric ->
-    mean, low and high. `slices`: the same for parts of the targets. `files`: ranks and plots.
+    mean, low and high, with the items of the history among the candidates; `excluded`: without them; `learned`: with the
+    repeat terms, if the run has one. `slices`: the same for parts of the targets. `files`: ranks and plots.
     """
 
     run: str
@@ -36,7 +37,6 @@ class EvaluateResult(Result):
     zero_shot: bool
     protocol: str
     split: str
-    exclude_history: bool
     items_: int
     items_read_by_text: int
     targets: int
@@ -45,11 +45,18 @@ class EvaluateResult(Result):
     cut: "LeftOut | None" = None
     seconds: float
     systems: dict[str, dict[str, dict[str, float]]]
+    excluded: dict[str, dict[str, dict[str, float]]]
+    learned: dict[str, dict[str, dict[str, float]]] | None = None
     slices: list[dict[str, Any]]
     files: list[str]
 
     def _lines(self) -> list[str]:
-        means = {name: {metric: found["mean"] for metric, found in of.items()} for name, of in self.systems.items()}
+        by_protocol = {"": self.systems, ", excluded": self.excluded, ", learned": self.learned or {}}
+        means = {
+            f"{name}{protocol}": {metric: found["mean"] for metric, found in of.items()}
+            for protocol, systems in by_protocol.items()
+            for name, of in systems.items()
+        }
         return [
             f"{self.model} on {self.data}, {self.protocol}, {self.split}: {self.targets:,} targets among {self.items_:,} items",
             *(f"{name}: {metrics_line(found)}" for name, found in means.items()),
@@ -63,7 +70,7 @@ def evaluate(
     split: Literal["test", "valid"] = "test",
     protocol: str | None = None,
     zero_shot: bool = False,
-    exclude_history: bool = False,
+    fit_repeats: bool = False,
     ks: list[int] | None = None,
     plots: bool = True,
     device: str | None = None,
@@ -71,6 +78,9 @@ def evaluate(
     **options: Any,
 ) -> EvaluateResult:
     """Rank each target among the whole catalogue and report recall, ndcg and mrr, beside popularity and chance.
+
+    Each is reported with the items of the history as candidates (kept, as published), without them (excluded, as recommend
+    works by default), and with the repeat term that the run learned (learned).
 
     Means are over users, with 95 % bootstrap intervals; with equal scores a metric is the mean over the tied ranks. Also
     reported for new and known targets, by their popularity and by history length. Results and plots go into the run folder.
@@ -84,7 +94,7 @@ def evaluate(
         split: which targets to rank
         protocol: how the folder was split (leave-one-out, temporal, held-out-items); by default as in the training
         zero_shot: encode items by their text; without this, items that the run does not know are an error
-        exclude_history: items of the history are not candidate items (the published protocol keeps them)
+        fit_repeats: fit the repeat term on the valid part first, and store it in the run; finetune does so at its end
         ks: list lengths of recall and ndcg; 10 and 50 by default
         plots: write plots by history length and popularity
         device: cpu or cuda; by default a GPU if there is one
@@ -101,12 +111,12 @@ def evaluate(
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines
     from linguarec.evaluation.slices import slices, training_counts
-    from linguarec.evaluation.summary import slices_table, summarise, systems_table
+    from linguarec.evaluation.summary import protocols_table, slices_table, summarise
     from linguarec.families.opening import read_description
     from linguarec.files import updating_folder, write_json
     from linguarec.portable import portable_values
     from linguarec.ranking.scorer import left_out, log_left_out
-    from linguarec.run_items import items_of_run
+    from linguarec.run_items import items_of_run, with_repeats
     from linguarec.runs.settings import read_settings
     from linguarec.runs.tables import plain_console, show_table
 
@@ -149,15 +159,19 @@ def evaluate(
             protocol,
         )
     items = items_of_run(run, dataset, zero_shot, options, place)
+    valid = evaluation_cases(dataset.sequences, roles, "valid")
+    if fit_repeats:
+        items = with_repeats(run, items, valid, dataset, own_data)
     cut = left_out(items.scorer, items.inputs, {split: cases.histories})
     log_left_out(cut)
     started = time.perf_counter()
-    result = items.rank(cases, exclude_history)
+    result = items.rank(cases)
     seconds = time.perf_counter() - started
+    fitted_on = None if items.repeats is None else valid
     systems = {
         model_name: result,
-        "popularity": baselines.popularity(cases, counts, exclude_history),
-        "chance": baselines.chance(cases, dataset.num_items, exclude_history),
+        "popularity": baselines.popularity(cases, counts, fitted_on),
+        "chance": baselines.chance(cases, dataset.num_items, fitted_on),
     }
     summary = {
         "run": str(run),
@@ -169,7 +183,6 @@ def evaluate(
         "zero_shot": zero_shot,
         "protocol": protocol,
         "split": split,
-        "exclude_history": exclude_history,
         "items": dataset.num_items,
         "items_read_by_text": items.new_items,
         "targets": len(cases),
@@ -180,7 +193,7 @@ def evaluate(
         **summarise(systems, slices(cases, counts), ks, seed),
     }
     folder = run / "evaluation"
-    name = _result_name(split, settings, dataset, protocol, own_data, zero_shot, exclude_history)
+    name = _result_name(split, settings, dataset, protocol, own_data, zero_shot)
     with updating_folder(folder, PATIENCE) as whole:
         written = _write(whole, name, summary, result, cases, plots)
         summary["files"] = [str(folder / path.name) for path in written]
@@ -189,7 +202,7 @@ def evaluate(
     console = plain_console()
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
-    show_table(console, systems_table(summary), what)
+    show_table(console, protocols_table(summary, list(summary["systems"][model_name])), what)
     show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
     if summary["targets_without_history"]:
         console.print(f"left out: {summary['targets_without_history']:,} targets without a history before them")
@@ -213,7 +226,6 @@ def _result_name(
     protocol: str,
     own_data: bool,
     zero_shot: bool,
-    exclude_history: bool,
 ) -> str:
     parts = [split]
     if not own_data:
@@ -222,13 +234,11 @@ def _result_name(
         parts.append(protocol)
     if zero_shot:
         parts.append("zero-shot")
-    if exclude_history:
-        parts.append("without-history")
     return "-".join(parts)
 
 
 def _write(
-    folder: Path, name: str, summary: dict[str, Any], result: "EvaluationResult", cases: "EvaluationCases", plots: bool
+    folder: Path, name: str, summary: dict[str, Any], result: "Protocols", cases: "EvaluationCases", plots: bool
 ) -> list[Path]:
     """Write the ranks of every case, and the plots; returns the paths."""
     import numpy as np
@@ -239,9 +249,12 @@ def _write(
 
     ranks = folder / f"{name}.ranks.npz"
     with writing_file(ranks) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file, users=result.users, targets=cases.targets, greater=result.ranks.greater, ties=result.ranks.ties
-        )
+        counts = {
+            (name if protocol == "kept" else f"{protocol}_{name}"): getattr(found.ranks, name)
+            for protocol, found in result.items()
+            for name in ("greater", "ties")
+        }
+        np.savez_compressed(file, users=result["kept"].users, targets=cases.targets, **counts)
     written = [ranks]
     metric = next(metric for metric in summary["systems"]["chance"] if metric.startswith("ndcg"))
     for group, file_name in (("history length", "history-length"), ("popularity of the target", "popularity")):

@@ -121,10 +121,12 @@ def _finish(request: "Request", plan: "Plan", results: list[Any], output: Path) 
     """Complete the folder of the training with the best weights, test them, and write and show the metrics of the run."""
     from typing import cast
 
+    import numpy as np
+
     from linguarec.catalogue import Catalogue
-    from linguarec.data.splits import evaluation_cases
+    from linguarec.data.splits import draw_users, evaluation_cases
     from linguarec.devices import device_of
-    from linguarec.evaluation.evaluate import rank_cases
+    from linguarec.evaluation.stacking import Part, fit_repeats
     from linguarec.families.weights import WEIGHTS_FILE, load_weights
     from linguarec.recommender import Recommender
     from linguarec.runs.results import FinetuneResult, metrics_of, write_results
@@ -137,10 +139,25 @@ def _finish(request: "Request", plan: "Plan", results: list[Any], output: Path) 
     rules = cast(TextRules, dataset.manifest.text_rules)
     catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
     recommender = Recommender.of_items(scorer.to(device), description, catalogue, plan.source)
+    now, roles = recommender.snapshot, dataset.roles(request.split)
+    part = Part.of(scorer, now.inputs, now.ranker)
+    valid = evaluation_cases(dataset.sequences, roles, "valid")
+    if request.users < 1:
+        some = draw_users(dataset.num_users, request.users, request.seed)
+        valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
+    recommender.repeats = fit_repeats(part, valid, request.seed)
     recommender.save(place)
-    cases = evaluation_cases(dataset.sequences, dataset.roles(request.split), "test", scorer.max_length)
-    now = recommender.snapshot
-    test = rank_cases(scorer, now.inputs, now.ranker, cases).means()
-    result = FinetuneResult(**metrics_of(request, plan, results, output), test=test)
+    test = {
+        protocol: found.means()
+        for protocol, found in part.rank(
+            evaluation_cases(dataset.sequences, roles, "test"), recommender.repeats
+        ).items()
+    }
+    result = FinetuneResult(
+        **metrics_of(request, plan, results, output),
+        test=test["kept"],
+        test_excluded=test["excluded"],
+        test_learned=test.get("learned"),
+    )
     write_results(place, dataset.name, result)
     return result

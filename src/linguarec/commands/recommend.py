@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import DataFormatError, SettingsError
 from linguarec.screen import visible
@@ -10,7 +10,7 @@ from linguarec.screen import visible
 if TYPE_CHECKING:
     from linguarec.data.item_files import NamedHistory
     from linguarec.data.ragged import Ragged
-    from linguarec.recommender import Recommender
+    from linguarec.recommender import Recommender, Seen
 
 HISTORIES_AT_ONCE = 4_096
 
@@ -22,7 +22,7 @@ def recommend(
     for_: Path | None = None,
     output: Path | None = None,
     k: int = 10,
-    include_seen: bool = False,
+    seen: Literal["exclude", "include", "learned"] = "exclude",
     within: Path | None = None,
     items: Path | None = None,
     skip_unknown: bool = False,
@@ -40,7 +40,8 @@ def recommend(
         for_: prepared folder; recommend to all of its users, after their whole histories
         output: with --histories or --for: file to write (.parquet, .csv, .jsonl): user, rank, raw_id, score, title
         k: how many items to recommend
-        include_seen: items of the history may be recommended too
+        seen: items of the history: not recommended (exclude), candidates like the others (include), or candidates whose scores
+            are adjusted by what the run learned about repeats (learned)
         within: file with the candidate items, one raw id per line; only these are recommended; for --history
         items: file with new items (.csv, .parquet, .jsonl): raw_id, and the attributes of the catalogue or text
         skip_unknown: leave unknown ids out, and count them, instead of stopping
@@ -66,11 +67,12 @@ def recommend(
     if problems:
         raise SettingsError(problems)
     recommender = Recommender.load(run)
+    exclude_seen: Seen = "learned" if seen == "learned" else seen == "exclude"
     added = 0 if items is None else _add(recommender, items)
     if history is not None:
-        return _show(recommender, run, history, k, include_seen, within, added, skip_unknown)
+        return _show(recommender, run, history, k, exclude_seen, within, added, skip_unknown)
     assert output is not None
-    return _write(recommender, run, histories, for_, output, k, include_seen, skip_unknown, overwrite)
+    return _write(recommender, run, histories, for_, output, k, exclude_seen, skip_unknown, overwrite)
 
 
 def _show(
@@ -78,7 +80,7 @@ def _show(
     run: Path,
     history: list[str],
     k: int,
-    include_seen: bool,
+    exclude_seen: "Seen",
     within: Path | None,
     added: int,
     skip_unknown: bool,
@@ -91,7 +93,7 @@ def _show(
 
     whitelist = None if within is None else read_ids(within)
     _, unknown = recommender.catalogue.rows([history], skip_unknown)
-    found = recommender.recommend([history], k, not include_seen, whitelist, skip_unknown)[0]
+    found = recommender.recommend([history], k, exclude_seen, whitelist, skip_unknown)[0]
     catalogue = recommender.catalogue
     read = [raw_id for raw_id in history if raw_id in catalogue.position]
     console = plain_console()
@@ -119,7 +121,7 @@ def _write(
     data: Path | None,
     output: Path,
     k: int,
-    include_seen: bool,
+    exclude_seen: "Seen",
     skip_unknown: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def _write(
         for part in _in_parts(named):
             kept, rows, unknown = _known(recommender, part, skip_unknown)
             left_out, unknown_ids = left_out + len(part) - len(kept), unknown_ids + unknown
-            catalogue, best = recommender.best_entries(rows, k, not include_seen)
+            catalogue, best = recommender.best_entries(rows, k, exclude_seen)
             columns = columns_of(catalogue, best)
             columns = {"user": [kept[history] for history in columns.pop("history")], **columns}
             write(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))

@@ -12,7 +12,7 @@ from linguarec.result import Result
 
 if TYPE_CHECKING:
     from linguarec.evaluation.comparison import ComparedSystem
-    from linguarec.evaluation.evaluate import EvaluationResult
+    from linguarec.evaluation.evaluate import Protocols
     from linguarec.evaluation.report import Table
     from linguarec.families.family import Start
     from linguarec.training.settings import TrainingSettings
@@ -22,7 +22,7 @@ WAYS: tuple[Way, ...] = ("scratch", "frozen", "full", "zero-shot")
 log = logging.getLogger(__name__)
 KS = (10, 50)
 TESTED = ("recall@10", "ndcg@10")
-Results = dict[int, dict[str, "list[EvaluationResult]"]]
+Results = dict[int, dict[str, "list[Protocols]"]]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -31,7 +31,8 @@ class TransferResult(Result):
 
     `from_`: folder of the pre-trained model. `inputs`: way -> names of what was read. `systems`: percentage of users -> way
     -> metric -> median, seeds and interval on test. `differences`: the same for the difference to scratch, user by user.
-    `verdicts`: percentage -> way -> whether pre-training helps. `report`: the HTML file.
+    `excluded`: as `systems`, without the items of the history among the candidates; `learned`: with the repeat term, for the
+    ways that train. `verdicts`: percentage -> way -> whether pre-training helps. `report`: the HTML file.
     """
 
     data: str
@@ -45,6 +46,8 @@ class TransferResult(Result):
     seeds: list[int]
     users: int
     systems: dict[int, dict[str, dict[str, Any]]]
+    excluded: dict[int, dict[str, dict[str, Any]]]
+    learned: dict[int, dict[str, dict[str, Any]]]
     differences: dict[int, dict[str, dict[str, Any]]]
     verdicts: dict[int, dict[str, str]]
     report: str
@@ -101,10 +104,11 @@ def transfer(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases
     from linguarec.devices import device_for
-    from linguarec.evaluation.comparison import compared, differences, median_of
+    from linguarec.evaluation.comparison import by_protocol, compared, differences, median_of
     from linguarec.evaluation.intervals import Interval
     from linguarec.evaluation.plots import plot_by_share
     from linguarec.evaluation.report import Figure, Section, write_report
+    from linguarec.evaluation.summary import FIELDS
     from linguarec.families.family import log_own_training
     from linguarec.families.opening import open_start
     from linguarec.families.start import weights_sha256
@@ -153,7 +157,7 @@ def transfer(
         read = items_by_text(start, dataset, names, device_for(None))
         inputs["zero-shot"] = {flag: read.names.get(flag) for flag in family.source.flags}
 
-    def trained(way: Way, share: int, seed: int) -> "EvaluationResult":
+    def trained(way: Way, share: int, seed: int) -> "Protocols":
         log.info("%s, %d %% of the users, seed %d", way, share, seed)
         per_step = max(smallest_step, round(training.targets_per_step * share / 100))
         run = finetune(
@@ -181,10 +185,17 @@ def transfer(
         for share in shares:
             results[share][way] = [trained(way, share, seed) for seed in range(first_seed, first_seed + seeds)]
 
-    systems = {share: {way: compared(found, KS) for way, found in of.items()} for share, of in results.items()}
+    split_up = {share: by_protocol(of) for share, of in results.items()}
+    systems = {
+        protocol: {
+            share: {way: compared(found, KS) for way, found in of.get(protocol, {}).items()}
+            for share, of in split_up.items()
+        }
+        for protocol in FIELDS
+    }
     tests = {
-        share: differences(of, "scratch", TESTED) if "scratch" in of and len(of) > 1 else {}
-        for share, of in results.items()
+        share: differences(of["kept"], "scratch", TESTED) if "scratch" in of["kept"] and len(of["kept"]) > 1 else {}
+        for share, of in split_up.items()
     }
     table = _table(systems, tests)
     summary: dict[str, Any] = {
@@ -198,14 +209,17 @@ def transfer(
         "split": split,
         "seeds": list(range(first_seed, first_seed + seeds)),
         "users": len(np.unique(cases.users)),
-        "systems": {share: {way: found.to_dict() for way, found in of.items()} for share, of in systems.items()},
+        **{
+            FIELDS[protocol]: {share: {way: found.to_dict() for way, found in of.items()} for share, of in by.items()}
+            for protocol, by in systems.items()
+        },
         "differences": tests,
         "verdicts": {share: {way: verdict(test["ndcg@10"]) for way, test in of.items()} for share, of in tests.items()},
         "report": str(output / "report.html"),
     }
     plot = output / "plots" / "shares.png"
     lines: dict[str, list[tuple[str, Interval]]] = {
-        way: [(f"{share} %", of[way].intervals["ndcg@10"]) for share, of in systems.items()] for way in ways
+        way: [(f"{share} %", of[way].intervals["ndcg@10"]) for share, of in systems["kept"].items()] for way in ways
     }
     plot_by_share(plot, f"{dataset.name}: {family.name} from {from_.name}", "test ndcg@10", lines)
     caption = "Test ndcg@10 by the share of the users who train: mean of the seeds with its 95 % interval over users."
@@ -286,24 +300,30 @@ def _check(shares: Sequence[int], seeds: int, first_seed: int, devices: int) -> 
 
 
 def _table(
-    systems: "Mapping[int, Mapping[str, ComparedSystem]]",
+    systems: "Mapping[str, Mapping[int, Mapping[str, ComparedSystem]]]",
     tests: Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]],
 ) -> "Table":
-    """One row per fraction of users and way; the best ndcg@10 of each fraction in bold."""
+    """One row per fraction of users and way, ndcg@10 under every protocol; the best (kept) of each fraction in bold."""
     from linguarec.evaluation.report import Table
 
+    def cell(protocol: str, share: int, way: str, metric: str) -> str:
+        found = systems[protocol][share].get(way)
+        return "" if found is None else str(replace(found.intervals[metric], mean=found.median(metric)))
+
+    columns = [("kept", "recall@10"), *((protocol, "ndcg@10") for protocol in systems)]
     rows: list[list[str]] = []
     strong = set()
-    for share, of in systems.items():
+    for share, of in systems["kept"].items():
         best = max(of, key=lambda way: of[way].median("ndcg@10"))
-        for way, found in of.items():
+        for way in of:
             if way == best:
                 strong.add(len(rows))
-            cells = [str(replace(found.intervals[metric], mean=found.median(metric))) for metric in TESTED]
+            cells = [cell(protocol, share, way, metric) for protocol, metric in columns]
             difference, says = "", ""
             if way in tests[share]:
                 test = tests[share][way]["ndcg@10"]
                 difference = f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})"
                 says = verdict(test)
             rows.append([f"{share} %, {way}", *cells, difference, says])
-    return Table(["users, way", *TESTED, "ndcg@10 minus scratch", "pre-training"], rows, frozenset(strong))
+    shown = [f"{metric} {protocol}" for protocol, metric in columns]
+    return Table(["users, way", *shown, "ndcg@10 minus scratch", "pre-training"], rows, frozenset(strong))

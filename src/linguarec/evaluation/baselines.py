@@ -4,38 +4,48 @@ import numpy as np
 import numpy.typing as npt
 
 from linguarec.data.splits import EvaluationCases
-from linguarec.evaluation.evaluate import EvaluationResult
+from linguarec.evaluation.evaluate import EvaluationResult, Protocols
+from linguarec.evaluation.stacking import Part, fit_repeats
 from linguarec.ranking.ranks import TargetRanks
 
 IntArray = npt.NDArray[np.int64]
 
 
-def popularity(cases: EvaluationCases, counts: IntArray, exclude_history: bool = False) -> EvaluationResult:
-    """Ranks items by their frequency in training, for every user alike.
+def popularity(cases: EvaluationCases, counts: IntArray, valid: EvaluationCases | None = None) -> Protocols:
+    """Ranks items by their frequency in training, for every user alike, under every protocol.
 
     Args:
         cases: histories and targets.
         counts: [N] occurrences of each item in training (`linguarec.evaluation.slices.training_counts`).
-        exclude_history: items of the history are not candidate items.
+        valid: cases to fit its repeat term on; None = without the protocol `learned`.
     """
     ordered = np.sort(counts)
     of_target = counts[cases.targets]
     up_to = np.searchsorted(ordered, of_target, side="right")
     greater = len(counts) - up_to
     ties = up_to - np.searchsorted(ordered, of_target, side="left")
-    if exclude_history:
-        case, item = _distinct_seen(cases)
-        greater = greater - np.bincount(case[counts[item] > of_target[case]], minlength=len(cases))
-        ties = ties - np.bincount(case[counts[item] == of_target[case]], minlength=len(cases))
-    return _result(cases, greater, ties)
+    case, item = _distinct_seen(cases)
+    above = np.bincount(case[counts[item] > of_target[case]], minlength=len(cases))
+    equal = np.bincount(case[counts[item] == of_target[case]], minlength=len(cases))
+    found = {"kept": _result(cases, greater, ties), "excluded": _result(cases, greater - above, ties - equal)}
+    return found | _learned(np.log1p(counts), cases, valid)
 
 
-def chance(cases: EvaluationCases, num_items: int, exclude_history: bool = False) -> EvaluationResult:
-    """Random ranking: every order of the candidates is equally likely, so all of them tie."""
-    ties = np.full(len(cases), num_items)
-    if exclude_history:
-        ties = ties - np.bincount(_distinct_seen(cases)[0], minlength=len(cases))
-    return _result(cases, np.zeros(len(cases), dtype=np.int64), ties)
+def chance(cases: EvaluationCases, num_items: int, valid: EvaluationCases | None = None) -> Protocols:
+    """Random ranking: every order of the candidates is equally likely, so all of them tie. Arguments as in `popularity`.
+
+    Under `learned` the repeat term alone ranks.
+    """
+    none, ties = np.zeros(len(cases), dtype=np.int64), np.full(len(cases), num_items)
+    fewer = ties - np.bincount(_distinct_seen(cases)[0], minlength=len(cases))
+    found = {"kept": _result(cases, none, ties), "excluded": _result(cases, none, fewer)}
+    return found | _learned(np.zeros(num_items), cases, valid)
+
+
+def _learned(scores: npt.NDArray[np.float64], cases: EvaluationCases, valid: EvaluationCases | None) -> Protocols:
+    part = Part.without_history(scores)
+    term = None if valid is None else fit_repeats(part, valid)
+    return {} if term is None else {"learned": part.rank(cases, term)["learned"]}
 
 
 def _distinct_seen(cases: EvaluationCases) -> tuple[IntArray, IntArray]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from linguarec.evaluation.evaluate import EvaluationResult
+from linguarec.evaluation.evaluate import EvaluationResult, Protocols
 from linguarec.evaluation.intervals import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
 from linguarec.evaluation.published import PublishedValue
 from linguarec.evaluation.report import Table
+from linguarec.evaluation.summary import FIELDS
 from linguarec.ranking.ranks import TargetRanks
 
 
@@ -79,32 +80,63 @@ def differences(
     return found
 
 
-def comparison_table(
-    systems: Mapping[str, ComparedSystem],
+def by_protocol(results: Mapping[str, Sequence[Protocols]]) -> dict[str, dict[str, list[EvaluationResult]]]:
+    """Protocol -> system -> the results of its seeds, for those systems of which all seeds have the protocol."""
+    found: dict[str, dict[str, list[EvaluationResult]]] = {}
+    for protocol in FIELDS:
+        of = {
+            name: [seed[protocol] for seed in seeds]
+            for name, seeds in results.items()
+            if all(protocol in seed for seed in seeds)
+        }
+        if of:
+            found[protocol] = of
+    return found
+
+
+def protocols_table(
+    systems: Mapping[str, Mapping[str, ComparedSystem]],
     published: Mapping[str, Sequence[PublishedValue]],
     minutes: Mapping[str, float],
+    metrics: Sequence[str],
 ) -> Table:
-    """A table with one row per system, the best ndcg in bold; below a system the published values for the same data.
+    """A row per system, some metrics under every protocol side by side; the best of each column of ndcg in bold.
 
-    Without `minutes` the table has no column for them.
+    Args:
+        systems: protocol -> name -> figures.
+        published: values that stand below a system, under the protocol `kept`.
+        minutes: of the trainings, for those systems that were trained.
+        metrics: to show.
     """
-    metrics = list(next(iter(systems.values())).seeds)
-    gains = {name: system.median(next(m for m in metrics if m.startswith("ndcg"))) for name, system in systems.items()}
+    columns = [(protocol, metric) for protocol in systems for metric in metrics]
     rows: list[list[str]] = []
     strong = set()
-    for name, system in systems.items():
-        if gains[name] == max(gains.values()):
+    best = {
+        protocol: max(of, key=lambda name: of[name].median(metrics[-1]))  # used before the next turn
+        for protocol, of in systems.items()
+    }
+    for name in systems["kept"]:
+        if name in best.values():
             strong.add(len(rows))
-        cells = [str(replace(system.intervals[m], mean=system.median(m))) for m in metrics]
+        cells = [
+            str(replace(of[name].intervals[metric], mean=of[name].median(metric))) if name in of else ""
+            for of, metric in ((systems[protocol], metric) for protocol, metric in columns)
+        ]
         rows.append([name, *cells, f"{minutes[name]:.1f}" if name in minutes else ""])
-        values = {value.metric: value for value in published.get(name, ())}
-        if values:
-            known = next(iter(values.values()))
-            label = f"  published: {known.system}{', pre-trained' if known.pretrained else ''}"
-            rows.append([label, *(f"{values[m].value:.4f}" if m in values else "" for m in metrics), ""])
-    columns = ["system", *metrics, "minutes"]
-    shown = len(columns) if minutes else len(columns) - 1
-    return Table(columns[:shown], [row[:shown] for row in rows], frozenset(strong))
+        if row := _published_row(published.get(name, ()), columns):
+            rows.append(row)
+    return Table(
+        ["system", *(f"{metric} {protocol}" for protocol, metric in columns), "minutes"], rows, frozenset(strong)
+    )
+
+
+def _published_row(values: Sequence[PublishedValue], columns: Sequence[tuple[str, str]]) -> list[str]:
+    if not values:
+        return []
+    of = {value.metric: value for value in values}
+    label = f"  published: {values[0].system}{', pre-trained' if values[0].pretrained else ''}"
+    cells = [f"{of[metric].value:.4f}" if protocol == "kept" and metric in of else "" for protocol, metric in columns]
+    return [label, *cells, ""]
 
 
 def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], baseline: str) -> Table:

@@ -1,6 +1,6 @@
 """Evaluate a model: score the catalogue after each history, and rank the target."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
 from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.exact import ExactRanker, protocols_of
 from linguarec.ranking.ranker import Ranker
 from linguarec.ranking.ranks import TargetRanks
+from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.scorer import Scorer, VectorScorer, evaluating
 
 
@@ -63,6 +65,9 @@ class EvaluationResult:
         return means[metric]
 
 
+Protocols = dict[str, EvaluationResult]  # protocol (kept, excluded, learned) -> result on the same cases
+
+
 def evaluate_model(
     model: nn.Module,
     items: ItemBatch,
@@ -94,7 +99,7 @@ def evaluate_model(
 def rank_cases(
     scorer: Scorer,
     inputs: Any,
-    ranker: Ranker[Tensor, Any],
+    ranker: Ranker[Any, Any],
     cases: EvaluationCases,
     *,
     exclude_history: bool = False,
@@ -124,6 +129,41 @@ def rank_cases(
             exclude = cases.histories.select(index) if exclude_history else None
             found.append((index, ranker.ranks(queries, cases.targets[index].astype(np.int64), exclude, within)))
     return _result(found, cases.users)
+
+
+def rank_by_protocol(
+    scorer: Scorer,
+    inputs: Any,
+    ranker: ExactRanker[Any, Any],
+    cases: EvaluationCases,
+    repeats: RepeatTerm | None = None,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> Protocols:
+    """Rank the target of every case among the whole catalogue under every protocol, in one pass.
+
+    `kept`: items of the history are candidates, as published. `excluded`: they are not, as `recommend` works. `learned`: they
+    are, with the repeat term added to their scores; only with `repeats`. Other arguments as in `rank_cases`.
+    """
+    with evaluating(scorer.network), torch.inference_mode():
+        queries = scorer.queries(inputs, cases.histories, cases.users, tokens_per_batch)
+        return ranked_by_protocol(queries, ranker, cases, repeats)
+
+
+def ranked_by_protocol(
+    queries: Iterable[tuple[npt.NDArray[np.int64], Any]],
+    ranker: ExactRanker[Any, Any],
+    cases: EvaluationCases,
+    repeats: RepeatTerm | None = None,
+) -> Protocols:
+    """As `rank_by_protocol`, with queries that are made already, batch by batch: the indices of the cases, their queries."""
+    found: dict[str, list[tuple[npt.NDArray[np.int64], TargetRanks]]] = {name: [] for name in protocols_of(repeats)}
+    for index, of_index in queries:
+        histories = cases.histories.select(index)
+        adjustments = None if repeats is None else repeats(histories)
+        ranks = ranker.ranks_by_protocol(of_index, cases.targets[index].astype(np.int64), histories, adjustments)
+        for name, of_name in ranks.items():
+            found[name].append((index, of_name))
+    return {name: _result(of_name, cases.users) for name, of_name in found.items()}
 
 
 def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from linguarec.evaluation.evaluate import EvaluationResult
+from linguarec.evaluation.evaluate import EvaluationResult, Protocols
 from linguarec.evaluation.intervals import Interval, bootstrap_interval
 from linguarec.evaluation.report import Table
 from linguarec.evaluation.slices import Slice
 
 Intervals = dict[str, Interval]
+FIELDS = {"kept": "systems", "excluded": "excluded", "learned": "learned"}  # protocol -> its field in a summary
 
 
 def intervals(result: EvaluationResult, ks: Sequence[int], seed: int = 0) -> Intervals:
@@ -20,24 +21,33 @@ def intervals(result: EvaluationResult, ks: Sequence[int], seed: int = 0) -> Int
 
 
 def summarise(
-    systems: Mapping[str, EvaluationResult], parts: Sequence[Slice], ks: Sequence[int], seed: int = 0
+    systems: Mapping[str, Protocols], parts: Sequence[Slice], ks: Sequence[int], seed: int = 0
 ) -> dict[str, Any]:
-    """All systems, overall and for each slice.
+    """All systems under every protocol, overall and for each slice.
 
     Returns:
-        `systems`: name -> metric -> mean, low, high. `slices`: for each its group, name, cases, users and `systems`.
+        `systems`, under the protocol `kept`: name -> metric -> mean, low, high; `excluded` and `learned`: the same under those.
+        `slices`: for each its group, name, cases, users, `systems`, `excluded` and `learned`.
     """
-    first = next(iter(systems.values()))  # all have the same cases; with pooled seeds, each case once per seed
+    first = next(iter(systems.values()))["kept"]  # all have the same cases; with pooled seeds, each case once per seed
     return {
-        "systems": {name: _to_dict(intervals(result, ks, seed)) for name, result in systems.items()},
+        **{FIELDS[name]: found for name, found in _by_protocol(systems, ks, seed).items()},
         "slices": [
             {
                 "group": part.group,
                 "name": part.name,
                 "cases": len(np.unique(first.cases[part.mask])),
                 "users": len(np.unique(first.users[part.mask])),
-                "systems": {
-                    name: _to_dict(intervals(result.select(part.mask), ks, seed)) for name, result in systems.items()
+                **{
+                    FIELDS[name]: found
+                    for name, found in _by_protocol(
+                        {
+                            system: {protocol: result.select(part.mask) for protocol, result in of.items()}
+                            for system, of in systems.items()
+                        },
+                        ks,
+                        seed,
+                    ).items()
                 },
             }
             for part in parts
@@ -45,12 +55,28 @@ def summarise(
     }
 
 
-def systems_table(summary: Mapping[str, Any]) -> Table:
-    """One row per metric, one column per system: means with half the width of their intervals."""
-    systems = summary["systems"]
-    metrics = list(next(iter(systems.values())))
-    rows = [[metric, *(str(_interval(found[metric])) for found in systems.values())] for metric in metrics]
-    return Table(["mean over users", *systems], rows)
+def _by_protocol(systems: Mapping[str, Protocols], ks: Sequence[int], seed: int) -> dict[str, dict[str, Any]]:
+    """Protocol -> name -> metric -> mean, low, high, for those systems that have the protocol."""
+    return {
+        protocol: found
+        for protocol in FIELDS
+        if (
+            found := {
+                name: _to_dict(intervals(of[protocol], ks, seed)) for name, of in systems.items() if protocol in of
+            }
+        )
+    }
+
+
+def protocols_table(summary: Mapping[str, Any], metrics: Sequence[str]) -> Table:
+    """One row per metric and protocol, one column per system: means with half the width of their intervals."""
+    rows = [
+        [f"{metric}, {protocol}", *(str(_interval(of[metric])) for of in summary[field].values())]
+        for metric in metrics
+        for protocol, field in FIELDS.items()
+        if summary.get(field)
+    ]
+    return Table(["mean over users", *summary["systems"]], rows)
 
 
 def slices_table(summary: Mapping[str, Any], metric: str) -> Table:

@@ -4,9 +4,11 @@ from linguarec.families.bert4rec.method import BERT4REC
 from linguarec.families.ease.method import EASE_FAMILY
 from linguarec.families.family import Family
 from linguarec.families.fdsa.method import FDSA_FAMILY
+from linguarec.families.itemknn.method import ITEM_KNN
 from linguarec.families.recformer.method import RECFORMER
 from linguarec.families.sasrec.method import SASREC
 from linguarec.families.sasrec_text.method import SASREC_TEXT
+from linguarec.families.textknn.method import TEXT_KNN
 from linguarec.families.unisrec.method import UNISREC, UNISREC_TRANSDUCTIVE
 from linguarec.families.vqrec.method import VQREC
 from linguarec.families.zesrec.method import ZESREC
@@ -24,5 +26,7 @@ FAMILIES: dict[str, Family] = {
         VQREC,
         RECFORMER,
         EASE_FAMILY,
+        ITEM_KNN,
+        TEXT_KNN,
     )
 }

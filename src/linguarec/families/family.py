@@ -44,6 +44,7 @@ class Steps:
     targets: int
     stride: int | None
     seed: int
+    exclude_history: bool = False
 
 
 MakeLoader = Callable[[Ragged, Steps, Any], TrainingLoader]  # (training sequences, steps, the model's settings)
@@ -52,7 +53,13 @@ MakeLoader = Callable[[Ragged, Steps, Any], TrainingLoader]  # (training sequenc
 def next_items(sequences: Ragged, steps: Steps, config: Any = None) -> TrainingLoader:
     """The training steps of a family whose network predicts the next item at every position."""
     return TrainingLoader(
-        sequences.values, sequences.offsets, steps.max_length, steps.targets, steps.stride, steps.seed
+        sequences.values,
+        sequences.offsets,
+        steps.max_length,
+        steps.targets,
+        steps.stride,
+        steps.seed,
+        steps.exclude_history,
     )
 
 
@@ -174,10 +181,11 @@ class Family:
     `finetuning`, `pretraining`: its trainings. `training`: settings of its paper's training that differ from the defaults.
     `per_item`: tensors with a row for each catalogue item, which are never loaded for another catalogue. `carries`: whether
     another training can start from it. `ranks_new`: whether it has keys for items that it was not trained with.
-    `loader`: makes the steps that `finetune_loss` reads. `both_ways`: whether a place reads later ones, too; then it is trained
-    on masked items, and a history is continued from a masked place behind it. `scorer`: makes keys and queries with a trained
-    network. `ways`: ways to fine-tune a pre-trained model, for the comparison with training from scratch; None = none, because
-    no weights carry over. `released`: reads and writes checkpoints of the released code.
+    `closed_form`: fitted at once and without a seed; a comparison puts it beside every model that is trained. `loader`: makes
+    the steps that `finetune_loss` reads. `both_ways`: whether a place reads later ones, too; then it is trained on masked
+    items, and a history is continued from a masked place behind it. `scorer`: makes keys and queries with a trained network.
+    `ways`: ways to fine-tune a pre-trained model, for the comparison with training from scratch; None = none, because no
+    weights carry over. `released`: reads and writes checkpoints of the released code.
     """
 
     name: str
@@ -192,6 +200,7 @@ class Family:
     per_item: tuple[str, ...] = ()
     carries: bool = True
     ranks_new: bool = True
+    closed_form: bool = False
     loader: MakeLoader = next_items
     both_ways: bool = False
     scorer: LoadScorer = score_vectors

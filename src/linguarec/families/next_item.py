@@ -33,13 +33,30 @@ from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 
 @dataclass(frozen=True)
-class StartOptions(EncoderOptions):
-    """The sequence encoder, and which part of a start is frozen.
+class NextItemOptions(EncoderOptions):
+    """The sequence encoder, and the classes of the softmax.
 
     Args:
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
+            classes of the softmax, except the target
+    """
+
+    history_in_softmax: Literal["kept", "excluded"] | None = None
+
+
+@dataclass(frozen=True)
+class StartOptions(NextItemOptions):
+    """The sequence encoder, the classes of the softmax, and which part of a start is frozen.
+
+    Args:
+        sequence_encoder: encoder of the histories; transformer by default
+        transformer: settings of the sequence encoder, if it is a Transformer
+        gru: settings of the sequence encoder, if it is a GRU
+        history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
+            classes of the softmax, except the target
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
     """
 
@@ -50,12 +67,14 @@ class StartOptions(EncoderOptions):
 class NextItemData:
     """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases.
 
+    `exclude_history`: in training, the items of a position's history are no classes of its softmax, except the target.
     `make_loader`: the family's, with the model's settings filled in.
     """
 
     source: ItemSource
     read: TrainingData
     max_length: int
+    exclude_history: bool = False
     make_loader: Callable[[Ragged, Steps], TrainingLoader] = next_items
 
     @cached_property
@@ -85,6 +104,7 @@ class NextItemData:
             training.targets_per_step // training.accumulate,
             training.window_stride or None,
             seed,
+            self.exclude_history,
         )
         return self.make_loader(Ragged(rows, sequences.offsets), steps)
 
@@ -104,7 +124,7 @@ def plan_next_item(
     """The plan of a family whose network has `finetune_loss` over the whole catalogue.
 
     Args:
-        request: the requested training; its options are `TransformerOptions`, `EncoderOptions` or `StartOptions`.
+        request: the requested training; its options are `TransformerOptions`, `NextItemOptions` or `StartOptions`.
         source: all items of the folder.
         first: functions that make the earlier stages from the network and the data.
         mode: of the fine-tuning, recorded with what is taken from the start.
@@ -114,6 +134,7 @@ def plan_next_item(
         DataFormatError: there are no training targets.
     """
     family, training, seed = request.family, request.training, request.seed
+    asked = {"history_in_softmax": request.options.history_in_softmax or "kept"} if _has_choice(request.options) else {}
     frozen = getattr(request.options, "frozen", None)
     if frozen == "encoder" and request.start is None:
         raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
@@ -122,7 +143,11 @@ def plan_next_item(
         request.dataset, request.split, request.users, training.valid_users, seed, encoder.max_length
     )
     data = NextItemData(
-        source, read, encoder.max_length, lambda sequences, steps: family.loader(sequences, steps, config)
+        source,
+        read,
+        encoder.max_length,
+        asked.get("history_in_softmax") == "excluded",
+        lambda sequences, steps: family.loader(sequences, steps, config),
     )
     description = ModelDescription(family, config, encoder, source.shape)
     torch.manual_seed(seed)
@@ -142,9 +167,15 @@ def plan_next_item(
             lambda current: save_model(current, description, request.output),
         )
 
-    options = replace(as_chosen(request.options, encoder), **names_in(request.options, source))
+    chosen = {**asked, **names_in(request.options, source)}
+    options = replace(as_chosen(request.options, encoder), **chosen)
     stages = [*(make(network, data) for make in first), PlannedStage("", "", begin)]
     return Plan(description, network, source, stages, options, taken, source.settings())
+
+
+def _has_choice(options: Any) -> bool:
+    """Whether the history can be left out of the softmax of this family."""
+    return isinstance(options, NextItemOptions)
 
 
 def names_in(options: Any, source: ItemSource) -> dict[str, str | None]:

@@ -169,7 +169,7 @@ def released_settings(description: ModelDescription) -> dict[str, Any]:
 
 
 class RecBoleCheckpoints:
-    """Checkpoints of RecBole's SASRec, of UniSRec and its FDSA, and of VQ-Rec."""
+    """Checkpoints of SASRec and BERT4Rec of RecBole, of UniSRec and its FDSA, and of VQ-Rec."""
 
     marks = ", ".join(sorted({mark for form in FORMS for mark in form.marks}))
 

@@ -52,9 +52,10 @@ class CosineRecommender(nn.Module):
         return F.normalize(states.float(), dim=-1)
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`."""
+        """Mean cross-entropy of the next item over the catalogue `items`, without the pairs `batch.excluded`."""
         inputs = self.item_inputs(items)
-        return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
+        queries = self.queries(batch, inputs)
+        return catalogue_cross_entropy(queries, self._keys(inputs), batch.targets, excluded=batch.excluded)
 
     def pairs(self, batch: SequenceBatch, items: ItemBatch, queries: Tensor, inputs: Tensor) -> Pairs:
         """The (position, next item) pairs of `batch` for contrast; `queries` [T, D], `inputs` [N, D] of `items`."""

@@ -16,7 +16,11 @@ _LARGEST_CHUNK = 1 << 25
 
 
 def catalogue_cross_entropy(
-    queries: Tensor, keys: Tensor, targets: Tensor, log_weights: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    targets: Tensor,
+    log_weights: Tensor | None = None,
+    excluded: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the target among all keys, over the positions that have a target.
 
@@ -28,20 +32,38 @@ def catalogue_cross_entropy(
         targets: [T] int64 index into the keys, -1 = no loss.
         log_weights: [N] added to the logits if the keys are a sample of the catalogue: the logarithm of how many items each
             key represents. A target must represent itself alone (0). None = all zero.
+        excluded: [P, 2] int64, pairs (index into the queries, index into the keys) that are left out of the softmax. A pair may
+            occur several times; a query's own target is never left out. None = no pairs.
 
     Returns:
         A scalar; 0 if no position has a target.
     """
     has_target = targets >= 0
+    if excluded is not None:
+        excluded = _without_targets(excluded, targets, has_target)
     if not bool(has_target.all()):
         queries, targets = queries[has_target], targets[has_target]
     if len(targets) == 0:
         return (
             queries.sum() * 0 + keys.sum() * 0
         )  # still part of the graph, because other processes wait for the gradients
-    if log_weights is None:
-        return _cross_entropy(queries, keys, targets)
-    return _cross_entropy(queries, keys, targets, lambda logits, rows: logits.add_(log_weights))
+
+    def change(logits: Tensor, rows: slice) -> None:
+        if log_weights is not None:
+            logits.add_(log_weights)
+        if excluded is not None:
+            row, key = excluded[(excluded[:, 0] >= rows.start) & (excluded[:, 0] < rows.stop)].unbind(1)
+            logits.view(-1).index_fill_(0, (row - rows.start) * logits.shape[1] + key, -math.inf)
+
+    unchanged = log_weights is None and excluded is None
+    return _cross_entropy(queries, keys, targets, None if unchanged else change)
+
+
+def _without_targets(excluded: Tensor, targets: Tensor, has_target: Tensor) -> Tensor:
+    """The pairs [P, 2] of queries that have a target, numbered among these, without those of a query and its own target."""
+    query, key = excluded.unbind(1)
+    other = has_target[query] & (targets[query] != key)
+    return torch.stack([has_target.cumsum(0)[query[other]] - 1, key[other]], dim=1)
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,12 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
         """A ranker of these items alone, whose keys are copied."""
         return DenseRanker(self.keys_of(torch.from_numpy(rows).to(self.device)))
 
+    def to(self, device: torch.device | str) -> "DenseRanker":
+        """The same ranker, its keys copied to another device, or itself."""
+        if torch.device(device) == self.device:
+            return self
+        return DenseRanker(self.keys.to(device)).with_removed(self.removed)
+
     def with_added(self, keys: Keys) -> "DenseRanker":
         """See `Ranker`; `keys` [n, D] are copied.
 

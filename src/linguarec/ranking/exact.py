@@ -21,6 +21,7 @@ from torch import Tensor
 from linguarec.data.ragged import Ragged
 from linguarec.ranking.ranker import Best, IntArray, Within
 from linguarec.ranking.ranks import TargetRanks, chunk_rows, full_precision
+from linguarec.ranking.repeats import Adjustments
 
 Query = TypeVar("Query")
 Added = TypeVar("Added")
@@ -92,6 +93,10 @@ class ExactRanker(ABC, Generic[Query, Added]):
     def subset(self, rows: npt.NDArray[np.int64]) -> "ExactRanker[Query, Added]":
         """A ranker of these items alone."""
 
+    def to(self, device: torch.device | str) -> "ExactRanker[Query, Added]":
+        """The same ranker, moved to a device if it can work there."""
+        return self
+
     @abstractmethod
     def with_added(self, keys: Added) -> Self:
         """See `Ranker`."""
@@ -136,10 +141,43 @@ class ExactRanker(ABC, Generic[Query, Added]):
                 if exclude is not None:
                     _exclude(scores, exclude, start)
                     scores.scatter_(1, target, target_scores)
-                above = torch.count_nonzero(scores > target_scores, dim=1)
-                greater[start:stop] = above
-                ties[start:stop] = torch.count_nonzero(scores >= target_scores, dim=1) - above
+                greater[start:stop], ties[start:stop] = _compared(scores, target_scores)
         return TargetRanks(greater.cpu().numpy(), ties.cpu().numpy())
+
+    def ranks_by_protocol(
+        self, queries: Query, targets: IntArray, histories: Ragged, adjustments: Adjustments | None = None
+    ) -> dict[str, TargetRanks]:
+        """Ranks among all items under each protocol, of one product: `kept`, `excluded` and, with adjustments, `learned`.
+
+        Args:
+            queries: Q queries.
+            targets: [Q] rows.
+            histories: Q lists of rows, which are candidates (`kept`) or not (`excluded`; the target always is one).
+            adjustments: of the repeat term, for these histories.
+        """
+        total = self.count(queries)
+        of_target = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(self.device)
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in protocols_of(adjustments)}
+        with full_precision(self.device):
+            self.error(queries)  # refuses what is not finite
+            out = torch.empty(chunk_rows(len(self), self.device), len(self), device=self.device)
+            for start in range(0, total, len(out)):
+                stop = min(start + len(out), total)
+                self.score(self.take(queries, start, stop), out)
+                scores, target = out[: stop - start], of_target[start:stop].unsqueeze(1)
+                self._close(scores, start, None, None)
+                target_scores = scores.gather(1, target)
+                found["kept"].append(_compared(scores, target_scores))
+                pairs = _pairs(histories, start, len(scores), scores.device)
+                seen = scores[pairs]
+                scores[pairs] = -torch.inf
+                scores.scatter_(1, target, target_scores)
+                found["excluded"].append(_compared(scores, target_scores))
+                if adjustments is not None:
+                    scores[pairs] = seen
+                    add_adjustments(scores, adjustments.slice(start, stop))
+                    found["learned"].append(_compared(scores, scores.gather(1, target)))
+        return {name: _joined_ranks(parts) for name, parts in found.items()}
 
     # -- the best k ----------------------------------------------------------------------------------------------------
 
@@ -278,6 +316,17 @@ class ExactRanker(ABC, Generic[Query, Added]):
             scores.masked_fill_(outside, -torch.inf)
 
 
+def protocols_of(adjustments: object) -> tuple[str, ...]:
+    """Names of the protocols, in the order in which they are shown; `learned` needs a repeat term."""
+    return ("kept", "excluded") if adjustments is None else ("kept", "excluded", "learned")
+
+
+def add_adjustments(scores: Tensor, adjustments: Adjustments) -> None:
+    """Add adjustments to the scores [Q, N] in place; an item of -inf stays there."""
+    queries, rows = _pairs(adjustments.rows, 0, len(scores), scores.device)
+    scores[queries, rows] += torch.from_numpy(adjustments.values).to(scores.device)
+
+
 def removed_rows(removed: npt.NDArray[np.int64], rows: IntArray, count: int) -> npt.NDArray[np.int64]:
     """`removed` (ascending, distinct) and `rows` in one array of that kind.
 
@@ -336,6 +385,18 @@ def joined(parts: list[Best], k: int, queries: int = 0) -> Best:
         rows[found], scores[found] = part.rows, part.scores
         start += len(part)
     return Best(rows, scores)
+
+
+def _compared(scores: Tensor, target_scores: Tensor) -> tuple[Tensor, Tensor]:
+    """How many scores [Q, N] are greater than the target's [Q, 1], and how many equal it."""
+    greater = torch.count_nonzero(scores > target_scores, dim=1)
+    return greater, torch.count_nonzero(scores >= target_scores, dim=1) - greater
+
+
+def _joined_ranks(parts: list[tuple[Tensor, Tensor]]) -> TargetRanks:
+    none = torch.zeros(0, dtype=torch.int64)
+    greater = torch.cat([none, *(greater.cpu() for greater, _ in parts)])
+    return TargetRanks(greater.numpy(), torch.cat([none, *(ties.cpu() for _, ties in parts)]).numpy())
 
 
 def _check_lists(queries: int, exclude: Ragged | None, within: Within | None) -> None:

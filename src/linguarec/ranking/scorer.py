@@ -1,4 +1,4 @@
-"""A trained network in use: keys of items, queries of histories. The score of an item after a history is query . key."""
+"""A trained network in use: keys of items, queries of histories, and the ranker that scores the ones by the others."""
 
 import contextlib
 import itertools
@@ -13,10 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from linguarec.arrays import save_array
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH, history_batches
 from linguarec.data.ragged import Ragged
-from linguarec.sources.inputs import VectorInputs
+from linguarec.files import writing_file
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.exact import ExactRanker
+from linguarec.sources.inputs import VectorInputs, mapped_tensor
 from linguarec.sources.source import ItemSource
 
 KEYS_FILE = "keys.npy"  # of a run: the keys [N, Dk] of its items
@@ -59,10 +63,24 @@ class Scorer(Protocol):
     def device(self) -> torch.device:
         """Where the network is and the work is done."""
 
-    def encode(self, source: ItemSource, new: bool = False) -> tuple[Any, Tensor]:
-        """Inputs of all items and their keys [N, Dk], on the device, under the autocast in force.
+    def encode(self, source: ItemSource, new: bool = False) -> tuple[Any, Any]:
+        """Inputs of all items and what they are scored by, on the device, under the autocast in force.
 
-        `new`: the network was not trained on these items, so their numbers mean nothing to it.
+        That is keys [N, Dk] for most scorers; `ranker` takes it. `new`: the network was not trained on these items, so their
+        numbers mean nothing to it.
+        """
+
+    def ranker(self, keys: Any) -> ExactRanker[Any, Any]:
+        """Ranks by the queries and the keys of this scorer."""
+
+    def save_keys(self, ranker: ExactRanker[Any, Any], folder: Path) -> None:
+        """Write the keys of a ranker that `ranker` made into a run folder."""
+
+    def load_ranker(self, folder: Path) -> ExactRanker[Any, Any]:
+        """The ranker of a run's items, as they were saved; large files are mapped.
+
+        Raises:
+            CheckpointMismatchError: a file is missing or damaged.
         """
 
     def queries(
@@ -72,8 +90,8 @@ class Scorer(Protocol):
         users: IntArray | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         shard: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[IntArray, Tensor]]:
-        """The query of each history, batch by batch: indices [B] of its histories, queries [B, Dk].
+    ) -> Iterator[tuple[IntArray, Any]]:
+        """The query of each history, batch by batch: indices [B] of its histories, B queries, such as [B, Dk].
 
         Histories are cut into the same batches whatever the number of processes, which share the batches out.
 
@@ -101,7 +119,25 @@ class Scorer(Protocol):
         """The inputs of a run's items, as they were saved; `source`: of the run, with its items."""
 
 
-class VectorScorer:
+class DenseKeys:
+    """The part of a scorer that keeps keys [N, Dk] in a file and ranks by query . key."""
+
+    def ranker(self, keys: Tensor) -> DenseRanker:
+        """See `Scorer`."""
+        return DenseRanker(keys.float())
+
+    def save_keys(self, ranker: ExactRanker[Any, Any], folder: Path) -> None:
+        """See `Scorer`."""
+        keys = cast(DenseRanker, ranker).keys.float().cpu().numpy()
+        with writing_file(folder / KEYS_FILE, keys.nbytes) as temporary:
+            save_array(temporary, keys)
+
+    def load_ranker(self, folder: Path) -> DenseRanker:
+        """See `Scorer`: a memory map."""
+        return DenseRanker(mapped_tensor(folder / KEYS_FILE))
+
+
+class VectorScorer(DenseKeys):
     """The scorer of a network that makes item vectors [N, D], which its sequence side reads."""
 
     def __init__(self, network: nn.Module) -> None:

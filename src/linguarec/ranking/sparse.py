@@ -49,6 +49,11 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
         """Always the CPU."""
         return torch.device("cpu")
 
+    @property
+    def matrix(self) -> Matrix:
+        """[N, N], without the items that were added."""
+        return self._columns[0]
+
     def count(self, queries: Weights) -> int:
         """Q; see `ExactRanker`."""
         if not sparse.issparse(queries) or queries.ndim != 2 or queries.shape[1] != self._num_weights:

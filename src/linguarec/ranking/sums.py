@@ -98,6 +98,11 @@ class SumRanker(ExactRanker[Queries, tuple[Any, ...]]):
         """A ranker of these items alone."""
         return SumRanker([part.subset(rows) for part in self.parts], self.weights)
 
+    def to(self, device: torch.device | str) -> "SumRanker":
+        """The same ranker; moved only if all parts can be."""
+        moved = [part.to(device) for part in self.parts]
+        return self if len({part.device for part in moved}) > 1 else SumRanker(moved, self.weights)
+
     def with_added(self, keys: tuple[Any, ...]) -> "SumRanker":
         """See `Ranker`; `keys`: for each part, what it knows the new items by."""
         return SumRanker([part.with_added(own) for part, own in zip(self.parts, keys, strict=True)], self.weights)

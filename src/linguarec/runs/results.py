@@ -19,6 +19,12 @@ from linguarec.runs.tables import plain_console
 from linguarec.training.fit import CURVE_FILE
 from linguarec.training.stages import STAGE_FILE, StageResult
 
+_PARTS = {  # of the metrics of a training -> as they are shown
+    "valid": "valid",
+    "test": "test",
+    "test_excluded": "test, history excluded",
+    "test_learned": "test, repeats learned",
+}
 METRICS_FILE = STAGE_FILE  # of the last stage, which is the run itself
 
 
@@ -53,13 +59,20 @@ class TrainingResult(Result):
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FinetuneResult(TrainingResult):
-    """Figures of a fine-tuning. `test`: metrics of the best weights."""
+    """Figures of a fine-tuning.
+
+    `test`: metrics of the best weights, with the items of the history among the candidates; `test_excluded`: without them;
+    `test_learned`: with the repeat term. The latter two are None in a run of an earlier version.
+    """
 
     test: dict[str, float]
+    test_excluded: dict[str, float] | None = None
+    test_learned: dict[str, float] | None = None
 
     def _lines(self) -> list[str]:
         *lines, folder = super()._lines()
-        return [*lines, f"test: {metrics_line(self.test)}", folder]
+        tests = {"test": self.test, "excluded": self.test_excluded, "learned": self.test_learned}
+        return [*lines, *(f"{name}: {metrics_line(found)}" for name, found in tests.items() if found), folder]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -118,9 +131,9 @@ def show_metrics(metrics: TrainingResult, note: str = "") -> None:
     names = list(metrics["valid"])
     for column in ("part", *names):
         table.add_column(column)
-    for part in ("valid", "test"):
+    for part, shown in _PARTS.items():
         if part in metrics:
-            table.add_row(part, *(f"{metrics[part][key]:.4f}" for key in names))
+            table.add_row(shown, *(f"{metrics[part][key]:.4f}" for key in names))
     console = plain_console()
     console.print(table)
     console.print(f"run folder: {metrics['run']}")

@@ -21,7 +21,7 @@ from linguarec.data.ragged import Ragged
 from linguarec.families.family import ModelDescription
 from linguarec.families.recformer.model import Recformer
 from linguarec.families.weights import load_weights, save_weights
-from linguarec.ranking.scorer import Scorer, evaluating
+from linguarec.ranking.scorer import DenseKeys, Scorer, evaluating
 from linguarec.sources.inputs import TokenInputs
 from linguarec.sources.source import ItemSource
 from linguarec.sources.tokens import TokenSource
@@ -31,7 +31,7 @@ ITEM_WEIGHTS_FILE = "item_model.safetensors"
 IntArray = npt.NDArray[np.int64]
 
 
-class SentenceScorer:
+class SentenceScorer(DenseKeys):
     """Makes keys of items with `item_network` and queries of histories with `network`; both may be the same."""
 
     def __init__(self, network: nn.Module, item_network: nn.Module | None = None) -> None:

@@ -1,8 +1,7 @@
 """Training of SASRec: next-item prediction over a catalogue of IDs. Its weights cannot be used for another catalogue."""
 
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
-from linguarec.families.next_item import plan_next_item
-from linguarec.families.options import EncoderOptions
+from linguarec.families.next_item import NextItemOptions, plan_next_item
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.families.sasrec.model import SASRec, SASRecConfig
 from linguarec.sources.ids import IdSource
@@ -19,7 +18,7 @@ SASREC = Family(
     config=SASRecConfig,
     build=with_encoder(SASRec),
     source=IdSource,
-    finetuning=Task(EncoderOptions, plan_finetuning),
+    finetuning=Task(NextItemOptions, plan_finetuning),
     per_item=("item.weight",),
     carries=False,
     ranks_new=False,

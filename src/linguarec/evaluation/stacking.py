@@ -1,0 +1,266 @@
+"""Fits how the scores of fixed models are put together: a weight for each model, and the repeat term.
+
+    logit(i) = sum over models m of weights[m] * score_m(i | history) + r[bucket of i]        r only for items of the history
+    loss     = - mean over cases of log softmax(logit)[target] + prior / 2 * |r|^2
+
+The loss is convex in weights and r, which are a few numbers for the whole model. Weights are not negative. The ranking by
+`logit` is the same for logits of any scale, so r is given back in the units of one model's scores, or of the weighted sum.
+
+Large catalogues are sampled: the classes of a case are its target, the items of its history and uniformly drawn items, whose
+share of the softmax is corrected by their number (importance sampling).
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.evaluate import Protocols, ranked_by_protocol
+from linguarec.evaluation.tuning import Heads, best_term
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.ranks import full_precision
+from linguarec.ranking.repeats import NUM_BUCKETS, RepeatTerm, SeenItems
+from linguarec.ranking.scorer import Scorer, evaluating
+
+_NUMBERS = 1 << 28  # scores held at once: 1 GiB
+_NUMBERS_OF_STEP = 1 << 20  # scores that are worked on at once
+_MOST_CASES, _MOST_ITEMS = 20_000, 20_000
+_PRIOR = 1e-4  # of r; keeps r finite in a shop without a repeat
+_LEAST = 50.0  # an r of less is as good as none: exp(-50) of the softmax
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model on the items of a folder: its ranker, and what makes the queries of cases, batch by batch with their indices."""
+
+    ranker: ExactRanker[Any, Any]
+    queries: Callable[[EvaluationCases], Iterator[tuple[npt.NDArray[np.int64], Any]]]
+
+    @classmethod
+    def of(cls, scorer: Scorer, inputs: Any, ranker: ExactRanker[Any, Any]) -> "Part":
+        """Of a trained model. `inputs`: as its scorer's `encode` returned them."""
+
+        def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+            with evaluating(scorer.network):
+                yield from scorer.queries(inputs, cases.histories, cases.users)
+
+        return cls(ranker, queries)
+
+    @classmethod
+    def without_history(cls, scores: npt.NDArray[np.floating[Any]]) -> "Part":
+        """Of scores [N] that are the same for all histories."""
+
+        def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+            yield np.arange(len(cases)), torch.ones(len(cases), 1)
+
+        return cls(DenseRanker(torch.from_numpy(scores.astype(np.float32)).unsqueeze(1)), queries)
+
+    def rank(self, cases: EvaluationCases, repeats: RepeatTerm | None) -> Protocols:
+        """Rank the targets of the cases under every protocol."""
+        return ranked_by_protocol(self.queries(cases), self.ranker, cases, repeats)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """`weights` of the parts, at least 0; `repeats`: in the units of the weighted sum; `cases`: number fitted on."""
+
+    weights: tuple[float, ...]
+    repeats: RepeatTerm
+    cases: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class StackData:
+    """Scores of C cases.
+
+    `scores` [C, M, K] float32: of each part for K classes of each case. `target` [C]: its place among them. `seen_case`,
+    `seen_place`, `seen_bucket` [S]: the classes that are items of the history. `offset` [C, K]: log of how many items a class
+    stands for.
+    """
+
+    scores: Tensor
+    target: Tensor
+    seen_case: Tensor
+    seen_place: Tensor
+    seen_bucket: Tensor
+    offset: Tensor
+
+
+def fit_repeats(part: Part, cases: EvaluationCases, seed: int = 0) -> RepeatTerm | None:
+    """The repeat term of one model, in the units of its scores; None without cases.
+
+    The better one by ndcg@10 of that with the highest likelihood and of others (`linguarec.evaluation.tuning`). Arguments as in
+    `fit_stack`.
+    """
+    if not len(cases):
+        return None
+    data = stack_data([part], cases, seed)
+    found = fit_scores(data, 1)
+    likely = np.array(found.repeats.values) / (found.weights[0] or 1.0)
+    return RepeatTerm(tuple(map(float, best_term(heads_of(data, (1.0,)), likely)[0])))
+
+
+def heads_of(data: StackData, weights: Sequence[float]) -> Heads:
+    """What ndcg@10 of the weighted sum of the parts depends on."""
+    scores = torch.einsum("cmk,m->ck", data.scores, torch.tensor(weights, dtype=torch.float32))
+    scores = scores.masked_fill(data.offset == -torch.inf, -torch.inf)
+    return Heads.of(scores, data.target, data.seen_case, data.seen_place, data.seen_bucket)
+
+
+def fit_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -> Stack:
+    """Weights of the parts and the repeat term, by maximum likelihood.
+
+    Args:
+        parts: models on the same items.
+        cases: to fit on, which no model was trained on; at most 20,000 are drawn.
+        seed: of what is drawn.
+    """
+    data = stack_data(parts, cases, seed)
+    return fit_scores(data, len(parts))
+
+
+def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> StackData:
+    """The scores of the parts on (a sample of) the cases."""
+    rng = np.random.default_rng(seed)
+    items = len(parts[0].ranker)
+    classes = min(items, _MOST_ITEMS)
+    most = max(1, min(_MOST_CASES, _NUMBERS // (classes * len(parts))))
+    if len(cases) > most:
+        cases = cases.select(np.sort(rng.permutation(len(cases))[:most]))
+        log.info("fitted on %d cases drawn at random", most)
+    seen = SeenItems.of(cases.histories)
+    case = np.repeat(np.arange(len(cases)), seen.rows.lengths)
+    if classes == items:
+        shared, places = np.arange(items), seen.rows.values
+        extra = Ragged(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
+        target = cases.targets.astype(np.int64)
+        offset = torch.zeros(1, 1)
+    else:
+        shared, extra, target, places, offset = _sampled(cases, seen, items, classes, rng)
+    scores = torch.stack([_scores(part, cases, shared, extra) for part in parts], dim=1)
+    return StackData(
+        scores,
+        _tensor(target),
+        seen_case=_tensor(case),
+        seen_place=_tensor(places),
+        seen_bucket=_tensor(seen.buckets),
+        offset=offset,
+    )
+
+
+def _tensor(values: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.int64))
+
+
+def _sampled(
+    cases: EvaluationCases, seen: SeenItems, items: int, classes: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Ragged, npt.NDArray[np.int64], npt.NDArray[np.int64], Tensor]:
+    """Classes drawn for all cases, own ones of each case (history and target), places of target and history, offsets.
+
+    A drawn class that is also a case's own has an offset of -inf there: it is counted once.
+    """
+    drawn = np.sort(rng.choice(items, classes, replace=False))
+    lengths = seen.rows.lengths + 1
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    own = np.empty(offsets[-1], dtype=np.int64)
+    is_target = np.zeros(len(own), dtype=bool)
+    is_target[offsets[1:] - 1] = True
+    own[is_target], own[~is_target] = cases.targets, seen.rows.values
+    width = int(lengths.max(initial=1))
+    offset = torch.full((len(cases), classes + width), float(np.log(items / classes)))
+    place = classes + np.arange(len(own)) - np.repeat(offsets[:-1], lengths)
+    case = np.repeat(np.arange(len(cases)), lengths)
+    offset[:, classes:] = -torch.inf
+    offset[case, place] = 0.0
+    at = np.searchsorted(drawn, own)
+    found = np.append(drawn, -1)[at] == own
+    offset[case[found], at[found]] = -torch.inf
+    target, places = place[is_target].copy(), place[~is_target]
+    # A target of the history is one class: that of the history.
+    again = np.isin(case[~is_target] * items + seen.rows.values, np.arange(len(cases)) * items + cases.targets)
+    repeated = case[~is_target][again]
+    offset[repeated, target[repeated]] = -torch.inf
+    target[repeated] = places[again]
+    return drawn, Ragged(own, offsets), target, places, offset
+
+
+def _scores(part: Part, cases: EvaluationCases, shared: npt.NDArray[np.int64], own: Ragged) -> Tensor:
+    """Scores [C, K] of the classes `shared` by all cases, then of each case's `own`; what fills a row up is 0."""
+    width = len(shared) + int(own.lengths.max(initial=0))
+    found = torch.zeros(len(cases), width)
+    whole = len(shared) == len(part.ranker)
+    ranker = part.ranker if whole else part.ranker.subset(shared)
+    with torch.inference_mode(), full_precision(part.ranker.device):
+        for index, queries in part.queries(cases):
+            for start in range(0, len(index), 512):
+                rows = index[start : start + 512]
+                taken = part.ranker.take(queries, start, start + len(rows))
+                out = torch.empty(len(rows), len(shared), device=ranker.device)
+                ranker.score(taken, out)
+                found[torch.from_numpy(rows), : len(shared)] = out.cpu()
+                lists = own.select(rows)
+                if len(lists.values):
+                    table = np.zeros((len(rows), int(lists.lengths.max())), dtype=np.int64)
+                    filled = np.arange(table.shape[1]) < lists.lengths[:, None]
+                    table[filled] = lists.values
+                    scored = part.ranker.scores_of(taken, torch.from_numpy(table).to(ranker.device)).float().cpu()
+                    found[torch.from_numpy(rows), len(shared) : len(shared) + table.shape[1]] = scored
+    removed = part.ranker.removed
+    if whole and len(removed):
+        found[:, torch.from_numpy(removed)] = -1e4
+    return found
+
+
+def fit_scores(data: StackData, parts: int) -> Stack:
+    """Minimise the loss by L-BFGS from weights that give each part's scores a spread of one."""
+    spread = torch.clamp(data.scores.std(dim=2).mean(dim=0), min=1e-6).double()
+    scores = data.scores
+
+    cases, at_once = len(data.target), max(1, _NUMBERS_OF_STEP // scores[0].numel())
+    starts = np.searchsorted(data.seen_case.numpy(), np.arange(0, cases + at_once, at_once))
+
+    def loss_of(numbers: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        weights = torch.from_numpy(numbers[:parts] / spread.numpy()).float()
+        repeats = torch.from_numpy(numbers[parts:]).float()
+        loss, of_weights, of_repeats = 0.0, torch.zeros(parts), torch.zeros(NUM_BUCKETS)
+        for number, start in enumerate(
+            range(0, cases, at_once)
+        ):  # small enough for the caches, and for memory used again
+            rows, seen = slice(start, start + at_once), slice(starts[number], starts[number + 1])
+            target = data.target[rows].unsqueeze(1)
+            case, place, bucket = data.seen_case[seen] - start, data.seen_place[seen], data.seen_bucket[seen]
+            logits = torch.matmul(weights, scores[rows])
+            logits += data.offset[rows] if len(data.offset) > 1 else data.offset
+            logits[case, place] += repeats[bucket]
+            of_target = logits.gather(1, target)
+            highest = logits.amax(dim=1, keepdim=True)
+            error = logits.sub_(
+                highest
+            ).exp_()  # becomes the gradient: the probability of a class, minus 1 for the target
+            total = error.sum(dim=1, keepdim=True)
+            loss += float((total.log() + highest - of_target).double().sum())
+            error /= total
+            error.scatter_add_(1, target, error.new_full(target.shape, -1.0))
+            of_weights += torch.matmul(scores[rows], error.unsqueeze(2)).sum(dim=0).squeeze(1)
+            of_repeats.index_add_(0, bucket, error[case, place])
+        gradient = np.concatenate([of_weights.double().numpy() / spread.numpy(), of_repeats.double().numpy()]) / cases
+        gradient[parts:] += _PRIOR * numbers[parts:]
+        return loss / cases + _PRIOR / 2 * float(np.square(numbers[parts:]).sum()), gradient
+
+    start = np.concatenate([np.full(parts, 1 / parts), np.zeros(NUM_BUCKETS)])
+    bounds = [(0.0, None)] * parts + [(-_LEAST, _LEAST)] * NUM_BUCKETS
+    found = optimize.minimize(loss_of, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100})
+    weights = found.x[:parts] / spread.numpy()
+    repeats = RepeatTerm(tuple(map(float, found.x[parts:])))
+    return Stack(tuple(map(float, weights)), repeats, len(data.target), float(found.fun))

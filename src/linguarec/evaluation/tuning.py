@@ -1,0 +1,102 @@
+"""Chooses a repeat term by ndcg@10 on the cases themselves, where maximum likelihood is misled.
+
+The likelihood is right if scores are logits. Those of item-item models are not, and then the term that makes repeats as likely
+as they are is not the one that ranks best. ndcg@10 as a function of the term needs few numbers of a case: the score of its
+target, those of its history, and the ten best others. So terms can be tried by the hundred.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linguarec.ranking.repeats import NUM_BUCKETS
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+_K = 10
+_TRIED, _ROUNDS = 32, 3  # values of a bucket tried in each round
+_GAIN = 1e-5  # of ndcg@10; less is noise
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What ndcg@10 depends on, for C cases and the S items of their histories.
+
+    `target` [C]: score of the target. `above` [C]: how many items that are not in the history score higher. `best` [C, 10]:
+    the highest scores of such items but the target. `case`, `score`, `bucket`, `is_target` [S]: of the items of the histories.
+    `lowest`: a term that puts an item below all others.
+    """
+
+    target: FloatArray
+    above: IntArray
+    best: FloatArray
+    case: IntArray
+    score: FloatArray
+    bucket: IntArray
+    is_target: npt.NDArray[np.bool_]
+    lowest: float
+
+    @classmethod
+    def of(cls, scores: Tensor, target: Tensor, seen_case: Tensor, seen_place: Tensor, seen_bucket: Tensor) -> "Heads":
+        """Of scores [C, K], which are changed; -inf = no class. Other arguments as in `StackData`."""
+        finite = scores[scores > -torch.inf]
+        lowest = -2.0 * float(finite.max() - finite.min() + 1)
+        of_target = scores.gather(1, target.unsqueeze(1))
+        of_seen = scores[seen_case, seen_place].double().numpy()
+        is_target = seen_place == target[seen_case]
+        scores[seen_case, seen_place] = -torch.inf
+        above = torch.count_nonzero(scores > of_target, dim=1)
+        scores.scatter_(1, target.unsqueeze(1), -torch.inf)
+        best = scores.topk(min(_K, scores.shape[1]), dim=1).values
+        return cls(
+            of_target.squeeze(1).double().numpy(),
+            above.numpy(),
+            best.double().numpy(),
+            seen_case.numpy(),
+            of_seen,
+            seen_bucket.numpy(),
+            is_target.numpy(),
+            lowest,
+        )
+
+    def ndcg(self, values: FloatArray) -> float:
+        """Mean ndcg@10 with the term `values` [buckets]."""
+        adjusted = self.score + values[self.bucket]
+        target, above = self.target.copy(), self.above.copy()
+        repeated = self.case[self.is_target]
+        target[repeated] = adjusted[self.is_target]
+        above[repeated] = (self.best[repeated] > target[repeated, None]).sum(axis=1)
+        higher = (adjusted > target[self.case]) & ~self.is_target
+        above = above + np.bincount(self.case[higher], minlength=len(target))
+        gains = np.where(above < _K, 1 / np.log2(above + 2.0), 0.0)
+        return float(gains.mean())
+
+
+def best_term(heads: Heads, start: FloatArray) -> tuple[FloatArray, float]:
+    """The term with the best ndcg@10, found bucket by bucket from the best of `start`, no term, and no repeats at all.
+
+    Returns:
+        The term [buckets] and its ndcg@10.
+    """
+    starts = [start, np.zeros(NUM_BUCKETS), np.full(NUM_BUCKETS, heads.lowest)]
+    reached = [heads.ndcg(each) for each in starts]
+    values, best = starts[int(np.argmax(reached))].copy(), max(reached)
+    gaps = heads.target[heads.case] - heads.score
+    for _ in range(_ROUNDS):
+        before = best
+        for bucket in range(NUM_BUCKETS):
+            of_bucket = gaps[heads.bucket == bucket]
+            if not len(of_bucket):
+                continue
+            tried = [*np.quantile(of_bucket, np.linspace(0, 1, _TRIED)), heads.lowest]
+            for value in tried:
+                changed = values.copy()
+                changed[bucket] = value
+                if (found := heads.ndcg(changed)) > best + _GAIN:
+                    values, best = changed, found
+        if best <= before + _GAIN:
+            break
+    return values, best

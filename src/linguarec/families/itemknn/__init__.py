@@ -1,0 +1,1 @@
+"""Item-kNN: items by ID, similarities counted from the log."""

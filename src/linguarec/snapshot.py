@@ -1,0 +1,61 @@
+"""A state of the items of a run in use. It never changes: who adds or removes items makes a new one."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from linguarec.catalogue import Catalogue
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.exact import ExactRanker
+from linguarec.sources.source import ItemSource
+
+_KEYS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An immutable state of the items: the catalogue, the inputs of its entries in histories, and the ranker of their keys.
+
+    `source`: encodes new items; holds the part of the items' source that a run keeps (`ItemSource.kept_by_run`).
+    """
+
+    catalogue: Catalogue
+    inputs: Any
+    ranker: ExactRanker[Any, Any]
+    source: ItemSource
+
+    def __post_init__(self) -> None:
+        if not len(self.catalogue) == len(self.inputs) == len(self.ranker):
+            raise CheckpointMismatchError(
+                f"The catalogue has {len(self.catalogue)} items, there are {len(self.inputs)} inputs and "
+                f"{len(self.ranker)} keys."
+            )
+
+    @cached_property
+    def by_cosine(self) -> tuple[DenseRanker, float]:
+        """A ranker whose keys all have the same norm, and that norm: the ranker itself, or a ranker of normalised keys."""
+        ranker = self.dense
+        keys = ranker.keys
+        lengths = (
+            torch.cat([part.norm(dim=-1) for part in keys.split(_KEYS_AT_ONCE)]) if len(keys) else keys.new_ones(1)
+        )
+        longest, shortest = float(lengths.max()), float(lengths.min())
+        if longest - shortest <= 1e-4 * longest:
+            return ranker, longest or 1.0
+        normalised = DenseRanker(F.normalize(keys.float(), dim=-1))
+        return normalised.with_removed(ranker.removed), 1.0
+
+    @property
+    def dense(self) -> DenseRanker:
+        """The ranker, of a model whose items are vectors.
+
+        Raises:
+            SettingsError: the items of this model are no vectors.
+        """
+        if not isinstance(self.ranker, DenseRanker):
+            raise SettingsError(["this model knows no vectors of items: it scores them by weights between items"])
+        return self.ranker

@@ -1,0 +1,92 @@
+"""The fit of weights and repeat term: against known laws, and sampled classes against all."""
+
+import numpy as np
+import pytest
+import torch
+
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation import stacking
+from linguarec.evaluation.stacking import Part, fit_repeats, fit_stack
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.repeats import RepeatTerm, SeenItems
+
+NUM_ITEMS, NUM_CASES = 60, 6_000
+LAW = np.array([-1.0, 2.0, 1.0, -2.0, 0.5, 0.0, 0.0])
+
+
+def part_of(keys: torch.Tensor, queries: torch.Tensor) -> Part:
+    return Part(
+        DenseRanker(keys), lambda cases: iter([(np.arange(len(cases)), queries[torch.from_numpy(cases.users)])])
+    )
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Targets drawn by a softmax over 0.7 a + 0 b + law(steps since the item last occurred)."""
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    histories = Ragged.from_lists(
+        [rng.permutation(NUM_ITEMS)[: rng.integers(3, 20)].tolist() for _ in range(NUM_CASES)]
+    )
+    keys = [torch.randn(NUM_ITEMS, 4, generator=generator) for _ in range(2)]
+    queries = [torch.randn(NUM_CASES, 4, generator=generator) for _ in range(2)]
+    logits = 0.7 * (queries[0] @ keys[0].T).double().numpy()
+    seen = SeenItems.of(histories)
+    np.add.at(logits, (np.repeat(np.arange(NUM_CASES), seen.rows.lengths), seen.rows.values), LAW[seen.buckets])
+    targets = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1).astype(np.int32)
+    cases = EvaluationCases(histories, targets, np.arange(NUM_CASES))
+    return cases, [part_of(k, q) for k, q in zip(keys, queries, strict=True)], logits
+
+
+def test_the_law_that_made_the_cases_is_found(world):
+    cases, parts, _ = world
+    found = fit_stack(parts, cases)
+    assert found.weights == pytest.approx((0.7, 0.0), abs=0.05)
+    assert found.repeats.values[:5] == pytest.approx(LAW[:5], abs=0.2)
+    assert found.cases == NUM_CASES
+
+
+def test_sampled_classes_find_the_same_law(world, monkeypatch):
+    cases, parts, _ = world
+    monkeypatch.setattr(stacking, "_MOST_ITEMS", 50)
+    found = fit_stack(parts, cases)
+    assert found.weights == pytest.approx((0.7, 0.0), abs=0.05)
+    assert found.repeats.values[:5] == pytest.approx(LAW[:5], abs=0.25)
+
+
+def test_a_shop_with_repeats_reaches_its_best_possible_score(world):
+    """The best possible ranking is that by the logits that drew the targets; `learned` must be within 1 % of it."""
+    cases, parts, logits = world
+    half = NUM_CASES // 2
+    fitted, tested = cases.select(np.arange(half)), cases.select(np.arange(half, NUM_CASES))
+    term = fit_repeats(parts[0], fitted)
+    assert term is not None
+    found = parts[0].rank(tested, term)
+    identity = Part(
+        DenseRanker(torch.eye(NUM_ITEMS)),
+        lambda some: iter([(np.arange(len(some)), torch.from_numpy(logits[some.users]).float())]),
+    )
+    best = identity.rank(tested, None)["kept"].mean("ndcg@10")
+    assert found["learned"].mean("ndcg@10") > 0.99 * best
+    assert found["kept"].mean("ndcg@10") < 0.97 * best
+    assert found["excluded"].mean("ndcg@10") != pytest.approx(best, rel=0.03)
+
+
+def test_without_repeats_the_history_is_ranked_last(world):
+    cases, parts, _ = world
+    seen = np.array([target in cases.histories[row] for row, target in enumerate(cases.targets)])
+    fresh = cases.select(np.flatnonzero(~seen))
+    term = fit_repeats(parts[0], fresh)
+    found = parts[0].rank(fresh, term)
+    assert found["learned"].mean("ndcg@10") == pytest.approx(found["excluded"].mean("ndcg@10"))
+    assert found["learned"].mean("ndcg@10") > found["kept"].mean("ndcg@10")
+
+
+def test_the_units_are_those_of_the_scores(world):
+    cases, parts, _ = world
+    doubled = Part(DenseRanker(2 * parts[0].ranker.keys), parts[0].queries)
+    term, twice = fit_repeats(parts[0], cases), fit_repeats(doubled, cases)
+    ranked, ranked_twice = parts[0].rank(cases, term)["learned"], doubled.rank(cases, twice)["learned"]
+    assert ranked_twice.mean("ndcg@10") == pytest.approx(ranked.mean("ndcg@10"), abs=1e-3)
+    assert fit_repeats(parts[0], cases.select(np.zeros(0, dtype=np.int64))) is None
+    assert isinstance(term, RepeatTerm)
