@@ -23,6 +23,7 @@ MODEL_CLASSES = {
     "UniSRecTransductive",
     "VQRec",
     "Recformer",
+    "RecGURU",
     "EASE",
 }
 

@@ -162,15 +162,17 @@ class StepCheckpoint(EpochCheckpoint):
 
 
 class BestWeights(Callback):
-    """Keeps the weights of the epoch with the highest `monitor`.
+    """Keeps the weights of the epoch with the highest `monitor`, or of the last epoch.
 
     Args:
         monitor: name of a logged metric; higher is better.
         save: writes the model into the run folder.
         best: value that must be exceeded.
+        last: keep the weights of every epoch in turn, whatever the metric is.
     """
 
-    def __init__(self, monitor: str, save: Callable[[nn.Module], None], best: float = -1.0) -> None:
+    def __init__(self, monitor: str, save: Callable[[nn.Module], None], best: float = -1.0, last: bool = False) -> None:
+        self.last = last
         self.monitor = monitor
         self.save = save
         self.best = best
@@ -181,7 +183,7 @@ class BestWeights(Callback):
         assert isinstance(module, Stage)
         # The value of the first process, so that all processes agree on whether to gather the weights.
         value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
-        if value > self.best:
+        if self.last or value > self.best:
             self.best, self.best_epoch = value, trainer.current_epoch
             whole = module.whole_result()
             if trainer.is_global_zero:

@@ -60,6 +60,7 @@ def fit(
     save_best: Callable[[nn.Module], None],
     resume: bool = False,
     best_before: float = -1.0,
+    keep_last: bool = False,
 ) -> FitResult:
     """Train until the valid ndcg@10 has not risen for `patience` epochs.
 
@@ -72,13 +73,15 @@ def fit(
         resume: continue from `run/checkpoints/last.ckpt` if it exists.
         best_before: the best metric of an earlier stage, whose weights are kept until this stage exceeds it; `best_epoch` is
             -1 if it never does.
+        keep_last: keep the weights of the last epoch instead of the best, and train all epochs.
 
     Raises:
         CheckpointMismatchError: that file is not a checkpoint of this stage, or names code.
     """
     settings = stage.settings
     record = EpochRecord(validate, run / CURVE_FILE)
-    best = BestWeights(f"valid/{MONITOR}", save_best, best_before)
+    best = BestWeights(f"valid/{MONITOR}", save_best, best_before, keep_last)
+    patience = settings.max_epochs if keep_last else settings.patience
     checkpoint = run / "checkpoints" / "last.ckpt"
     if resume and checkpoint.exists():
         _check_checkpoint(checkpoint, stage)
@@ -87,7 +90,7 @@ def fit(
         StepProgress(),
         record,
         best,
-        Patience(f"valid/{MONITOR}", mode="max", patience=settings.patience, check_on_train_epoch_end=True),
+        Patience(f"valid/{MONITOR}", mode="max", patience=patience, check_on_train_epoch_end=True),
         EpochCheckpoint(checkpoint.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
     if every_n_steps:

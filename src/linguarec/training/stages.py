@@ -46,7 +46,8 @@ class Fit:
     """A stage of gradient steps, ready to run.
 
     `stage`: the Lightning module. `validate`: valid metrics of a network. `keep`: saves the best weights. `before`: metric
-    before the first step, for the record; None = not measured. `best_before`: metric that must be exceeded.
+    before the first step, for the record; None = not measured. `best_before`: metric that must be exceeded. `keep_last`: keep
+    the last weights instead, for a stage whose aim the valid metric does not measure.
     """
 
     stage: Stage
@@ -54,10 +55,11 @@ class Fit:
     keep: Callable[[nn.Module], None]
     before: float | None = None
     best_before: float = -1.0
+    keep_last: bool = False
 
     def run(self, folder: Path, resume: bool) -> StageResult:
         """Train; every process returns the same result."""
-        result = fit(self.stage, folder, self.validate, self.keep, resume, self.best_before)
+        result = fit(self.stage, folder, self.validate, self.keep, resume, self.best_before, self.keep_last)
         best = next((row for row in result.history if row["epoch"] == result.best_epoch), {})
         return StageResult(
             valid={key.removeprefix("valid "): value for key, value in best.items() if key.startswith("valid ")},
