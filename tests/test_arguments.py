@@ -340,10 +340,10 @@ def test_only_models_that_the_recipe_takes_are_named(capsys: pytest.CaptureFixtu
     from linguarec.commands.pretrain import pretrain
 
     for name in ("nope", "sasrec"):
-        with pytest.raises(SettingsError, match=r"There are unisrec, vqrec, recformer\."):
+        with pytest.raises(SettingsError, match=r"There are zesrec, unisrec, vqrec, recformer\."):
             parse(pretrain, [name, "DATA"], "linguarec pretrain", COMMANDS["pretrain"])
     parse(pretrain, ["--help"], "linguarec pretrain", COMMANDS["pretrain"])
-    assert "Models: unisrec, vqrec, recformer." in capsys.readouterr().out
+    assert "Models: zesrec, unisrec, vqrec, recformer." in capsys.readouterr().out
 
 
 def test_a_model_brings_defaults_of_its_training_and_flags_win_over_them(capsys: pytest.CaptureFixture[str]):

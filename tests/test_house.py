@@ -25,6 +25,7 @@ MODEL_CLASSES = {
     "UniSRecTransductive",
     "VQRec",
     "Recformer",
+    "RecGURU",
     "EASE",
 }
 

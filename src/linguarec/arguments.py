@@ -103,11 +103,12 @@ def _beside_config(parameters: list[Parameter], values: "Namespace") -> dict[str
         content = read_config(file)
         for p in parameters:
             value = content.get(p.key) if p.key in FLAG_PATHS else None
-            # A later argument overrides it.
-            if isinstance(value, str) and (place := located(value, file.parent)) != value:
-                now = values.get(p.key)
-                if now in (value, Path(value)):
-                    found[p.name] = type(now)(place)
+            now = values.get(p.key)
+            if p.many is not None and isinstance(value, list):
+                if [str(each) for each in now or []] == value:  # no later argument overrides it
+                    found[p.name] = p.many(type(each)(located(str(each), file.parent)) for each in now)
+            elif isinstance(value, str) and located(value, file.parent) != value and now in (value, Path(value)):
+                found[p.name] = type(now)(located(value, file.parent))
     return found
 
 

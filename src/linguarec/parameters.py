@@ -103,14 +103,13 @@ def parameters_of(function: Callable[..., Any], command: Command, family: "Famil
             if family is None:
                 continue
             key, hint = MODEL_GROUP, family.config
-        origin = typing.get_origin(hint)
-        many = tuple if origin is tuple else list if origin in (list, Sequence) else None
+        hint, many = _one_of(hint)
         required = declared.default is inspect.Parameter.empty
         found.append(
             Parameter(
                 name=name,
                 key=key,
-                type=_flag_type(typing.get_args(hint)[0]) if many else hint,
+                type=hint,
                 help=helps.get(name, ""),
                 default=None if required else declared.default,
                 required=required,
@@ -138,14 +137,14 @@ def _option_parameters(command: Command, family: "Family | None") -> list[Parame
         Parameter(
             name=flag,
             key=flag,
-            type=_merged(types[flag]),
+            type=_one_of(_merged(types[flag]))[0],
             help=next(iter(of_flag))
             if len(of_flag := helps[flag]) == 1
             else "; ".join(f"{', '.join(names)}: {text}" for text, names in of_flag.items()),
             default=None,
             required=False,
             positional=False,
-            many=None,
+            many=_one_of(_merged(types[flag]))[1],
         )
         for flag in types
     ]
@@ -184,6 +183,13 @@ def _names_of(options: Mapping[str, tuple[Any, str]]) -> list[str]:
         if dataclasses.is_dataclass(kind):
             names += [f"{flag}.{each.name}" for each in dataclasses.fields(kind)]
     return names
+
+
+def _one_of(hint: Any) -> tuple[Any, type | None]:
+    """The type of one value of a parameter, and tuple or list if it takes several of them."""
+    origin = typing.get_origin(hint)
+    many = tuple if origin is tuple else list if origin in (list, Sequence) else None
+    return (_flag_type(typing.get_args(hint)[0]) if many else hint), many
 
 
 def _merged(hints: Sequence[Any]) -> Any:

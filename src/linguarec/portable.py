@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-FLAG_PATHS = ("valid", "from", "backbone")  # keys of a run.yaml whose values are paths or names
+FLAG_PATHS = ("valid", "from", "backbone", "sources")  # keys of a run.yaml whose values are paths or names
 _RELATIVE = (".", "..")
 
 

@@ -6,6 +6,7 @@ from linguarec.families.family import Family
 from linguarec.families.fdsa.method import FDSA_FAMILY
 from linguarec.families.itemknn.method import ITEM_KNN
 from linguarec.families.recformer.method import RECFORMER
+from linguarec.families.recguru.method import RECGURU
 from linguarec.families.s3rec.method import S3REC
 from linguarec.families.sasrec.method import SASREC
 from linguarec.families.sasrec_text.method import SASREC_TEXT
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Family] = {
         UNISREC_TRANSDUCTIVE,
         VQREC,
         RECFORMER,
+        RECGURU,
         EASE_FAMILY,
         ITEM_KNN,
         TEXT_KNN,

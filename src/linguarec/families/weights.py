@@ -23,7 +23,13 @@ _TYPES = {  # names in safetensors files
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
-SETTINGS_PATHS = ("data", "valid", "folder", "backbone")  # keys of settings.json whose values are paths or names
+SETTINGS_PATHS = (
+    "data",
+    "valid",
+    "folder",
+    "backbone",
+    "sources",
+)  # keys of settings.json whose values are paths or names
 
 
 def save_model(model: nn.Module, description: ModelDescription, folder: Path) -> None:

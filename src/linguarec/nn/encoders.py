@@ -175,7 +175,7 @@ class TransformerEncoder(nn.Module):
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
-        self.apply(lambda module: _initialise(module, config.initializer_range))
+        self.apply(lambda module: initialise(module, config.initializer_range))
 
     def forward(
         self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False, causal: bool = True
@@ -203,7 +203,7 @@ class GRUEncoder(nn.Module):
         self.output = nn.Linear(config.inner_size, config.hidden_size)
         for name, weight in self.recurrence.named_parameters():
             (nn.init.xavier_uniform_ if "_ih_" in name else nn.init.orthogonal_)(weight)
-        _initialise(self.output, config.initializer_range)
+        initialise(self.output, config.initializer_range)
 
     def forward(
         self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False, causal: bool = True
@@ -240,7 +240,7 @@ def build_encoder(config: EncoderConfig) -> SequenceEncoder:
     return TransformerEncoder(config) if isinstance(config, TransformerConfig) else GRUEncoder(config)
 
 
-def _initialise(module: nn.Module, deviation: float) -> None:
+def initialise(module: nn.Module, deviation: float) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear) and module.bias is not None:

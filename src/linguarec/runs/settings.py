@@ -30,7 +30,7 @@ _READ_BACK: dict[str, Any] = {
 }
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
 # Paths of folders and versions of libraries may differ when a run is resumed; the contents are compared by fingerprints.
-_MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone")
+_MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone", "sources")
 
 
 @dataclass(frozen=True)

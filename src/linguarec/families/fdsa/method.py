@@ -4,20 +4,21 @@ from dataclasses import dataclass
 
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.fdsa.model import FDSA, FDSAConfig
-from linguarec.families.next_item import plan_next_item
-from linguarec.families.options import EncoderOptions
+from linguarec.families.next_item import NextItemOptions, plan_next_item
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.sources.embeddings import EmbeddingSource
 
 
 @dataclass(frozen=True)
-class FineTuningOptions(EncoderOptions):
+class FineTuningOptions(NextItemOptions):
     """The item vectors, and the settings of both sequence encoders.
 
     Args:
         sequence_encoder: encoder of the histories, of IDs and of texts; transformer by default
         transformer: settings of both sequence encoders, if they are Transformers
         gru: settings of both sequence encoders, if they are GRUs
+        history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
+            classes of the softmax, except the target
         features: name of the item text vectors; not needed if the folder has one kind
     """
 

@@ -95,6 +95,7 @@ class FDSA(nn.Module):
         return merged
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`."""
+        """Mean cross-entropy of the next item over the catalogue `items`, without the pairs `batch.excluded`."""
         inputs = self.item_inputs(items)
-        return catalogue_cross_entropy(self.queries(batch, inputs), inputs.chunk(2, dim=1)[0], batch.targets)
+        keys, queries = inputs.chunk(2, dim=1)[0], self.queries(batch, inputs)
+        return catalogue_cross_entropy(queries, keys, batch.targets, excluded=batch.excluded)

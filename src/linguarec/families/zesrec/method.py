@@ -21,6 +21,8 @@ class FineTuningOptions(StartOptions):
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
+            classes of the softmax, except the target
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
         features: name of the item text vectors; not needed if the folder has one kind
     """

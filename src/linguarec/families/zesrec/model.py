@@ -72,9 +72,10 @@ class ZESRec(nn.Module):
         return states
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`."""
+        """Mean cross-entropy of the next item over the catalogue `items`, without the pairs `batch.excluded`."""
         vectors = self.item_inputs(items)
-        return catalogue_cross_entropy(self.queries(batch, vectors), vectors, batch.targets)
+        queries = self.queries(batch, vectors)
+        return catalogue_cross_entropy(queries, vectors, batch.targets, excluded=batch.excluded)
 
     def pretrain_loss(self, batch: PretrainingBatch) -> Tensor:
         """Contrast of each position's state with the next items of the step."""
