@@ -77,11 +77,13 @@ def test_scores_are_the_weighted_sums_of_those_of_the_parts(runs: dict[str, Path
     assert [one.raw_id for one in together.recommend(history, k=5)[1]] == [one.raw_id for one in alone]
 
 
-def test_new_items_are_ranked_by_text_and_like_their_nearest(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_new_items_are_ranked_by_text_and_like_their_nearest(
+    dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path
+) -> None:
     blend([runs["ease"], runs["itemknn"], runs["textknn"]], tmp_path / "blend")
     model = linguarec.load_model(tmp_path / "blend")
     twin = model.catalogue.text(5)
-    vector = np.asarray(Recommender.load(runs["textknn"]).snapshot.source.part(np.array([5])).features)
+    vector = np.asarray(dataset.features("enc")[5:6])
     assert model.add_items([{"raw_id": "new", "text": twin}], vectors=vector) == 1
     with_new = model.recommend([["i4"], ["i4", "new"]], k=100)
     scores = {one.raw_id: one.score for one in with_new[0]}
@@ -129,7 +131,7 @@ def test_runs_that_do_not_fit_are_refused(
 ) -> None:
     other = make_dataset([[0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 3, 0]], name="other", num_items=4)
     finetune("itemknn", other.path, tmp_path / "elsewhere")
-    with pytest.raises(SettingsError, match="data_fingerprint: .*ease has .*elsewhere has"):
+    with pytest.raises(SettingsError, match=r"data_fingerprint: .*ease has .*elsewhere has"):
         blend([runs["ease"], tmp_path / "elsewhere"], tmp_path / "blend")
     with pytest.raises(SettingsError, match="two runs or more"):
         blend([runs["ease"]], tmp_path / "blend")

@@ -1,6 +1,7 @@
 """Blend: several trained runs as one, with weights fitted on the valid part."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ class BlendResult(Result):
 
 
 def blend(
-    runs: list[AnyPath],
+    runs: Sequence[AnyPath],
     output: AnyPath,
     data: AnyPath | None = None,
     seed: int = 0,

@@ -83,7 +83,9 @@ class EASE(nn.Module):
         return items.rows.to(torch.float32).unsqueeze(1)
 
     def item_keys(self, items: ItemBatch) -> Tensor:
-        """Keys [N, all items] of the items."""
+        """Keys [N, all items] of the items; zero for items without a row."""
+        if bool((items.rows < 0).all()):
+            return torch.zeros(len(items.rows), self.shape.num_items, device=self.keys.device)
         return self.keys.index_select(0, items.rows)
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
