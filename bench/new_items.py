@@ -16,7 +16,7 @@ import torch
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
 from linguarec.devices import device_for
-from linguarec.evaluation.comparison import compared, comparison_table, differences, differences_table
+from linguarec.evaluation.comparison import compared, differences, differences_table, protocols_table
 from linguarec.evaluation.evaluate import EvaluationResult
 from linguarec.run_items import items_of_run
 from linguarec.runs.tables import plain_console, show_table
@@ -50,7 +50,9 @@ def main() -> None:
     tests = differences(results, baseline, ["recall@10", "ndcg@10"])
     console = plain_console()
     show_table(
-        console, comparison_table(systems, {}, {}), f"{dataset.name}: {len(cases):,} targets among held-out items"
+        console,
+        protocols_table({"kept": systems}, {}, {}, ["recall@10", "ndcg@10"]),
+        f"{dataset.name}: {len(cases):,} targets among held-out items",
     )
     show_table(console, differences_table(tests, baseline), "paired differences, p corrected by Holm")
     if arguments.output is not None:
