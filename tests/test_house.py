@@ -19,6 +19,8 @@ MODEL_CLASSES = {
     "SASRecText",
     "FDSA",
     "ZESRec",
+    "BERT4Rec",
+    "S3Rec",
     "UniSRec",
     "UniSRecTransductive",
     "VQRec",

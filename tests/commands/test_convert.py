@@ -26,16 +26,8 @@ from linguarec.nn.shape import CatalogueShape
 from linguarec.training.settings import TrainingSettings
 
 FIXTURES = (
-    *(
-        "sasrec",
-        "fdsa",
-        "bert4rec",
-        "unisrec_inductive_ft",
-        "unisrec_transductive_ft",
-        "unisrec_pretrain",
-        "vqrec_inductive_ft",
-    ),
-    "vqrec_pretrain",
+    *("sasrec", "bert4rec", "fdsa", "s3rec", "unisrec_inductive_ft", "unisrec_transductive_ft", "unisrec_pretrain"),
+    *("vqrec_inductive_ft", "vqrec_pretrain"),
 )
 NUM_ITEMS, WIDTH = 12, 10
 TEXTS = [f"item number {row}" for row in range(NUM_ITEMS)]

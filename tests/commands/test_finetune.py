@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from results import stored_result
@@ -126,6 +127,26 @@ def test_the_history_may_be_left_out_of_the_softmax(model: str, dataset: Prepare
     assert chosen == ["kept", "kept", "excluded"]
     losses = [next(csv.DictReader((tmp_path / name / "metrics.csv").open()))["loss"] for name in weights]
     assert float(losses[2]) < float(losses[0])
+
+
+def test_ties_may_be_shuffled_in_training(dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Fixed is the default; where no items tie, shuffled is the same, and a user's items at one time train other weights."""
+    times = dataset.path / "sequences" / "timestamps.npy"
+    total = int(dataset.sequences.offsets[-1])
+    weights = []
+    for name, moments, options in (
+        ("fixed", None, {}),
+        ("no-ties", np.arange(total), {"ties": "shuffled"}),
+        ("ties", np.zeros(total, np.int64), {"ties": "shuffled"}),
+    ):
+        if moments is not None:
+            np.save(times, moments)
+        finetune("sasrec", dataset.path, tmp_path / name, transformer=SMALL, training=settings(max_epochs=1), **options)
+        assert json.loads((tmp_path / name / "settings.json").read_text())["ties"] == options.get("ties", "fixed")
+        weights.append(load_file(tmp_path / name / "model.safetensors")["item.weight"])
+    assert not torch.equal(weights[0], weights[2])
+    with pytest.raises(SettingsError, match="--ties is 'random'; for sasrec it is one of fixed, shuffled"):
+        finetune("sasrec", dataset.path, tmp_path / "no", ties="random")
 
 
 def test_a_gru_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> None:

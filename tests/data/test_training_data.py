@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from linguarec import load_dataset
 from linguarec.data.training_data import TrainingData
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, SettingsError
 
 
 def test_some_users_validate_and_all_train(make_dataset: Any) -> None:
@@ -39,3 +40,17 @@ def test_nothing_to_learn_from_or_to_stop_by_is_refused(make_dataset: Any) -> No
         np.save(file, np.array(roles * 2, dtype=split.dtype))
         with pytest.raises(DataFormatError, match=rf"{dataset.path}: split 'leave-one-out' .*{message}"):
             TrainingData.of(dataset, "leave-one-out", 1.0, 0, 0, 50)
+
+
+def test_timestamps_are_those_of_the_training_interactions(make_dataset: Any) -> None:
+    dataset = make_dataset([[user % 7, 1, 2, user % 5] for user in range(40)], num_items=7)
+    with pytest.raises(SettingsError, match=rf"--ties shuffled: {dataset.path} has no timestamps"):
+        TrainingData.of(dataset, "leave-one-out", 1.0, 0, 0, 50, times=True)
+    np.save(dataset.path / "sequences" / "timestamps.npy", np.arange(160))
+    dataset = load_dataset(dataset.path)
+    for users in (1.0, 0.5):
+        read = TrainingData.of(dataset, "leave-one-out", users, 0, 0, 50, times=True)
+        assert read.times is not None
+        np.testing.assert_array_equal(read.times.offsets, read.sequences.offsets)
+        np.testing.assert_array_equal(np.asarray(dataset.sequences.values)[read.times.values], read.sequences.values)
+        assert TrainingData.of(dataset, "leave-one-out", users, 0, 0, 50).times is None

@@ -12,7 +12,9 @@ from linguarec.families.recbole import (
     BIAS,
     CODES,
     ITEMS,
+    MASK,
     PADDING,
+    TASKS,
     TRANS_MATRIX,
     VECTORS,
     from_released,
@@ -27,7 +29,7 @@ from linguarec.sources.embeddings import EmbeddingSource
 
 ENCODER = TransformerConfig(hidden_size=8, layers=2, heads=2, inner_size=12, max_length=6, dropout=0.3)
 SHAPE = CatalogueShape(5, 10, 3, 4)
-RELEASED = ("sasrec", "bert4rec", "fdsa", "unisrec", "unisrec-transductive", "vqrec")
+RELEASED = ("sasrec", "bert4rec", "fdsa", "s3rec", "unisrec", "unisrec-transductive", "vqrec")
 
 
 def model_of(name, encoder=ENCODER):
@@ -47,6 +49,10 @@ def state_of(name):
         carried[PADDING + ITEMS] = torch.randn(8)
     if name == "bert4rec":
         carried[PADDING + BIAS] = torch.randn(1)
+    if name == "s3rec":
+        sizes = {"N": 6, "F": 10, "D": 8}
+        carried |= {key: torch.randn([sizes[letter] for letter in shape]) for key, shape in TASKS.items()}
+        carried[MASK] = torch.randn(8)
     if FAMILIES[name].source is EmbeddingSource:
         carried[VECTORS] = torch.randn(6, 10)
     if name == "vqrec":
@@ -118,6 +124,25 @@ def test_where_the_mask_and_the_biases_of_a_bert4rec_go():
     assert f"{ITEMS} has 6 rows, expected 7: padding, 5 items and the mask" in problems_of(state)
 
 
+def test_what_an_s3rec_learned_with_is_carried_and_cannot_be_made():
+    state = state_of("s3rec")
+    released = from_released(state)
+    assert released.tensors.keys() == model_of("sasrec")[0].state_dict().keys()
+    assert torch.equal(released.tensors["item.weight"], state[ITEMS][1:6])
+    assert torch.equal(released.carried[MASK], state[ITEMS][6])
+    assert released.carried.keys() == {*TASKS, MASK, PADDING + ITEMS}
+    with pytest.raises(CheckpointMismatchError) as error:
+        to_released("s3rec", released.tensors, {})
+    assert "missing: aap_norm.weight, which only a converted checkpoint carries along" in str(error.value)
+    assert f"missing: {MASK}, which" in str(error.value)
+
+
+def test_an_s3rec_of_recbole_itself_is_refused_by_name():
+    state = state_of("s3rec")
+    del state["adapter.mlp_layers.1.weight"], state["adapter.mlp_layers.1.bias"]
+    assert "it is RecBole's own S3-Rec, whose attributes are tags" in problems_of(state)
+
+
 def test_a_bert4rec_of_recbole_1_1_is_refused_by_name(tmp_path):
     """Its keys are those of a SASRec."""
     settings = {**SETTINGS, "model": "BERT4Rec"}
@@ -136,6 +161,7 @@ def test_the_form_is_told_by_the_keys():
         "sasrec": "SASRec of RecBole",
         "fdsa": "FDSA of UniSRec",
         "bert4rec": "BERT4Rec of RecBole",
+        "s3rec": "S3-Rec of UniSRec",
         "unisrec": "inductive UniSRec",
         "unisrec-transductive": "transductive UniSRec",
         "vqrec": "VQ-Rec",
@@ -186,7 +212,7 @@ def test_every_missing_and_unexpected_key_is_named():
 
 def test_a_state_dict_of_another_network():
     message = problems_of({f"conv{number}.weight": torch.ones(1) for number in range(7)})
-    assert "no released SASRec, FDSA, UniSRec or VQ-Rec" in message
+    assert "no released SASRec, BERT4Rec, FDSA, S3-Rec, UniSRec or VQ-Rec" in message
     assert "it has: conv0.weight, conv1.weight, conv2.weight, conv3.weight, conv4.weight and 2 more" in message
 
 

@@ -23,6 +23,7 @@ CASES = {
     "sasrec": "sasrec",
     "fdsa": "fdsa",
     "bert4rec": "bert4rec",
+    "s3rec": "s3rec",
     "unisrec_inductive_ft": "unisrec",
     "unisrec_transductive_ft": "unisrec-transductive",
     "unisrec_pretrain": "unisrec",
@@ -99,7 +100,7 @@ def converted(request: pytest.FixtureRequest, released_outputs: Path, tmp_path: 
 
 BOTH_WAYS = [case for case, name in CASES.items() if FAMILIES[name].both_ways]
 CAUSAL = [case for case in CASES if case not in BOTH_WAYS]
-WITH_STATES = [case for case in CAUSAL if case not in ("sasrec", "fdsa")]
+WITH_STATES = [case for case in CAUSAL if CASES[case] not in ("sasrec", "fdsa", "s3rec")]
 WITH_SCORES = [case for case in CAUSAL if "_pretrain" not in case]
 
 
@@ -129,8 +130,9 @@ def test_scores_and_loss_are_the_released_ones(converted: Converted) -> None:
     # The released losses divide cosines by the temperature, the released predictions do not.
     scores = queries[batch.last] @ keys.T * getattr(converted.model.config, "temperature", 1)
     torch.testing.assert_close(scores, converted.io["scores"], atol=1e-5, rtol=1e-5)
-    loss = catalogue_cross_entropy(queries, keys, batch.targets)
-    torch.testing.assert_close(loss, converted.io["loss"][0], atol=1e-4, rtol=0)
+    if "loss" in converted.io:  # S3-Rec's has the mask as one more class, and was not recorded
+        loss = catalogue_cross_entropy(queries, keys, batch.targets)
+        torch.testing.assert_close(loss, converted.io["loss"][0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("converted", ["fdsa"], indirect=True)

@@ -134,6 +134,7 @@ def test_run_yaml_holds_flags_alone_and_none_that_was_left_out(settings: RunSett
     assert found == {
         "sequence_encoder": "transformer",
         "history_in_softmax": "kept",
+        "ties": "fixed",
         "transformer": asdict(SMALL),
         "split": "leave-one-out",
         "users": 1.0,

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import SequenceBatch
+from linguarec.batching.ties import shuffle_ties
 from linguarec.batching.windows import Windows, history_pairs, training_windows
 from linguarec.errors import SettingsError
 
@@ -49,6 +50,8 @@ class TrainingLoader:
         stride: None = exact windows beyond `max_length`; see `linguarec.batching.windows`.
         seed: of the shuffling.
         exclude_history: the items of a position's history in its window are left out of its softmax.
+        times: [T] timestamps; the items of a sequence with equal ones come in a new random order in every epoch. None = the
+            order of the items is fixed.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class TrainingLoader:
         stride: int | None,
         seed: int,
         exclude_history: bool = False,
+        times: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.items = items
+        self._in_order, self._times = items, times
         self.offsets = np.asarray(offsets)
         self.max_length = max_length
         self.targets_per_step = targets_per_step
@@ -112,6 +117,8 @@ class TrainingLoader:
     def _plan(self, epoch: int) -> tuple[Windows, list[npt.NDArray[np.int64]]]:
         """The windows of an epoch and, for each step, the indices of its windows (ordered by length)."""
         generator = np.random.default_rng([self.seed, epoch])
+        if self._times is not None:
+            self.items = shuffle_ties(self._in_order, self._times, self.offsets, generator)
         windows = self._draw(generator)
         order = self._order(windows, generator)
         targets = np.cumsum(windows.num_targets[order])

@@ -26,11 +26,11 @@ _PLACE = 200  # the purpose of a random number, the first of the integers that n
 class MaskedWindows(Windows):
     """Windows whose targets are places of their own: `hidden` [W] of the places `start:stop`.
 
-    `last_alone` [W]: whether the last place is hidden and no other. `first_target` is not used.
+    `with_last` [W]: whether the last place is certainly one of them. `first_target` is not used.
     """
 
     hidden: IntArray
-    last_alone: npt.NDArray[np.bool_]
+    with_last: npt.NDArray[np.bool_]
 
     @property
     def num_targets(self) -> IntArray:
@@ -107,7 +107,7 @@ class MaskedLoader(TrainingLoader):
         lengths = np.diff(offsets)
         draws = uniform(_PLACE, self.seed, step, np.repeat(part, lengths), positions)
         last = np.repeat(offsets[1:] - 1, lengths) == np.arange(len(flat))
-        draws[last & np.repeat(windows.last_alone[part], lengths)] = 1.0  # the highest of its window
+        draws[last & np.repeat(windows.with_last[part], lengths)] = 1.0  # the highest of its window
         owner = np.repeat(np.arange(len(part)), lengths)
         by_draw = np.lexsort((draws, owner))  # the places of each window, the highest draw last
         hidden = np.zeros(len(flat), dtype=bool)

@@ -12,14 +12,25 @@ from linguarec.errors import DataFormatError, SettingsError
 
 @dataclass(frozen=True)
 class TrainingData:
-    """`sequences`: item rows of each user's training part. `valid`: cases that select the best weights."""
+    """`sequences`: item rows of each user's training part. `valid`: cases that select the best weights.
+
+    `times`: timestamps of the same interactions; None = not asked for.
+    """
 
     sequences: Ragged
     valid: EvaluationCases
+    times: Ragged | None = None
 
     @classmethod
     def of(
-        cls, dataset: PreparedDataset, split: str, users: float, valid_users: int, seed: int, max_length: int
+        cls,
+        dataset: PreparedDataset,
+        split: str,
+        users: float,
+        valid_users: int,
+        seed: int,
+        max_length: int,
+        times: bool = False,
     ) -> "TrainingData":
         """The parts of `split`.
 
@@ -30,16 +41,20 @@ class TrainingData:
             valid_users: most users to validate on, drawn with `seed`; 0 = all.
             seed: of these draws.
             max_length: longest history of a valid case.
+            times: read the timestamps of the training interactions too.
 
         Raises:
+            SettingsError: timestamps are asked for, and the folder has none.
             DataFormatError: there are no training targets, or no valid cases.
         """
         roles = dataset.roles(split)
         sequences = training_sequences(dataset.sequences, roles)
+        moments = training_sequences(_times_of(dataset), roles) if times else None
         valid = evaluation_cases(dataset.sequences, roles, "valid", max_length)
         if users < 1:
             some = draw_users(dataset.num_users, users, seed)
             sequences = sequences.select(some)
+            moments = None if moments is None else moments.select(some)
             valid = valid.select(np.flatnonzero(np.isin(valid.users, some)))
         validating = np.unique(valid.users)
         if 0 < valid_users < len(validating):
@@ -54,7 +69,13 @@ class TrainingData:
                 f"{dataset.path}: split {split!r} has no valid target to stop the training by"
                 + ("; prepare more data." if users == 1 else f" among the {users:.3g} of the users; raise --users.")
             )
-        return cls(sequences, valid)
+        return cls(sequences, valid, moments)
+
+
+def _times_of(dataset: PreparedDataset) -> Ragged:
+    if dataset.timestamps is None:
+        raise SettingsError([f"--ties shuffled: {dataset.path} has no timestamps, so nothing tells which items tie"])
+    return Ragged(dataset.timestamps, dataset.sequences.offsets)
 
 
 def check_fraction(users: float) -> None:

@@ -7,6 +7,7 @@ from linguarec.families.fdsa.method import FDSA_FAMILY
 from linguarec.families.itemknn.method import ITEM_KNN
 from linguarec.families.recformer.method import RECFORMER
 from linguarec.families.recguru.method import RECGURU
+from linguarec.families.s3rec.method import S3REC
 from linguarec.families.sasrec.method import SASREC
 from linguarec.families.sasrec_text.method import SASREC_TEXT
 from linguarec.families.textknn.method import TEXT_KNN
@@ -19,6 +20,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         SASREC,
         BERT4REC,
+        S3REC,
         SASREC_TEXT,
         FDSA_FAMILY,
         ZESREC,

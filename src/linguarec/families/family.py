@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from torch import Tensor, nn
 
@@ -45,6 +47,7 @@ class Steps:
     stride: int | None
     seed: int
     exclude_history: bool = False
+    times: npt.NDArray[np.int64] | None = None
 
 
 MakeLoader = Callable[[Ragged, Steps, Any], TrainingLoader]  # (training sequences, steps, the model's settings)
@@ -60,6 +63,7 @@ def next_items(sequences: Ragged, steps: Steps, config: Any = None) -> TrainingL
         steps.stride,
         steps.seed,
         steps.exclude_history,
+        steps.times,
     )
 
 

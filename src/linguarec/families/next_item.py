@@ -34,7 +34,7 @@ from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 @dataclass(frozen=True)
 class NextItemOptions(EncoderOptions):
-    """The sequence encoder, and the classes of the softmax.
+    """The sequence encoder, the classes of the softmax, and the order of items with equal timestamps.
 
     Args:
         sequence_encoder: encoder of the histories; transformer by default
@@ -42,14 +42,17 @@ class NextItemOptions(EncoderOptions):
         gru: settings of the sequence encoder, if it is a GRU
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
+        ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
+            epoch, for data whose order of ties says nothing
     """
 
     history_in_softmax: Literal["kept", "excluded"] | None = None
+    ties: Literal["fixed", "shuffled"] | None = None
 
 
 @dataclass(frozen=True)
 class StartOptions(NextItemOptions):
-    """The sequence encoder, the classes of the softmax, and which part of a start is frozen.
+    """The options of every next-item model, and which part of a start is frozen.
 
     Args:
         sequence_encoder: encoder of the histories; transformer by default
@@ -57,6 +60,8 @@ class StartOptions(NextItemOptions):
         gru: settings of the sequence encoder, if it is a GRU
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
+        ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
+            epoch, for data whose order of ties says nothing
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
     """
 
@@ -105,6 +110,7 @@ class NextItemData:
             training.window_stride or None,
             seed,
             self.exclude_history,
+            None if self.read.times is None else self.read.times.values,
         )
         return self.make_loader(Ragged(rows, sequences.offsets), steps)
 
@@ -134,13 +140,19 @@ def plan_next_item(
         DataFormatError: there are no training targets.
     """
     family, training, seed = request.family, request.training, request.seed
-    asked = {"history_in_softmax": request.options.history_in_softmax or "kept"} if _has_choice(request.options) else {}
+    asked = _choices(request.options)
     frozen = getattr(request.options, "frozen", None)
     if frozen == "encoder" and request.start is None:
         raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
     config, encoder = settings_of(request)
     read = TrainingData.of(
-        request.dataset, request.split, request.users, training.valid_users, seed, encoder.max_length
+        request.dataset,
+        request.split,
+        request.users,
+        training.valid_users,
+        seed,
+        encoder.max_length,
+        times=asked.get("ties") == "shuffled",
     )
     data = NextItemData(
         source,
@@ -173,9 +185,11 @@ def plan_next_item(
     return Plan(description, network, source, stages, options, taken, source.settings())
 
 
-def _has_choice(options: Any) -> bool:
-    """Whether the history can be left out of the softmax of this family."""
-    return isinstance(options, NextItemOptions)
+def _choices(options: Any) -> dict[str, str]:
+    """The choices of `NextItemOptions`, as set or by default; none for a family whose options do not have them."""
+    if not isinstance(options, NextItemOptions):
+        return {}
+    return {"history_in_softmax": options.history_in_softmax or "kept", "ties": options.ties or "fixed"}
 
 
 def names_in(options: Any, source: ItemSource) -> dict[str, str | None]:

@@ -71,6 +71,18 @@ HEAD: dict[str, str] = {  # of BERT4Rec
 }
 ITEMS, CODES = "item_embedding.weight", "pq_code_embedding.weight"
 BIAS = "output_bias"  # a row for each item and the padding
+# Of S3-Rec's self-supervision; the model that is used has none of them.
+ATTRIBUTES = "feature_embedding.weight"
+TASKS: dict[str, str] = {  # released key -> shape
+    ATTRIBUTES: "NF",
+    "adapter.mlp_layers.1.weight": "DF",
+    "adapter.mlp_layers.1.bias": "D",
+    **{
+        f"{task}_norm.{kind}": "DD" if kind == "weight" else "D"
+        for task in ("aap", "mip", "map", "sp")
+        for kind in ("weight", "bias")
+    },
+}
 VECTORS, TRANS_MATRIX = "plm_embedding.weight", "trans_matrix"  # not parameters in linguarec: item vectors are data
 KEYS: dict[str, str] = {
     **ADAPTOR, **LINEAR_ADAPTOR, **MERGE, **HEAD, ITEMS: "item.weight", BIAS: "bias", CODES: "codes.weight"
@@ -94,6 +106,7 @@ _SHAPES: dict[str, str] = {
     **{key: "DD" if key == "output_ffn.weight" else "D" for key in HEAD},
     ITEMS: "ND",
     BIAS: "N",
+    **TASKS,
     VECTORS: "NF",
     TRANS_MATRIX: "MPP",
     CODES: "CD",
@@ -117,6 +130,7 @@ SETTING_OF_LETTER = {
     "M": "code_dim",
 }
 PADDING = "padding of "  # + released key: the name under which a padding row is kept
+MASK = f"mask of {ITEMS}"  # the name under which the row of the mask is kept, for a model that has no such tensor
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,8 @@ class ReleasedForm:
     """A type of released checkpoint: linguarec's model, the keys beside the Transformer's, and the keys that identify it.
 
     `transformer`: names of the tensors of the Transformer, or of two. `mask`: name of the tensor that is the last row of its
-    item table, the input of masked places; None = no such row.
+    item table, the input of masked places; `MASK` = it is no tensor of the model, None = no such row. `carried`: keys of
+    tensors that are no part of the model, although another form has a name for them.
     """
 
     title: str
@@ -133,9 +148,12 @@ class ReleasedForm:
     marks: tuple[str, ...]
     transformer: Mapping[str, str | tuple[str, ...]] = field(default_factory=lambda: TRANSFORMER)
     mask: str | None = None
+    carried: tuple[str, ...] = ()
 
     def names(self, pattern: str) -> tuple[str, ...]:
         """linguarec's names of a released tensor; none = it is carried."""
+        if pattern in self.carried:
+            return ()
         found: str | tuple[str, ...] = self.transformer.get(pattern, KEYS.get(pattern, ()))
         return (found,) if isinstance(found, str) else found
 
@@ -159,6 +177,14 @@ FORMS = (  # the first form whose `marks` are all in the file is used
         FDSA_TRANSFORMERS,
     ),
     ReleasedForm("BERT4Rec of RecBole", "bert4rec", (ITEMS, BIAS, *HEAD), ("output_ffn.weight", BIAS), mask="mask"),
+    ReleasedForm(
+        "S3-Rec of UniSRec",
+        "s3rec",
+        (ITEMS, *TASKS),
+        ("aap_norm.weight", ATTRIBUTES),
+        mask=MASK,
+        carried=tuple(TASKS),
+    ),
     ReleasedForm("SASRec of RecBole", "sasrec", (ITEMS,), (ITEMS,)),
 )
 # Models that have marks of a form above and are none: a key that begins like this -> what the checkpoint is.
@@ -207,13 +233,19 @@ def recognise(keys: Iterable[str]) -> ReleasedForm:
     for beginning, title in NO_FORM.items():
         if found := next((key for key in keys if key.startswith(beginning)), None):
             raise CheckpointMismatchError(f"it cannot be converted: its {found} says that it is {title}.")
+    if "aap_norm.weight" in keys and "adapter.mlp_layers.1.weight" not in keys:
+        raise CheckpointMismatchError(
+            "it is RecBole's own S3-Rec, whose attributes are tags; the S3-Rec that is read here is that of UniSRec's release, "
+            "whose attributes are texts. Train it here: linguarec finetune s3rec."
+        )
     for form in FORMS:
         if all(mark in keys for mark in form.marks):
             return form
     marks = sorted({mark for form in FORMS for mark in form.marks})
     named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
     raise CheckpointMismatchError(
-        f"no released SASRec, FDSA, UniSRec or VQ-Rec: it has none of the keys {', '.join(marks)}; it has: {named or 'none'}."
+        "no released SASRec, BERT4Rec, FDSA, S3-Rec, UniSRec or VQ-Rec: it has none of the keys "
+        f"{', '.join(marks)}; it has: {named or 'none'}."
     )
 
 
@@ -236,14 +268,14 @@ def from_released(state: Mapping[str, Tensor]) -> ReleasedWeights:
         for name in names:
             pieces.setdefault(name, []).append(state[key][None] if "{e}" in pattern else state[key])
     tensors = {name: torch.cat(parts) for name, parts in pieces.items()}
-    carried = {key: state[key] for key in (VECTORS, TRANS_MATRIX) if key in state}
+    carried = {key: state[key] for _, names, key in rows if not names}
     sizes = {setting: letters[letter] for letter, setting in SETTING_OF_LETTER.items() if letter in letters}
     sizes["n_layers"] = layers
     if ITEMS in state:
         last = letters["N"]
         carried[PADDING + ITEMS], tensors["item.weight"] = state[ITEMS][0].clone(), state[ITEMS][1:last].clone()
         if form.mask is not None:
-            tensors[form.mask] = state[ITEMS][last].clone()
+            (carried if form.mask == MASK else tensors)[form.mask] = state[ITEMS][last].clone()
     if BIAS in state:
         carried[PADDING + BIAS], tensors["bias"] = state[BIAS][:1].clone(), state[BIAS][1:].clone()
     if CODES in state:
@@ -279,7 +311,7 @@ def to_released(
     layers, experts = _count(tensors, r"encoder\.layers\.(\d+)\."), len(tensors.get("adaptor.shift", ()))
     rows = list(_expand(form, layers, experts))
     expected = dict.fromkeys(name for _, names, _ in rows for name in names)
-    expected |= {form.mask: None} if form.mask else {}
+    expected |= {form.mask: None} if form.mask and form.mask != MASK else {}
     problems = [f"the released code has no place for: {name}" for name in tensors if name not in expected]
     problems += [f"missing: {name}" for name in expected if name not in tensors]
     for _, names, key in rows:
@@ -290,6 +322,11 @@ def to_released(
         problems.append(
             f"missing: {VECTORS}, the text vectors of its items, which only a converted checkpoint carries along"
         )
+    problems += [
+        f"missing: {key}, which only a converted checkpoint carries along"
+        for key in (*form.carried, *([MASK] if form.mask == MASK else []))
+        if key not in carried
+    ]
     if problems:
         raise CheckpointMismatchError(f"this {model} cannot be written as {form.title}:\n" + "\n".join(problems))
     parts: dict[str, Iterator[Tensor]] = {}
@@ -304,7 +341,7 @@ def to_released(
         state[key] = next(parts[name]).clone()
     if ITEMS in state:
         padding = carried.get(PADDING + ITEMS, torch.zeros_like(state[ITEMS][0]))
-        mask = [] if form.mask is None else [tensors[form.mask][None]]
+        mask = [] if form.mask is None else [(carried if form.mask == MASK else tensors)[form.mask][None]]
         state[ITEMS] = torch.cat([padding[None], state[ITEMS], *mask])
     if BIAS in state:
         state[BIAS] = torch.cat([carried.get(PADDING + BIAS, torch.zeros(1)), state[BIAS]])
@@ -313,7 +350,7 @@ def to_released(
         slots = carried.get(PADDING + CODES, torch.zeros_like(table[:, 0]))
         state[CODES] = torch.cat([slots[:, None], table], dim=1).flatten(0, 1)
         state[TRANS_MATRIX] = torch.eye(table.shape[1] + 1).repeat(len(table), 1, 1)
-    return state | {key: tensor for key, tensor in carried.items() if not key.startswith(PADDING)}
+    return state | {key: tensor for key, tensor in carried.items() if key != MASK and not key.startswith(PADDING)}
 
 
 def _expand(form: ReleasedForm, layers: int, experts: int) -> Iterator[tuple[str, tuple[str, ...], str]]:

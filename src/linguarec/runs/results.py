@@ -140,14 +140,16 @@ def show_metrics(metrics: TrainingResult, note: str = "") -> None:
 
 
 def learning_curve(run: Path) -> tuple[list[float], list[float]]:
-    """Epochs of a run and the valid ndcg@10 after each, over all stages in order."""
+    """Epochs of a run and the valid ndcg@10 after each, over all stages in order; without those that were not validated."""
     epochs: list[float] = []
     values: list[float] = []
+    before = 0
     for file in (*sorted(run.glob(f"*/{CURVE_FILE}")), run / CURVE_FILE):
         if file.exists():
             with file.open(newline="", encoding="utf-8") as opened:
                 rows = list(csv.DictReader(opened))
-            before = len(epochs)
-            epochs += [before + float(row["epoch"]) for row in rows]
-            values += [float(row["valid ndcg@10"]) for row in rows]
+            validated = [row for row in rows if "valid ndcg@10" in row]
+            epochs += [before + float(row["epoch"]) for row in validated]
+            values += [float(row["valid ndcg@10"]) for row in validated]
+            before += len(rows)
     return epochs, values

@@ -29,11 +29,11 @@ class EpochRecord(Callback):
     Histories are encoded in the precision of the training; scores are float32, as everywhere.
 
     Args:
-        validate: metrics of the model on the valid part; run by every process on the same model.
+        validate: metrics of the model on the valid part; run by every process on the same model. None = no validation.
         file: the CSV file; one row per epoch.
     """
 
-    def __init__(self, validate: Callable[[nn.Module], Metrics], file: Path) -> None:
+    def __init__(self, validate: Callable[[nn.Module], Metrics] | None, file: Path) -> None:
         self.validate = validate
         self.file = file
         self.rows: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class EpochRecord(Callback):
         assert isinstance(module, Stage)
         trained = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            metrics = self.validate(module.result)
+            metrics = {} if self.validate is None else self.validate(module.result)
         seconds, valid_seconds = trained - self.started, time.perf_counter() - trained
         for name, value in metrics.items():
             module.log(f"valid/{name}", value, batch_size=1, rank_zero_only=False)
@@ -72,10 +72,8 @@ class EpochRecord(Callback):
         )
         if trainer.is_global_zero:
             self._write()
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            log.info(
-                "epoch %d  loss %.4f  valid %s  %.1f s", trainer.current_epoch, loss, shown, seconds + valid_seconds
-            )
+            shown = "  valid " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()) if metrics else ""
+            log.info("epoch %d  loss %.4f%s  %.1f s", trainer.current_epoch, loss, shown, seconds + valid_seconds)
 
     def _write(self) -> None:
         with writing_file(self.file) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -162,17 +160,15 @@ class StepCheckpoint(EpochCheckpoint):
 
 
 class BestWeights(Callback):
-    """Keeps the weights of the epoch with the highest `monitor`, or of the last epoch.
+    """Keeps the weights of the epoch with the highest `monitor`.
 
     Args:
         monitor: name of a logged metric; higher is better.
         save: writes the model into the run folder.
         best: value that must be exceeded.
-        last: keep the weights of every epoch in turn, whatever the metric is.
     """
 
-    def __init__(self, monitor: str, save: Callable[[nn.Module], None], best: float = -1.0, last: bool = False) -> None:
-        self.last = last
+    def __init__(self, monitor: str, save: Callable[[nn.Module], None], best: float = -1.0) -> None:
         self.monitor = monitor
         self.save = save
         self.best = best
@@ -183,7 +179,7 @@ class BestWeights(Callback):
         assert isinstance(module, Stage)
         # The value of the first process, so that all processes agree on whether to gather the weights.
         value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
-        if self.last or value > self.best:
+        if value > self.best:
             self.best, self.best_epoch = value, trainer.current_epoch
             whole = module.whole_result()
             if trainer.is_global_zero:
@@ -196,6 +192,20 @@ class BestWeights(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best value and epoch of a resumed run."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+
+class LastWeights(Callback):
+    """Keeps the weights of the last epoch, for a stage that is not validated; `save` writes the model."""
+
+    def __init__(self, save: Callable[[nn.Module], None]) -> None:
+        self.save = save
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save the weights, before the checkpoint of the epoch."""
+        assert isinstance(module, Stage)
+        whole = module.whole_result()
+        if trainer.is_global_zero:
+            self.save(whole)
 
 
 def peak_memory_gib() -> float:

@@ -21,6 +21,7 @@ from linguarec.training.callbacks import (
     BestWeights,
     EpochCheckpoint,
     EpochRecord,
+    LastWeights,
     Metrics,
     Patience,
     StepCheckpoint,
@@ -37,6 +38,8 @@ CURVE_FILE = "metrics.csv"  # one row per epoch
 @dataclass(frozen=True)
 class FitResult:
     """The result of a stage: the best valid metric, its epoch, the number of epochs, and one record for each epoch.
+
+    Without validation both are -1.
 
     `main_process`: whether this is the one process that writes results.
     """
@@ -56,11 +59,10 @@ class FitResult:
 def fit(
     stage: Stage,
     run: Path,
-    validate: Callable[[nn.Module], Metrics],
+    validate: Callable[[nn.Module], Metrics] | None,
     save_best: Callable[[nn.Module], None],
     resume: bool = False,
     best_before: float = -1.0,
-    keep_last: bool = False,
 ) -> FitResult:
     """Train until the valid ndcg@10 has not risen for `patience` epochs.
 
@@ -68,29 +70,27 @@ def fit(
         stage: model, loader, loss and settings. Its model is changed in place; afterwards it holds the *last* weights.
             `save_best` wrote the best ones.
         run: folder for `metrics.csv`, `checkpoints/` and logs.
-        validate: metrics by name; must hold "ndcg@10".
-        save_best: called with the model whenever the metric is better than before.
+        validate: metrics by name; must hold "ndcg@10". None = no validation: all epochs are trained.
+        save_best: called with the model whenever the metric is better than before; without validation after every epoch.
         resume: continue from `run/checkpoints/last.ckpt` if it exists.
         best_before: the best metric of an earlier stage, whose weights are kept until this stage exceeds it; `best_epoch` is
             -1 if it never does.
-        keep_last: keep the weights of the last epoch instead of the best, and train all epochs.
 
     Raises:
         CheckpointMismatchError: that file is not a checkpoint of this stage, or names code.
     """
     settings = stage.settings
     record = EpochRecord(validate, run / CURVE_FILE)
-    best = BestWeights(f"valid/{MONITOR}", save_best, best_before, keep_last)
-    patience = settings.max_epochs if keep_last else settings.patience
+    best = BestWeights(f"valid/{MONITOR}", save_best, best_before)
     checkpoint = run / "checkpoints" / "last.ckpt"
     if resume and checkpoint.exists():
         _check_checkpoint(checkpoint, stage)
     every_n_steps = settings.checkpoint_every_n_steps
+    patience = Patience(f"valid/{MONITOR}", mode="max", patience=settings.patience, check_on_train_epoch_end=True)
     callbacks = [
         StepProgress(),
         record,
-        best,
-        Patience(f"valid/{MONITOR}", mode="max", patience=patience, check_on_train_epoch_end=True),
+        *([LastWeights(save_best)] if validate is None else [best, patience]),
         EpochCheckpoint(checkpoint.parent, filename="last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]
     if every_n_steps:

@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 class StageResult:
     """The result of a stage.
 
-    `valid`: the metrics of its best epoch; empty if no epoch was better than the previous stage, then `best_epoch` is -1.
-    `before`: the monitored metric before its first step; None = not measured. `steps`: optimiser steps taken.
+    `valid`: the metrics of its best epoch; empty if no epoch was better than the previous stage, or without validation; then
+    `best_epoch` is -1. `before`: the monitored metric before its first step; None = not measured. `steps`: optimiser steps
+    taken.
     """
 
     valid: Metrics
@@ -45,21 +46,20 @@ class StageResult:
 class Fit:
     """A stage of gradient steps, ready to run.
 
-    `stage`: the Lightning module. `validate`: valid metrics of a network. `keep`: saves the best weights. `before`: metric
-    before the first step, for the record; None = not measured. `best_before`: metric that must be exceeded. `keep_last`: keep
-    the last weights instead, for a stage whose aim the valid metric does not measure.
+    `stage`: the Lightning module. `validate`: valid metrics of a network; None = none, the last weights are kept. `keep`: saves
+    the best weights. `before`: metric before the first step, for the record; None = not measured. `best_before`: metric that
+    must be exceeded.
     """
 
     stage: Stage
-    validate: Callable[[nn.Module], Metrics]
+    validate: Callable[[nn.Module], Metrics] | None
     keep: Callable[[nn.Module], None]
     before: float | None = None
     best_before: float = -1.0
-    keep_last: bool = False
 
     def run(self, folder: Path, resume: bool) -> StageResult:
         """Train; every process returns the same result."""
-        result = fit(self.stage, folder, self.validate, self.keep, resume, self.best_before, self.keep_last)
+        result = fit(self.stage, folder, self.validate, self.keep, resume, self.best_before)
         best = next((row for row in result.history if row["epoch"] == result.best_epoch), {})
         return StageResult(
             valid={key.removeprefix("valid "): value for key, value in best.items() if key.startswith("valid ")},

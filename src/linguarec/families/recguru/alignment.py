@@ -1,8 +1,7 @@
 """The first stage of RecGURU's fine-tuning: user vectors that rebuild their sequences and are alike in several shops.
 
 `run/alignment/` gets `metrics.csv`, checkpoints until the stage is done, then the weights of its last epoch and `metrics.json`.
-The valid metrics of its epochs are those of the shop to recommend in, whose decoder does not know yet what it is to predict:
-they say whether training breaks, not how long to train.
+Nothing is validated: the decoder does not know yet what it is to predict.
 """
 
 from collections.abc import Callable, Sequence
@@ -183,10 +182,6 @@ def alignment_stage(
             max_epochs=settings.epochs,
         )
 
-        def validate(shops: nn.Module) -> dict[str, float]:
-            assert isinstance(shops, AlignedShops)
-            return data.validate(shops.model)
-
         def keep(shops: nn.Module) -> None:
             assert isinstance(shops, AlignedShops)
             save_weights(shops.model, file)
@@ -195,7 +190,7 @@ def alignment_stage(
             torch.manual_seed(request.seed)
             shops = AlignedShops(network, [log.num_items for log in others])
             module = Alignment(shops, steps, settings, training, request.seed)
-            return Fit(module, validate, keep, keep_last=True)
+            return Fit(module, None, keep)
 
         title = f"user vectors of {', '.join(log.name for log in (own, *others))}"
         # The file was written before the last checkpoint, at which all processes synchronise.
