@@ -244,8 +244,8 @@ def recognise(keys: Iterable[str]) -> ReleasedForm:
     marks = sorted({mark for form in FORMS for mark in form.marks})
     named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
     raise CheckpointMismatchError(
-        "no released SASRec, BERT4Rec, FDSA, S3-Rec, UniSRec or VQ-Rec: it has none of the keys "
-        f"{', '.join(marks)}; it has: {named or 'none'}."
+        f"no released SASRec, BERT4Rec, FDSA, S3-Rec, UniSRec or VQ-Rec: it has none of the keys {', '.join(marks)}; it has: "
+        f"{named or 'none'}."
     )
 
 

@@ -190,7 +190,7 @@ def alignment_stage(
             torch.manual_seed(request.seed)
             shops = AlignedShops(network, [log.num_items for log in others])
             module = Alignment(shops, steps, settings, training, request.seed)
-            return Fit(module, None, keep)
+            return Fit(module, None, keep)  # no valid metric measures an alignment
 
         title = f"user vectors of {', '.join(log.name for log in (own, *others))}"
         # The file was written before the last checkpoint, at which all processes synchronise.
