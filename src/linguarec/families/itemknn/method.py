@@ -77,7 +77,7 @@ class ItemKNNScorer:
 
     def load_ranker(self, folder: Path) -> SparseRanker:
         """The similarities, memory-mapped."""
-        items = self._model.shape.num_items
+        items, columns = self._model.shape.num_items, len(VectorInputs.load(folder))
         kinds = {"data": np.float32, "indices": np.int32, "indptr": np.int32}
         parts = {
             part: read_array(
@@ -95,12 +95,12 @@ class ItemKNNScorer:
                 f"{folder}: the files of neighbours hold {len(parts['data']):,} values, {len(parts['indices']):,} rows and "
                 f"end at {int(starts[-1]):,}; they do not belong together. {AGAIN}"
             )
-        if len(parts["indices"]) and not 0 <= parts["indices"].min() <= parts["indices"].max() < items:
+        if len(parts["indices"]) and not 0 <= parts["indices"].min() <= parts["indices"].max() < columns:
             raise CheckpointMismatchError(
-                f"{folder / SIMILARITY_FILES['indices']} names items outside of the {items:,} of the catalogue. {AGAIN}"
+                f"{folder / SIMILARITY_FILES['indices']} names items outside of the {columns:,} of the catalogue. {AGAIN}"
             )
         try:
-            return SparseRanker(sparse.csr_array((parts["data"], parts["indices"], starts), shape=(items, items)))
+            return SparseRanker(sparse.csr_array((parts["data"], parts["indices"], starts), shape=(items, columns)))
         except ValueError as error:
             raise CheckpointMismatchError(f"{folder / SIMILARITY_FILES['data']}: {error}. {AGAIN}") from error
 
