@@ -23,6 +23,8 @@ class FineTuningOptions(StartOptions):
         gru: settings of the sequence encoder, if it is a GRU
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
+        ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
+            epoch, for data whose order of ties says nothing
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
         features: name of the item text vectors; not needed if the folder has one kind
     """
