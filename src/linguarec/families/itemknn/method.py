@@ -36,6 +36,7 @@ SIMILARITY_FILES = {
     "indices": "neighbours.rows.npy",
     "indptr": "neighbours.starts.npy",
 }
+SIMILARITY_TYPES = {"data": np.float32, "indices": np.int32, "indptr": np.int32}
 
 
 class ItemKNNScorer:
@@ -71,17 +72,16 @@ class ItemKNNScorer:
         """Write the similarities."""
         matrix = cast(SparseRanker, ranker).matrix
         for part, name in SIMILARITY_FILES.items():
-            values = getattr(matrix, part)
+            values = getattr(matrix, part).astype(SIMILARITY_TYPES[part], copy=False)
             with writing_file(folder / name, values.nbytes) as temporary:
                 save_array(temporary, values)
 
     def load_ranker(self, folder: Path) -> SparseRanker:
         """The similarities, memory-mapped."""
         items, columns = self._model.shape.num_items, len(VectorInputs.load(folder))
-        kinds = {"data": np.float32, "indices": np.int32, "indptr": np.int32}
         parts = {
             part: read_array(
-                folder / name, CheckpointMismatchError, AGAIN, mapped=True, dtype=kinds[part], shape=(None,)
+                folder / name, CheckpointMismatchError, AGAIN, mapped=True, dtype=SIMILARITY_TYPES[part], shape=(None,)
             )
             for part, name in SIMILARITY_FILES.items()
         }
