@@ -60,9 +60,9 @@ class ItemKNNScorer:
         return torch.device("cpu")
 
     def encode(self, source: ItemSource, new: bool = False) -> tuple[VectorInputs, Any]:
-        """The rows of the items [N, 1], and their similarities."""
+        """The rows of the items [N, 1], exact up to 16 million items, and their similarities."""
         rows = torch.cat([chunk.rows for chunk in source.chunks(new)])
-        return VectorInputs(rows.to(torch.float64).unsqueeze(1)), self._model.similarity
+        return VectorInputs(rows.to(torch.float32).unsqueeze(1)), self._model.similarity
 
     def ranker(self, keys: Any) -> SparseRanker:
         """Ranks by sums of similarities."""
