@@ -36,7 +36,7 @@ def test_from_scratch(model: str, given: dict[str, str], message: str, shops: Sh
         finetune(model, shops[1].path, tmp_path / "run", training=QUICK, **given)  # type: ignore[arg-type]
     assert caught.value.problems == [message]
     with pytest.raises(SettingsError) as caught:
-        compare(shops[1].path, [model], tmp_path / "run", training=QUICK, **given)  # type: ignore[arg-type]
+        compare(shops[1].path, [model], tmp_path / "run", training=QUICK, baselines=False, **given)  # type: ignore[arg-type]
     assert caught.value.problems == [message]
 
 

@@ -19,8 +19,10 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.ease.model import EASEConfig
+from linguarec.families.itemknn.model import ItemKNNConfig
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.sasrec.model import SASRecConfig
+from linguarec.families.textknn.model import TextKNNConfig
 from linguarec.files import writing_folder
 from linguarec.nn.encoders import GRUConfig, TransformerConfig
 from linguarec.runs.folder import training_folder
@@ -109,10 +111,12 @@ SETTINGS_OF: Mapping[str, dict[str, Any]] = {
 } | {
     "recformer": {"config": TINY_RECFORMER, "tokens": "words"},
     "ease": {"config": EASEConfig(regularisation=20, decay=1), "users": 0.5},
+    "itemknn": {"config": ItemKNNConfig(neighbours=7, decay=1), "users": 0.5},
+    "textknn": {"config": TextKNNConfig(decay=0.5), "users": 0.5},
 }
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", [name for name in FAMILIES if name != "blend"])  # a blend is no training
 def test_the_run_is_repeated_by_its_config(model: str, dataset: PreparedDataset, tmp_path: Path) -> None:
     first = planned(model, dataset.path, tmp_path / "run", training=TRAINING, seed=4, **SETTINGS_OF[model])
     first.write(tmp_path / "run")
