@@ -13,7 +13,7 @@ ALLOWED = {
     "commands/demo.py",  # trains three of them, by name
     "evaluation/published.py",  # the published tables
 }
-FORMATS = {"recformer"}  # also the name of a file format: `prepare recformer`, `export --form recformer`
+FORMATS = {"recformer", "blend"}  # also the name of a file format or of a command
 MODEL_CLASSES = {
     "SASRec",
     "SASRecText",

@@ -86,6 +86,9 @@ COMMANDS: dict[str, Command] = {
         model="model",
         options="finetuning",
     ),
+    "blend": Command(
+        "linguarec.commands.blend", "blend", "Several trained runs as one, weights fitted on valid.", ("runs",)
+    ),
     "evaluate": Command(
         "linguarec.commands.evaluate",
         "evaluate",

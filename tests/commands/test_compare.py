@@ -51,9 +51,16 @@ def test_trains_compares_and_reports(dataset, tmp_path, capsys):
 
     weights = output / "runs" / "sasrec" / "seed0" / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    again = compare(dataset.path, ["sasrec", "sasrec-text"], output, seeds=2, transformer=SMALL, training=SHORT)
+    again = compare(
+        dataset.path, ["sasrec", "sasrec-text"], output, seeds=2, transformer=SMALL, training=SHORT, blend=True
+    )
     assert weights.stat().st_mtime_ns == before  # finished runs are not trained again
-    assert again["systems"] == found["systems"]
+    assert {name: of for name, of in again["systems"].items() if name != "blend"} == found["systems"]
+    blends = again["systems"]["blend"]["ndcg@10"]["seeds"]
+    for seed, value in enumerate(blends):
+        recorded = json.loads((output / "runs" / "blend" / f"seed{seed}" / "metrics.json").read_text())
+        assert value == pytest.approx(recorded["test"]["kept"]["ndcg@10"], abs=1e-9)
+    assert len(blends) == 2 and set(again["learned"]) == {*found["systems"], "blend"}
 
 
 def test_what_a_model_lacks_is_told_before_another_is_trained(dataset, tmp_path):

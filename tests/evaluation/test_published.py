@@ -9,6 +9,7 @@ def test_values_of_the_same_cut():
     values = {(model, value.metric): value.value for model, rows in found.items() for value in rows}
     assert values["sasrec", "recall@10"] == 0.1080
     assert values["vqrec", "ndcg@10"] == 0.0593
+    assert (values["bert4rec", "ndcg@10"], values["s3rec", "recall@50"]) == (0.0243, 0.1418)
     assert values["unisrec-transductive", "ndcg@10"] == 0.0634
     assert set(found) <= set(FAMILIES)
     assert [value.pretrained for value in found["vqrec"]] == [False] * 4

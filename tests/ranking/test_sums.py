@@ -69,10 +69,9 @@ def test_items_are_added_to_all_parts_and_removed_from_all(world):
     keys, weights, queries, _ = world
     new = (torch.randn(2, 7), torch.randn(2, 24), np.ones((NUM_ITEMS, 2)))
     ranker = blend(keys, weights).with_added(new).with_removed(np.array([3, NUM_ITEMS]))
-    longer = (*queries[:2], sparse.csr_array(np.pad(queries[2].toarray(), ((0, 0), (0, 2)))))
     last = weights[0] * queries[0] @ new[0][1] + weights[1] * queries[1] @ new[1][1]
     expected = last.double() + weights[2] * torch.from_numpy(queries[2].sum(axis=1))
-    found = ranker.top_k(longer, 2, within=np.array([NUM_ITEMS, NUM_ITEMS + 1, 3]))
+    found = ranker.top_k(queries, 2, within=np.array([NUM_ITEMS, NUM_ITEMS + 1, 3]))
     assert found.rows.tolist() == [[NUM_ITEMS + 1, -1]] * NUM_QUERIES
     assert found.scores[:, 0] == pytest.approx(expected.numpy(), abs=1e-4)
 

@@ -76,6 +76,7 @@ def compare(
     training: "TrainingSettings | None" = None,
     split: str = "leave-one-out",
     baselines: bool = True,
+    blend: bool = False,
     **options: Any,
 ) -> CompareResult:
     """Train models with several seeds and compare their test results: medians, intervals, paired tests, plots, report.
@@ -95,6 +96,7 @@ def compare(
         training: training settings of all models; each model's own defaults apply to those that are not set
         split: which interactions train, validate and test
         baselines: also fit the models that need no training by gradients, in closed form
+        blend: add a row with the blend of all models of a seed, weights fitted on valid (see `linguarec blend`)
         options: flags of the models, each passed to the models that have it
     """
     import numpy as np
@@ -183,6 +185,12 @@ def compare(
         found = [ranked(Path(run["run"]), dataset, cases) for run in runs[model]]
         results[model] = found * seeds if families[model].closed_form else found
 
+    rows = list(models)
+    if blend:
+        rows.append("blend")
+        results["blend"] = [
+            ranked(_blended(data, output, runs, number, first_seed + number), dataset, cases) for number in range(seeds)
+        ]
     simple = {"popularity": popularity(valid, counts)["kept"].mean("ndcg@10")} | {
         name: runs[name][0].valid["ndcg@10"] for name in models if families[name].closed_form
     }
@@ -190,7 +198,7 @@ def compare(
     split_up = by_protocol(results)
     systems = {protocol: {name: compared(seen, KS) for name, seen in of.items()} for protocol, of in split_up.items()}
     tests = {
-        protocol: differences({name: of[name] for name in ("popularity", *models) if name in of}, reference, TESTED)
+        protocol: differences({name: of[name] for name in ("popularity", *rows) if name in of}, reference, TESTED)
         for protocol, of in split_up.items()
         if reference in of
     }
@@ -234,6 +242,19 @@ def compare(
         show_table(console, shown, what)
     console.print(f"report: {output / 'report.html'}")
     return CompareResult.of_dict(summary)
+
+
+def _blended(data: Path, output: Path, runs: "Mapping[str, Sequence[FinetuneResult]]", number: int, seed: int) -> Path:
+    """The folder of the blend of each model's run with a seed, the `number`-th; made if it is not there yet."""
+    from linguarec.commands.blend import blend
+    from linguarec.runs.settings import read_settings
+
+    folder = output / "runs" / "blend" / f"seed{seed}"
+    parts = [Path(found[min(number, len(found) - 1)]["run"]) for found in runs.values()]
+    models = list(runs)
+    if not (folder / "metrics.json").exists() or read_settings(folder)["parts"] != models:
+        blend(parts, folder, data, seed, overwrite=True)
+    return folder
 
 
 def _check(

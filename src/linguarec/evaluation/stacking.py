@@ -72,12 +72,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Stack:
-    """`weights` of the parts, at least 0; `repeats`: in the units of the weighted sum; `cases`: number fitted on."""
+    """`weights` of the parts, at least 0; `repeats`: in the units of the weighted sum; `cases`: number fitted on.
+
+    `chosen`: how the weights were found.
+    """
 
     weights: tuple[float, ...]
     repeats: RepeatTerm
     cases: int
     loss: float
+    chosen: str = "maximum likelihood"
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,28 @@ def fit_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -> S
     """
     data = stack_data(parts, cases, seed)
     return fit_scores(data, len(parts))
+
+
+def choose_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -> tuple[Stack, list[float]]:
+    """The weights and the repeat term with the best ndcg@10 on the cases, and the spread of each part's scores.
+
+    Tried are the weights of highest likelihood and each part alone, so no part is better than what is chosen. Arguments as in
+    `fit_stack`.
+    """
+    data = stack_data(parts, cases, seed)
+    likely = fit_scores(data, len(parts))
+    spread = data.scores.std(dim=2).mean(dim=0).tolist()
+    tried = [(likely.weights, np.array(likely.repeats.values), likely.chosen)]
+    for number in range(len(parts)):
+        alone = tuple(1.0 if number == other else 0.0 for other in range(len(parts)))
+        tried.append((alone, np.zeros(NUM_BUCKETS), f"part {number + 1} alone"))
+    best, found = -1.0, likely
+    for weights, start, chosen in tried:
+        term, reached = best_term(heads_of(data, weights), start)
+        if reached > best:
+            best = reached
+            found = Stack(weights, RepeatTerm(tuple(map(float, term))), likely.cases, likely.loss, chosen)
+    return found, spread
 
 
 def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> StackData:

@@ -1,6 +1,7 @@
 """The model families, one folder each, and the table of them. To add a family, add a folder and a line here."""
 
 from linguarec.families.bert4rec.method import BERT4REC
+from linguarec.families.blend.method import BLEND
 from linguarec.families.ease.method import EASE_FAMILY
 from linguarec.families.family import Family
 from linguarec.families.fdsa.method import FDSA_FAMILY
@@ -32,5 +33,6 @@ FAMILIES: dict[str, Family] = {
         EASE_FAMILY,
         ITEM_KNN,
         TEXT_KNN,
+        BLEND,
     )
 }

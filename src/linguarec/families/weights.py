@@ -23,6 +23,7 @@ _TYPES = {  # names in safetensors files
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE = "config.json", "model.safetensors", "settings.json"
+PARTS_FOLDER = "parts"  # of a model that is made of others
 SETTINGS_PATHS = (
     "data",
     "valid",
@@ -51,7 +52,7 @@ def seal_model(folder: Path) -> None:
 
 
 def _needed(name: str) -> bool:
-    if name.startswith(f"{TOKENS_FOLDER}/"):
+    if name.startswith((f"{TOKENS_FOLDER}/", f"{PARTS_FOLDER}/")):
         return True
     return (
         "/" not in name and name != STAGE_FILE and name.endswith((".json", ".safetensors", ".npy", ".npz", ".parquet"))

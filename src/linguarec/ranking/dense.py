@@ -204,6 +204,11 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
         """A ranker of these items alone, whose keys are copied."""
         return DenseRanker(self.keys_of(torch.from_numpy(rows).to(self.device)))
 
+    def averaged(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """See `ExactRanker`: mean keys [n, D]."""
+        flat = torch.from_numpy(rows.ravel()).to(self.device)
+        return self.keys_of(flat).view(*rows.shape, self.width).float().mean(dim=1)
+
     def to(self, device: torch.device | str) -> "DenseRanker":
         """The same ranker, its keys copied to another device, or itself."""
         if torch.device(device) == self.device:

@@ -93,6 +93,10 @@ class ExactRanker(ABC, Generic[Query, Added]):
     def subset(self, rows: npt.NDArray[np.int64]) -> "ExactRanker[Query, Added]":
         """A ranker of these items alone."""
 
+    def averaged(self, rows: npt.NDArray[np.int64]) -> Any:
+        """What n items are known by that are scored as the mean of k others each, `rows` [n, k]; see `with_added`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot average items")
+
     def to(self, device: torch.device | str) -> "ExactRanker[Query, Added]":
         """The same ranker, moved to a device if it can work there."""
         return self

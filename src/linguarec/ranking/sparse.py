@@ -24,18 +24,18 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
     nothing itself.
 
     Args:
-        matrix: [N, N], sparse or dense; not copied if it is an array or CSR.
+        matrix: [N, N], sparse or dense; not copied if it is an array or CSR. [W, N] with W < N if the later items were added.
 
     Raises:
-        ValueError: the matrix is not square, or a value of it is not finite.
+        ValueError: the matrix has more rows than columns, or a value of it is not finite.
     """
 
     def __init__(self, matrix: Matrix) -> None:
         super().__init__(np.zeros(0, dtype=np.int64))
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        if matrix.ndim != 2 or matrix.shape[0] > matrix.shape[1]:
             raise ValueError(f"the matrix must be [N, N], this is {list(matrix.shape)}")
         columns, self._most = _checked(matrix)
-        self._columns: tuple[Matrix, ...] = (columns,)  # successive columns; added ones have more rows
+        self._columns: tuple[Matrix, ...] = (columns,)  # successive columns
         self._num_weights = int(matrix.shape[0])
 
     def __len__(self) -> int:
@@ -51,8 +51,12 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
 
     @property
     def matrix(self) -> Matrix:
-        """[N, N], without the items that were added."""
-        return self._columns[0]
+        """[W, N]: what each of the W items that the ranker was made of gives to all items, added ones included."""
+        if len(self._columns) == 1:
+            return self._columns[0]
+        if any(sparse.issparse(part) for part in self._columns):
+            return sparse.csr_array(sparse.hstack([sparse.csr_array(part) for part in self._columns]))
+        return np.concatenate(self._columns, axis=1)
 
     def count(self, queries: Weights) -> int:
         """Q; see `ExactRanker`."""
@@ -85,25 +89,27 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
         return torch.from_numpy(found.astype(np.float64))
 
     def subset(self, rows: npt.NDArray[np.int64]) -> "SparseRanker":
-        """A ranker of these items alone, for the same queries."""
-        whole = [sparse.csc_array(part) if sparse.issparse(part) else part for part in self._columns]
-        starts = np.cumsum([0, *(part.shape[1] for part in whole)])
-        parts = [
-            part[:, rows[(rows >= first) & (rows < first + part.shape[1])] - first]
-            for part, first in zip(whole, starts.tolist(), strict=False)
-        ]
-        return self._snapshot(tuple(parts), np.zeros(0, dtype=np.int64), self._num_weights, self._most)
+        """A ranker of these items alone, in this order, for the same queries."""
+        whole = self.matrix
+        columns = sparse.csr_array(sparse.csc_array(whole)[:, rows]) if sparse.issparse(whole) else whole[:, rows]
+        return self._snapshot((columns,), np.zeros(0, dtype=np.int64), self._num_weights, self._most)
 
     def with_added(self, keys: Matrix) -> "SparseRanker":
-        """See `Ranker`; `keys` [N, n]: what each of the items gives to the n new ones.
+        """See `Ranker`; `keys` [W, n]: what each of the items that the ranker was made of gives to the n new ones.
 
         Raises:
-            ValueError: they are not [N, n], or a value is not finite.
+            ValueError: they are not [W, n], or a value is not finite.
         """
-        if keys.ndim != 2 or keys.shape[0] != len(self):
-            raise ValueError(f"new columns must be [{len(self)}, n], these are {list(keys.shape)}")
+        if keys.ndim != 2 or keys.shape[0] != self._num_weights:
+            raise ValueError(f"new columns must be [{self._num_weights}, n], these are {list(keys.shape)}")
         columns, most = _checked(keys)
-        return self._snapshot((*self._columns, columns), self.removed, len(self) + keys.shape[1], max(most, self._most))
+        return self._snapshot((*self._columns, columns), self.removed, self._num_weights, max(most, self._most))
+
+    def averaged(self, rows: npt.NDArray[np.int64]) -> Matrix:
+        """See `ExactRanker`: mean columns [N, n]."""
+        column = np.repeat(np.arange(len(rows)), rows.shape[1])
+        values = np.full(rows.size, 1 / rows.shape[1], dtype=np.float32)
+        return self.matrix @ sparse.csr_array((values, (rows.ravel(), column)), shape=(len(self), len(rows)))
 
     def with_removed(self, rows: IntArray) -> "SparseRanker":
         """See `Ranker`."""
@@ -113,8 +119,7 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
         """Scores [Q, N]."""
         parts = []
         for columns in self._columns:
-            known = queries if columns.shape[0] == self._num_weights else queries[:, : columns.shape[0]]
-            product = known @ columns
+            product = queries @ columns
             parts.append((product.toarray() if sparse.issparse(product) else product).astype(np.float32, copy=False))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 

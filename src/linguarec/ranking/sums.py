@@ -7,10 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.ranker import IntArray
 
+_COMPARABLE = 10  # items that stand for a new one
 Queries: TypeAlias = tuple[Any, ...]  # one set of Q queries for each part, of the kind that the part takes
 
 
@@ -104,9 +107,36 @@ class SumRanker(ExactRanker[Queries, tuple[Any, ...]]):
         return self if len({part.device for part in moved}) > 1 else SumRanker(moved, self.weights)
 
     def with_added(self, keys: tuple[Any, ...]) -> "SumRanker":
-        """See `Ranker`; `keys`: for each part, what it knows the new items by."""
+        """See `Ranker`; `keys`: for each part, what it knows the new items by, or None.
+
+        A part that knows nothing of new items gives each of them the mean of what it gives to the ten items that are nearest to
+        it by the first part that does: a score of zero would put it above or below all others, whatever it is.
+
+        Raises:
+            ValueError: no part with item vectors knows the new items.
+        """
+        knowing = [part for part, own in zip(self.parts, keys, strict=True) if own is not None]
+        if len(knowing) < len(self.parts):
+            dense = [
+                (part, own)
+                for part, own in zip(self.parts, keys, strict=True)
+                if own is not None and isinstance(part, DenseRanker)
+            ]
+            if not dense:
+                raise ValueError("no part with item vectors knows the new items")
+            like = _nearest(*dense[0])
+            keys = tuple(
+                part.averaged(like) if own is None else own for part, own in zip(self.parts, keys, strict=True)
+            )
         return SumRanker([part.with_added(own) for part, own in zip(self.parts, keys, strict=True)], self.weights)
 
     def with_removed(self, rows: IntArray) -> "SumRanker":
         """See `Ranker`."""
         return SumRanker([part.with_removed(rows) for part in self.parts], self.weights)
+
+
+def _nearest(ranker: DenseRanker, keys: Tensor) -> npt.NDArray[np.int64]:
+    """Rows [n, k] of the items whose keys have the highest cosine with each of the `keys` [n, D]."""
+    known = DenseRanker(F.normalize(ranker.keys.float(), dim=1)).with_removed(ranker.removed)
+    count = min(_COMPARABLE, len(ranker) - len(ranker.removed))
+    return known.top_k(F.normalize(torch.as_tensor(keys).float(), dim=1), count).rows

@@ -83,11 +83,13 @@ class EASE(nn.Module):
         return items.rows.to(torch.float32).unsqueeze(1)
 
     def item_keys(self, items: ItemBatch) -> Tensor:
-        """Keys [N, all items] of the items."""
+        """Keys [N, all items] of the items; zero for items without a row."""
+        if bool((items.rows < 0).all()):
+            return torch.zeros(len(items.rows), self.shape.num_items, device=self.keys.device)
         return self.keys.index_select(0, items.rows)
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
-        """Query [B, N] of each history: `decay` ^ (steps ago) at its items."""
+        """Query [B, N] of each history: `decay` ^ (steps ago) at its items; one without a row counts as a step."""
         rows = inputs.index_select(0, batch.items).squeeze(1).long()
         lengths = batch.offsets[1:] - batch.offsets[:-1]
         history = torch.repeat_interleave(torch.arange(len(batch), device=rows.device), lengths)
@@ -95,7 +97,9 @@ class EASE(nn.Module):
         weights = torch.pow(self.config.decay, steps_ago.to(torch.float64)).to(torch.float32)
         queries = torch.zeros(len(batch), self.shape.num_items, device=rows.device)
         # Weights never grow with the steps, so the largest is that of the last occurrence.
-        queries.view(-1).scatter_reduce_(0, history * self.shape.num_items + rows, weights, "amax")
+        known = rows >= 0
+        places = history[known] * self.shape.num_items + rows[known]
+        queries.view(-1).scatter_reduce_(0, places, weights[known], "amax")
         return queries
 
 

@@ -36,6 +36,7 @@ SIMILARITY_FILES = {
     "indices": "neighbours.rows.npy",
     "indptr": "neighbours.starts.npy",
 }
+SIMILARITY_TYPES = {"data": np.float32, "indices": np.int32, "indptr": np.int32}
 
 
 class ItemKNNScorer:
@@ -71,17 +72,16 @@ class ItemKNNScorer:
         """Write the similarities."""
         matrix = cast(SparseRanker, ranker).matrix
         for part, name in SIMILARITY_FILES.items():
-            values = getattr(matrix, part)
+            values = getattr(matrix, part).astype(SIMILARITY_TYPES[part], copy=False)
             with writing_file(folder / name, values.nbytes) as temporary:
                 save_array(temporary, values)
 
     def load_ranker(self, folder: Path) -> SparseRanker:
         """The similarities, memory-mapped."""
-        items = self._model.shape.num_items
-        kinds = {"data": np.float32, "indices": np.int32, "indptr": np.int32}
+        items, columns = self._model.shape.num_items, len(VectorInputs.load(folder))
         parts = {
             part: read_array(
-                folder / name, CheckpointMismatchError, AGAIN, mapped=True, dtype=kinds[part], shape=(None,)
+                folder / name, CheckpointMismatchError, AGAIN, mapped=True, dtype=SIMILARITY_TYPES[part], shape=(None,)
             )
             for part, name in SIMILARITY_FILES.items()
         }
@@ -95,12 +95,12 @@ class ItemKNNScorer:
                 f"{folder}: the files of neighbours hold {len(parts['data']):,} values, {len(parts['indices']):,} rows and "
                 f"end at {int(starts[-1]):,}; they do not belong together. {AGAIN}"
             )
-        if len(parts["indices"]) and not 0 <= parts["indices"].min() <= parts["indices"].max() < items:
+        if len(parts["indices"]) and not 0 <= parts["indices"].min() <= parts["indices"].max() < columns:
             raise CheckpointMismatchError(
-                f"{folder / SIMILARITY_FILES['indices']} names items outside of the {items:,} of the catalogue. {AGAIN}"
+                f"{folder / SIMILARITY_FILES['indices']} names items outside of the {columns:,} of the catalogue. {AGAIN}"
             )
         try:
-            return SparseRanker(sparse.csr_array((parts["data"], parts["indices"], starts), shape=(items, items)))
+            return SparseRanker(sparse.csr_array((parts["data"], parts["indices"], starts), shape=(items, columns)))
         except ValueError as error:
             raise CheckpointMismatchError(f"{folder / SIMILARITY_FILES['data']}: {error}. {AGAIN}") from error
 

@@ -25,7 +25,7 @@ from linguarec.checks import above_zero, at_least, refuse
 from linguarec.data.ragged import Ragged
 from linguarec.nn.shape import CatalogueShape
 
-_PRODUCTS_AT_ONCE = 1 << 25  # counted pairs of a block: 400 MB with their indices
+_PRODUCTS_AT_ONCE = 1 << 22  # counted pairs of a block: below 300 MB with all that is made of them
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,22 @@ def nearest(sequences: Ragged, num_items: int, neighbours: int, shrinkage: float
     lengths = np.diff(users.indptr)
     products = items @ lengths.astype(np.float64)  # counted pairs of each item, at most
     counts = np.diff(items.indptr).astype(np.float64)
-    parts = []
+    values_of, columns_of, kept = [], [], []
     ends = np.cumsum(products)
     start = 0
     while start < num_items:
         stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + _PRODUCTS_AT_ONCE)))
         block = sparse.csr_array(items[start:stop] @ users)
-        parts.append(_cut_down(block, start, counts, neighbours, shrinkage))
+        similarity, column, lengths = _cut_down(block, start, counts, neighbours, shrinkage)
+        values_of.append(similarity)
+        columns_of.append(column)
+        kept.append(lengths)
         start = stop
-    data, indices, kept = (np.concatenate([part[place] for part in parts]) for place in range(3))
-    indptr = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)
+    del users, items
+    indptr = np.concatenate([np.zeros(1, np.int64), *kept]).cumsum().astype(np.int32)
+    data = np.concatenate(values_of) if values_of else np.zeros(0, np.float32)
+    values_of.clear()  # before the next copy is made
+    indices = np.concatenate(columns_of) if columns_of else np.zeros(0, np.int32)
     return sparse.csr_array((data, indices, indptr), shape=(num_items, num_items))
 
 
@@ -102,19 +108,27 @@ def _cut_down(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Similarities and rows of the nearest items of the items `first` and following, and how many each has.
 
-    `block`: number of users who have both, for each of these items and all items.
+    `block` [n, N]: number of users who have both, for each of these n items and all items.
     """
-    row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    column = block.indices
+    block.sort_indices()
+    row = np.repeat(np.arange(block.shape[0], dtype=np.int32), np.diff(block.indptr))
+    column = block.indices.astype(np.int32, copy=False)
     other = column != row + first
     row, column, both = row[other], column[other], block.data[other]
     similarity = (both / (np.sqrt(counts[row + first] * counts[column]) + shrinkage)).astype(np.float32)
-    order = np.lexsort((column, -similarity, row))
     lengths = np.bincount(row, minlength=block.shape[0])
-    place = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = order[place < neighbours]
-    kept = kept[np.lexsort((column[kept], row[kept]))]
-    return similarity[kept], column[kept].astype(np.int32), np.minimum(lengths, neighbours)
+    if (lengths <= neighbours).all():
+        return similarity, column, lengths
+    # Only the items with too many are sorted, by one number: the item, then falling similarity. Floats above 0 are ordered
+    # as their bits are, and a stable sort leaves equal ones by their row.
+    long = np.flatnonzero(lengths[row] > neighbours)
+    falling = np.uint64(0xFFFFFFFF) - similarity[long].view(np.uint32).astype(np.uint64)
+    order = np.argsort((row[long].astype(np.uint64) << np.uint64(32)) | falling, kind="stable")
+    of_long = lengths[lengths > neighbours]
+    place = np.arange(len(order)) - np.repeat(np.cumsum(of_long) - of_long, of_long)
+    kept = np.ones(len(row), dtype=bool)
+    kept[long[order[place >= neighbours]]] = False
+    return similarity[kept], column[kept], np.minimum(lengths, neighbours)
 
 
 def history_weights(rows: Ragged, num_items: int, decay: float) -> Any:

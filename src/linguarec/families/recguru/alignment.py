@@ -1,8 +1,7 @@
 """The first stage of RecGURU's fine-tuning: user vectors that rebuild their sequences and are alike in several shops.
 
 `run/alignment/` gets `metrics.csv`, checkpoints until the stage is done, then the weights of its last epoch and `metrics.json`.
-The valid metrics of its epochs are those of the shop to recommend in, whose decoder does not know yet what it is to predict:
-they say whether training breaks, not how long to train.
+Nothing is validated: the decoder does not know yet what it is to predict.
 """
 
 from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ class FineTuningOptions(NextItemOptions):
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target; the first stage keeps them
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
-            epoch, for data whose order of ties says nothing; the first stage keeps the order
+            epoch, for data whose order of ties says nothing; not in the first stage
         sources: prepared folders of other shops, whose users share the encoder in the first stage; none = the shop alone
         alignment: settings of the first stage
     """

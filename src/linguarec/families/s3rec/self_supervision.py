@@ -41,7 +41,7 @@ class SelfSupervisionSettings:
         mask_share: fraction of the places that are hidden, beside the last one.
         item: weight of finding a hidden item.
         masked_attribute: weight of finding the text of a hidden item.
-        attribute: weight of finding the text of a shown item.
+        attribute: weight of finding the text of a shown item; the paper has 0.2 for a sum of losses, here they are means.
         segment: weight of finding the segment that belongs to the rest of a sequence.
     """
 
@@ -51,7 +51,7 @@ class SelfSupervisionSettings:
     mask_share: float = 0.2
     item: float = 1.0
     masked_attribute: float = 1.0
-    attribute: float = 0.2
+    attribute: float = 1.0
     segment: float = 0.5
 
     def check(self) -> None:

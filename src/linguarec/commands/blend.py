@@ -1,0 +1,205 @@
+"""Blend: several trained runs as one, with weights fitted on the valid part."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linguarec.errors import SettingsError
+from linguarec.files import AnyPath
+from linguarec.result import Result, metrics_line
+
+if TYPE_CHECKING:
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.evaluation.report import Table
+    from linguarec.families.blending import Ingredient
+    from linguarec.recommender import Recommender
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class BlendResult(Result):
+    """Figures of a blend.
+
+    `parts`: for each part its run, model, `weight`, `share` (of the spread of the summed scores) and its own `valid` and
+    `test`. `chosen`: how the weights were found. `valid`, `test`: protocol -> metrics of the blend; those on valid, on which it
+    was fitted, are too good.
+    """
+
+    run: str
+    data: str
+    parts: list[dict[str, Any]]
+    chosen: str
+    cases: int
+    seconds: float
+    valid: dict[str, dict[str, float]]
+    test: dict[str, dict[str, float]]
+
+    def _lines(self) -> list[str]:
+        return [
+            f"blend of {len(self.parts)} runs on {self.data}, {self.chosen}, fitted on {self.cases:,} cases",
+            *(f"{part['model']}: weight {part['weight']:.4g}, share {part['share']:.0%}" for part in self.parts),
+            *(f"test, {protocol}: {metrics_line(found)}" for protocol, found in self.test.items()),
+            f"run folder: {self.run}",
+        ]
+
+
+def blend(
+    runs: Sequence[AnyPath],
+    output: AnyPath,
+    data: AnyPath | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> BlendResult:
+    """Sum the scores of several runs of the same data, with the weights and the repeat term that fit the valid part best.
+
+    The result is a run like any other: it is evaluated, recommends and takes new items, if one of its parts reads text. It
+    holds copies of its parts. Where no sum is better on valid than its best part, that part has all the weight.
+
+    Args:
+        runs: run folders of models that were trained on the same folder with the same split
+        output: run folder to write
+        data: prepared folder that the runs were trained on; by default where they recorded it
+        seed: of the cases that are drawn where there are very many
+        overwrite: replace the run folder if it exists
+    """
+    import time
+
+    from linguarec.checks import check_seed
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import evaluation_cases
+    from linguarec.evaluation.stacking import Part, choose_stack
+    from linguarec.families.blending import blended
+    from linguarec.families.weights import seal_model
+    from linguarec.files import write_json, writing_folder
+    from linguarec.portable import portable_values
+    from linguarec.recommender import Recommender
+    from linguarec.runs.settings import SETTINGS_MARKER, read_settings, versions
+    from linguarec.runs.tables import plain_console, show_table
+    from linguarec.snapshot import Snapshot
+
+    check_seed(seed)
+    started = time.perf_counter()
+    folders, output = [Path(run) for run in runs], Path(output)
+    settings = [read_settings(folder) for folder in folders]
+    _check(folders, settings, output)
+    dataset = PreparedDataset.open(data or settings[0]["data"])
+    if dataset.fingerprint != settings[0]["data_fingerprint"]:
+        raise SettingsError(
+            [f"{dataset.path} is not what the runs were trained on: its fingerprint is {dataset.fingerprint[:12]}"]
+        )
+    opened = [Recommender.load(folder) for folder in folders]
+    _check_items(folders, opened, dataset)
+    split = settings[0].get("split", "leave-one-out")
+    roles = dataset.roles(split)
+    valid, test = (evaluation_cases(dataset.sequences, roles, part) for part in ("valid", "test"))
+    if not len(valid):
+        raise SettingsError([f"{dataset.path}: split {split!r} has no valid targets to fit the weights on"])
+    ingredients = [_ingredient(each) for each in opened]
+    parts = [Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients]
+    found, spread = choose_stack(parts, valid, seed)
+    made = blended(ingredients, found.weights, output)
+    snapshot = Snapshot(opened[0].catalogue, made.inputs, made.ranker, made.source)
+    recommender = Recommender(made.scorer, made.description, snapshot, found.repeats)
+    whole = Part.of(made.scorer, made.inputs, made.ranker)
+    total = sum(weight * each for weight, each in zip(found.weights, spread, strict=True)) or 1.0
+    facts = [
+        {
+            "run": str(folder),
+            "model": each.description.name,
+            "weight": weight,
+            "share": weight * of_spread / total,
+            "valid": part.rank(valid, None)["kept"].means(),
+            "test": part.rank(test, None)["kept"].means(),
+        }
+        for folder, each, part, weight, of_spread in zip(folders, opened, parts, found.weights, spread, strict=True)
+    ]
+    result = BlendResult(
+        run=str(output),
+        data=dataset.name,
+        parts=facts,
+        chosen=found.chosen,
+        cases=found.cases,
+        seconds=0.0,
+        valid={name: ranked.means() for name, ranked in whole.rank(valid, found.repeats).items()},
+        test={name: ranked.means() for name, ranked in whole.rank(test, found.repeats).items()},
+    )
+    result = replace(result, seconds=round(time.perf_counter() - started, 1))
+    with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
+        recommender.save(folder)
+        record = {
+            "command": "blend",
+            **made.description.to_dict(),
+            "data": str(dataset.path),
+            "data_fingerprint": dataset.fingerprint,
+            "split": split,
+            "users": settings[0].get("users", 1.0),
+            "seed": seed,
+            "parts": [fact["model"] for fact in facts],
+            "versions": versions(),
+        }
+        write_json(folder / "settings.json", portable_values(record, output, ("data",)))
+        write_json(folder / "metrics.json", portable_values(result.to_dict(), output, ("run",)))
+        seal_model(folder)
+    show_table(plain_console(), _table(result), f"blend on {dataset.name}: {found.chosen}")
+    plain_console().print(f"run folder: {output}")
+    return result
+
+
+def _ingredient(recommender: "Recommender") -> "Ingredient":
+    from linguarec.families.blending import Ingredient
+
+    now = recommender.snapshot
+    return Ingredient(recommender.scorer, recommender.description, now.source, now.inputs, now.ranker)
+
+
+def _check(folders: list[Path], settings: list[dict[str, Any]], output: Path) -> None:
+    """Refuse runs that were not trained on the same data in the same way."""
+    problems = []
+    if len(folders) < 2:
+        problems.append(f"name two runs or more; {len(folders)} given")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        problems.append("a run is named twice")
+    if output.resolve() in {folder.resolve() for folder in folders}:
+        problems.append(f"--output {output} is one of the runs; write the blend into another folder")
+    for folder, each in zip(folders, settings, strict=True):
+        if "data_fingerprint" not in each:
+            problems.append(
+                f"{folder} was not fine-tuned on a folder of its own, so it has no valid part to be fitted on"
+            )
+        if each.get("command") == "blend":
+            problems.append(f"{folder} is a blend; name its parts instead")
+        for key in ("data_fingerprint", "split", "users"):
+            if each.get(key) != settings[0].get(key):
+                problems.append(f"{key}: {folders[0]} has {settings[0].get(key)}, {folder} has {each.get(key)}")
+    if problems:
+        raise SettingsError(problems)
+
+
+def _check_items(folders: list[Path], opened: "list[Recommender]", dataset: "PreparedDataset") -> None:
+    """Refuse runs to which items were added, or from which they were removed."""
+    for folder, each in zip(folders, opened, strict=True):
+        if list(each.catalogue.raw_ids) != list(dataset.raw_item_ids) or len(each.snapshot.ranker.removed):
+            raise SettingsError([f"{folder} does not have the items of {dataset.path}, in their order"])
+
+
+def _table(result: BlendResult) -> "Table":
+    from linguarec.evaluation.report import Table
+
+    metrics = list(result.test["kept"])
+    rows = [
+        [
+            part["model"],
+            f"{part['weight']:.4g}",
+            f"{part['share']:.0%}",
+            *(f"{part['test'][name]:.4f}" for name in metrics),
+        ]
+        for part in result.parts
+    ]
+    rows += [
+        [f"blend, {name}", "", "", *(f"{found[metric]:.4f}" for metric in metrics)]
+        for name, found in result.test.items()
+    ]
+    return Table(["test", "weight", "share", *metrics], rows)

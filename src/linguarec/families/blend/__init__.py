@@ -1,0 +1,1 @@
+"""Blend: a weighted sum of trained models of the same items."""

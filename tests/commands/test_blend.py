@@ -1,0 +1,161 @@
+"""Several runs as one: weights fitted on valid, and a run like any other afterwards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import linguarec
+from linguarec.commands.blend import blend
+from linguarec.commands.evaluate import evaluate
+from linguarec.commands.finetune import finetune
+from linguarec.commands.recommend import recommend
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.synthetic import TINY, generate_world, word_vectors
+from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.nn.encoders import TransformerConfig
+from linguarec.recommender import Recommender
+from linguarec.training.settings import TrainingSettings
+
+SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
+QUICK = TrainingSettings(max_epochs=3, targets_per_step=200, accelerator="cpu", precision="fp32")
+
+
+@pytest.fixture
+def dataset(make_dataset: Any) -> PreparedDataset:
+    domain = generate_world(seed=0, domains=1, size=TINY)[0]
+    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+    texts = [item.text for item in domain.items]
+    features = {"enc": word_vectors(texts, 16).astype(np.float32)}
+    made: PreparedDataset = make_dataset(sequences, texts=texts, num_items=len(texts), features=features)
+    return made
+
+
+@pytest.fixture
+def runs(dataset: PreparedDataset, tmp_path: Path) -> dict[str, Path]:
+    found = {name: tmp_path / name for name in ("ease", "itemknn", "textknn", "sasrec")}
+    for name, run in found.items():
+        flags: dict[str, Any] = {"transformer": SMALL, "training": QUICK} if name == "sasrec" else {}
+        finetune(name, dataset.path, run, **flags)
+    return found
+
+
+def test_a_blend_is_a_run_like_any_other(dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path) -> None:
+    result = blend(list(runs.values()), tmp_path / "blend")
+    assert [part["model"] for part in result.parts] == list(runs)
+    assert min(part["weight"] for part in result.parts) >= 0 and sum(
+        part["share"] for part in result.parts
+    ) == pytest.approx(1)
+    found = evaluate(tmp_path / "blend", plots=False)
+    for field, protocol in (("systems", "kept"), ("excluded", "excluded"), ("learned", "learned")):
+        means = {metric: interval["mean"] for metric, interval in found[field]["blend"].items()}
+        assert means == pytest.approx(result.test[protocol], abs=1e-9)
+    for part in result.parts:  # the parts are those that were blended
+        own = evaluate(Path(part["run"]), plots=False)["systems"][part["model"]]
+        assert part["test"]["ndcg@10"] == pytest.approx(own["ndcg@10"]["mean"], abs=1e-9)
+    (tmp_path / "blend").rename(tmp_path / "moved")
+    for run in runs.values():
+        run.rename(run.with_name(f"{run.name}-gone"))
+    shown = recommend(tmp_path / "moved", ["i3", "i4"], k=4, seen="learned")
+    assert len(shown["recommendations"]) == 4
+
+
+def test_scores_are_the_weighted_sums_of_those_of_the_parts(runs: dict[str, Path], tmp_path: Path) -> None:
+    result = blend(list(runs.values()), tmp_path / "blend")
+    together, history = Recommender.load(tmp_path / "blend"), [["i3", "i7", "i1"], ["i9"]]
+    expected = np.zeros((2, len(together.catalogue)))
+    for part in result.parts:
+        own = Recommender.load(part["run"])
+        best = own.best_entries(own.catalogue.rows(history)[0], len(own.catalogue), exclude_seen=False)[1]
+        np.put_along_axis(scores := np.zeros_like(expected), best.rows, best.scores, axis=1)
+        expected += part["weight"] * scores
+    found = together.best_entries(together.catalogue.rows(history)[0], len(together.catalogue), exclude_seen=False)[1]
+    assert np.take_along_axis(expected, found.rows, axis=1) == pytest.approx(found.scores, abs=1e-4)
+    alone = together.recommend(history[1], k=5)
+    assert [one.raw_id for one in together.recommend(history, k=5)[1]] == [one.raw_id for one in alone]
+
+
+def test_new_items_are_ranked_by_text_and_like_their_nearest(
+    dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    blend([runs["ease"], runs["itemknn"], runs["textknn"]], tmp_path / "blend")
+    model = linguarec.load_model(tmp_path / "blend")
+    twin = model.catalogue.text(5)
+    vector = np.asarray(dataset.features("enc")[5:6])
+    assert model.add_items([{"raw_id": "new", "text": twin}], vectors=vector) == 1
+    with_new = model.recommend([["i4"], ["i4", "new"]], k=100)
+    scores = {one.raw_id: one.score for one in with_new[0]}
+    assert set(scores) == {f"i{row}" for row in range(len(model.catalogue) - 1) if row != 4} | {"new"}
+    assert min(scores.values()) < scores["new"] < max(scores.values()) or scores["new"] == max(scores.values())
+    model.save(tmp_path / "longer")
+    again = linguarec.load_model(tmp_path / "longer")
+    assert [one.raw_id for one in again.recommend(["i4"], k=100)] == [one.raw_id for one in with_new[0]]
+    model.remove_items(["new"])
+    assert "new" not in {one.raw_id for one in model.recommend(["i4"], k=100)}
+
+
+def test_a_blend_of_ids_alone_refuses_new_items(runs: dict[str, Path], tmp_path: Path) -> None:
+    blend([runs["ease"], runs["itemknn"]], tmp_path / "blend")
+    with pytest.raises(SettingsError, match="no part of this blend can read new items"):
+        linguarec.load_model(tmp_path / "blend").add_items([{"raw_id": "new", "text": "A thing"}])
+
+
+def test_a_part_that_is_better_alone_has_all_the_weight(
+    dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linguarec.evaluation import stacking
+
+    real = stacking.fit_scores
+
+    def misled(data: Any, parts: int) -> Any:
+        found = real(data, parts)
+        return stacking.Stack((0.0,) * (parts - 1) + (1.0,), found.repeats, found.cases, found.loss)
+
+    monkeypatch.setattr(stacking, "fit_scores", misled)
+    finetune(
+        "sasrec",
+        dataset.path,
+        tmp_path / "bad",
+        transformer=SMALL,
+        training=TrainingSettings(max_epochs=1, learning_rate=1e-9),
+    )
+    result = blend([runs["itemknn"], tmp_path / "bad"], tmp_path / "blend")
+    assert result.chosen == "part 1 alone" and result.parts[1]["weight"] == 0
+    assert result.test["kept"] == pytest.approx(result.parts[0]["test"], abs=1e-9)
+
+
+def test_runs_that_do_not_fit_are_refused(
+    dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path, make_dataset: Any
+) -> None:
+    other = make_dataset([[0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 3, 0]], name="other", num_items=4)
+    finetune("itemknn", other.path, tmp_path / "elsewhere")
+    with pytest.raises(SettingsError, match=r"data_fingerprint: .*ease has .*elsewhere has"):
+        blend([runs["ease"], tmp_path / "elsewhere"], tmp_path / "blend")
+    with pytest.raises(SettingsError, match="two runs or more"):
+        blend([runs["ease"]], tmp_path / "blend")
+    with pytest.raises(SettingsError, match="named twice"):
+        blend([runs["ease"], runs["ease"]], tmp_path / "blend")
+    with pytest.raises(SettingsError, match="made of trained runs: linguarec blend"):
+        finetune("blend", dataset.path, tmp_path / "blend")
+    assert not (tmp_path / "blend").exists()
+    blend([runs["ease"], runs["itemknn"]], tmp_path / "blend")
+    with pytest.raises(SettingsError, match="is a blend; name its parts instead"):
+        blend([runs["ease"], tmp_path / "blend"], tmp_path / "again")
+
+
+def test_damaged_parts_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    blend([runs["ease"], runs["itemknn"]], tmp_path / "blend")
+    (tmp_path / "blend" / "parts" / "1" / "neighbours.rows.npy").write_bytes(b"nothing")
+    with pytest.raises(CheckpointMismatchError, match=r"neighbours\.rows\.npy is not the file that was written"):
+        linguarec.load_model(tmp_path / "blend")
+    (tmp_path / "blend" / "files.json").unlink()
+    with pytest.raises(CheckpointMismatchError, match=r"neighbours\.rows\.npy"):
+        linguarec.load_model(tmp_path / "blend")
+    config = tmp_path / "blend" / "config.json"
+    stored = json.loads(config.read_text())
+    stored["config"]["parts"] = 3
+    config.write_text(json.dumps(stored))
+    with pytest.raises(CheckpointMismatchError):
+        linguarec.load_model(tmp_path / "blend")
