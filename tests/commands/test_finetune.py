@@ -443,3 +443,20 @@ def test_a_folder_without_users_to_learn_from_is_refused(make_dataset: Any, tmp_
     short = make_dataset([[0, 1, 2], [2, 1, 0]], name="short")
     with pytest.raises(linguarec.errors.DataFormatError, match="leaves no user with two training items"):
         finetune("sasrec", short.path, tmp_path / "run", transformer=SMALL, training=settings())
+
+
+def test_a_model_below_popularity_says_so(make_dataset: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Everybody ends with the same item, whatever came before: a model that learned nothing is worse than counting."""
+    rng = np.random.default_rng(0)
+    logs = [[*rng.integers(1, 30, 3).tolist(), 0, int(rng.integers(1, 30)), 0, 0] for _ in range(60)]
+    data = make_dataset(logs, name="habit", num_items=30)
+    still = TrainingSettings(
+        max_epochs=1, learning_rate=1e-9, targets_per_step=200, accelerator="cpu", precision="fp32"
+    )
+    finetune("sasrec", data.path, tmp_path / "still", transformer=SMALL, training=still)
+    assert "ranking by popularity alone does better on valid" in caplog.text
+    assert "`linguarec finetune itemknn`" in caplog.text
+    caplog.clear()
+    round_trips = make_dataset([[(user + step) % 30 for step in range(8)] for user in range(60)], name="rounds")
+    finetune("itemknn", round_trips.path, tmp_path / "counted")
+    assert "popularity alone" not in caplog.text

@@ -1,5 +1,6 @@
 """Fine-tune: train one model on one prepared folder into a self-contained run folder."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,9 +8,12 @@ from linguarec.errors import SettingsError
 from linguarec.files import AnyPath
 
 if TYPE_CHECKING:
+    from linguarec.data.splits import EvaluationCases
     from linguarec.families.family import Family, Plan, Request
     from linguarec.runs.results import FinetuneResult
     from linguarec.training.settings import TrainingSettings
+
+log = logging.getLogger(__name__)
 
 
 def finetune(
@@ -73,6 +77,27 @@ def finetune(
         if not is_main_process():
             return FinetuneResult.of_later_process()
         return _finish(request, plan, results, output)
+
+
+def _warn_if_below_popularity(request: "Request", valid: "EvaluationCases", results: list[Any]) -> None:
+    """Say so if ranking by popularity alone does better on valid, and what may serve better."""
+    from linguarec.data.splits import training_sequences
+    from linguarec.evaluation.baselines import popularity
+    from linguarec.evaluation.slices import training_counts
+    from linguarec.families import FAMILIES
+
+    dataset = request.dataset
+    own = max((result.valid["ndcg@10"] for result in results if result.valid), default=0.0)
+    trained = training_sequences(dataset.sequences, dataset.roles(request.split))
+    reached = popularity(valid, training_counts(trained.values, dataset.num_items))["kept"].mean("ndcg@10")
+    if reached > own:
+        others = [name for name, family in FAMILIES.items() if family.closed_form and name != request.family.name]
+        log.warning(
+            "ranking by popularity alone does better on valid: ndcg@10 %.4f, this model %.4f. Try %s, or `linguarec blend`",
+            reached,
+            own,
+            ", ".join(f"`linguarec finetune {name}`" for name in others),
+        )
 
 
 def finetuning_request(
@@ -153,6 +178,7 @@ def _finish(request: "Request", plan: "Plan", results: list[Any], output: Path) 
             evaluation_cases(dataset.sequences, roles, "test"), recommender.repeats
         ).items()
     }
+    _warn_if_below_popularity(request, valid, results)
     result = FinetuneResult(
         **metrics_of(request, plan, results, output),
         test=test["kept"],
