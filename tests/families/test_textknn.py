@@ -114,9 +114,11 @@ def test_similar_items_are_those_of_the_largest_cosine(dataset: PreparedDataset,
     assert [one.raw_id for one in found] == [dataset.raw_item_ids[item] for item in np.argsort(-cosines)[:3]]
 
 
-def test_a_new_item_is_ranked_by_its_text(dataset: PreparedDataset, run: Path, fake_encoder: None) -> None:
+def test_a_new_item_is_ranked_by_its_vector(dataset: PreparedDataset, run: Path) -> None:
     recommender = linguarec.load_model(run)
-    assert recommender.add_items([{"raw_id": "new", "text": dataset.texts[7]}]) == 1
+    [name] = dataset.feature_names
+    vector = np.asarray(dataset.features(name)[7:8])
+    assert recommender.add_items([{"raw_id": "new", "text": dataset.texts[7]}], vectors=vector) == 1
     [best] = recommender.recommend([[dataset.raw_item_ids[7]]], k=1)
     assert best[0].raw_id == "new"  # the same text as the only item of the history
     assert best[0].score == pytest.approx(1, abs=1e-5)

@@ -72,12 +72,12 @@ def test_compare_goes_on_from_no_checkpoint_that_names_code(
     folders: list[PreparedDataset], tmp_path: Path, interrupted: Callable[[Path], Path]
 ) -> None:
     marker, data = tmp_path / "ran", folders[0].path
-    compare(data, ["sasrec"], tmp_path / "all", seeds=1, transformer=SMALL, training=TRAINING)
+    compare(data, ["sasrec"], tmp_path / "all", seeds=1, baselines=False, transformer=SMALL, training=TRAINING)
     [written] = (tmp_path / "all").glob("**/metrics.json")
     file = interrupted(written.parent)
     checkpoint_that_runs(file, marker, torch.load(file, weights_only=True))
     with pytest.raises(CheckpointMismatchError, match="refused"):
-        compare(data, ["sasrec"], tmp_path / "all", seeds=1, transformer=SMALL, training=TRAINING)
+        compare(data, ["sasrec"], tmp_path / "all", seeds=1, baselines=False, transformer=SMALL, training=TRAINING)
     assert not marker.exists()
 
 
