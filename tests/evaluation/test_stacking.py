@@ -7,7 +7,7 @@ import torch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation import stacking
-from linguarec.evaluation.stacking import Part, fit_repeats, fit_stack
+from linguarec.evaluation.stacking import Part, fit_repeats, fit_scores, stack_data
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.repeats import RepeatTerm, SeenItems
 
@@ -40,7 +40,7 @@ def world():
 
 def test_the_law_that_made_the_cases_is_found(world):
     cases, parts, _ = world
-    found = fit_stack(parts, cases)
+    found = fit_scores(stack_data(parts, cases, 0), len(parts))
     assert found.weights == pytest.approx((0.7, 0.0), abs=0.05)
     assert found.repeats.values[:5] == pytest.approx(LAW[:5], abs=0.2)
     assert found.cases == NUM_CASES
@@ -49,7 +49,7 @@ def test_the_law_that_made_the_cases_is_found(world):
 def test_sampled_classes_find_the_same_law(world, monkeypatch):
     cases, parts, _ = world
     monkeypatch.setattr(stacking, "_MOST_ITEMS", 50)
-    found = fit_stack(parts, cases)
+    found = fit_scores(stack_data(parts, cases, 0), len(parts))
     assert found.weights == pytest.approx((0.7, 0.0), abs=0.05)
     assert found.repeats.values[:5] == pytest.approx(LAW[:5], abs=0.25)
 

@@ -15,9 +15,9 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.synthetic import TINY, generate_world
 from linguarec.errors import SettingsError
-from linguarec.families.textknn.method import TextKNNScorer
 from linguarec.families.textknn.model import TextKNN, TextKNNConfig
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.embeddings import EmbeddingSource
 
 WIDTH = 12
@@ -67,7 +67,7 @@ def centred(dataset: PreparedDataset) -> np.ndarray:
 def test_a_query_is_the_decayed_sum_of_the_history(decay: float, dataset: PreparedDataset) -> None:
     network = TextKNN(TextKNNConfig(decay=decay), CatalogueShape(dataset.num_items, WIDTH))
     network.mean.copy_(torch.from_numpy(np.asarray(dataset.features("enc"), np.float64).mean(axis=0)))
-    scorer = TextKNNScorer(network)
+    scorer = VectorScorer(network)
     inputs, keys = scorer.encode(EmbeddingSource.stored(dataset, "enc"))
     unit = centred(dataset)
     np.testing.assert_allclose(keys, unit, atol=1e-5)

@@ -153,6 +153,16 @@ class SequenceBatch:
         return _to(self, device)
 
     @property
+    def sequence(self) -> Tensor:
+        """[T] int64: which of the B sequences each token belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.offsets.diff())
+
+    @property
+    def steps_ago(self) -> Tensor:
+        """[T] int64: how many tokens of its sequence come after each token."""
+        return self.last[self.sequence] - torch.arange(len(self.items), device=self.offsets.device)
+
+    @property
     def last(self) -> Tensor:
         """Index [B] of the last token of each sequence."""
         return self.offsets[1:] - 1

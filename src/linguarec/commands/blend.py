@@ -72,7 +72,6 @@ def blend(
     from linguarec.data.splits import evaluation_cases
     from linguarec.evaluation.stacking import Part, choose_stack
     from linguarec.families.blending import blended
-    from linguarec.families.weights import seal_model
     from linguarec.files import write_json, writing_folder
     from linguarec.portable import portable_values
     from linguarec.recommender import Recommender
@@ -128,7 +127,6 @@ def blend(
     )
     result = replace(result, seconds=round(time.perf_counter() - started, 1))
     with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
-        recommender.save(folder)
         record = {
             "command": "blend",
             **made.description.to_dict(),
@@ -142,7 +140,7 @@ def blend(
         }
         write_json(folder / "settings.json", portable_values(record, output, ("data",)))
         write_json(folder / "metrics.json", portable_values(result.to_dict(), output, ("run",)))
-        seal_model(folder)
+        recommender.save(folder)  # seals the folder
     show_table(plain_console(), _table(result), f"blend on {dataset.name}: {found.chosen}")
     plain_console().print(f"run folder: {output}")
     return result

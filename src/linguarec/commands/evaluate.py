@@ -111,7 +111,7 @@ def evaluate(
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines
     from linguarec.evaluation.slices import slices, training_counts
-    from linguarec.evaluation.summary import protocols_table, slices_table, summarise
+    from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.families.opening import read_description
     from linguarec.files import updating_folder, write_json
     from linguarec.portable import portable_values
@@ -202,7 +202,7 @@ def evaluate(
     console = plain_console()
     size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
-    show_table(console, protocols_table(summary, list(summary["systems"][model_name])), what)
+    show_table(console, systems_table(summary, list(summary["systems"][model_name])), what)
     show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
     if summary["targets_without_history"]:
         console.print(f"left out: {summary['targets_without_history']:,} targets without a history before them")

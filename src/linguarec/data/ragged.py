@@ -48,6 +48,18 @@ class Ragged:
         flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - self.offsets[index], lengths)
         return Ragged(self.values[flat], offsets)
 
+    def last_occurrences(self) -> "tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]":
+        """The distinct values of each sequence, by sequence and value: sequence, value, and how many places from the end (1 =
+        the last place) it last occurs, [S] each."""
+        sequence = np.repeat(np.arange(len(self)), self.lengths)
+        values = np.asarray(self.values, dtype=np.int64)
+        places = np.repeat(self.offsets[1:], self.lengths) - np.arange(len(values))
+        order = np.lexsort((places, values, sequence))
+        sequence, values, places = sequence[order], values[order], places[order]
+        first = np.ones(len(values), dtype=bool)
+        first[1:] = (sequence[1:] != sequence[:-1]) | (values[1:] != values[:-1])
+        return sequence[first], values[first], places[first]
+
     def without_last(self) -> "Ragged":
         """Each sequence but its last value; an empty one stays empty."""
         lengths = self.lengths

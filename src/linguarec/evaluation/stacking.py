@@ -108,7 +108,7 @@ def fit_repeats(part: Part, cases: EvaluationCases, seed: int = 0) -> RepeatTerm
     """The repeat term of one model, in the units of its scores; None without cases.
 
     The better one by ndcg@10 of that with the highest likelihood and of others (`linguarec.evaluation.tuning`). Arguments as in
-    `fit_stack`.
+    `stack_data`.
     """
     if not len(cases):
         return None
@@ -125,23 +125,11 @@ def heads_of(data: StackData, weights: Sequence[float]) -> Heads:
     return Heads.of(scores, data.target, data.seen_case, data.seen_place, data.seen_bucket)
 
 
-def fit_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -> Stack:
-    """Weights of the parts and the repeat term, by maximum likelihood.
-
-    Args:
-        parts: models on the same items.
-        cases: to fit on, which no model was trained on; at most 20,000 are drawn.
-        seed: of what is drawn.
-    """
-    data = stack_data(parts, cases, seed)
-    return fit_scores(data, len(parts))
-
-
 def choose_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -> tuple[Stack, list[float]]:
     """The weights and the repeat term with the best ndcg@10 on the cases, and the spread of each part's scores.
 
     Tried are the weights of highest likelihood and each part alone, so no part is better than what is chosen; from the best of
-    them, each weight in turn is made larger and smaller as long as that helps. Arguments as in `fit_stack`.
+    them, each weight in turn is made larger and smaller as long as that helps. Arguments as in `stack_data`.
     """
     data = stack_data(parts, cases, seed)
     likely = fit_scores(data, len(parts))
@@ -189,7 +177,13 @@ def _tuned(data: StackData, found: Stack, reached: float, spread: Sequence[float
 
 
 def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> StackData:
-    """The scores of the parts on (a sample of) the cases."""
+    """The scores of the parts on the cases.
+
+    Args:
+        parts: models on the same items.
+        cases: to fit on, which no model was trained on; at most 20,000 are drawn.
+        seed: of what is drawn.
+    """
     rng = np.random.default_rng(seed)
     items = len(parts[0].ranker)
     classes = min(items, _MOST_ITEMS)
@@ -292,9 +286,8 @@ def fit_scores(data: StackData, parts: int) -> Stack:
         weights = torch.from_numpy(numbers[:parts] / spread.numpy()).float()
         repeats = torch.from_numpy(numbers[parts:]).float()
         loss, of_weights, of_repeats = 0.0, torch.zeros(parts), torch.zeros(NUM_BUCKETS)
-        for number, start in enumerate(
-            range(0, cases, at_once)
-        ):  # small enough for the caches, and for memory used again
+        # Steps are small enough for the caches, and for their memory to be used again.
+        for number, start in enumerate(range(0, cases, at_once)):
             rows, seen = slice(start, start + at_once), slice(starts[number], starts[number + 1])
             target = data.target[rows].unsqueeze(1)
             case, place, bucket = data.seen_case[seen] - start, data.seen_place[seen], data.seen_bucket[seen]
@@ -303,9 +296,8 @@ def fit_scores(data: StackData, parts: int) -> Stack:
             logits[case, place] += repeats[bucket]
             of_target = logits.gather(1, target)
             highest = logits.amax(dim=1, keepdim=True)
-            error = logits.sub_(
-                highest
-            ).exp_()  # becomes the gradient: the probability of a class, minus 1 for the target
+            # Becomes the gradient: the probability of a class, minus 1 for the target.
+            error = logits.sub_(highest).exp_()
             total = error.sum(dim=1, keepdim=True)
             loss += float((total.log() + highest - of_target).double().sum())
             error /= total

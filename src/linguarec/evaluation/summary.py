@@ -68,7 +68,7 @@ def _by_protocol(systems: Mapping[str, Protocols], ks: Sequence[int], seed: int)
     }
 
 
-def protocols_table(summary: Mapping[str, Any], metrics: Sequence[str]) -> Table:
+def systems_table(summary: Mapping[str, Any], metrics: Sequence[str]) -> Table:
     """One row per metric and protocol, one column per system: means with half the width of their intervals."""
     rows = [
         [f"{metric}, {protocol}", *(str(_interval(of[metric])) for of in summary[field].values())]

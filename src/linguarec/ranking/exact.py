@@ -125,10 +125,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
             found = rows[np.minimum(columns, len(rows) - 1)] == targets if len(rows) else np.zeros(total, dtype=bool)
             _check_targets(~found)
             return self.subset(rows).ranks(queries, columns, None if exclude is None else _columns(exclude, rows))
-        of_target = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(self.device)
-        if total and not 0 <= int(of_target.min()) <= int(of_target.max()) < len(self):
-            raise ValueError(f"targets must be rows of the {len(self)} items")
-        _check_targets(np.isin(targets, self.removed) if len(self.removed) else np.zeros(total, dtype=bool))
+        of_target = self._targets(targets)
         greater = torch.empty(total, dtype=torch.int64, device=self.device)
         ties = torch.empty_like(greater)
         with full_precision(self.device):
@@ -158,9 +155,14 @@ class ExactRanker(ABC, Generic[Query, Added]):
             targets: [Q] rows.
             histories: Q lists of rows, which are candidates (`kept`) or not (`excluded`; the target always is one).
             adjustments: of the repeat term, for these histories.
+
+        Raises:
+            ValueError: as in `ranks`.
         """
         total = self.count(queries)
-        of_target = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(self.device)
+        if len(targets) != total:
+            raise ValueError(f"{total} queries and {len(targets)} targets must be equally many")
+        of_target = self._targets(targets)
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in protocols_of(adjustments)}
         with full_precision(self.device):
             self.error(queries)  # refuses what is not finite
@@ -292,6 +294,18 @@ class ExactRanker(ABC, Generic[Query, Added]):
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise ValueError(f"rows run from {rows.min()} to {rows.max()}, there are {len(self)} items")
         return np.asarray(rows, dtype=np.int64)
+
+    def _targets(self, targets: IntArray) -> Tensor:
+        """[Q] the targets, on the device.
+
+        Raises:
+            ValueError: one is not one of the N, or is removed.
+        """
+        of_target = torch.from_numpy(np.asarray(targets, dtype=np.int64)).to(self.device)
+        if len(targets) and not 0 <= int(of_target.min()) <= int(of_target.max()) < len(self):
+            raise ValueError(f"targets must be rows of the {len(self)} items")
+        _check_targets(np.isin(targets, self.removed))
+        return of_target
 
     def _candidates(self, within: IntArray) -> npt.NDArray[np.int64]:
         """Those of `within` that are not removed, ascending."""

@@ -37,18 +37,9 @@ class SeenItems:
     @classmethod
     def of(cls, histories: Ragged) -> "SeenItems":
         """Of histories of item rows, oldest first."""
-        lengths = histories.lengths
-        query = np.repeat(np.arange(len(histories)), lengths)
-        values = np.asarray(histories.values, dtype=np.int64)
-        steps = np.repeat(histories.offsets[1:], lengths) - np.arange(len(values))
-        order = np.lexsort((steps, values, query))
-        query, values, steps = query[order], values[order], steps[order]
-        first = np.ones(len(values), dtype=bool)
-        first[1:] = (query[1:] != query[:-1]) | (values[1:] != values[:-1])
-        counts = np.bincount(query[first], minlength=len(histories))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        buckets = np.searchsorted(BUCKETS, steps[first]).astype(np.int64)
-        return cls(Ragged(values[first], offsets), buckets)
+        query, items, steps = histories.last_occurrences()
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(query, minlength=len(histories)))]).astype(np.int64)
+        return cls(Ragged(items, offsets), np.searchsorted(BUCKETS, steps).astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ class VectorScorer(DenseKeys):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
+        """Where the weights are; of a network without any, its other tensors."""
+        return next(itertools.chain(self.network.parameters(), self.network.buffers())).device
 
     def encode(self, source: ItemSource, new: bool = False) -> tuple[VectorInputs, Tensor]:
         """Item vectors and keys of all items, in chunks that bound the memory of what makes them."""

@@ -28,11 +28,6 @@ _QUERY_NUMBERS_AT_ONCE = 1 << 26  # 256 MB: a query is as long as the catalogue
 class EASEScorer(VectorScorer):
     """Makes queries that are as long as the catalogue, of a bounded number of histories at once."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network's only tensor is."""
-        return next(self.network.buffers()).device
-
     def queries(
         self,
         inputs: VectorInputs,

@@ -91,14 +91,11 @@ class EASE(nn.Module):
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
         """Query [B, N] of each history: `decay` ^ (steps ago) at its items; one without a row counts as a step."""
         rows = inputs.index_select(0, batch.items).squeeze(1).long()
-        lengths = batch.offsets[1:] - batch.offsets[:-1]
-        history = torch.repeat_interleave(torch.arange(len(batch), device=rows.device), lengths)
-        steps_ago = batch.last[history] - torch.arange(len(rows), device=rows.device)
-        weights = torch.pow(self.config.decay, steps_ago.to(torch.float64)).to(torch.float32)
+        weights = torch.pow(self.config.decay, batch.steps_ago.to(torch.float64)).to(torch.float32)
         queries = torch.zeros(len(batch), self.shape.num_items, device=rows.device)
         # Weights never grow with the steps, so the largest is that of the last occurrence.
         known = rows >= 0
-        places = history[known] * self.shape.num_items + rows[known]
+        places = batch.sequence[known] * self.shape.num_items + rows[known]
         queries.view(-1).scatter_reduce_(0, places, weights[known], "amax")
         return queries
 

@@ -136,15 +136,9 @@ def history_weights(rows: Ragged, num_items: int, decay: float) -> Any:
 
     `rows`: item rows, oldest first; -1 = an item without one, which counts as a step.
     """
-    lengths = rows.lengths
-    query = np.repeat(np.arange(len(rows)), lengths)
-    values = np.asarray(rows.values, dtype=np.int64)
-    steps = np.repeat(rows.offsets[1:], lengths) - np.arange(len(values)) - 1
-    order = np.lexsort((steps, values, query))
-    query, values, steps = query[order], values[order], steps[order]
-    first = np.ones(len(values), dtype=bool)
-    first[1:] = (query[1:] != query[:-1]) | (values[1:] != values[:-1])
-    first &= values >= 0
-    weights = (decay ** steps[first].astype(np.float64)).astype(np.float32)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(query[first], minlength=len(rows)))])
-    return sparse.csr_array((weights, values[first], offsets), shape=(len(rows), num_items))
+    query, items, places = rows.last_occurrences()
+    known = items >= 0
+    query, items, places = query[known], items[known], places[known]
+    weights = (decay ** (places - 1).astype(np.float64)).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(query, minlength=len(rows)))])
+    return sparse.csr_array((weights, items, offsets), shape=(len(rows), num_items))

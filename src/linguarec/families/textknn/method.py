@@ -1,7 +1,6 @@
 """Use of text-kNN: one stage, which computes the mean of the catalogue's text vectors."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,13 +8,12 @@ from torch import nn
 
 from linguarec.data.training_data import TrainingData
 from linguarec.families.closed_form import plan_closed_form
-from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
+from linguarec.families.family import Family, Plan, Request, Task
 from linguarec.families.textknn.model import TextKNN, TextKNNConfig
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
-from linguarec.ranking.scorer import Scorer, VectorScorer
+from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.embeddings import EmbeddingSource
-from linguarec.sources.source import ItemSource
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,9 @@ class TextKNNOptions:
     features: str | None = None
 
 
-class TextKNNScorer(VectorScorer):
-    """The scorer of a network without trained weights."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the mean vector is."""
-        return next(self.network.buffers()).device
-
-
 def build(config: TextKNNConfig, encoder: EncoderConfig | None, shape: CatalogueShape) -> nn.Module:
     """The network, with a mean of zero."""
     return TextKNN(config, shape)
-
-
-def open_scorer(network: nn.Module, description: ModelDescription, source: ItemSource, folder: Path | None) -> Scorer:
-    """The scorer of a network."""
-    return TextKNNScorer(network)
 
 
 def plan_finetuning(request: Request) -> Plan:
@@ -64,7 +48,7 @@ def plan_finetuning(request: Request) -> Plan:
             total += chunk.features.double().sum(dim=0)
         network.mean.copy_((total / max(1, len(source))).float())
 
-    return plan_closed_form(request, source, TextKNNScorer, fit, "Nothing is trained")
+    return plan_closed_form(request, source, VectorScorer, fit, "Nothing is trained")
 
 
 TEXT_KNN = Family(
@@ -77,5 +61,4 @@ TEXT_KNN = Family(
     encoders={},
     carries=False,
     closed_form=True,
-    scorer=open_scorer,
 )

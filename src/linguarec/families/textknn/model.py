@@ -62,8 +62,5 @@ class TextKNN(nn.Module):
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
         """Query [B, F] of each history: the sum of its vectors, weighted by recency."""
         vectors = inputs.index_select(0, batch.items)
-        lengths = batch.offsets[1:] - batch.offsets[:-1]
-        history = torch.repeat_interleave(torch.arange(len(batch), device=vectors.device), lengths)
-        steps_ago = batch.last[history] - torch.arange(len(vectors), device=vectors.device)
-        weights = torch.pow(self.config.decay, steps_ago.to(torch.float64)).to(vectors.dtype).unsqueeze(1)
-        return vectors.new_zeros(len(batch), vectors.shape[1]).index_add(0, history, weights * vectors)
+        weights = torch.pow(self.config.decay, batch.steps_ago.to(torch.float64)).to(vectors.dtype).unsqueeze(1)
+        return vectors.new_zeros(len(batch), vectors.shape[1]).index_add(0, batch.sequence, weights * vectors)
