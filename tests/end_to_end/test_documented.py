@@ -12,6 +12,7 @@ import torch
 
 from linguarec.cli import main
 from linguarec.data.synthetic import TINY, generate_world
+from linguarec.families import FAMILIES
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,10 @@ def run(shops: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
     def run(line: str) -> None:
         words = shlex.split(line)[1:]
-        if words[0] in ("finetune", "pretrain", "compare", "transfer"):
+        closed_form = words[0] == "finetune" and FAMILIES[words[1]].closed_form
+        if closed_form:
+            words += ["--overwrite"]
+        elif words[0] in ("finetune", "pretrain", "compare", "transfer"):
             words += QUICK
             if words[0] in ("finetune", "pretrain"):
                 words += ["--overwrite"]

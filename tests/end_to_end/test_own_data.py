@@ -90,8 +90,9 @@ def test_from_a_log_to_recommendations(linguarec: Linguarec, tmp_path: Path):
     assert found["added"] == 2
     scores = {item["raw_id"]: item["score"] for item in found["recommendations"]}
     assert len(scores) == 48 + 2 - 2
-    assert scores["new-1"] == pytest.approx(scores[twin.raw_id], abs=1e-3)
-    assert scores["new-2"] == pytest.approx(scores[unlikely.raw_id], abs=1e-3)
+    # Two items encoded apart from the others: in bfloat16 that changes the last bits of their vectors.
+    assert scores["new-1"] == pytest.approx(scores[twin.raw_id], rel=2e-3)
+    assert scores["new-2"] == pytest.approx(scores[unlikely.raw_id], rel=2e-3)
     ranks = {raw_id: rank for rank, raw_id in enumerate(scores, start=1)}
     assert ranks["new-1"] <= 2
     assert ranks["new-2"] > 20
