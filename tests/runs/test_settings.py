@@ -19,6 +19,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.ease.model import EASEConfig
+from linguarec.families.ease_text.model import EASETextConfig
 from linguarec.families.itemknn.model import ItemKNNConfig
 from linguarec.families.recformer.model import RecformerConfig
 from linguarec.families.sasrec.model import SASRecConfig
@@ -111,6 +112,7 @@ SETTINGS_OF: Mapping[str, dict[str, Any]] = {
 } | {
     "recformer": {"config": TINY_RECFORMER, "tokens": "words"},
     "ease": {"config": EASEConfig(regularisation=20, decay=1), "users": 0.5},
+    "ease-text": {"config": EASETextConfig(regularisation=20, text_weight=5), "users": 0.5},
     "itemknn": {"config": ItemKNNConfig(neighbours=7, decay=1), "users": 0.5},
     "textknn": {"config": TextKNNConfig(decay=0.5), "users": 0.5},
 }

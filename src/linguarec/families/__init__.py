@@ -3,6 +3,7 @@
 from linguarec.families.bert4rec.method import BERT4REC
 from linguarec.families.blend.method import BLEND
 from linguarec.families.ease.method import EASE_FAMILY
+from linguarec.families.ease_text.method import EASE_TEXT
 from linguarec.families.family import Family
 from linguarec.families.fdsa.method import FDSA_FAMILY
 from linguarec.families.itemknn.method import ITEM_KNN
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Family] = {
         RECFORMER,
         RECGURU,
         EASE_FAMILY,
+        EASE_TEXT,
         ITEM_KNN,
         TEXT_KNN,
         BLEND,

@@ -61,13 +61,12 @@ def plan_finetuning(request: Request) -> Plan:
         DataFormatError: there are no training targets, or no valid cases.
     """
     source = IdSource.choose(request.dataset, {})
-    check_memory(len(source), available_memory())
-    needs = f"{len(source)} items need up to {_gib(memory_needed(len(source)))}"
+    needs = check_memory(len(source), available_memory())
     return plan_closed_form(request, source, EASEScorer, lambda network, data: network.fit(data.sequences), needs)
 
 
-def check_memory(num_items: int, available: int | None) -> None:
-    """Refuse a catalogue whose matrices do not fit into memory.
+def check_memory(num_items: int, available: int | None) -> str:
+    """What a catalogue needs, in a sentence for the log; one whose matrices do not fit into memory is refused.
 
     Args:
         num_items: N.
@@ -86,6 +85,7 @@ def check_memory(num_items: int, available: int | None) -> None:
                 "--k-core, take a machine with more memory, or another model"
             ]
         )
+    return f"{num_items:,} items need up to {_gib(needed)}"
 
 
 def _gib(size: int) -> str:

@@ -90,14 +90,28 @@ class EASE(nn.Module):
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
         """Query [B, N] of each history: `decay` ^ (steps ago) at its items; one without a row counts as a step."""
-        rows = inputs.index_select(0, batch.items).squeeze(1).long()
-        weights = torch.pow(self.config.decay, batch.steps_ago.to(torch.float64)).to(torch.float32)
-        queries = torch.zeros(len(batch), self.shape.num_items, device=rows.device)
-        # Weights never grow with the steps, so the largest is that of the last occurrence.
-        known = rows >= 0
-        places = batch.sequence[known] * self.shape.num_items + rows[known]
-        queries.view(-1).scatter_reduce_(0, places, weights[known], "amax")
-        return queries
+        return weighted_items(
+            batch, inputs.index_select(0, batch.items).squeeze(1), self.shape.num_items, self.config.decay
+        )
+
+
+def weighted_items(batch: SequenceBatch, rows: Tensor, num_items: int, decay: float) -> Tensor:
+    """[B, N] of each history: `decay` ^ (steps ago) at its items, where they occur last.
+
+    Args:
+        batch: the histories.
+        rows: [T] item row of each place; negative = an item without one, which counts as a step.
+        num_items: N.
+        decay: in (0, 1].
+    """
+    rows = rows.long()
+    weights = torch.pow(decay, batch.steps_ago.to(torch.float64)).to(torch.float32)
+    found = torch.zeros(len(batch), num_items, device=rows.device)
+    # Weights never grow with the steps, so the largest is that of the last occurrence.
+    known = rows >= 0
+    places = batch.sequence[known] * num_items + rows[known]
+    found.view(-1).scatter_reduce_(0, places, weights[known], "amax")
+    return found
 
 
 def memory_needed(num_items: int) -> int:
@@ -113,7 +127,12 @@ def item_weights(sequences: Ragged, num_items: int, regularisation: float) -> np
         num_items: N.
         regularisation: above 0, so that G is positive definite.
     """
-    inverse = _inverse(_gram(sequences, num_items, regularisation))
+    return weights_of(inverse_of(gram(sequences, num_items, regularisation)))
+
+
+def weights_of(inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """B [N, N] of P [N, N], the inverse of G."""
+    num_items = len(inverse)
     diagonal = inverse.diagonal().copy()
     weights = np.empty((num_items, num_items), dtype=np.float32)
     for start in range(0, num_items, _ROWS_AT_ONCE):
@@ -122,7 +141,7 @@ def item_weights(sequences: Ragged, num_items: int, regularisation: float) -> np
     return weights
 
 
-def _gram(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArray[np.float64]:
+def gram(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArray[np.float64]:
     """G = X'X + regularisation I."""
     values = np.asarray(sequences.values, dtype=np.int64)
     interactions = sparse.csr_array(
@@ -130,14 +149,14 @@ def _gram(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArr
     )
     interactions.sum_duplicates()
     interactions.data[:] = 1
-    gram: npt.NDArray[np.float64] = (interactions.T @ interactions).toarray().astype(np.float64)
-    gram[np.diag_indices(num_items)] += regularisation
-    return gram
+    found: npt.NDArray[np.float64] = (interactions.T @ interactions).toarray().astype(np.float64)
+    found[np.diag_indices(num_items)] += regularisation
+    return found
 
 
-def _inverse(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def inverse_of(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The inverse of a symmetric, positive definite matrix by its Cholesky factor, in the memory of the matrix itself."""
-    factor, failed = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)  # LAPACK's order of a matrix is that of gram.T
+    factor, failed = lapack.dpotrf(matrix.T, lower=1, overwrite_a=1)  # LAPACK's order of a matrix is that of matrix.T
     if not failed:
         inverse, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
     if failed:

@@ -1,0 +1,123 @@
+"""EASE that also reads texts: collective EASE (Jeunen, Van Balen and Goethals, RecSys 2020), on vectors of a language model.
+
+Item-item weights that have to explain two matrices at once, the log X [users, N] and the items' text vectors V [N, F]:
+
+    B minimises |X - XB|^2 + text_weight |V' - V'B|^2 + regularisation |B|^2 under a zero diagonal
+    G = X'X + text_weight V V' + regularisation I        P = inverse(G)        B = -P / diag(P), column by column
+
+so that each row of V' stands beside the users as one more that "has" every item, to the degree that its text says. V holds
+the vectors minus the mean of the catalogue, of length 1, as of a language model's vectors the mean is the largest part. The
+score of an item is that of EASE: the sum of B[h, i] over the history, weighted by recency.
+
+A new item j has no column in X. The same regression gives its column from its text alone, column(j) = M v(j) with
+M = text_weight P V [N, F]; for an item of the catalogue that nobody has, that is exactly the column of B. In a history, a
+new item stands for the items that its text is made of, with the same weights M v(j).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.checks import LARGEST, above_zero, refuse
+from linguarec.data.ragged import Ragged
+from linguarec.families.ease.model import EASEConfig, gram, inverse_of, weighted_items, weights_of
+from linguarec.nn.shape import CatalogueShape
+
+_ROWS_AT_ONCE = 1_024
+
+
+@dataclass(frozen=True)
+class EASETextConfig(EASEConfig):
+    """Settings of EASE with text.
+
+    Args:
+        regularisation: lambda of EASE, added to the diagonal; larger values trust rare items less.
+        decay: weight of a history's item relative to the one after it; 1 = order does not count.
+        text_weight: how much the texts count beside the log: one dimension of a text vector with a variance of 1 counts as
+            this many users.
+    """
+
+    regularisation: float = 100.0
+    text_weight: float = 50.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(above_zero(self, "text_weight"))
+
+
+class EASEText(nn.Module):
+    """Items by ID and text vector: `keys` [N, N] float32, row i = column i of B; `mean` [F]; `readout` M [N, F].
+
+    `keys` are no part of the state dict: a run stores them once, as its keys. In a network that was loaded, they are [0, N].
+    """
+
+    keys: Tensor
+    mean: Tensor
+    readout: Tensor
+
+    def __init__(self, config: EASETextConfig, shape: CatalogueShape) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+        width = shape.needs_features()
+        self.register_buffer("keys", torch.zeros(0, shape.num_items), persistent=False)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("readout", torch.zeros(shape.num_items, width))
+
+    @property
+    def max_length(self) -> int:
+        """Longest history that is read: of any length."""
+        return LARGEST
+
+    def fit(self, sequences: Ragged, vectors: npt.NDArray[np.float32]) -> None:
+        """Compute the weights.
+
+        Args:
+            sequences: training sequences of item rows.
+            vectors: [N, F] text vectors of all items.
+        """
+        device = self.keys.device
+        self.mean.copy_(torch.from_numpy(vectors.mean(axis=0, dtype=np.float64).astype(np.float32)))
+        texts = self._centred(torch.tensor(vectors, device=device)).double().cpu().numpy()
+        matrix = gram(sequences, self.shape.num_items, self.config.regularisation)
+        for start in range(0, len(matrix), _ROWS_AT_ONCE):
+            matrix[start : start + _ROWS_AT_ONCE] += self.config.text_weight * (
+                texts[start : start + _ROWS_AT_ONCE] @ texts.T
+            )
+        inverse = inverse_of(matrix)
+        self.readout.copy_(torch.from_numpy(self.config.text_weight * (inverse @ texts)))
+        self.keys = torch.from_numpy(weights_of(inverse).T).contiguous().to(device)
+
+    def _centred(self, vectors: Tensor) -> Tensor:
+        """Vectors [N, F] without the mean, of length 1; zero for an item whose vector is the mean."""
+        return F.normalize(vectors.float() - self.mean, dim=-1)
+
+    def item_inputs(self, items: ItemBatch) -> Tensor:
+        """Vectors [N, 1 + F]: the row, exact in float32 far beyond the largest catalogue that can be fitted, and the text."""
+        assert items.features is not None
+        return torch.cat([items.rows.to(torch.float32).unsqueeze(1), self._centred(items.features)], dim=1)
+
+    def item_keys(self, items: ItemBatch) -> Tensor:
+        """Keys [N, all items] of the items: columns of B; of items without a row, columns by their text."""
+        assert items.features is not None
+        new = items.rows < 0
+        keys = torch.empty(len(items.rows), self.shape.num_items, device=self.readout.device)
+        keys[~new] = self.keys.index_select(0, items.rows[~new])
+        keys[new] = self._centred(items.features[new]) @ self.readout.T
+        return keys
+
+    def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
+        """Query [B, N] of each history: `decay` ^ (steps ago) at its items, and at those that its new items stand for."""
+        read = inputs.index_select(0, batch.items)
+        queries = weighted_items(batch, read[:, 0], self.shape.num_items, self.config.decay)
+        new = read[:, 0] < 0
+        if bool(new.any()):
+            weights = torch.pow(self.config.decay, batch.steps_ago[new].to(torch.float64)).to(read.dtype).unsqueeze(1)
+            texts = read.new_zeros(len(batch), read.shape[1] - 1)
+            queries += texts.index_add(0, batch.sequence[new], weights * read[new, 1:]) @ self.readout.T
+        return queries
