@@ -13,6 +13,7 @@ from linguarec.evaluation.plots import MOST_LINES, plot_by_slice, plot_learning_
 from linguarec.evaluation.published import PublishedValue
 from linguarec.evaluation.report import Figure, Section, Table, write_report
 from linguarec.evaluation.summary import slice_series, slices_table
+from linguarec.families.opening import read_description
 from linguarec.portable import portable
 from linguarec.runs.results import METRICS_FILE, learning_curve, peak_memory_of
 from linguarec.runs.settings import CONFIG_FILE, read_settings
@@ -222,10 +223,11 @@ def _origin(output: Path, summary: Mapping[str, Any]) -> Section:
             commands.append(
                 f"linguarec finetune {found['model']} {portable(found['data'], output)} --config {config} -o RUN"
             )
-        if found["model"] != name:
+        model = read_description(run).name
+        if model != name:
             came = f", trained from {portable(start, output)}" if start else ""
             own = found.get("data_fingerprint") == summary["data_fingerprint"]
-            notes.append(f"{name}: {found['model']}{came}{'' if own else ', not trained on these data'}")
+            notes.append(f"{name}: {model}{came}{'' if own else ', not trained on these data'}")
     return Section(
         "How this was made",
         f"Data {summary['data_fingerprint'][:16]} (fingerprint), split {summary['split']}, seeds "
