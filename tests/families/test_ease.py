@@ -1,6 +1,7 @@
 """EASE: its closed form by hand, and the whole way of a run, from fine-tuning to a saved recommender."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsE
 from linguarec.families import closed_form
 from linguarec.families.ease import method
 from linguarec.families.ease.method import EASEScorer, check_memory
-from linguarec.families.ease.model import EASE, EASEConfig, item_weights
+from linguarec.families.ease.model import EASE, EASEConfig, item_weights, seconds_needed
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.ids import IdSource
@@ -240,6 +241,27 @@ def test_too_many_items_are_refused_before_anything_is_written(
         check_memory(60_000, 16 * 2**30)
     check_memory(20_000, 16 * 2**30)
     check_memory(60_000, None)
+
+
+def test_memory_and_time_are_told_before_it_starts(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(method, "memory_needed", lambda items: 3 * 2**30)
+    monkeypatch.setattr(method, "available_memory", lambda: 4 * 2**30)
+    spans = {20.4: "20 s", 100.0: "2 minutes", 7_200.0: "2.0 hours"}
+    for number, (seconds, shown) in enumerate(spans.items()):
+        monkeypatch.setattr(method, "seconds_needed", lambda items, seconds=seconds: seconds)
+        with caplog.at_level("INFO"):
+            finetune("ease", dataset.path, tmp_path / str(number))
+        before = caplog.text.split("solved in")[number]
+        assert f"{dataset.num_items} items need up to 3.0 GiB and about {shown}" in before
+
+
+def test_the_time_grows_with_the_cube_of_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()  # a second goes by from one look to the next
+    monkeypatch.setattr("linguarec.families.ease.model.time.perf_counter", lambda: float(next(clock)))
+    assert seconds_needed(40, tried=20) == 8
+    assert seconds_needed(10, tried=20) == 1
 
 
 @pytest.mark.parametrize(

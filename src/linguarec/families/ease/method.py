@@ -12,7 +12,7 @@ from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
 from linguarec.families.closed_form import NoOptions, plan_closed_form
-from linguarec.families.ease.model import EASE, EASEConfig, memory_needed
+from linguarec.families.ease.model import EASE, EASEConfig, memory_needed, seconds_needed
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.memory import available_memory
 from linguarec.nn.encoders import EncoderConfig
@@ -62,7 +62,8 @@ def plan_finetuning(request: Request) -> Plan:
     """
     source = IdSource.choose(request.dataset, {})
     check_memory(len(source), available_memory())
-    needs = f"{len(source)} items need up to {_gib(memory_needed(len(source)))}"
+    size = len(source)
+    needs = f"{size:,} items need up to {_gib(memory_needed(size))} and about {_span(seconds_needed(size))}"
     return plan_closed_form(request, source, EASEScorer, lambda network, data: network.fit(data.sequences), needs)
 
 
@@ -86,6 +87,12 @@ def check_memory(num_items: int, available: int | None) -> None:
                 "--k-core, take a machine with more memory, or another model"
             ]
         )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:,.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:,.1f} hours"
 
 
 def _gib(size: int) -> str:
