@@ -1,6 +1,8 @@
 """Memory: what this machine, or the container that the process runs in, has available, and the most that the process held."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import resource
 import sys
@@ -30,7 +32,13 @@ def peak_memory_gib() -> float:
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory_gib` start from what the process holds now, where the system supports that (Linux)."""
+    """Let `peak_memory_gib` start from what the process holds now, where the system supports that (Linux).
+
+    What was freed before is given back to the system first.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # of another C library
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         _PEAK.write_text("5", encoding="ascii")
 

@@ -282,6 +282,9 @@ def _check_plans(plan: _Trainings, asked: Sequence[str], left_out: dict[str, str
     from linguarec.commands.finetune import finetuning_request
 
     for name, family in list(plan.families.items()):
+        if name in left_out:  # of an earlier split, for the same reason
+            del plan.families[name]
+            continue
         try:
             request = finetuning_request(
                 family,
@@ -300,7 +303,7 @@ def _check_plans(plan: _Trainings, asked: Sequence[str], left_out: dict[str, str
             if name in asked:
                 raise
             log.warning("left out: %s, because %s", name, error)
-            left_out.setdefault(name, str(error))
+            left_out[name] = str(error)
             del plan.families[name]
 
 

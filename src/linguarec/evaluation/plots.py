@@ -16,6 +16,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", ":")
 _GREY = "#6b7280"
+_INSIDE = 4  # entries of a legend that find a place among the lines; a longer one stands beside them
 MOST_LINES = len(_COLOURS)  # systems that a plot can tell apart
 
 Parts = Sequence[tuple[str, Interval]]
@@ -85,7 +86,7 @@ def _plot_intervals(
             axes.set_ylabel(f"{metric}, {panel}", color=_GREY)
         axes.set_xticks(range(len(labels)), labels)
         axes.set_xlim(-0.5, len(labels) - 0.5)
-        axes.set_ylim(bottom=0)
+    every[0].set_ylim(bottom=0)  # of all panels, whose scale is settled now
     _legend(every[0], len(names))
     _save(figure, path)
 
@@ -142,7 +143,7 @@ def plot_systems(
         rows = [names.index(name) + shift for name in of]
         axes.hlines(rows, [each.low for each in of.values()], [each.high for each in of.values()], colour, linewidth=2)
         means = [each.mean for each in of.values()]
-        axes.plot(means, rows, marker, color=colour, markersize=6, label=protocol)
+        axes.plot(means, rows, marker, color=colour, markersize=6, label=protocol, clip_on=False)
         for row, each in zip(rows, of.values(), strict=True):
             where = (max(each.high, each.mean), row)
             axes.annotate(
@@ -198,7 +199,9 @@ def _canvases(
 
 
 def _legend(axes: "Axes", entries: int) -> None:
-    if entries > 1:
+    if entries > _INSIDE:
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    elif entries > 1:
         axes.legend(frameon=False, fontsize=9)
 
 

@@ -49,11 +49,15 @@ def costs_of(runs: Mapping[str, Sequence[Path]]) -> Costs:
     """Median minutes and largest memory of the runs that were trained on one folder of their own, or blended."""
     minutes, memory = {}, {}
     for name, of_seeds in runs.items():
-        if all("data_fingerprint" in read_settings(run) and (run / METRICS_FILE).exists() for run in of_seeds):
-            minutes[name] = float(np.median([_metrics(run)["seconds"] for run in of_seeds])) / 60
-        peaks = [peak for run in of_seeds if (peak := peak_memory_of(run)) is not None]
-        if name in minutes and peaks:
-            memory[name] = max(peaks)
+        if not all("data_fingerprint" in read_settings(run) and (run / METRICS_FILE).exists() for run in of_seeds):
+            continue
+        metrics = [_metrics(run) for run in of_seeds]
+        minutes[name] = float(np.median([each["seconds"] for each in metrics])) / 60
+        peaks = [
+            each.get("peak_memory_gib") or peak_memory_of(run) for each, run in zip(metrics, of_seeds, strict=True)
+        ]
+        if known := [peak for peak in peaks if peak is not None]:
+            memory[name] = max(known)
     return Costs(minutes, memory)
 
 
@@ -114,13 +118,15 @@ def write_comparison(
         console_tables.append((reasons, "left out"))
     sections.append(_origin(output, summary))
     systems = [name for name in summary["systems"] if name not in ("chance", "popularity")]
-    write_report(output / "report.html", f"{summary['data']}: {', '.join(systems)}", sections)
+    of = ", ".join(systems) if len(systems) <= _NAMED_IN_TITLE else f"{len(systems)} systems"
+    write_report(output / "report.html", f"{summary['data']}: {of}", sections)
     console = plain_console()
     for shown, title in console_tables:
         show_table(console, shown, title)
     console.print(f"report: {output / 'report.html'}")
 
 
+_NAMED_IN_TITLE = 6
 _EXPLAINED = (
     "Items of the history are candidates (kept), are none (excluded), or are candidates with the learned repeat term added to "
     "their scores (learned)."
