@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rectools_environment import rectools_python
 
 HERE = Path(__file__).parent
 MODELS = ("sasrec", "sasrec-text", "unisrec", "unisrec-transductive", "vqrec")
@@ -104,12 +105,6 @@ def rectools(data: Path, epochs: int, users_a_step: int) -> dict[str, Any]:
     import linguarec
     from linguarec.data.splits import evaluation_cases, training_sequences
 
-    environment = HERE / ".envs" / "rectools"
-    python = environment / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        for requirement in ("torch==2.13.0", "rectools[torch]==0.19.*"):
-            subprocess.run([python, "-m", "pip", "install", "-q", requirement], check=True)
     dataset = linguarec.load_dataset(data)
     sequences = training_sequences(dataset.sequences, dataset.roles())
     valid = evaluation_cases(dataset.sequences, dataset.roles(), "valid", 50)
@@ -118,7 +113,7 @@ def rectools(data: Path, epochs: int, users_a_step: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sequences.npz"
         np.savez(file, items=sequences.values, offsets=sequences.offsets, targets=targets)
-        command = [python, HERE / "rectools_sasrec.py", file, str(epochs), str(users_a_step)]
+        command = [rectools_python(), HERE / "rectools_sasrec.py", file, str(epochs), str(users_a_step)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -6,7 +6,13 @@ import pytest
 from results import stored_result
 
 from linguarec.commands.compare import compare
-from linguarec.errors import SettingsError
+from linguarec.commands.evaluate import evaluate
+from linguarec.commands.finetune import finetune
+from linguarec.data.splits import evaluation_cases, held_out_items
+from linguarec.errors import DataFormatError, SettingsError
+from linguarec.families import FAMILIES
+from linguarec.families.ease.model import EASEConfig
+from linguarec.families.recguru.alignment import AlignmentSettings
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.training.settings import TrainingSettings
 
@@ -61,6 +67,116 @@ def test_trains_compares_and_reports(dataset, tmp_path, capsys):
         recorded = json.loads((output / "runs" / "blend" / f"seed{seed}" / "metrics.json").read_text())
         assert value == pytest.approx(recorded["test"]["kept"]["ndcg@10"], abs=1e-9)
     assert len(blends) == 2 and set(again["learned"]) == {*found["systems"], "blend"}
+
+
+@pytest.fixture
+def with_new_items(dataset):
+    """A fifth of the items is held out."""
+    roles = held_out_items(dataset.sequences, NUM_ITEMS, 0.2, 0)
+    np.save(dataset.path / "splits" / "held-out-items.npy", roles)
+    return dataset
+
+
+@pytest.mark.slow
+def test_all_models_that_the_data_suit(make_dataset, tmp_path, caplog):
+    """Without texts, only those that know items by ID are left."""
+    rng = np.random.default_rng(0)
+    sequences = [((start + np.arange(6)) % NUM_ITEMS).tolist() for start in rng.integers(0, 30, size=40)]
+    shop = make_dataset(sequences, num_items=NUM_ITEMS)
+    short = replace(SHORT, max_epochs=1)
+    with caplog.at_level("INFO"):
+        found = compare(
+            shop.path,
+            "all",
+            tmp_path / "out",
+            seeds=1,
+            published=True,
+            transformer=SMALL,
+            training=short,
+            alignment=AlignmentSettings(epochs=0, reconstruction_epochs=0),
+        )
+    assert set(found.systems) == {"chance", "popularity", "sasrec", "bert4rec", "recguru", "ease", "itemknn"}
+    assert set(found.left_out) == set(FAMILIES) - set(found.systems) - {"blend"}
+    assert "reads item vectors" in found.left_out["unisrec"] and "linguarec encode" in found.left_out["unisrec"]
+    assert found.new_items is None  # the folder has no split of held-out items
+    before_training = caplog.text.split("sasrec, seed 0")[0]
+    assert "costly: bert4rec, a hundred short epochs or more" in before_training
+    assert "left out: vqrec, because this model reads item codes" in before_training
+    assert found.memory.keys() == found.minutes.keys() == set(found.systems) - {"chance", "popularity"}
+    assert all(0.1 < peak < 64 for peak in found.memory.values())
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Models that do not take part" in page and "reads item vectors" in page
+
+
+def test_new_items_are_compared_among_models_that_can_rank_them(with_new_items, tmp_path):
+    found = compare(with_new_items.path, ["ease"], tmp_path / "out", seeds=2, new_items=True)
+    assert set(found.systems) == {"chance", "popularity", "ease", "itemknn", "textknn"}
+    assert len(found.systems["ease"]["ndcg@10"]["seeds"]) == len(found.runs["ease"]) == 1  # a closed form runs once
+    new = found.new_items
+    assert set(new["systems"]) == {"chance", "popularity", "textknn"}
+    assert new["baseline"] == "textknn"  # popularity knows nothing of new items, however good it is on valid
+    assert new["systems"]["popularity"]["recall@10"]["median"] < new["systems"]["chance"]["recall@10"]["median"]
+    assert new["users"] == len(
+        set(evaluation_cases(with_new_items.sequences, with_new_items.roles("held-out-items"), "test").users)
+    )
+    assert new["runs"]["textknn"] == [str(tmp_path / "out" / "runs-new-items" / "textknn" / "seed0")]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>New items</h2>" in page and page.count("data:image/png;base64,") == 4
+
+
+def test_a_folder_without_the_split_of_new_items_is_refused(dataset, tmp_path):
+    with pytest.raises(DataFormatError, match="has no split 'held-out-items'"):
+        compare(dataset.path, ["ease"], tmp_path / "out", new_items=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_finished_runs_are_rows_whatever_they_were_trained_from(with_new_items, tmp_path):
+    data, runs = with_new_items.path, tmp_path / "own"
+    for seed in (0, 1):
+        finetune("ease", data, runs / "light" / f"seed{seed}", config=EASEConfig(regularisation=float(10 + seed)))
+    finetune("textknn", data, runs / "other-split", split="held-out-items")
+    rows = [runs / "light", runs / "other-split"]
+    found = compare(data, ["itemknn"], tmp_path / "out", seeds=1, new_items=True, blend=True, runs=rows)
+    assert set(found.systems) == {"chance", "popularity", "ease", "itemknn", "textknn", "light", "blend"}
+    assert len(found.systems["light"]["ndcg@10"]["seeds"]) == 2
+    assert found.runs["light"] == [str(runs / "light" / f"seed{seed}") for seed in (0, 1)]
+    # Each run stands where it was trained, and two text models of the other split are blended, too.
+    assert set(found.new_items["systems"]) == {"chance", "popularity", "textknn", "other-split", "blend"}
+    blended = json.loads((tmp_path / "out" / "runs" / "blend" / "seed0" / "metrics.json").read_text())
+    assert [part["model"] for part in blended["parts"]] == ["itemknn", "ease", "textknn", "ease"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "light: ease" in page
+
+    made = tmp_path / "out" / "runs" / "blend" / "seed0" / "metrics.json"
+    before = made.stat().st_mtime_ns
+    compare(data, ["itemknn"], tmp_path / "out", seeds=1, blend=True, runs=rows[:1])
+    assert made.stat().st_mtime_ns == before  # of the same parts: it is not made again
+    compare(data, ["itemknn"], tmp_path / "out", seeds=1, blend=True)
+    assert made.stat().st_mtime_ns > before
+
+
+def test_runs_that_cannot_be_rows_are_refused(with_new_items, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match=r"--runs .*empty: it is no run folder and holds none"):
+        compare(with_new_items.path, ["ease"], tmp_path / "out", runs=[tmp_path / "empty"])
+    np.save(with_new_items.path / "splits" / "mine.npy", with_new_items.roles())
+    run = tmp_path / "mine"
+    finetune("ease", with_new_items.path, run, split="mine")
+    with pytest.raises(SettingsError, match="was trained on the split mine of these data"):
+        compare(with_new_items.path, ["ease"], tmp_path / "out", runs=[run])
+
+
+def test_a_model_of_another_shop_reads_the_items_by_text(shops, pretrained, tmp_path):
+    start = pretrained("sasrec-text", features="words")
+    found = compare(shops[1].path, ["textknn"], tmp_path / "out", seeds=1, runs=[start], baselines=False)
+    assert set(found.systems) == {"chance", "popularity", "textknn", start.name}
+    assert found.differences["learned"].keys() == set(found.systems) - {"chance", found.baseline}
+    measured = found.systems[start.name]["ndcg@10"]["median"]
+    assert measured == pytest.approx(
+        evaluate(start, shops[1].path, zero_shot=True, plots=False).systems["sasrec-text"]["ndcg@10"]["mean"]
+    )
+    assert start.name in found.learned  # with a repeat term that is fitted on valid
+    assert start.name not in found.minutes
 
 
 def test_what_a_model_lacks_is_told_before_another_is_trained(dataset, tmp_path):

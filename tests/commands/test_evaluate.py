@@ -108,13 +108,16 @@ def test_results_and_plots_are_written_into_the_run(run, capsys, drawn):
     stored = stored_result(run / "evaluation" / "test.json")
     assert stored == json.loads(json.dumps(found.to_dict()))
     for name, group in (("history-length", "history length"), ("popularity", "popularity of the target")):
-        [axes] = drawn(run / "evaluation" / f"test.{name}.png").axes
+        panels = drawn(run / "evaluation" / f"test.{name}.png").axes
         parts = [part for part in found["slices"] if part["group"] == group]
-        assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == [part["name"] for part in parts]
-        shown = {container.get_label(): list(container.lines[0].get_ydata()) for container in axes.containers}
-        assert set(shown) == {"sasrec-text", "popularity", "chance"}
-        for system, values in shown.items():
-            assert values == pytest.approx([part["systems"][system]["ndcg@5"]["mean"] for part in parts])
+        named = [label.get_text().split("\n")[0] for label in panels[-1].get_xticklabels()]
+        assert named == [part["name"] for part in parts]
+        assert [axes.get_ylabel() for axes in panels] == [f"ndcg@5, {each}" for each in ("kept", "excluded")]
+        for axes, protocol in zip(panels, ("systems", "excluded"), strict=True):
+            shown = {container.get_label(): list(container.lines[0].get_ydata()) for container in axes.containers}
+            assert set(shown) == {"sasrec-text", "popularity", "chance"}
+            for system, values in shown.items():
+                assert values == pytest.approx([part[protocol][system]["ndcg@5"]["mean"] for part in parts])
     ranks = np.load(run / "evaluation" / "test.ranks.npz")
     assert np.mean(ranks["greater"] < 5) == pytest.approx(found["systems"]["sasrec-text"]["recall@5"]["mean"])
     shown = capsys.readouterr().out

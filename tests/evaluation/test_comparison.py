@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from linguarec.evaluation.comparison import (
+    Comparison,
+    Costs,
     compared,
     differences,
     differences_table,
@@ -11,6 +13,7 @@ from linguarec.evaluation.comparison import (
 )
 from linguarec.evaluation.evaluate import EvaluationResult
 from linguarec.evaluation.published import PublishedValue
+from linguarec.evaluation.slices import Slice
 from linguarec.ranking.ranks import TargetRanks
 
 
@@ -59,18 +62,56 @@ def test_differences_are_paired_and_corrected():
 def test_table_has_published_values_under_the_system():
     kept = {"sasrec": compared([result([0, 30])], (10,)), "vqrec": compared([result([0, 1])], (10,))}
     learned = {"sasrec": compared([result([0, 0])], (10,))}
-    published = {"vqrec": [PublishedValue("ndcg@10", 0.0593, "VQ-Rec without pre-training", False, "paper")]}
+    published = {
+        "vqrec": [
+            PublishedValue("ndcg@10", 0.0593, "VQ-Rec without pre-training", False, "paper"),
+            PublishedValue("recall@10", 0.1211, "VQ-Rec", True, "paper"),
+        ],
+        "": [PublishedValue("ndcg@10", 0.0753, "MISSRec", True, "paper")],
+    }
     systems = {"kept": kept, "learned": learned}
-    table = protocols_table(systems, published, {"vqrec": 2.0}, ("recall@10", "ndcg@10"))
+    table = protocols_table(systems, published, Costs({"vqrec": 2.0}, {"vqrec": 1.25}), ("recall@10", "ndcg@10"))
     shown = ["recall@10 kept", "ndcg@10 kept", "recall@10 learned", "ndcg@10 learned"]
-    assert table.columns == ["system", *shown, "minutes"]
-    assert [row[0] for row in table.rows] == ["sasrec", "vqrec", "  published: VQ-Rec without pre-training"]
+    assert table.columns == ["system", *shown, "minutes", "peak GiB"]
+    assert [row[0] for row in table.rows] == [
+        "sasrec",
+        "vqrec",
+        "  published: VQ-Rec without pre-training",
+        "  published: VQ-Rec, pre-trained",
+        "published: MISSRec, pre-trained",  # of no system that is compared
+    ]
     assert table.rows[0][1] == "0.5000 ±0.5000"
     assert table.rows[0][3] == "1.0000 ±0.0000"
-    assert table.rows[1][3:] == ["", "", "2.0"]
-    assert table.rows[2][1:] == ["", "0.0593", "", "", ""]
+    assert table.rows[1][3:] == ["", "", "2.0", "1.25"]
+    assert table.rows[2][1:] == ["", "0.0593", "", "", "", ""]
+    assert table.rows[3][1:] == ["0.1211", "", "", "", "", ""]
+    assert table.rows[4][1:] == ["", "0.0753", "", "", "", ""]
     assert table.strong == {0, 1}  # the best under each protocol
 
 
 def test_one_seed_is_no_median():
     assert [median_of(seeds) for seeds in (1, 3)] == ["one seed", "median of 3 seeds"]
+
+
+def test_systems_with_different_numbers_of_seeds_are_compared():
+    """What needs no seed has one result, the others one for each seed; slices count each case once."""
+    users = 40
+    greater = np.arange(users)
+    results = {
+        "chance": [{"kept": result(np.full(users, 30))}],
+        "simple": [{"kept": result(greater), "excluded": result(greater)}],
+        "trained": [{"kept": result(greater // 2)}, {"kept": result(greater // 2)}],
+    }
+    first = Slice("half", "first", greater < 20)
+    found = Comparison.of(results, "simple", [first], (10,), ("recall@10",)).to_dict()
+    assert (found["users"], found["baseline"]) == (40, "simple")
+    assert found["systems"]["trained"]["recall@10"]["seeds"] == [0.5, 0.5]
+    assert found["systems"]["simple"]["recall@10"]["seeds"] == [0.25]
+    assert list(found["excluded"]) == ["simple"]
+    assert list(found["differences"]["kept"]) == ["trained"]
+    assert found["differences"]["kept"]["trained"]["recall@10"]["difference"] == pytest.approx(0.25)
+    [part] = found["slices"]
+    assert (part["cases"], part["users"]) == (20, 20)
+    assert part["systems"]["simple"]["recall@10"]["mean"] == 0.5
+    assert part["systems"]["trained"]["recall@10"]["mean"] == 1.0
+    assert part["systems"]["trained"]["recall@10"]["count"] == 20

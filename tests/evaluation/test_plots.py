@@ -48,7 +48,7 @@ def test_a_metric_by_slice(tmp_path: Path, drawn: Callable[[Path], Any]) -> None
         "SASRec": [("1", SHORT), ("2-4", LONG)],
         "popularity": [("1", low), ("2-4", Interval(0.06, 0.07, 0.05, 2000))],
     }
-    plot_by_slice(file, "By length", "history length", "ndcg@10", systems)
+    plot_by_slice(file, "By length", "history length", "ndcg@10", {"kept": systems})
     figure = drawn(file)
     [axes] = figure.axes
     assert (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) == (
@@ -112,23 +112,42 @@ def test_learning_curves(tmp_path: Path, drawn: Callable[[Path], Any]) -> None:
     assert np.ptp(blue[blue[:, 0] < blue[:, 0].min() + 8][:, 1]) > 8
 
 
+def test_protocols_stand_one_below_the_other(tmp_path: Path, drawn: Callable[[Path], Any]) -> None:
+    file = tmp_path / "f.png"
+    panels = {
+        "kept": {"SASRec": [("1", SHORT)], "EASE": [("1", LONG)]},
+        "learned": {"EASE": [("1", LONG)]},  # SASRec has no repeat term
+    }
+    plot_by_slice(file, "By length", "history length", "ndcg@10", panels)
+    upper, lower = drawn(file).axes
+    assert [axes.get_ylabel() for axes in (upper, lower)] == ["ndcg@10, kept", "ndcg@10, learned"]
+    assert (upper.get_xlabel(), lower.get_xlabel()) == ("", "history length")
+    assert upper.get_ylim() == lower.get_ylim()
+    [alone] = lower.containers
+    assert alone.lines[0].get_color() == upper.containers[1].lines[0].get_color() == ORANGE  # the same in both
+    assert alone.lines[0].get_xdata() == pytest.approx(upper.containers[1].lines[0].get_xdata())
+
+
 def test_systems_beside_published_values(tmp_path: Path, drawn: Callable[[Path], Any]) -> None:
     file = tmp_path / "d.png"
-    plot_systems(file, "Test", "ndcg@10", {"SASRec": SHORT, "VQ-Rec": LONG}, {"VQ-Rec": 0.21, "other": 0.4})
+    measured = {"kept": {"SASRec": SHORT, "VQ-Rec": LONG}, "learned": {"VQ-Rec": Interval(0.3, 0.25, 0.36, 2000)}}
+    plot_systems(file, "Test", "ndcg@10", measured, {"VQ-Rec": 0.21, "other": 0.4})
     figure = drawn(file)
     [axes] = figure.axes
-    spans, means, published = axes.lines[0:4:2], axes.lines[1:4:2], axes.lines[4:]
-    assert [list(line.get_xdata()) for line in spans] == [[0.08, 0.125], [0.15, 0.25]]
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in means] == [([0.1], [0]), ([0.2], [1])]
-    # In the row of its system; a value of a system that is not shown is left out.
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in published] == [([0.21], [1])]
-    assert [text.get_text() for text in axes.texts] == ["0.1000", "0.2000"]
+    spans = [segment[:, 0].tolist() for lines in axes.collections for segment in lines.get_segments()]
+    assert spans == [pytest.approx([0.08, 0.125]), pytest.approx([0.15, 0.25]), pytest.approx([0.25, 0.36])]
+    kept, learned, published = ((list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines)
+    assert kept == ([0.1, 0.2], pytest.approx([-0.12, 0.88]))
+    assert learned == ([0.3], pytest.approx([1.12]))  # below the other protocol, in the row of its system
+    # In the row of its system, with the first protocol; a value of a system that is not shown is left out.
+    assert published == ([0.21], pytest.approx([0.88]))
+    assert [text.get_text() for text in axes.texts] == ["0.1000", "0.2000", "0.3000"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["SASRec", "VQ-Rec"]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first system on top
     assert axes.get_xlim()[0] == 0
-    assert legend_of(figure) == ["measured", "published"]
+    assert legend_of(figure) == ["kept", "learned", "published"]
     assert len(pixels_of(file, ORANGE)) > 20
 
-    plot_systems(tmp_path / "e.png", "Test", "ndcg@10", {"SASRec": SHORT}, {})
+    plot_systems(tmp_path / "e.png", "Test", "ndcg@10", {"kept": {"SASRec": SHORT}}, {})
     assert legend_of(drawn(tmp_path / "e.png")) is None
     assert len(pixels_of(tmp_path / "e.png", ORANGE)) == 0

@@ -1,7 +1,6 @@
-"""EASE: its closed form by hand, and the whole way of a run, from fine-tuning to a saved recommender."""
+"""EASE: its closed form by hand. What all closed forms do: tests/contract/test_closed_forms.py."""
 
-import csv
-import json
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,17 @@ import pytest
 import torch
 
 import linguarec
-from linguarec.commands.compare import compare
-from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import training_sequences
-from linguarec.data.synthetic import DEMO, TINY, generate_world
-from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
-from linguarec.families import closed_form
+from linguarec.data.synthetic import TINY, generate_world
+from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.ease import method
-from linguarec.families.ease.method import EASEScorer, check_memory
-from linguarec.families.ease.model import EASE, EASEConfig, item_weights
-from linguarec.nn.encoders import TransformerConfig
+from linguarec.families.ease.method import EASEScorer, check_resources
+from linguarec.families.ease.model import EASE, EASEConfig, item_weights, seconds_needed
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.ids import IdSource
-from linguarec.training.settings import TrainingSettings
 
 # Item 3 occurs twice in a sequence, item 5 nowhere.
 LOG = [[0, 1, 2], [0, 1], [3, 1, 3], [2, 0], [4], [], [4, 2, 1]]
@@ -114,109 +108,21 @@ def test_items_that_are_bought_together_are_recommended(make_dataset: Any, tmp_p
     assert [[one.raw_id for one in best] for best in found] == [["i1"], ["i2"], ["i5"]]
 
 
-def test_it_beats_popularity_on_the_synthetic_world(make_dataset: Any, tmp_path: Path) -> None:
-    """With the world's full size: of the tiny one's 48 items, popularity alone finds half of what can be found."""
-    domain = generate_world(seed=0, domains=1, size=DEMO)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    finetune("ease", make_dataset(sequences, num_items=len(domain.items)).path, tmp_path / "run")
-    found = evaluate(tmp_path / "run", plots=False)["systems"]
-    assert found["ease"]["ndcg@10"]["mean"] > 1.25 * found["popularity"]["ndcg@10"]["mean"]
-
-
-def test_a_run_is_evaluated_loaded_and_saved(dataset: PreparedDataset, run: Path, tmp_path: Path) -> None:
-    metrics = json.loads((run / "metrics.json").read_text())
-    with (run / "metrics.csv").open() as file:
-        [row] = csv.DictReader(file)
-    assert (row["epoch"], metrics["epochs"], metrics["best_epoch"]) == ("0", 1, 0)
-    assert float(row["valid ndcg@10"]) == pytest.approx(metrics["valid"]["ndcg@10"])
-    assert (run / "plots" / "learning_curve.png").stat().st_size > 1000
-
+def test_a_run_recommends_by_its_weights_which_stand_in_it_once(dataset: PreparedDataset, run: Path) -> None:
     train = training_sequences(dataset.sequences, dataset.roles("leave-one-out"))
-    evaluated = evaluate(run, plots=False)
-    assert evaluated["systems"]["ease"]["ndcg@10"]["mean"] == pytest.approx(metrics["test"]["ndcg@10"])
-
-    # The weights stand in the run once, as its keys.
     keys = np.load(run / "keys.npy")
     np.testing.assert_array_equal(keys, item_weights(train, dataset.num_items, 20).T)
     assert (run / "model.safetensors").stat().st_size < 100
 
-    recommender = linguarec.load_model(run)
-    histories = [dataset.raw_item_ids[:3], dataset.raw_item_ids[5:6], dataset.raw_item_ids[40:20:-2]]
-    found = recommender.recommend(histories, k=5)
+    [found] = linguarec.load_model(run).recommend([dataset.raw_item_ids[:3]], k=5)
     weights = weights_by_regression(
         [part.tolist() for part in (train[user] for user in range(len(train)))], len(keys), 20
     )
     scores = weights[2] + 0.7 * weights[1] + 0.49 * weights[0]
     scores[:3] = -np.inf
     best = np.argsort(-scores, kind="stable")[:5]
-    assert [one.raw_id for one in found[0]] == [dataset.raw_item_ids[item] for item in best]
-    np.testing.assert_allclose([one.score for one in found[0]], scores[best], atol=1e-6)
-    recommender.save(tmp_path / "saved")
-    assert linguarec.load_model(tmp_path / "saved").recommend(histories, k=5) == found
-    recommender.remove_items([found[0][0].raw_id])
-    assert recommender.recommend(histories, k=4)[0] == found[0][1:]
-
-
-def test_another_order_of_the_items_gives_the_same_ranks(
-    make_dataset: Any, dataset: PreparedDataset, run: Path
-) -> None:
-    order = np.random.default_rng(0).permutation(dataset.num_items)
-    place = np.argsort(order)
-    moved = make_dataset(
-        [place[dataset.sequences[user]].tolist() for user in range(len(dataset.sequences))],
-        texts=[f"item {row}" for row in order],
-        raw_ids=[dataset.raw_item_ids[row] for row in order],
-        name="moved",
-    )
-    expected, found = evaluate(run, plots=False), evaluate(run, moved.path, plots=False)
-    for name in ("recall@10", "ndcg@10", "mrr"):
-        assert found["systems"]["ease"][name]["mean"] == pytest.approx(expected["systems"]["ease"][name]["mean"])
-
-
-def test_a_finished_run_is_not_solved_again(
-    dataset: PreparedDataset, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    config = EASEConfig(regularisation=20)
-    before = (run / "keys.npy").stat().st_mtime_ns
-    again = finetune("ease", dataset.path, run, config, resume=True)
-    assert again["test"] == json.loads((run / "metrics.json").read_text())["test"]
-    assert (run / "keys.npy").stat().st_mtime_ns == before
-    with pytest.raises(SettingsError, match=r"model.regularisation: the run has 20.*, now 30"):
-        finetune("ease", dataset.path, run, EASEConfig(regularisation=30), resume=True)
-
-    def killed(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(closed_form, "save_model", killed)
-        finetune("ease", dataset.path, tmp_path / "broken", config)
-    with pytest.raises(CheckpointMismatchError):
-        linguarec.load_model(tmp_path / "broken")
-    finetune("ease", dataset.path, tmp_path / "broken", config, resume=True)
-    np.testing.assert_array_equal(np.load(tmp_path / "broken" / "keys.npy"), np.load(run / "keys.npy"))
-    finetune("ease", dataset.path, run, EASEConfig(regularisation=30), overwrite=True)
-    assert json.loads((run / "config.json").read_text())["config"]["regularisation"] == 30
-
-
-def test_it_stands_in_a_comparison(dataset: PreparedDataset, tmp_path: Path) -> None:
-    small = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
-    quick = TrainingSettings(max_epochs=1, targets_per_step=200, accelerator="cpu")
-    found = compare(dataset.path, ["sasrec", "ease"], tmp_path / "compared", seeds=2, training=quick, transformer=small)
-    assert found["baseline"] in ("popularity", "ease", "itemknn")  # whichever is best on valid
-    assert set(found["differences"]) == {"kept", "excluded", "learned"}
-    assert set(found["differences"]["kept"]) == {"popularity", "ease", "itemknn", "sasrec"} - {found["baseline"]}
-    assert len(found["runs"]["ease"]) == 1  # no seed changes it
-    assert found["systems"]["ease"]["ndcg@10"]["mean"] > found["systems"]["popularity"]["ndcg@10"]["mean"]
-
-
-def test_new_items_are_refused(dataset: PreparedDataset, run: Path, make_dataset: Any, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="ease knows items by ID only and cannot rank new ones"):
-        linguarec.load_model(run).add_items([{"raw_id": "new", "title": "Bamboo lunch box"}])
-    other = make_dataset([[0, 1, 2, 3]] * 3, raw_ids=["a", "b", "c", "d"], name="other")
-    with pytest.raises(DataFormatError, match="ease knows items by ID only"):
-        evaluate(run, other.path)
-    with pytest.raises(SettingsError, match="nothing that it learned carries over"):
-        finetune("ease", dataset.path, tmp_path / "from", from_=run)
+    assert [one.raw_id for one in found] == [dataset.raw_item_ids[item] for item in best]
+    np.testing.assert_allclose([one.score for one in found], scores[best], atol=1e-6)
 
 
 def test_keys_of_another_catalogue_are_refused(run: Path) -> None:
@@ -237,9 +143,30 @@ def test_too_many_items_are_refused_before_anything_is_written(
         finetune("ease", dataset.path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(SettingsError, match=r"60,000 items need 80.5 GiB .* 16.0 GiB are .* enough for 26,754 items"):
-        check_memory(60_000, 16 * 2**30)
-    check_memory(20_000, 16 * 2**30)
-    check_memory(60_000, None)
+        check_resources(60_000, 16 * 2**30)
+    check_resources(20_000, 16 * 2**30)
+    check_resources(60_000, None)
+
+
+def test_memory_and_time_are_told_before_it_starts(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(method, "memory_needed", lambda items: 3 * 2**30)
+    monkeypatch.setattr(method, "available_memory", lambda: 4 * 2**30)
+    spans = {20.4: "20 s", 100.0: "2 minutes", 7_200.0: "2.0 hours"}
+    for number, (seconds, shown) in enumerate(spans.items()):
+        monkeypatch.setattr(method, "seconds_needed", lambda items, seconds=seconds: seconds)
+        with caplog.at_level("INFO"):
+            finetune("ease", dataset.path, tmp_path / str(number))
+        before = caplog.text.split("solved in")[number]
+        assert f"{dataset.num_items} items need up to 3.0 GiB and about {shown}" in before
+
+
+def test_the_time_grows_with_the_cube_of_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()  # a second goes by from one look to the next
+    monkeypatch.setattr("linguarec.families.ease.model.time.perf_counter", lambda: float(next(clock)))
+    assert seconds_needed(40, tried=20) == 8
+    assert seconds_needed(10, tried=20) == 1
 
 
 @pytest.mark.parametrize(

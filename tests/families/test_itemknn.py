@@ -1,6 +1,5 @@
-"""Item-kNN: its similarities by hand, and the whole way of a run, from counting to a saved recommender."""
+"""Item-kNN: its similarities by hand, and its files. What all closed forms do: tests/contract/test_closed_forms.py."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,12 @@ import numpy as np
 import pytest
 
 import linguarec
-from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import training_sequences
-from linguarec.data.synthetic import DEMO, TINY, generate_world
+from linguarec.data.synthetic import TINY, generate_world
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.families import closed_form
 from linguarec.families.itemknn.method import SIMILARITY_FILES, ItemKNNScorer
 from linguarec.families.itemknn.model import ItemKNN, ItemKNNConfig, nearest
 from linguarec.nn.shape import CatalogueShape
@@ -114,78 +111,20 @@ def test_items_that_are_bought_together_are_recommended(make_dataset: Any, tmp_p
     assert [[one.raw_id for one in best] for best in found] == [["i1"], ["i2"], ["i5"]]
 
 
-def test_it_beats_popularity_on_the_synthetic_world(make_dataset: Any, tmp_path: Path) -> None:
-    """With the world's full size: of the tiny one's 48 items, popularity alone finds half of what can be found."""
-    domain = generate_world(seed=0, domains=1, size=DEMO)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    finetune("itemknn", make_dataset(sequences, num_items=len(domain.items)).path, tmp_path / "run")
-    found = evaluate(tmp_path / "run", plots=False)["systems"]
-    assert found["itemknn"]["ndcg@10"]["mean"] > 1.25 * found["popularity"]["ndcg@10"]["mean"]
-
-
-def test_a_run_is_evaluated_loaded_and_saved(dataset: PreparedDataset, run: Path, tmp_path: Path) -> None:
-    metrics = json.loads((run / "metrics.json").read_text())
-    evaluated = evaluate(run, plots=False)
-    assert evaluated["systems"]["itemknn"]["ndcg@10"]["mean"] == pytest.approx(metrics["test"]["ndcg@10"])
-    assert (run / "model.safetensors").stat().st_size < 100  # the similarities stand in the run once
-
-    recommender = linguarec.load_model(run)
-    histories = [dataset.raw_item_ids[:3], dataset.raw_item_ids[5:6], dataset.raw_item_ids[40:20:-2]]
-    found = recommender.recommend(histories, k=5)
+def test_a_run_recommends_by_its_similarities_which_stand_in_it_once(dataset: PreparedDataset, run: Path) -> None:
+    assert (run / "model.safetensors").stat().st_size < 100
+    [found] = linguarec.load_model(run).recommend([dataset.raw_item_ids[:3]], k=5)
     train = training_sequences(dataset.sequences, dataset.roles("leave-one-out"))
     gives = similarity_by_loops([train[user].tolist() for user in range(len(train))], dataset.num_items, 20, 10)
     scores = gives[2] + 0.7 * gives[1] + 0.49 * gives[0]
     scores[:3] = -np.inf
     best = np.argsort(-scores, kind="stable")[:5]
-    assert [one.raw_id for one in found[0]] == [dataset.raw_item_ids[item] for item in best]
-    np.testing.assert_allclose([one.score for one in found[0]], scores[best], atol=1e-6)
-    recommender.save(tmp_path / "saved")
-    assert linguarec.load_model(tmp_path / "saved").recommend(histories, k=5) == found
-    recommender.remove_items([found[0][0].raw_id])
-    assert recommender.recommend(histories, k=4)[0] == found[0][1:]
+    assert [one.raw_id for one in found] == [dataset.raw_item_ids[item] for item in best]
+    np.testing.assert_allclose([one.score for one in found], scores[best], atol=1e-6)
 
 
-def test_another_order_of_the_items_gives_the_same_ranks(
-    make_dataset: Any, dataset: PreparedDataset, run: Path
-) -> None:
-    order = np.random.default_rng(0).permutation(dataset.num_items)
-    place = np.argsort(order)
-    moved = make_dataset(
-        [place[dataset.sequences[user]].tolist() for user in range(len(dataset.sequences))],
-        texts=[f"item {row}" for row in order],
-        raw_ids=[dataset.raw_item_ids[row] for row in order],
-        name="moved",
-    )
-    expected, found = evaluate(run, plots=False), evaluate(run, moved.path, plots=False)
-    for name in ("recall@10", "ndcg@10", "mrr"):
-        assert found["systems"]["itemknn"][name]["mean"] == pytest.approx(expected["systems"]["itemknn"][name]["mean"])
-
-
-def test_a_finished_run_is_not_counted_again(
-    dataset: PreparedDataset, run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    config, file = ItemKNNConfig(neighbours=20), SIMILARITY_FILES["data"]
-    before = (run / file).stat().st_mtime_ns
-    again = finetune("itemknn", dataset.path, run, config, resume=True)
-    assert again["test"] == json.loads((run / "metrics.json").read_text())["test"]
-    assert (run / file).stat().st_mtime_ns == before
-
-    def killed(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(closed_form, "save_model", killed)
-        finetune("itemknn", dataset.path, tmp_path / "broken", config)
-    with pytest.raises(CheckpointMismatchError):
-        linguarec.load_model(tmp_path / "broken")
-    finetune("itemknn", dataset.path, tmp_path / "broken", config, resume=True)
-    np.testing.assert_array_equal(np.load(tmp_path / "broken" / file), np.load(run / file))
-
-
-def test_what_needs_vectors_or_texts_is_refused(run: Path) -> None:
+def test_what_needs_vectors_is_refused(run: Path) -> None:
     recommender = linguarec.load_model(run)
-    with pytest.raises(SettingsError, match="itemknn knows items by ID only and cannot rank new ones"):
-        recommender.add_items([{"raw_id": "new", "title": "Bamboo lunch box"}])
     for call in (recommender.item_vectors, lambda: recommender.similar_items(["i0"])):
         with pytest.raises(SettingsError, match="knows no vectors of items"):
             call()

@@ -1,6 +1,5 @@
-"""Text-kNN: its query by hand, and the whole way of a run, which ranks new items."""
+"""Text-kNN: its query by hand. What all closed forms do: tests/contract/test_closed_forms.py."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 import linguarec
-from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
@@ -84,27 +82,14 @@ def test_a_query_is_the_decayed_sum_of_the_history(decay: float, dataset: Prepar
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
 
 
-def test_a_run_is_evaluated_loaded_saved_and_resumed(dataset: PreparedDataset, run: Path, tmp_path: Path) -> None:
-    metrics = json.loads((run / "metrics.json").read_text())
-    evaluated = evaluate(run, plots=False)
-    assert evaluated["systems"]["textknn"]["ndcg@10"]["mean"] == pytest.approx(metrics["test"]["ndcg@10"])
-
-    recommender = linguarec.load_model(run)
-    histories = [dataset.raw_item_ids[:3], dataset.raw_item_ids[5:6], dataset.raw_item_ids[40:20:-2]]
-    found = recommender.recommend(histories, k=5)
+def test_a_run_recommends_by_the_cosines(dataset: PreparedDataset, run: Path) -> None:
+    [found] = linguarec.load_model(run).recommend([dataset.raw_item_ids[:3]], k=5)
     unit = centred(dataset)
     scores = unit @ (unit[2] + 0.7 * unit[1] + 0.49 * unit[0])
     scores[:3] = -np.inf
     best = np.argsort(-scores, kind="stable")[:5]
-    assert [one.raw_id for one in found[0]] == [dataset.raw_item_ids[item] for item in best]
-    np.testing.assert_allclose([one.score for one in found[0]], scores[best], atol=1e-5)
-    recommender.save(tmp_path / "saved")
-    assert linguarec.load_model(tmp_path / "saved").recommend(histories, k=5) == found
-
-    again = finetune("textknn", dataset.path, run, resume=True)
-    assert again["test"] == metrics["test"]
-    with pytest.raises(SettingsError, match=r"model.decay: the run has 0.7.*, now 1"):
-        finetune("textknn", dataset.path, run, TextKNNConfig(decay=1.0), resume=True)
+    assert [one.raw_id for one in found] == [dataset.raw_item_ids[item] for item in best]
+    np.testing.assert_allclose([one.score for one in found], scores[best], atol=1e-5)
 
 
 def test_similar_items_are_those_of_the_largest_cosine(dataset: PreparedDataset, run: Path) -> None:
@@ -112,18 +97,6 @@ def test_similar_items_are_those_of_the_largest_cosine(dataset: PreparedDataset,
     cosines = centred(dataset) @ centred(dataset)[7]
     cosines[7] = -np.inf
     assert [one.raw_id for one in found] == [dataset.raw_item_ids[item] for item in np.argsort(-cosines)[:3]]
-
-
-def test_a_new_item_is_ranked_by_its_vector(dataset: PreparedDataset, run: Path) -> None:
-    recommender = linguarec.load_model(run)
-    [name] = dataset.feature_names
-    vector = np.asarray(dataset.features(name)[7:8])
-    assert recommender.add_items([{"raw_id": "new", "text": dataset.texts[7]}], vectors=vector) == 1
-    [best] = recommender.recommend([[dataset.raw_item_ids[7]]], k=1)
-    assert best[0].raw_id == "new"  # the same text as the only item of the history
-    assert best[0].score == pytest.approx(1, abs=1e-5)
-    [best] = recommender.recommend([["new"]], k=1)
-    assert best[0].raw_id == dataset.raw_item_ids[7]
 
 
 def test_a_folder_without_vectors_is_refused(make_dataset: Any, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class BlendResult(Result):
 
     `parts`: for each part its run, model, `weight`, `share` (of the spread of the summed scores) and its own `valid` and
     `test`. `chosen`: how the weights were found. `valid`, `test`: protocol -> metrics of the blend; those on valid, on which it
-    was fitted, are too good.
+    was fitted, are too good. `peak_memory_gib`: largest resident memory of the process meanwhile.
     """
 
     run: str
@@ -34,6 +34,7 @@ class BlendResult(Result):
     chosen: str
     cases: int
     seconds: float
+    peak_memory_gib: float | None = None
     valid: dict[str, dict[str, float]]
     test: dict[str, dict[str, float]]
 
@@ -73,6 +74,7 @@ def blend(
     from linguarec.evaluation.stacking import Part, choose_stack
     from linguarec.families.blending import blended
     from linguarec.files import write_json, writing_folder
+    from linguarec.memory import peak_memory_gib, reset_peak_memory
     from linguarec.portable import portable_values
     from linguarec.recommender import Recommender
     from linguarec.runs.settings import SETTINGS_MARKER, read_settings, versions
@@ -80,6 +82,7 @@ def blend(
     from linguarec.snapshot import Snapshot
 
     check_seed(seed)
+    reset_peak_memory()
     started = time.perf_counter()
     folders, output = [Path(run) for run in runs], Path(output)
     settings = [read_settings(folder) for folder in folders]
@@ -125,7 +128,7 @@ def blend(
         valid={name: ranked.means() for name, ranked in whole.rank(valid, found.repeats).items()},
         test={name: ranked.means() for name, ranked in whole.rank(test, found.repeats).items()},
     )
-    result = replace(result, seconds=round(time.perf_counter() - started, 1))
+    result = replace(result, seconds=round(time.perf_counter() - started, 1), peak_memory_gib=peak_memory_gib())
     with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
         record = {
             "command": "blend",

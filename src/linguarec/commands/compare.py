@@ -2,24 +2,28 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linguarec.errors import SettingsError
+from linguarec.errors import LinguarecError, SettingsError
 from linguarec.files import AnyPath, one_writer
 from linguarec.result import Result
 
 if TYPE_CHECKING:
+    from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import Protocols
-    from linguarec.evaluation.report import Figure, Section
     from linguarec.families.family import Family
-    from linguarec.runs.results import FinetuneResult
+    from linguarec.runs.comparison import Compared
     from linguarec.training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 KS = (10, 50)
 TESTED = ("recall@10", "ndcg@10")
+ALL = "all"
+NEW_ITEMS = "held-out-items"
+BLENDED = "blend"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -28,8 +32,9 @@ class CompareResult(Result):
 
     `items_`: number of items. `systems`: name -> metric -> median, seeds and interval on test, with the items of the history
     among the candidates; `excluded`: without them; `learned`: with the repeat term. `differences`: protocol -> name -> metric
-    -> the difference to `baseline`, user by user. `minutes`: median training time. `runs`: model -> run folders, one for each
-    seed. `slices`: the systems by parts of the targets. `report`: the HTML file.
+    -> the difference to `baseline`, user by user. `minutes`, `memory`: median training time and largest memory in GiB.
+    `runs`: system -> run folders, one for each seed. `left_out`: model -> why it does not take part. `slices`: the systems by
+    parts of the targets. `new_items`: the same figures for the split of held-out items. `report`: the HTML file.
     """
 
     data: str
@@ -44,8 +49,11 @@ class CompareResult(Result):
     learned: dict[str, dict[str, Any]] | None = None
     differences: dict[str, dict[str, dict[str, Any]]]
     minutes: dict[str, float]
+    memory: dict[str, float]
     runs: dict[str, list[str]]
+    left_out: dict[str, str]
     slices: list[dict[str, Any]]
+    new_items: dict[str, Any] | None = None
     report: str
 
     def _lines(self) -> list[str]:
@@ -58,11 +66,33 @@ class CompareResult(Result):
                     ("", self.systems),
                     (", excluded", self.excluded),
                     (", learned", self.learned or {}),
+                    (", new items", (self.new_items or {}).get("systems", {})),
                 )
                 for name, found in of.items()
             ),
             f"report: {self.report}",
         ]
+
+
+@dataclass(frozen=True)
+class _Trainings:
+    """What is trained on one split: `families` by name, each with its settings and options, into `folder`/NAME/seedN."""
+
+    dataset: "PreparedDataset"
+    split: str
+    folder: Path
+    families: "dict[str, Family]"
+    training: "Mapping[str, TrainingSettings]"
+    options: Mapping[str, Mapping[str, Any]]
+    seeds: Sequence[int]
+
+
+@dataclass
+class _Rows:
+    """The systems of one split: their results on test and their run folders, one for each seed."""
+
+    results: "dict[str, list[Protocols]]"
+    runs: dict[str, list[Path]] = field(default_factory=dict)
 
 
 @one_writer
@@ -77,6 +107,9 @@ def compare(
     split: str = "leave-one-out",
     baselines: bool = True,
     blend: bool = False,
+    runs: list[AnyPath] | None = None,
+    new_items: bool = False,
+    published: bool = False,
     **options: Any,
 ) -> CompareResult:
     """Train models with several seeds and compare their test results: medians, intervals, paired tests, plots, report.
@@ -88,177 +121,110 @@ def compare(
 
     Args:
         data: prepared dataset folder
-        models: names of the models, separated by commas
+        models: names of the models, separated by commas; all = every model that the data suits, on held-out items, too
         output: folder for the runs, comparison.json, plots and report.html
-        seeds: number of runs of each model
+        seeds: number of runs of each model; models in closed form are the same for every seed and run once
         first_seed: seed of the first run; the others follow
         baseline: system that the others are tested against; by default the baseline that is best on valid
         training: training settings of all models; each model's own defaults apply to those that are not set
         split: which interactions train, validate and test
         baselines: also fit the models that need no training by gradients, in closed form
         blend: add a row with the blend of all models of a seed, weights fitted on valid (see `linguarec blend`)
+        runs: run folders to add as rows, whatever they were trained from, or folders of such (seed0, seed1 ...) as one row;
+            one that was not trained on these data reads their items by text
+        new_items: also compare on the split held-out-items: the models that can rank new items are trained on it
+        published: also show published values of systems that are not compared
         options: flags of the models, each passed to the models that have it
     """
-    import numpy as np
-
-    from linguarec.commands.finetune import finetune, finetuning_request
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.data.splits import evaluation_cases, training_sequences
-    from linguarec.evaluation.baselines import chance, popularity
-    from linguarec.evaluation.comparison import (
-        by_protocol,
-        compared,
-        differences,
-        differences_table,
-        median_of,
-        pooled,
-        protocols_table,
-    )
     from linguarec.evaluation.published import published_values
-    from linguarec.evaluation.report import write_report
-    from linguarec.evaluation.slices import Slice, slices, training_counts
-    from linguarec.evaluation.summary import FIELDS, summarise
     from linguarec.families import FAMILIES
-    from linguarec.families.family import log_own_training
     from linguarec.families.flags import refuse
     from linguarec.files import write_json
     from linguarec.portable import portable_values
-    from linguarec.run_items import ranked
+    from linguarec.runs.comparison import write_comparison
     from linguarec.runs.folder import check_report_folder
-    from linguarec.runs.tables import plain_console, show_table
     from linguarec.training.settings import TrainingSettings
 
     data, output = Path(data), Path(output)
-    models = list(dict.fromkeys([models] if isinstance(models, str) else models))
+    named = list(dict.fromkeys([models] if isinstance(models, str) else models))
     check_report_folder(output)
-    _check(models, seeds, first_seed, baseline, training)
-    asked = list(models)
-    if baselines:
-        models += [name for name, family in FAMILIES.items() if family.closed_form and name not in models]
-    families = {name: FAMILIES[name] for name in models}
+    asked = [name for name in named if name != ALL]
+    wanted = [*asked, *(name for name, family in FAMILIES.items() if family.trained and ALL in named)]
+    wanted += [name for name, family in FAMILIES.items() if family.closed_form and baselines]
+    rows = _named_runs(runs or [], [*FAMILIES, "chance", "popularity"])
+    _check(wanted if ALL in named else asked, seeds, first_seed, training, baseline, [*wanted, *rows, "popularity"])
+    families = {name: FAMILIES[name] for name in dict.fromkeys(wanted)}
     dataset = PreparedDataset.open(data)
-    roles = dataset.roles(split)
-    cases = evaluation_cases(dataset.sequences, roles, "test")
-    counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
-
     own = {name: _options_of(family, options) for name, family in families.items()}
-    refuse(
-        ", ".join(asked),
-        {flag: value for flag, value in options.items() if not any(flag in each for each in own.values())},
-    )
-    trained_by = {name: (training or TrainingSettings()).or_else(family.training) for name, family in families.items()}
-    for name, family in families.items():  # refuses bad settings of all models before the first one is trained
-        plan = finetuning_request(
-            family, data, output / "runs" / name, None, trained_by[name], None, split, 1.0, first_seed, own[name]
-        )
-        try:
-            family.finetuning.plan(plan)
-        except SettingsError as error:
-            if name in asked:
-                raise
-            log.warning("left out: %s, because %s", name, error)
-            models.remove(name)
-        log_own_training(family)
+    unread = {flag: value for flag, value in options.items() if not any(flag in each for each in own.values())}
+    refuse(", ".join(asked or named), unread)
+    settings = {name: (training or TrainingSettings()).or_else(family.training) for name, family in families.items()}
+    numbers = range(first_seed, first_seed + seeds)
+    left_out: dict[str, str] = {}
+    plans = [_Trainings(dataset, split, output / "runs", families, settings, own, numbers)]
+    _check_runs(rows, dataset, [split, NEW_ITEMS])
+    has_split = split != NEW_ITEMS and (data / "splits" / f"{NEW_ITEMS}.npy").exists()
+    if new_items or (ALL in named and has_split):
+        dataset.roles(NEW_ITEMS)  # refuses a folder without this split
+        ranking_new = {name: family for name, family in families.items() if family.ranks_new}
+        plans.append(replace(plans[0], split=NEW_ITEMS, folder=output / "runs-new-items", families=ranking_new))
+    for plan in plans:  # refuses bad settings of all models before the first one is trained
+        _check_plans(plan, asked, left_out)
+    _tell(plans)
 
-    valid = evaluation_cases(dataset.sequences, roles, "valid")
-    # What needs no seed has the same result for every seed.
-    results: dict[str, list[Protocols]] = {
-        "chance": [chance(cases, dataset.num_items, valid)] * seeds,
-        "popularity": [popularity(cases, counts, valid)] * seeds,
-    }
-    runs: dict[str, list[FinetuneResult]] = {}
-    for model in models:
-        runs[model] = []
-        for seed in range(first_seed, first_seed + (1 if families[model].closed_form else seeds)):
-            log.info("%s, seed %d", model, seed)
-            run = finetune(
-                model=model,
-                data=data,
-                output=output / "runs" / model / f"seed{seed}",
-                split=split,
-                seed=seed,
-                resume=True,
-                training=trained_by[model],
-                **own[model],
-            )
-            runs[model].append(run)
-        found = [ranked(Path(run["run"]), dataset, cases) for run in runs[model]]
-        results[model] = found * seeds if families[model].closed_form else found
-
-    rows = list(models)
-    if blend:
-        rows.append("blend")
-        results["blend"] = [
-            ranked(_blended(data, output, runs, number, first_seed + number), dataset, cases) for number in range(seeds)
-        ]
-    simple = {"popularity": popularity(valid, counts)["kept"].mean("ndcg@10")} | {
-        name: runs[name][0].valid["ndcg@10"] for name in models if families[name].closed_form
-    }
-    reference = baseline or max(simple, key=lambda name: simple[name])
-    split_up = by_protocol(results)
-    systems = {protocol: {name: compared(seen, KS) for name, seen in of.items()} for protocol, of in split_up.items()}
-    tests = {
-        protocol: differences({name: of[name] for name in ("popularity", *rows) if name in of}, reference, TESTED)
-        for protocol, of in split_up.items()
-        if reference in of
-    }
-    published = published_values(dataset.manifest.counts, split)
-    minutes = {model: float(np.median([run["seconds"] for run in seen])) / 60 for model, seen in runs.items()}
-    parts = [Slice(part.group, part.name, np.tile(part.mask, seeds)) for part in slices(cases, counts)]
-    together = {
-        name: {protocol: pooled(of[name]) for protocol, of in split_up.items() if name in of} for name in results
-    }
-    by_slice = summarise(together, parts, KS)
-    table = protocols_table(systems, published, minutes, TESTED)
-    tests_tables = {protocol: differences_table(of, reference) for protocol, of in tests.items()}
-    users = len(np.unique(cases.users))
+    compared = [_compared(plan, rows, blend, baseline) for plan in plans]
+    values = published_values(dataset.manifest.counts, split)
+    if not published:
+        values = {name: found for name, found in values.items() if name in compared[0].comparison.systems["kept"]}
     summary: dict[str, Any] = {
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "split": split,
-        "seeds": list(range(first_seed, first_seed + seeds)),
-        "users": users,
+        "seeds": list(numbers),
         "items": dataset.num_items,
-        "baseline": reference,
-        **{FIELDS[name]: {system: of[system].to_dict() for system in of} for name, of in systems.items()},
-        "differences": tests,
-        "minutes": minutes,
-        "runs": {model: [run["run"] for run in found] for model, found in runs.items()},
-        "slices": by_slice["slices"],
+        **compared[0].to_dict(),
+        "left_out": left_out,
         "report": str(output / "report.html"),
     }
-    figures = _plots(output, summary, by_slice, published)
-    write_report(
-        output / "report.html",
-        f"{dataset.name}: {', '.join(models)}",
-        _sections(output, summary, by_slice, table, tests_tables, figures),
-    )
+    if len(compared) > 1:
+        summary["new_items"] = {"split": NEW_ITEMS, **compared[1].to_dict()}
+    write_comparison(output, summary, compared, values)
     write_json(output / "comparison.json", portable_values(summary, output, ("runs", "report")))
-
-    console = plain_console()
-    show_table(console, table, f"{dataset.name}, {split}, test: {median_of(seeds)} ± half the 95 % interval over users")
-    for protocol, shown in tests_tables.items():
-        what = f"{protocol}: paired differences, mean of the seeds ± half the 95 % interval, p corrected by Holm"
-        show_table(console, shown, what)
-    console.print(f"report: {output / 'report.html'}")
     return CompareResult.of_dict(summary)
 
 
-def _blended(data: Path, output: Path, runs: "Mapping[str, Sequence[FinetuneResult]]", number: int, seed: int) -> Path:
-    """The folder of the blend of each model's run with a seed, the `number`-th; made if it is not there yet."""
-    from linguarec.commands.blend import blend
-    from linguarec.runs.settings import read_settings
+def _named_runs(folders: Sequence[AnyPath], taken: Sequence[str]) -> dict[str, list[Path]]:
+    """Row name -> run folders. A folder that is no run, but holds runs, is one row of several seeds.
 
-    folder = output / "runs" / "blend" / f"seed{seed}"
-    parts = [Path(found[min(number, len(found) - 1)]["run"]) for found in runs.values()]
-    models = list(runs)
-    if not (folder / "metrics.json").exists() or read_settings(folder)["parts"] != models:
-        blend(parts, folder, data, seed, overwrite=True)
-    return folder
+    Raises:
+        SettingsError: a folder is no run and holds none.
+    """
+    from linguarec.families.weights import SETTINGS_FILE
+
+    found: dict[str, list[Path]] = {}
+    problems = []
+    for folder in map(Path, folders):
+        runs = [folder] if (folder / SETTINGS_FILE).exists() else sorted(folder.glob(f"*/{SETTINGS_FILE}"))
+        runs = [run.parent if run.name == SETTINGS_FILE else run for run in runs]
+        if not runs:
+            problems.append(f"--runs {folder}: it is no run folder and holds none (no {SETTINGS_FILE} there)")
+        name = folder.name if folder.name not in (*taken, *found) else str(folder)
+        if name in found:
+            problems.append(f"--runs {folder} is named twice")
+        found[name] = runs
+    if problems:
+        raise SettingsError(problems)
+    return found
 
 
 def _check(
-    models: Sequence[str], seeds: int, first_seed: int, baseline: str | None, training: "TrainingSettings | None"
+    models: Sequence[str],
+    seeds: int,
+    first_seed: int,
+    training: "TrainingSettings | None",
+    baseline: str | None,
+    systems: Sequence[str],
 ) -> None:
     from linguarec.checks import seed_problems
     from linguarec.families.opening import family_problems
@@ -267,7 +233,7 @@ def _check(
     if seeds < 1:
         problems.append(f"seeds is {seeds}; it must be at least 1")
     problems += seed_problems(first_seed, "--first-seed")
-    if baseline is not None and baseline not in (*models, "popularity"):
+    if baseline is not None and baseline not in systems:
         problems.append(f"baseline is {baseline!r}; expected one of the models or popularity")
     if training is not None and training.devices > 1:
         problems.append(
@@ -285,99 +251,165 @@ def _options_of(family: "Family", given: Mapping[str, Any]) -> dict[str, Any]:
     return {flag: value for flag, value in given.items() if flag in known}
 
 
-def _plots(
-    output: Path, summary: Mapping[str, Any], by_slice: Mapping[str, Any], published: Mapping[str, Any]
-) -> "list[Figure]":
-    """Plots in this order: overall, learning curves, by slices."""
-    from linguarec.evaluation.intervals import Interval
-    from linguarec.evaluation.plots import plot_by_slice, plot_learning_curves, plot_systems
-    from linguarec.evaluation.report import Figure
-    from linguarec.evaluation.summary import slice_series
-    from linguarec.runs.results import learning_curve
+def _check_runs(rows: Mapping[str, Sequence[Path]], dataset: "PreparedDataset", splits: Sequence[str]) -> None:
+    """Refuse runs that were trained on these data in another way, since targets may be among what they learned from.
 
-    folder, metric = output / "plots", "ndcg@10"
-    means = {
-        name: Interval(**{key: found[metric][key] for key in ("mean", "low", "high", "count")})
-        for name, found in summary["systems"].items()
-        if name != "chance"
-    }
-    values = {
-        name: value.value
-        for name, found in published.items()
-        for value in found
-        if value.metric == metric and name in means
-    }
-    overall, curves = folder / "systems.png", folder / "learning-curves.png"
-    plot_systems(overall, f"{summary['data']}, test", metric, means, values)
-    plot_learning_curves(
-        curves,
-        f"{summary['data']}: valid {metric}, first seed",
-        f"valid {metric}",
-        {model: learning_curve(Path(runs[0])) for model, runs in summary["runs"].items()},
+    Raises:
+        SettingsError: there is one.
+        CheckpointMismatchError: a folder is no run.
+    """
+    from linguarec.runs.settings import read_settings
+
+    problems = []
+    for run in (run for of_row in rows.values() for run in of_row):
+        settings = read_settings(run)
+        own = settings.get("data_fingerprint") == dataset.fingerprint
+        if own and settings.get("split", "leave-one-out") not in splits:
+            problems.append(
+                f"--runs {run} was trained on the split {settings['split']} of these data, and {' and '.join(splits)} are "
+                "compared: targets may be among what it learned from"
+            )
+    if problems:
+        raise SettingsError(problems)
+
+
+def _check_plans(plan: _Trainings, asked: Sequence[str], left_out: dict[str, str]) -> None:
+    """Plan all trainings; a model that was not asked for by name is left out, with the reason, if the data do not suit it.
+
+    Raises:
+        LinguarecError: settings are bad, or the data do not suit a model that was asked for.
+    """
+    from linguarec.commands.finetune import finetuning_request
+
+    for name, family in list(plan.families.items()):
+        if name in left_out:  # of an earlier split, for the same reason
+            del plan.families[name]
+            continue
+        try:
+            request = finetuning_request(
+                family,
+                plan.dataset.path,
+                plan.folder / name,
+                None,
+                plan.training[name],
+                None,
+                plan.split,
+                1.0,
+                plan.seeds[0],
+                dict(plan.options[name]),
+            )
+            family.finetuning.plan(request)
+        except LinguarecError as error:
+            if name in asked:
+                raise
+            log.warning("left out: %s, because %s", name, error)
+            left_out[name] = str(error)
+            del plan.families[name]
+
+
+def _tell(plans: Sequence[_Trainings]) -> None:
+    """Log what is going to be trained, the costly models first of all."""
+    from linguarec.families.family import log_own_training
+
+    for plan in plans:
+        counts = {name: 1 if each.closed_form else len(plan.seeds) for name, each in plan.families.items()}
+        listed = ", ".join(f"{name} x {count}" if count > 1 else name for name, count in counts.items())
+        log.info("%s: %d trainings (%s)", plan.split, sum(counts.values()), listed)
+    for name, family in plans[0].families.items():
+        if family.cost:
+            log.info("costly: %s, %s; name the models without it to leave it out", name, family.cost)
+        log_own_training(family)
+
+
+def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool, baseline: str | None) -> "Compared":
+    """Train on one split what is not trained yet, rank its test targets, and compare."""
+    from linguarec.data.splits import evaluation_cases, training_sequences
+    from linguarec.evaluation.baselines import chance, popularity
+    from linguarec.evaluation.comparison import Comparison
+    from linguarec.evaluation.slices import slices, training_counts
+    from linguarec.run_items import ranked
+    from linguarec.runs.comparison import Compared, costs_of
+    from linguarec.runs.settings import read_settings
+
+    dataset, roles = plan.dataset, plan.dataset.roles(plan.split)
+    cases, valid = (evaluation_cases(dataset.sequences, roles, part) for part in ("test", "valid"))
+    counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
+    found = _Rows(
+        {
+            "chance": [chance(cases, dataset.num_items, valid)],
+            "popularity": [popularity(cases, counts, valid)],
+        }
     )
-    figures = [
-        Figure(overall, f"{metric} of each system: mean of the seeds with its 95 % interval over users."),
-        Figure(curves, f"Valid {metric} after each epoch; the mark is the epoch that was kept."),
-    ]
-    for group, name in (("history length", "history-length"), ("popularity of the target", "popularity")):
-        series = slice_series(by_slice, group, metric)
-        series.pop("chance")
-        if len(series["popularity"]) > 1:
-            plot_by_slice(
-                folder / f"{name}.png", f"{summary['data']}, test: {metric} by {group}", group, metric, series
+    simple = {"popularity": popularity(valid, counts)["kept"].mean("ndcg@10")}
+    for name, family in plan.families.items():
+        for seed in plan.seeds[:1] if family.closed_form else plan.seeds:
+            run, reached = _trained(plan, name, seed)
+            found.runs.setdefault(name, []).append(run)
+            found.results.setdefault(name, []).append(ranked(run, dataset, cases))
+        if family.closed_form:
+            simple[name] = reached
+    parts = dict(found.runs)
+    for name, runs in rows.items():
+        settings = read_settings(runs[0])
+        own = settings.get("data_fingerprint") == dataset.fingerprint
+        if own and settings.get("split", plan.split) != plan.split:
+            continue  # it is a row of the other split
+        found.runs[name] = list(runs)
+        found.results[name] = [
+            ranked(run, dataset, cases) if own else _by_text(run, dataset, cases, valid) for run in runs
+        ]
+        if own:
+            parts[name] = found.runs[name]
+    if blend and len(parts) > 1:
+        for number in range(max(map(len, parts.values()))):
+            place = plan.folder / BLENDED / f"seed{plan.seeds[0] + number}"
+            _blended(
+                [runs[min(number, len(runs) - 1)] for runs in parts.values()], place, dataset, plan.seeds[0] + number
             )
-            figures.append(Figure(folder / f"{name}.png", f"{metric} by {group}, with 95 % intervals over users."))
-    return figures
+            found.runs.setdefault(BLENDED, []).append(place)
+            found.results.setdefault(BLENDED, []).append(ranked(place, dataset, cases))
+    if plan.split == NEW_ITEMS and len(simple) > 1:
+        del simple["popularity"]  # valid targets are known items: of new ones it knows nothing
+    reference = baseline if baseline in found.results else max(simple, key=lambda name: simple[name])
+    comparison = Comparison.of(found.results, reference, slices(cases, counts), KS, TESTED)
+    return Compared(plan.split, comparison, costs_of(found.runs), found.runs, len(plan.seeds))
 
 
-def _sections(
-    output: Path,
-    summary: Mapping[str, Any],
-    by_slice: Mapping[str, Any],
-    table: Any,
-    tests_tables: Mapping[str, Any],
-    figures: "Sequence[Figure]",
-) -> "list[Section]":
-    from linguarec.evaluation.comparison import median_of
-    from linguarec.evaluation.report import Section
-    from linguarec.evaluation.summary import slices_table
-    from linguarec.portable import portable
-    from linguarec.runs.settings import CONFIG_FILE, read_settings
+def _trained(plan: _Trainings, name: str, seed: int) -> tuple[Path, float]:
+    """The run of a model with a seed, trained if it is not finished yet, and its valid ndcg@10."""
+    from linguarec.commands.finetune import finetune
+    from linguarec.memory import reset_peak_memory
 
-    settings = [read_settings(Path(runs[0])) for runs in summary["runs"].values()]
-    versions = ", ".join(f"{name} {version}" for name, version in settings[0].get("versions", {}).items())
-    commands = [
-        f"linguarec finetune {found['model']} {portable(found['data'], output)} "
-        f"--config {portable(Path(runs[0]) / CONFIG_FILE, output)} -o RUN"
-        for runs, found in zip(summary["runs"].values(), settings, strict=True)
-    ]
-    figures_are = median_of(len(summary["seeds"])).capitalize()
-    return [
-        Section(
-            "Results",
-            table=table,
-            note=f"Test targets of {summary['users']:,} users, each ranked among all {summary['items']:,} items. Items of "
-            "the history are candidates (kept), are none (excluded), or are candidates with the learned repeat term added to "
-            f"their scores (learned). {figures_are} ± half the width of the 95 % bootstrap interval over users. Minutes: "
-            "median training time.",
-            figures=figures[:1],
-        ),
-        *(
-            Section(
-                f"Differences, {protocol}",
-                f"User by user, mean of the seeds, against {summary['baseline']} ± half the 95 % bootstrap interval; "
-                "p by the bootstrap, corrected by Holm's method for the number of systems.",
-                of_protocol,
-            )
-            for protocol, of_protocol in tests_tables.items()
-        ),
-        Section("Where the systems differ", table=slices_table(by_slice, "ndcg@10"), figures=figures[2:]),
-        Section("Training", figures=figures[1:2]),
-        Section(
-            "How this was made",
-            f"Data {summary['data_fingerprint'][:16]} (fingerprint), split {summary['split']}, seeds "
-            f"{', '.join(map(str, summary['seeds']))}; {versions}. All settings are in settings.json of each run. "
-            "The commands run in the folder of this report.",
-            commands=commands,
-        ),
-    ]
+    log.info("%s, seed %d, %s", name, seed, plan.split)
+    reset_peak_memory()
+    run = finetune(
+        model=name,
+        data=plan.dataset.path,
+        output=plan.folder / name / f"seed{seed}",
+        split=plan.split,
+        seed=seed,
+        resume=True,
+        training=plan.training[name],
+        **plan.options[name],
+    )
+    return Path(run.run), run.valid["ndcg@10"]
+
+
+def _by_text(run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", valid: "EvaluationCases") -> "Protocols":
+    """The ranks by a model that was not trained on the data, with a repeat term fitted on valid, which is not stored."""
+    from linguarec.devices import device_for
+    from linguarec.evaluation.stacking import Part, fit_repeats
+    from linguarec.run_items import items_of_run
+
+    items = items_of_run(run, dataset, True, {}, device_for(None))
+    term = fit_repeats(Part.of(items.scorer, items.inputs, items.ranker), valid)
+    return replace(items, repeats=term).rank(cases)
+
+
+def _blended(parts: Sequence[Path], folder: Path, dataset: "PreparedDataset", seed: int) -> None:
+    """Make the blend of the parts in `folder`, if it is not there yet."""
+    from linguarec.commands.blend import blend
+    from linguarec.runs.comparison import is_blend_of
+
+    if not is_blend_of(folder, parts):
+        blend(parts, folder, dataset.path, seed, overwrite=True)

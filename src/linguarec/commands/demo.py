@@ -280,7 +280,7 @@ def _sections(
     measured |= {MODELS[name]: Interval(**summary["systems"][name]["ndcg@10"]) for name, summary in home.items()}
     measured["best possible"] = Interval(best, best, best, users)
     picture = output / "plots" / "systems.png"
-    plot_systems(picture, f"{world[0].name}: test ndcg@10", "ndcg@10", measured, {})
+    plot_systems(picture, f"{world[0].name}: test ndcg@10", "ndcg@10", {"measured": measured}, {})
     curves = output / "plots" / "learning_curves.png"
     plot_learning_curves(
         curves,

@@ -259,7 +259,7 @@ def _write(
     metric = next(metric for metric in summary["systems"]["chance"] if metric.startswith("ndcg"))
     for group, file_name in (("history length", "history-length"), ("popularity of the target", "popularity")):
         series = slice_series(summary, group, metric)
-        if plots and len(series["chance"]) > 1:
+        if plots and len(series["kept"]["chance"]) > 1:
             path = folder / f"{name}.{file_name}.png"
             plot_by_slice(path, f"{summary['data']}, {summary['split']}: {metric} by {group}", group, metric, series)
             written.append(path)

@@ -53,12 +53,9 @@ def finetune(
         options: the model's own flags, for its items, stages and sequence encoder
     """
     from linguarec.families.opening import family_named
-    from linguarec.families.start import log_start
-    from linguarec.runs.folder import check_other_folder, training_folder, training_place
+    from linguarec.runs.folder import check_other_folder, run_training, training_place
     from linguarec.runs.results import FinetuneResult
     from linguarec.runs.settings import RunSettings
-    from linguarec.training.processes import is_main_process
-    from linguarec.training.stages import run_stages
 
     data, output = Path(data), Path(output)
     from_ = None if from_ is None else Path(from_)
@@ -68,15 +65,11 @@ def finetune(
     request = finetuning_request(family, data, place, config, training, from_, split, users, seed, options)
     plan = family.finetuning.plan(request)
     settings = RunSettings.of("finetune", request, plan)
-    with training_folder(output, settings, resume, overwrite, FinetuneResult) as done:
-        if done is not None:
-            return done
-        log_start(plan.taken)
-        plan.begin()
-        results = run_stages(plan.stages, place, resume)
-        if not is_main_process():
-            return FinetuneResult.of_later_process()
+
+    def finish(results: list[Any]) -> FinetuneResult:
         return _finish(request, plan, results, output)
+
+    return run_training(plan, settings, output, resume, overwrite, FinetuneResult, finish)
 
 
 def _warn_if_below_popularity(request: "Request", valid: "EvaluationCases", results: list[Any]) -> None:

@@ -62,14 +62,12 @@ def pretrain(
     from linguarec.families import FAMILIES
     from linguarec.families.family import Request
     from linguarec.families.opening import family_named, open_start
-    from linguarec.families.start import check_start, log_start
+    from linguarec.families.start import check_start
     from linguarec.families.weights import seal_model
-    from linguarec.runs.folder import check_other_folder, training_folder, training_place
+    from linguarec.runs.folder import check_other_folder, run_training, training_place
     from linguarec.runs.results import PretrainResult, metrics_of, write_results
     from linguarec.runs.settings import RunSettings
-    from linguarec.training.processes import is_main_process
     from linguarec.training.settings import TrainingSettings
-    from linguarec.training.stages import run_stages
 
     family = family_named(model)
     if family.pretraining is None:
@@ -93,20 +91,16 @@ def pretrain(
     request = Request(family, datasets, start, config, chosen, training, split, users, seed, place, held_out, mixing)
     plan = family.pretraining.plan(request)
     settings = RunSettings.of("pretrain", request, plan)
-    with training_folder(output, settings, resume, overwrite, PretrainResult) as done:
-        if done is not None:
-            return done
-        log_start(plan.taken)
-        plan.begin()
-        results = run_stages(plan.stages, place, resume)
-        if not is_main_process():
-            return PretrainResult.of_later_process()
+
+    def finish(results: list[Any]) -> PretrainResult:
         names = [dataset.name for dataset in datasets]
         domains = dict(zip(names, plan.facts.get("targets", [None] * len(names)), strict=True))
         result = PretrainResult(**metrics_of(request, plan, results, output), domains=domains)
         seal_model(place)
         write_results(place, " + ".join(names), result)
         return result
+
+    return run_training(plan, settings, output, resume, overwrite, PretrainResult, finish)
 
 
 def _check(data: Sequence[Path], valid: Path | None, mixing: float) -> None:

@@ -10,7 +10,8 @@ from linguarec.evaluation.evaluate import EvaluationResult, Protocols
 from linguarec.evaluation.intervals import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
 from linguarec.evaluation.published import PublishedValue
 from linguarec.evaluation.report import Table
-from linguarec.evaluation.summary import FIELDS
+from linguarec.evaluation.slices import Slice
+from linguarec.evaluation.summary import FIELDS, summarise
 from linguarec.ranking.ranks import TargetRanks
 
 
@@ -94,18 +95,95 @@ def by_protocol(results: Mapping[str, Sequence[Protocols]]) -> dict[str, dict[st
     return found
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What trainings took, by system: `minutes`, and the largest resident `memory` in GiB, where they are known."""
+
+    minutes: Mapping[str, float]
+    memory: Mapping[str, float]
+
+    def cells(self, name: str) -> list[str]:
+        """Of one system; empty where not known."""
+        return [
+            f"{self.minutes[name]:.1f}" if name in self.minutes else "",
+            f"{self.memory[name]:.2f}" if name in self.memory else "",
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several systems on the cases of one split.
+
+    `systems`: protocol -> name -> figures. `baseline`: what they are tested against. `differences`: protocol -> name -> metric
+    -> paired test. `slices`: the systems by parts of the targets.
+    """
+
+    systems: dict[str, dict[str, ComparedSystem]]
+    baseline: str
+    differences: dict[str, dict[str, dict[str, dict[str, float]]]]
+    slices: list[dict[str, Any]]
+    users: int
+
+    @classmethod
+    def of(
+        cls,
+        results: Mapping[str, Sequence[Protocols]],
+        baseline: str,
+        parts: Sequence[Slice],
+        ks: Sequence[int],
+        tested: Sequence[str],
+    ) -> "Comparison":
+        """Compare the results of systems on the same cases.
+
+        Args:
+            results: name -> the result of each seed.
+            baseline: name of one of them.
+            parts: of the cases.
+            ks: list lengths of the metrics.
+            tested: metrics of the paired tests; no test is made of chance.
+        """
+        split_up = by_protocol(results)
+        together = {
+            name: {protocol: pooled(of[name]) for protocol, of in split_up.items() if name in of} for name in results
+        }
+        return cls(
+            {protocol: {name: compared(seen, ks) for name, seen in of.items()} for protocol, of in split_up.items()},
+            baseline,
+            {
+                protocol: differences({name: of[name] for name in of if name != "chance"}, baseline, tested)
+                for protocol, of in split_up.items()
+                if baseline in of
+            },
+            summarise(together, parts, ks)["slices"],
+            len(np.unique(next(iter(results.values()))[0]["kept"].users)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; `systems` has the figures under the protocol `kept`, `excluded` and `learned` those under these."""
+        return {
+            "users": self.users,
+            "baseline": self.baseline,
+            **{
+                FIELDS[protocol]: {name: found.to_dict() for name, found in of.items()}
+                for protocol, of in self.systems.items()
+            },
+            "differences": self.differences,
+            "slices": self.slices,
+        }
+
+
 def protocols_table(
     systems: Mapping[str, Mapping[str, ComparedSystem]],
     published: Mapping[str, Sequence[PublishedValue]],
-    minutes: Mapping[str, float],
+    costs: Costs,
     metrics: Sequence[str],
 ) -> Table:
     """A row per system, some metrics under every protocol side by side; the best of each column of ndcg in bold.
 
     Args:
         systems: protocol -> name -> figures.
-        published: values that stand below a system, under the protocol `kept`.
-        minutes: of the trainings, for those systems that were trained.
+        published: values that stand below a system, under the protocol `kept`; those of other systems stand at the end.
+        costs: of the trainings.
         metrics: to show.
     """
     columns = [(protocol, metric) for protocol in systems for metric in metrics]
@@ -122,21 +200,31 @@ def protocols_table(
             str(replace(of[name].intervals[metric], mean=of[name].median(metric))) if name in of else ""
             for of, metric in ((systems[protocol], metric) for protocol, metric in columns)
         ]
-        rows.append([name, *cells, f"{minutes[name]:.1f}" if name in minutes else ""])
-        if row := _published_row(published.get(name, ()), columns):
-            rows.append(row)
-    return Table(
-        ["system", *(f"{metric} {protocol}" for protocol, metric in columns), "minutes"], rows, frozenset(strong)
-    )
+        rows.append([name, *cells, *costs.cells(name)])
+        rows += _published_rows(published.get(name, ()), columns, "  published")
+    for name, values in published.items():
+        if name not in systems["kept"]:
+            rows += _published_rows(values, columns, "published")
+    shown = [f"{metric} {protocol}" for protocol, metric in columns]
+    return Table(["system", *shown, "minutes", "peak GiB"], rows, frozenset(strong))
 
 
-def _published_row(values: Sequence[PublishedValue], columns: Sequence[tuple[str, str]]) -> list[str]:
-    if not values:
-        return []
-    of = {value.metric: value for value in values}
-    label = f"  published: {values[0].system}{', pre-trained' if values[0].pretrained else ''}"
-    cells = [f"{of[metric].value:.4f}" if protocol == "kept" and metric in of else "" for protocol, metric in columns]
-    return [label, *cells, ""]
+def _published_rows(
+    values: Sequence[PublishedValue], columns: Sequence[tuple[str, str]], label: str
+) -> list[list[str]]:
+    """A row for each system of a paper."""
+    systems: dict[tuple[str, bool], dict[str, float]] = {}
+    for value in values:
+        systems.setdefault((value.system, value.pretrained), {})[value.metric] = value.value
+    return [
+        [
+            f"{label}: {system}{', pre-trained' if pretrained else ''}",
+            *(f"{of[metric]:.4f}" if protocol == "kept" and metric in of else "" for protocol, metric in columns),
+            "",
+            "",
+        ]
+        for (system, pretrained), of in systems.items()
+    ]
 
 
 def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], baseline: str) -> Table:

@@ -22,6 +22,8 @@ class PublishedValue:
 def published_values(counts: Mapping[str, int], split: str) -> dict[str, list[PublishedValue]]:
     """Published test values by linguarec's model name, for the data set with exactly these counts; empty for any other.
 
+    Values of systems that linguarec does not have are under the empty name. A model may have those of several systems.
+
     A data set is identified by its numbers of users, items and interactions, not by the name of its folder: other subsets of
     the same shop have the same name, but their values are not comparable.
 

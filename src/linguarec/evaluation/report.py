@@ -10,12 +10,14 @@ from linguarec.files import writing_file
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1d2430; background: #fff; }
-body { max-width: 66rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+body { max-width: 80rem; margin: 2.5rem auto; padding: 0 1.25rem; }
+p, figure { max-width: 60rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.2rem; margin: 2.25rem 0 .6rem; border-bottom: 1px solid #dfe4ea; padding-bottom: .3rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; margin: .75rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid #e8ecf0; white-space: nowrap; }
+th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #e8ecf0; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #b9c2cc; }
 tr.strong td { font-weight: 650; background: #f2f7fb; }

@@ -25,24 +25,26 @@ def summarise(
 ) -> dict[str, Any]:
     """All systems under every protocol, overall and for each slice.
 
+    A result may hold the same cases several times, as that of several seeds does (`linguarec.evaluation.comparison.pooled`).
+
     Returns:
         `systems`, under the protocol `kept`: name -> metric -> mean, low, high; `excluded` and `learned`: the same under those.
         `slices`: for each its group, name, cases, users, `systems`, `excluded` and `learned`.
     """
-    first = next(iter(systems.values()))["kept"]  # all have the same cases; with pooled seeds, each case once per seed
+    first = next(iter(systems.values()))["kept"]  # all have the same cases
     return {
         **{FIELDS[name]: found for name, found in _by_protocol(systems, ks, seed).items()},
         "slices": [
             {
                 "group": part.group,
                 "name": part.name,
-                "cases": len(np.unique(first.cases[part.mask])),
-                "users": len(np.unique(first.users[part.mask])),
+                "cases": int(part.mask.sum()),
+                "users": len(np.unique(_selected(first, part).users)),
                 **{
                     FIELDS[name]: found
                     for name, found in _by_protocol(
                         {
-                            system: {protocol: result.select(part.mask) for protocol, result in of.items()}
+                            system: {protocol: _selected(result, part) for protocol, result in of.items()}
                             for system, of in systems.items()
                         },
                         ks,
@@ -53,6 +55,10 @@ def summarise(
             for part in parts
         ],
     }
+
+
+def _selected(result: EvaluationResult, part: Slice) -> EvaluationResult:
+    return result.select(np.tile(part.mask, len(result) // len(part.mask)))
 
 
 def _by_protocol(systems: Mapping[str, Protocols], ks: Sequence[int], seed: int) -> dict[str, dict[str, Any]]:
@@ -79,27 +85,48 @@ def systems_table(summary: Mapping[str, Any], metrics: Sequence[str]) -> Table:
     return Table(["mean over users", *summary["systems"]], rows)
 
 
-def slices_table(summary: Mapping[str, Any], metric: str) -> Table:
-    """One row per slice, one column per system (without chance): means of one metric with half the width of its intervals."""
-    systems = [name for name in summary["systems"] if name != "chance"]
+def slices_table(summary: Mapping[str, Any], metric: str, protocol: str = "kept", most: int | None = None) -> Table:
+    """One row per slice, one column per system (without chance): means of one metric with half the width of its intervals.
+
+    `most`: show only so many systems, the best ones (`best_systems`).
+    """
+    systems = best_systems(summary, metric, protocol, most)
     rows = [
         [
             f"{part['group']}: {part['name']}",
             f"{part['users']:,}",
-            *(str(_interval(part["systems"][name][metric])) for name in systems),
+            *(str(_interval(part[FIELDS[protocol]][name][metric])) for name in systems),
         ]
         for part in summary["slices"]
     ]
     return Table([metric, "users", *systems], rows)
 
 
-def slice_series(summary: Mapping[str, Any], group: str, metric: str) -> dict[str, list[tuple[str, Interval]]]:
-    """For a plot: each system's means over the parts of one group of slices."""
+def slice_series(
+    summary: Mapping[str, Any], group: str, metric: str, most: int | None = None
+) -> dict[str, dict[str, list[tuple[str, Interval]]]]:
+    """For a plot: protocol -> system -> its means over the parts of one group of slices.
+
+    `most`: only so many systems, the same ones under every protocol: the best under the last protocol, without chance.
+    """
     parts = [part for part in summary["slices"] if part["group"] == group]
+    fields = {protocol: field for protocol, field in FIELDS.items() if summary.get(field)}
+    names = list(summary["systems"]) if most is None else best_systems(summary, metric, list(fields)[-1], most)
     return {
-        name: [(part["name"], _interval(part["systems"][name][metric])) for part in parts]
-        for name in summary["systems"]
+        protocol: {
+            name: [(part["name"], _interval(part[field][name][metric])) for part in parts]
+            for name in names
+            if name in summary[field]
+        }
+        for protocol, field in fields.items()
     }
+
+
+def best_systems(summary: Mapping[str, Any], metric: str, protocol: str, most: int | None = None) -> list[str]:
+    """The systems without chance, in their order; with `most` only so many, the best ones by a metric under a protocol."""
+    of = {name: found[metric]["mean"] for name, found in summary[FIELDS[protocol]].items() if name != "chance"}
+    chosen = sorted(of, key=lambda name: of[name], reverse=True)[:most]
+    return [name for name in of if name in chosen]
 
 
 def _to_dict(found: Intervals) -> dict[str, dict[str, float]]:

@@ -16,9 +16,9 @@ from linguarec.evaluation.evaluate import rank_cases
 from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.weights import save_model
 from linguarec.files import writing_file
+from linguarec.memory import peak_memory_gib
 from linguarec.ranking.scorer import Scorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.callbacks import peak_memory_gib
 from linguarec.training.fit import CURVE_FILE
 from linguarec.training.processes import is_main_process
 from linguarec.training.stages import PlannedStage, StageResult

@@ -185,7 +185,9 @@ class Family:
     `finetuning`, `pretraining`: its trainings. `training`: settings of its paper's training that differ from the defaults.
     `per_item`: tensors with a row for each catalogue item, which are never loaded for another catalogue. `carries`: whether
     another training can start from it. `ranks_new`: whether it has keys for items that it was not trained with.
-    `closed_form`: fitted at once and without a seed; a comparison puts it beside every model that is trained. `loader`: makes
+    `closed_form`: fitted at once and without a seed; a comparison puts it beside every model that is trained. `trained`: false
+    for what is made of trained runs. `cost`: why its training takes much longer than that of most others, empty = it does not;
+    a comparison of many models says so before it starts. `loader`: makes
     the steps that `finetune_loss` reads. `both_ways`: whether a place reads later ones, too; then it is trained on masked
     items, and a history is continued from a masked place behind it. `scorer`: makes keys and queries with a trained network.
     `ways`: ways to fine-tune a pre-trained model, for the comparison with training from scratch; None = none, because no
@@ -205,6 +207,8 @@ class Family:
     carries: bool = True
     ranks_new: bool = True
     closed_form: bool = False
+    trained: bool = True
+    cost: str = ""
     loader: MakeLoader = next_items
     both_ways: bool = False
     scorer: LoadScorer = score_vectors

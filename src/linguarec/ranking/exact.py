@@ -11,6 +11,7 @@ other queries, the number of threads, or where an item stands, and items with eq
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -117,33 +118,14 @@ class ExactRanker(ABC, Generic[Query, Added]):
         """See `Ranker`."""
         total = self.count(queries)
         _check_lists(total, exclude, within)
-        if len(targets) != total:
-            raise ValueError(f"{total} queries and {len(targets)} targets must be equally many")
         if isinstance(within, np.ndarray) and len(within) * 2 < len(self):
             rows = self._candidates(within)
             columns = np.searchsorted(rows, targets)
             found = rows[np.minimum(columns, len(rows) - 1)] == targets if len(rows) else np.zeros(total, dtype=bool)
             _check_targets(~found)
             return self.subset(rows).ranks(queries, columns, None if exclude is None else _columns(exclude, rows))
-        of_target = self._targets(targets)
-        greater = torch.empty(total, dtype=torch.int64, device=self.device)
-        ties = torch.empty_like(greater)
-        with full_precision(self.device):
-            self.error(queries)  # refuses what is not finite
-            closed = self._closed(within)
-            out = torch.empty(chunk_rows(len(self), self.device), len(self), device=self.device)
-            for start in range(0, total, len(out)):
-                stop = min(start + len(out), total)
-                self.score(self.take(queries, start, stop), out)
-                scores, target = out[: stop - start], of_target[start:stop].unsqueeze(1)
-                target_scores = scores.gather(1, target)
-                self._close(scores, start, closed, within)
-                _check_targets(scores.gather(1, target).squeeze(1).cpu().numpy() == -np.inf)
-                if exclude is not None:
-                    _exclude(scores, exclude, start)
-                    scores.scatter_(1, target, target_scores)
-                greater[start:stop], ties[start:stop] = _compared(scores, target_scores)
-        return TargetRanks(greater.cpu().numpy(), ties.cpu().numpy())
+        protocol = "kept" if exclude is None else "excluded"
+        return self._ranks(queries, targets, (protocol,), within, exclude)[protocol]
 
     def ranks_by_protocol(
         self, queries: Query, targets: IntArray, histories: Ragged, adjustments: Adjustments | None = None
@@ -159,21 +141,38 @@ class ExactRanker(ABC, Generic[Query, Added]):
         Raises:
             ValueError: as in `ranks`.
         """
+        return self._ranks(queries, targets, protocols_of(adjustments), None, histories, adjustments)
+
+    def _ranks(
+        self,
+        queries: Query,
+        targets: IntArray,
+        protocols: Sequence[str],
+        within: Within | None,
+        histories: Ragged | None,
+        adjustments: Adjustments | None = None,
+    ) -> dict[str, TargetRanks]:
+        """Ranks among the candidates under some protocols, of which only `kept` needs no histories."""
         total = self.count(queries)
         if len(targets) != total:
             raise ValueError(f"{total} queries and {len(targets)} targets must be equally many")
         of_target = self._targets(targets)
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in protocols_of(adjustments)}
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in protocols}
         with full_precision(self.device):
             self.error(queries)  # refuses what is not finite
+            closed = self._closed(within)
             out = torch.empty(chunk_rows(len(self), self.device), len(self), device=self.device)
             for start in range(0, total, len(out)):
                 stop = min(start + len(out), total)
                 self.score(self.take(queries, start, stop), out)
                 scores, target = out[: stop - start], of_target[start:stop].unsqueeze(1)
-                self._close(scores, start, None, None)
+                self._close(scores, start, closed, within)
                 target_scores = scores.gather(1, target)
-                found["kept"].append(_compared(scores, target_scores))
+                _check_targets(target_scores.squeeze(1).cpu().numpy() == -np.inf)
+                if "kept" in found:
+                    found["kept"].append(_compared(scores, target_scores))
+                if histories is None:
+                    continue
                 pairs = _pairs(histories, start, len(scores), scores.device)
                 seen = scores[pairs]
                 scores[pairs] = -torch.inf
@@ -210,7 +209,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
                 scores = self._scores(part, stop - start)
                 self._close(scores, start, closed, within)
                 if exclude is not None:
-                    _exclude(scores, exclude, start)
+                    scores[_pairs(exclude, start, len(scores), scores.device)] = -torch.inf
                 parts.append(self._best(part, scores, k, error[start:stop]))
         return joined(parts, k)
 
@@ -442,9 +441,3 @@ def _pairs(lists: Ragged, start: int, queries: int, device: torch.device) -> tup
     rows = lists.values[offsets[0] : offsets[-1]].astype(np.int64)
     of_query = np.repeat(np.arange(queries), np.diff(offsets))
     return torch.from_numpy(of_query).to(device), torch.from_numpy(rows).to(device)
-
-
-def _exclude(scores: Tensor, exclude: Ragged, start: int) -> None:
-    """Put the items excluded for the queries from `start` on below all others."""
-    queries, rows = _pairs(exclude, start, len(scores), scores.device)
-    scores[queries, rows] = -torch.inf

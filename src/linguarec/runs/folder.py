@@ -2,13 +2,15 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from linguarec.data.dataset import MANIFEST_FILE
 from linguarec.errors import CheckpointMismatchError, OutputError, SettingsError
+from linguarec.families.family import Plan
+from linguarec.families.start import log_start
 from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_free, followed, owned, put_in_place
@@ -17,6 +19,7 @@ from linguarec.runs.settings import SETTINGS_MARKER, RunSettings, read_settings
 from linguarec.seals import unseal
 from linguarec.stored import AGAIN, read_record
 from linguarec.training.processes import is_main_process
+from linguarec.training.stages import StageResult, run_stages
 
 Kind = TypeVar("Kind", bound=TrainingResult)
 
@@ -68,6 +71,29 @@ def training_folder(
         yield done
         if place != output:
             put_in_place(place, output)
+
+
+def run_training(
+    plan: Plan,
+    settings: RunSettings,
+    output: Path,
+    resume: bool,
+    overwrite: bool,
+    kind: type[Kind],
+    finish: Callable[[list[StageResult]], Kind],
+) -> Kind:
+    """Run the stages of a plan in its folder (see `training_folder`), and complete it.
+
+    `finish` completes the folder from the results of the stages, and makes the result of the run; only the main process calls
+    it.
+    """
+    with training_folder(output, settings, resume, overwrite, kind) as done:
+        if done is not None:
+            return done
+        log_start(plan.taken)
+        plan.begin()
+        results = run_stages(plan.stages, training_place(output, overwrite), resume)
+        return finish(results) if is_main_process() else kind.of_later_process()
 
 
 def _finished(place: Path, output: Path, settings: RunSettings, kind: type[Kind]) -> Kind | None:

@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,12 +144,23 @@ def learning_curve(run: Path) -> tuple[list[float], list[float]]:
     epochs: list[float] = []
     values: list[float] = []
     before = 0
+    for rows in _curves(run):
+        validated = [row for row in rows if "valid ndcg@10" in row]
+        epochs += [before + float(row["epoch"]) for row in validated]
+        values += [float(row["valid ndcg@10"]) for row in validated]
+        before += len(rows)
+    return epochs, values
+
+
+def peak_memory_of(run: Path) -> float | None:
+    """Largest resident memory of the training of a run in GiB, over all stages; None = not recorded."""
+    found = [float(row["peak_memory_gib"]) for rows in _curves(run) for row in rows if row.get("peak_memory_gib")]
+    return max(found, default=None)
+
+
+def _curves(run: Path) -> Iterator[list[dict[str, str]]]:
+    """The rows of each stage's epochs, the run itself last."""
     for file in (*sorted(run.glob(f"*/{CURVE_FILE}")), run / CURVE_FILE):
         if file.exists():
             with file.open(newline="", encoding="utf-8") as opened:
-                rows = list(csv.DictReader(opened))
-            validated = [row for row in rows if "valid ndcg@10" in row]
-            epochs += [before + float(row["epoch"]) for row in validated]
-            values += [float(row["valid ndcg@10"]) for row in validated]
-            before += len(rows)
-    return epochs, values
+                yield list(csv.DictReader(opened))

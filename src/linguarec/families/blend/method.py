@@ -203,5 +203,6 @@ BLEND = Family(
     encoders={},
     per_item=("parts",),
     carries=False,
+    trained=False,
     scorer=open_scorer,
 )

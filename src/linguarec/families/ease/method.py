@@ -12,7 +12,7 @@ from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
 from linguarec.families.closed_form import NoOptions, plan_closed_form
-from linguarec.families.ease.model import EASE, EASEConfig, memory_needed
+from linguarec.families.ease.model import EASE, EASEConfig, memory_needed, seconds_needed
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.memory import available_memory
 from linguarec.nn.encoders import EncoderConfig
@@ -61,12 +61,12 @@ def plan_finetuning(request: Request) -> Plan:
         DataFormatError: there are no training targets, or no valid cases.
     """
     source = IdSource.choose(request.dataset, {})
-    needs = check_memory(len(source), available_memory())
+    needs = check_resources(len(source), available_memory())
     return plan_closed_form(request, source, EASEScorer, lambda network, data: network.fit(data.sequences), needs)
 
 
-def check_memory(num_items: int, available: int | None) -> str:
-    """What a catalogue needs, in a sentence for the log; one whose matrices do not fit into memory is refused.
+def check_resources(num_items: int, available: int | None) -> str:
+    """What a catalogue needs of memory and time, in a sentence; one whose matrices do not fit into memory is refused.
 
     Args:
         num_items: N.
@@ -85,7 +85,13 @@ def check_memory(num_items: int, available: int | None) -> str:
                 "--k-core, take a machine with more memory, or another model"
             ]
         )
-    return f"{num_items:,} items need up to {_gib(needed)}"
+    return f"{num_items:,} items need up to {_gib(needed)} and about {_span(seconds_needed(num_items))}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:,.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:,.1f} hours"
 
 
 def _gib(size: int) -> str:

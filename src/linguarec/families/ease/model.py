@@ -13,6 +13,7 @@ As query . key: the key of item i is column i of B, the query is the history as 
 item has no column.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +118,18 @@ def weighted_items(batch: SequenceBatch, rows: Tensor, num_items: int, decay: fl
 def memory_needed(num_items: int) -> int:
     """Bytes that `item_weights` and the keys made of it take at most: three matrices [N, N] of float64."""
     return 3 * num_items**2 * 8
+
+
+def seconds_needed(num_items: int, tried: int = 1_536) -> float:
+    """Seconds that the inverse of N items takes here, by the time of a small one of `tried` items: it grows with the cube.
+
+    Larger matrices are worked on at a higher rate, so it takes rather less; counting the log comes on top.
+    """
+    size = max(1, min(num_items, tried))
+    matrix = np.eye(size) + 1 / size
+    started = time.perf_counter()
+    _inverse(matrix)
+    return (time.perf_counter() - started) * (num_items / size) ** 3
 
 
 def item_weights(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArray[np.float32]:

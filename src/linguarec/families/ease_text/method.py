@@ -9,7 +9,7 @@ from torch import nn
 
 from linguarec.data.training_data import TrainingData
 from linguarec.families.closed_form import plan_closed_form
-from linguarec.families.ease.method import EASEScorer, check_memory
+from linguarec.families.ease.method import EASEScorer, check_resources
 from linguarec.families.ease_text.model import EASEText, EASETextConfig
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.memory import available_memory
@@ -50,7 +50,7 @@ def plan_finetuning(request: Request) -> Plan:
         DataFormatError: there are no training targets, or no valid cases.
     """
     source = EmbeddingSource.choose(request.dataset, {"features": request.options.features})
-    needs = check_memory(len(source), available_memory())
+    needs = check_resources(len(source), available_memory())
 
     def fit(network: Any, data: TrainingData) -> None:
         network.fit(data.sequences, np.asarray(source.vectors, dtype=np.float32))

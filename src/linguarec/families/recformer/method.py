@@ -244,6 +244,7 @@ RECFORMER = Family(
         "warmup_steps": 100,
         "schedule": "linear",
     },
+    cost="a language model reads every history: an epoch takes 2.5 minutes with 8,442 users on two cores",
     scorer=open_scorer,
     ways=ways,
     released=RELEASED,
