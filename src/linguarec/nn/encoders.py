@@ -7,6 +7,7 @@ A model takes one of them as a constructor argument, so that its item encoder an
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class TransformerConfig:
         max_length: longest history that is read; older items are left out.
         layer_norm_eps: epsilon of all LayerNorms.
         initializer_range: standard deviation of the initial weights.
+        positions: learned = a vector for each position, counted from the left, is added to the item inputs; none = the
+            encoder is not told where an item stands, for histories whose order says nothing.
     """
 
     hidden_size: int = size(300)
@@ -39,13 +42,16 @@ class TransformerConfig:
     inner_size: int = size(256)
     dropout: float = 0.5
     attention_dropout: float | None = None
-    max_length: int = size(50)
+    max_length: int = size(50, positions="learned")
     layer_norm_eps: float = size(1e-12)
     initializer_range: float = 0.02
+    positions: Literal["learned", "none"] = size("learned")
 
     def __post_init__(self) -> None:
         problems = at_least(self, hidden_size=1, layers=1, heads=1, inner_size=1, max_length=1) + divided_by_heads(self)
         problems += small(self, "layer_norm_eps", "initializer_range")
+        if self.positions not in ("learned", "none"):
+            problems.append(f"positions is {self.positions!r}; it must be learned or none")
         refuse(problems + probabilities(self, "dropout", "attention_dropout"))
 
 
@@ -165,13 +171,22 @@ class TransformerLayer(nn.Module):
         return normed
 
 
+def position_table(config: TransformerConfig) -> nn.Embedding | None:
+    """The vectors of the positions, [max_length, D]; None = without positions."""
+    return nn.Embedding(config.max_length, config.hidden_size) if config.positions == "learned" else None
+
+
 class TransformerEncoder(nn.Module):
-    """SASRec's Transformer: item input + position counted from the left, LayerNorm, dropout, then the layers."""
+    """SASRec's Transformer: item input + position counted from the left, LayerNorm, dropout, then the layers.
+
+    Without positions, and if it reads both ways, a state depends on the items of a sequence and not on their order. Causal
+    attention still tells each position which items came before it.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.position = nn.Embedding(config.max_length, config.hidden_size)
+        self.position = position_table(config)
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
@@ -185,7 +200,7 @@ class TransformerEncoder(nn.Module):
         `causal`: whether a position reads earlier ones only; else it reads the whole sequence.
         """
         layout = RaggedLayout.of(offsets)
-        tokens = layout.to_blocks(inputs + self.position(positions))
+        tokens = layout.to_blocks(inputs if self.position is None else inputs + self.position(positions))
         tokens = self.dropout(self.input_norm(tokens))
         for number, layer in enumerate(self.layers, start=1):
             tokens = layer(tokens, layout, only_last and number == len(self.layers), causal)

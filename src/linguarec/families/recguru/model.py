@@ -36,7 +36,7 @@ from linguarec.nn.shape import CatalogueShape
 
 @dataclass(frozen=True)
 class RecGURUConfig:
-    """Settings of the decoder, which is a Transformer of the encoder's width and length.
+    """Settings of the decoder, which is a Transformer of the encoder's width and length, with positions if that has them.
 
     Args:
         decoder_layers: number of decoder layers.
@@ -75,6 +75,7 @@ class RecGURU(nn.Module):
                 dropout=config.decoder_dropout,
                 max_length=encoder.config.max_length,
                 initializer_range=config.initializer_range,
+                positions=encoder.config.positions if isinstance(encoder.config, TransformerConfig) else "learned",
             )
         )
 
