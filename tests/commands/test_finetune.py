@@ -161,12 +161,13 @@ def test_a_gru_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> 
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     step: int, dataset: PreparedDataset, tmp_path: Path, until_killed: Callable[..., None]
 ) -> None:
-    """Epochs have 6 steps: step 3 is in the first one, 8 in the second, 12 begins the third."""
+    """Epochs have 6 steps: step 3 is in the first one, 8 in the second, 12 begins the third. Step 8 is without positions."""
     training = settings(checkpoint_every_n_steps=1 if step != 12 else 0, averaging=0 if step == 3 else 9)
+    encoder = replace(SMALL, positions="none" if step == 8 else "learned")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    finetune("unisrec", dataset.path, unbroken, transformer=SMALL, training=training)
+    finetune("unisrec", dataset.path, unbroken, transformer=encoder, training=training)
     words = ("finetune", "unisrec", dataset.path, "-o", broken)
-    until_killed(*words, where=f"batch.step == {step}", transformer=SMALL, training=training)
+    until_killed(*words, where=f"batch.step == {step}", transformer=encoder, training=training)
     assert not (broken / "metrics.json").exists()
     finetune("unisrec", dataset.path, broken, transformer=SMALL, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
@@ -430,13 +431,16 @@ def test_a_run_from_before_a_setting_existed_can_be_resumed(dataset: PreparedDat
     run = tmp_path / "run"
     result = finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1))
     stored = json.loads((run / "settings.json").read_text())
-    del stored["training"]["valid_users"]
+    del stored["training"]["valid_users"], stored["encoder"]["positions"]
     (run / "settings.json").write_text(json.dumps(stored))
     again = finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1), resume=True)
     assert again == result
     with pytest.raises(SettingsError, match="valid_users"):
         asked = settings(max_epochs=1, valid_users=5)
         finetune("sasrec", dataset.path, run, transformer=SMALL, training=asked, resume=True)
+    others = replace(SMALL, positions="none")
+    with pytest.raises(SettingsError, match=r"transformer\.positions: the run has 'learned', now 'none'"):
+        finetune("sasrec", dataset.path, run, transformer=others, training=settings(max_epochs=1), resume=True)
 
 
 def test_a_folder_without_users_to_learn_from_is_refused(make_dataset: Any, tmp_path: Path) -> None:

@@ -28,10 +28,13 @@ WIDTH, CODE_BOOKS, CENTROIDS = 32, 4, 16
 ENCODERS: dict[str, EncoderConfig] = {
     "transformer": TransformerConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
     "gru": GRUConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
+    "no-positions": TransformerConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20, positions="none"),
 }
 # Models of tokens have a suite of their own, test_token_models.py: no sequence encoder, one query a history.
 NAMES = [name for name, family in FAMILIES.items() if family.encoders]
+TRANSFORMERS = [name for name in NAMES if "transformer" in FAMILIES[name].encoders]
 EVERY_MODEL = [(name, encoder) for name in NAMES for encoder in FAMILIES[name].encoders]
+EVERY_MODEL += [(name, "no-positions") for name in TRANSFORMERS]
 CAUSAL = [pair for pair in EVERY_MODEL if not FAMILIES[pair[0]].both_ways]
 BOTH_WAYS = [pair for pair in EVERY_MODEL if FAMILIES[pair[0]].both_ways]
 each_of = pytest.mark.parametrize  # description: of these models alone
@@ -258,7 +261,32 @@ def test_a_new_item_needs_no_row(model: nn.Module, description: ModelDescription
         torch.testing.assert_close(key, known, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "encoder"), EVERY_MODEL)
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("positions", ["learned", "none"])
+@torch.no_grad()
+def test_without_positions_the_order_of_earlier_items_says_nothing(name: str, positions: str, world: World) -> None:
+    """With one layer: with several, causal attention tells a later layer which items came before which."""
+    encoder = replace(ENCODERS["transformer"], layers=1, positions=positions, initializer_range=0.3)
+    description = replace(describe(name, "transformer", world), encoder=encoder)
+    torch.manual_seed(0)
+    model = description.build().eval()
+    batch = ragged_batch([7, 9], len(world.items))
+    inputs = model.item_inputs(world.items)
+    turned = batch.items.clone()
+    turned[:6], turned[7:15] = batch.items[:6].flip(0), batch.items[7:15].roll(3)
+    before, after = (model.queries(replace(batch, items=items), inputs) for items in (batch.items, turned))
+    if len(before) == len(batch.items):
+        before, after = before[batch.last], after[batch.last]
+    tables = [key for key in model.state_dict() if key.endswith("position.weight")]
+    if positions == "none":
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+        assert tables == []
+    else:
+        assert (after - before).abs().amax(dim=-1).min() > 1e-3
+        assert tables != []
+
+
+@pytest.mark.parametrize(("name", "encoder"), [pair for pair in EVERY_MODEL if pair[1] != "no-positions"])
 def test_learns_the_synthetic_world(name: str, encoder: str, request: pytest.FixtureRequest) -> None:
     """Beats popularity by a quarter and comes near the best score that the world's law allows.
 

@@ -12,7 +12,11 @@ _OFFSETS = {"any order": [0, 4, 5, 12, 14, 18], "by length": [0, 1, 3, 7, 11], "
 
 
 @pytest.mark.parametrize("offsets", _OFFSETS.values(), ids=_OFFSETS)
-@pytest.mark.parametrize("config", [TransformerConfig(12, 3, 2, 8), GRUConfig(12, 2, 8)], ids=["transformer", "gru"])
+@pytest.mark.parametrize(
+    "config",
+    [TransformerConfig(12, 3, 2, 8), TransformerConfig(12, 3, 2, 8, positions="none"), GRUConfig(12, 2, 8)],
+    ids=["transformer", "no positions", "gru"],
+)
 def test_states_after_the_last_items_alone_are_those_of_all(config: EncoderConfig, offsets: list[int]) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(config).eval()
@@ -49,6 +53,28 @@ def test_a_transformer_that_reads_both_ways_sees_the_whole_sequence_and_no_other
     assert torch.equal(changed[:4], whole[:4])
     assert (changed[4:] - whole[4:]).abs().amax(dim=-1).min() > 1e-3
     assert (causal[4:8] - changed[4:8]).abs().amax(dim=-1).min() > 1e-3
+
+
+def test_both_ways_without_positions_a_sequence_is_a_set() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(TransformerConfig(12, 2, 2, 8, positions="none")).eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    inputs, positions, ends = torch.randn(5, 12), torch.arange(5), torch.tensor([0, 5])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    with torch.inference_mode():
+        states = encoder(inputs, positions, ends, causal=False)
+        of_others = encoder(inputs[order], positions, ends, causal=False)
+        causal = [
+            encoder(inputs[each], positions, ends)[-1] for each in (torch.arange(5), torch.tensor([1, 0, 2, 3, 4]))
+        ]
+    torch.testing.assert_close(of_others, states[order], rtol=1e-5, atol=1e-6)
+    assert (causal[0] - causal[1]).abs().max() > 1e-4  # the second layer reads which of the two came first
+
+
+def test_positions_are_learned_or_none() -> None:
+    with pytest.raises(ValueError, match="positions is 'sinusoidal'; it must be learned or none"):
+        TransformerConfig(positions="sinusoidal")  # type: ignore[arg-type]
 
 
 def test_attention_both_ways_is_the_softmax_over_all_places() -> None:

@@ -36,7 +36,9 @@ from linguarec.nn.shape import CatalogueShape
 
 @dataclass(frozen=True)
 class RecGURUConfig:
-    """Settings of the decoder, which is a Transformer of the encoder's width and length, with positions if that has them.
+    """Settings of the decoder, which is a Transformer of the encoder's width and length.
+
+    It has learned positions unless the encoder is a Transformer without.
 
     Args:
         decoder_layers: number of decoder layers.
