@@ -169,7 +169,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     words = ("finetune", "unisrec", dataset.path, "-o", broken)
     until_killed(*words, where=f"batch.step == {step}", transformer=encoder, training=training)
     assert not (broken / "metrics.json").exists()
-    finetune("unisrec", dataset.path, broken, transformer=SMALL, training=training, resume=True)
+    finetune("unisrec", dataset.path, broken, transformer=encoder, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
