@@ -386,6 +386,30 @@ def test_the_run_holds_the_best_weights_not_the_last(dataset: PreparedDataset, t
     assert reached == pytest.approx(result["valid"]["ndcg@10"], abs=1e-9)
 
 
+def test_the_valid_metrics_are_of_the_protocol_that_stops_the_training(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    from prepared import catalogue_batch
+
+    from linguarec.data.splits import evaluation_cases
+
+    cases = evaluation_cases(dataset.sequences, dataset.roles(), "valid", 20)
+    reached = {}
+    for protocol in ("kept", "excluded"):
+        run, training = tmp_path / protocol, settings(max_epochs=2, precision="fp32", stop_by=protocol)
+        result = finetune("sasrec", dataset.path, run, transformer=SMALL, training=training)
+        model: Any = linguarec.load_model(run).model
+        items, without = catalogue_batch(dataset, None, None), protocol == "excluded"
+        expected = evaluate_model(model, items, cases, exclude_history=without).mean("ndcg@10")
+        reached[protocol] = result["valid"]["ndcg@10"]
+        assert reached[protocol] == pytest.approx(expected, abs=1e-9)
+        epochs = list(csv.DictReader((run / "metrics.csv").open()))
+        assert max(float(epoch["valid ndcg@10"]) for epoch in epochs) == reached[protocol]
+    assert reached["excluded"] > reached["kept"]
+    with pytest.raises(SettingsError, match=r"training\.stop_by is 'learned'; it must be kept or excluded"):
+        finetune("sasrec", dataset.path, tmp_path / "no", training=settings(stop_by="learned"))
+
+
 def test_finished_runs_are_not_trained_again(dataset: PreparedDataset, tmp_path: Path) -> None:
     training = settings(max_epochs=1)
     first = finetune("sasrec", dataset.path, tmp_path / "run", transformer=SMALL, training=training)

@@ -1,4 +1,4 @@
-"""Describe: what a prepared folder holds, and the problems found in it."""
+"""Describe: what a prepared folder holds, the problems found in it, and which models and settings to try first."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,14 @@ from linguarec.screen import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from linguarec.data.ties import TiedNeighbours
+
 BAR_WIDTH = 40
+LONGEST_READ = 1024  # a step of the default size holds histories of this length
 
 
 def describe(data: Path) -> dict[str, Any]:
-    """Show counts, length histogram, text statistics and problems of a prepared folder.
+    """Show counts, length histogram, text statistics and problems of a prepared folder, and advice on how to train with it.
 
     Args:
         data: prepared folder
@@ -22,6 +25,7 @@ def describe(data: Path) -> dict[str, Any]:
     from linguarec.data import statistics
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.moments import moment_text
+    from linguarec.data.ties import TiedNeighbours
     from linguarec.runs.tables import plain_console
 
     dataset = PreparedDataset.open(data)
@@ -31,7 +35,9 @@ def describe(data: Path) -> dict[str, Any]:
     splits = statistics.split_sizes(dataset)
     span = statistics.time_span(dataset)
     times = None if span is None else [moment_text(seconds) for seconds in span]
-    problems = [*statistics.log_problems(dataset), *statistics.text_problems(dataset)]
+    ties = TiedNeighbours.of(dataset)
+    problems = [*statistics.log_problems(dataset, ties), *statistics.text_problems(dataset)]
+    advice = [] if ties is None else _advice(ties, int(dataset.sequences.lengths.max(initial=1)))
     manifest = dataset.manifest
     facts = {
         "recipe": manifest.recipe,
@@ -54,6 +60,8 @@ def describe(data: Path) -> dict[str, Any]:
     console.print(_texts(text))
     console.print(_splits(splits))
     console.print(_problems([asdict(problem) for problem in problems]))
+    if ties is not None and advice:
+        console.print(_advised(ties, advice))
     reported = {what: number for what, number in manifest.report.items() if number}
     if reported:
         pairs = {what.replace("_", " "): f"{number:,}" for what, number in reported.items()}
@@ -68,9 +76,32 @@ def describe(data: Path) -> dict[str, Any]:
         "text": text,
         "splits": splits,
         "problems": [asdict(problem) for problem in problems],
+        "tied_neighbours": None if ties is None else round(ties.share, 4),
+        "advice": advice,
         "report": manifest.report,
         "fingerprint": manifest.fingerprint,
     }
+
+
+def _advice(ties: "TiedNeighbours", longest: int) -> list[str]:
+    """What to try first, in this order; none where timestamps order the interactions."""
+    from dataclasses import fields
+
+    from linguarec.families import FAMILIES
+
+    if not ties.baskets:
+        return []
+    # Nothing in these models depends on an order, once items count alike however long ago they were.
+    unordered = [
+        f"linguarec finetune {name} DATA -o RUN{' --model.decay 1' if ties.sets else ''}"
+        for name, family in FAMILIES.items()
+        if family.closed_form and "decay" in [field.name for field in fields(family.config)]
+    ]
+    settings = "--ties shuffled"
+    if ties.sets:
+        settings += f" --transformer.positions none --transformer.max_length {min(longest, LONGEST_READ)}"
+        settings += " --history-in-softmax excluded"
+    return [*unordered, f"models that predict the next item: {settings}"]
 
 
 def _table(title: str, *columns: str) -> "Table":
@@ -114,6 +145,15 @@ def _splits(splits: dict[str, dict[str, int]]) -> "Table":
     table = _table("Splits", "", "train", "valid", "test", "excluded")
     for name, sizes in splits.items():
         table.add_row(name, *(f"{number:,}" for number in sizes.values()))
+    return table
+
+
+def _advised(ties: "TiedNeighbours", advice: list[str]) -> "Table":
+    table = _table(
+        f"Baskets: {ties.share:.1%} of successive interactions have one time, of {ties.moments:.3g} times a user. Try first"
+    )
+    for line in advice:
+        table.add_row(line)
     return table
 
 
