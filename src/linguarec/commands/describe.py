@@ -91,7 +91,7 @@ def _advice(ties: "TiedNeighbours", longest: int) -> list[str]:
 
     if not ties.baskets:
         return []
-    # Nothing in these models depends on an order, once items count alike however long ago they were.
+    # They count what occurs together, and with a decay of 1 in whatever order.
     unordered = [
         f"linguarec finetune {name} DATA -o RUN{' --model.decay 1' if ties.sets else ''}"
         for name, family in FAMILIES.items()
@@ -100,7 +100,7 @@ def _advice(ties: "TiedNeighbours", longest: int) -> list[str]:
     settings = "--ties shuffled"
     if ties.sets:
         settings += f" --transformer.positions none --transformer.max_length {min(longest, LONGEST_READ)}"
-        settings += " --history-in-softmax excluded"
+        settings += " --history-in-softmax excluded --training.stop_by excluded"
     return [*unordered, f"models that predict the next item: {settings}"]
 
 
@@ -149,8 +149,10 @@ def _splits(splits: dict[str, dict[str, int]]) -> "Table":
 
 
 def _advised(ties: "TiedNeighbours", advice: list[str]) -> "Table":
+    what = "Sets" if ties.sets else "Baskets"
     table = _table(
-        f"Baskets: {ties.share:.1%} of successive interactions have one time, of {ties.moments:.3g} times a user. Try first"
+        f"{what}: {ties.share:.1%} of successive interactions have the time of the one before, {ties.moments:.3g} times a user "
+        "on average. Try first"
     )
     for line in advice:
         table.add_row(line)
