@@ -21,13 +21,14 @@ from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription, Steps
 from linguarec.families.opening import open_model
 from linguarec.families.weights import save_model
-from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, PoolingConfig, TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 
 WIDTH, CODE_BOOKS, CENTROIDS = 32, 4, 16
 ENCODERS: dict[str, EncoderConfig] = {
     "transformer": TransformerConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
     "gru": GRUConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
+    "pooling": PoolingConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
     "no-positions": TransformerConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20, positions="none"),
 }
 # Models of tokens have a suite of their own, test_token_models.py: no sequence encoder, one query a history.
