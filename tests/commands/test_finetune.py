@@ -23,7 +23,7 @@ from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import OutputError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.families.unisrec.model import UniSRecConfig
-from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.nn.encoders import GRUConfig, PoolingConfig, TransformerConfig
 from linguarec.training.callbacks import EpochRecord
 from linguarec.training.fit import FitResult
 from linguarec.training.module import FineTuning
@@ -155,6 +155,26 @@ def test_a_gru_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> 
     finetune("vqrec", dataset.path, run, gru=gru, sequence_encoder="gru", training=settings())
     assert json.loads((run / "config.json").read_text())["encoder"]["kind"] == "gru"
     assert "encoder.recurrence.weight_ih_l0" in load_file(run / "model.safetensors")
+
+
+def test_pooling_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> None:
+    """It is recorded, used again by `recommend`, and blind to the order of a history."""
+    pooling = PoolingConfig(hidden_size=16, inner_size=16)
+    run = tmp_path / "run"
+    training = settings(max_epochs=1, targets_per_step=2000)  # twice the longest history that it reads
+    finetune("unisrec", dataset.path, run, pooling=pooling, sequence_encoder="pooling", training=training)
+    stored = json.loads((run / "config.json").read_text())["encoder"]
+    assert (stored["kind"], stored["max_length"]) == ("pooling", 1000)
+    recommender = linguarec.load_model(run)
+    history = dataset.raw_item_ids[:4]
+    first, second = recommender.recommend([history, history[::-1]], k=5)
+    assert [one.raw_id for one in first] == [one.raw_id for one in second]
+    with pytest.raises(SettingsError) as caught:
+        others: dict[str, Any] = {"gru": GRUConfig(layers=2), "pooling": pooling}
+        finetune("unisrec", dataset.path, tmp_path / "other", training=settings(), **others)
+    assert caught.value.problems == [
+        f"--{name}.*: the sequence encoder is another; ask for --sequence-encoder {name}" for name in ("gru", "pooling")
+    ]
 
 
 @pytest.mark.parametrize("step", [3, 8, 12])

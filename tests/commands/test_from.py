@@ -26,7 +26,7 @@ from linguarec.families.unisrec.model import UniSRecConfig
 from linguarec.families.vqrec.permutation import PermutationSettings
 from linguarec.families.weights import save_model
 from linguarec.given import note_given
-from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.nn.encoders import GRUConfig, PoolingConfig, TransformerConfig
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -137,6 +137,8 @@ def test_dropout_may_change_but_sizes_may_not(
         finetune("unisrec", shops[1].path, tmp_path / "other", from_=start, sequence_encoder="gru")
     with pytest.raises(SettingsError, match=r"--gru\.\*: the sequence encoder of .* is a transformer"):
         finetune("unisrec", shops[1].path, tmp_path / "other", gru=GRUConfig(layers=2), from_=start)
+    with pytest.raises(SettingsError, match=r"--pooling\.\*: the sequence encoder of .* is a transformer"):
+        finetune("unisrec", shops[1].path, tmp_path / "other", pooling=PoolingConfig(inner_size=2), from_=start)
 
 
 @pytest.mark.parametrize(("own", "other"), [("learned", "none"), ("none", "learned")])
