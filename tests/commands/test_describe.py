@@ -60,8 +60,7 @@ NEXT_ITEM = "models that predict the next item: --ties shuffled"
             "1",
             [
                 *(f"{command} --model.decay 1" for command in CLOSED_FORM),
-                f"{NEXT_ITEM} --transformer.positions none --transformer.max_length 40 --history-in-softmax excluded "
-                "--training.stop_by excluded",
+                f"{NEXT_ITEM} --sequence-encoder pooling --history-in-softmax excluded --training.stop_by excluded",
             ],
         ),
         (np.arange(92) // 10, 0.9091, "3", [*CLOSED_FORM, NEXT_ITEM]),
@@ -94,12 +93,6 @@ def test_what_to_try_first_where_timestamps_tie(
             else line.replace(NEXT_ITEM, "sasrec DATA -o RUN --ties shuffled")
         )
         assert parse(finetune, words.split(), "linguarec finetune", COMMANDS["finetune"]) is not None
-
-
-def test_the_longest_history_to_read_fits_into_a_step(make_dataset: Callable[..., PreparedDataset]) -> None:
-    folder = make_dataset([[0, 1] * 1000, [0, 1, 2]]).path
-    np.save(folder / "sequences" / "timestamps.npy", np.zeros(2003, np.int64))
-    assert "--transformer.max_length 1024 " in describe(folder)["advice"][-1]
 
 
 def test_scientific_has_twelve_cold_items(shared: Path, tmp_path: Path) -> None:

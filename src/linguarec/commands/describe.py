@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from linguarec.data.ties import TiedNeighbours
 
 BAR_WIDTH = 40
-LONGEST_READ = 1024  # a step of the default size holds histories of this length
 
 
 def describe(data: Path) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def describe(data: Path) -> dict[str, Any]:
     times = None if span is None else [moment_text(seconds) for seconds in span]
     ties = TiedNeighbours.of(dataset)
     problems = [*statistics.log_problems(dataset, ties), *statistics.text_problems(dataset)]
-    advice = [] if ties is None else _advice(ties, int(dataset.sequences.lengths.max(initial=1)))
+    advice = [] if ties is None else _advice(ties)
     manifest = dataset.manifest
     facts = {
         "recipe": manifest.recipe,
@@ -83,7 +82,7 @@ def describe(data: Path) -> dict[str, Any]:
     }
 
 
-def _advice(ties: "TiedNeighbours", longest: int) -> list[str]:
+def _advice(ties: "TiedNeighbours") -> list[str]:
     """What to try first, in this order; none where timestamps order the interactions."""
     from dataclasses import fields
 
@@ -99,8 +98,7 @@ def _advice(ties: "TiedNeighbours", longest: int) -> list[str]:
     ]
     settings = "--ties shuffled"
     if ties.sets:
-        settings += f" --transformer.positions none --transformer.max_length {min(longest, LONGEST_READ)}"
-        settings += " --history-in-softmax excluded --training.stop_by excluded"
+        settings += " --sequence-encoder pooling --history-in-softmax excluded --training.stop_by excluded"
     return [*unordered, f"models that predict the next item: {settings}"]
 
 
