@@ -27,14 +27,24 @@ MOST = {
 }
 
 
-def size(default: Any) -> Any:
-    """A config field with this default that decides the sizes of weights: weights made for another value do not fit."""
-    return field(default=default, metadata={_SIZES_WEIGHTS: True})
+def size(default: Any, **only_where: Any) -> Any:
+    """A config field with this default that decides the sizes of weights: weights made for another value do not fit.
+
+    Args:
+        default: of the field.
+        only_where: values of other fields with which alone it does; none = always.
+    """
+    return field(default=default, metadata={_SIZES_WEIGHTS: only_where})
 
 
 def sizes_of_weights(config: Any) -> list[str]:
-    """Names of the fields of a config (class or object) that were declared with `size`."""
-    return [each.name for each in fields(config) if each.metadata.get(_SIZES_WEIGHTS)]
+    """Names of the fields of a config (class or object) that were declared with `size`, as far as they decide sizes in it."""
+    conditions = {each.name: each.metadata.get(_SIZES_WEIGHTS) for each in fields(config)}
+    return [
+        name
+        for name, where in conditions.items()
+        if where is not None and all(getattr(config, other) == value for other, value in where.items())
+    ]
 
 
 def at_least(settings: Any, **bounds: float) -> list[str]:

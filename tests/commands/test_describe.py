@@ -1,12 +1,19 @@
 """Describe counts what is there and what is wrong."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
+from linguarec.arguments import parse
+from linguarec.cli import COMMANDS
 from linguarec.commands.describe import describe
+from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_atomic, prepare_table
+from linguarec.data.dataset import PreparedDataset
 
 
 def test_problems_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +44,55 @@ def test_problems_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     screen = capsys.readouterr().out
     assert "items whose text another item" in screen
     assert "Length of the sequences" in screen
+
+
+LENGTHS = (40, 0, 21, 1, 30)  # of the users: 88 pairs of neighbours
+CLOSED_FORM = [f"linguarec finetune {name} DATA -o RUN" for name in ("ease", "itemknn", "textknn")]
+NEXT_ITEM = "models that predict the next item: --ties shuffled"
+
+
+@pytest.mark.parametrize(
+    ("times", "share", "moments", "advice"),
+    [
+        (
+            np.zeros(92, np.int64),
+            1.0,
+            "1",
+            [
+                *(f"{command} --model.decay 1" for command in CLOSED_FORM),
+                f"{NEXT_ITEM} --sequence-encoder pooling --history-in-softmax excluded --training.stop_by excluded",
+            ],
+        ),
+        (np.arange(92) // 10, 0.9091, "3", [*CLOSED_FORM, NEXT_ITEM]),
+        (np.arange(92) // 5, 0.8068, "", []),
+        (None, None, "", []),
+    ],
+    ids=["a basket a user", "baskets", "small baskets", "no timestamps"],
+)
+def test_what_to_try_first_where_timestamps_tie(
+    times: npt.NDArray[np.int64] | None,
+    share: float | None,
+    moments: str,
+    advice: list[str],
+    make_dataset: Callable[..., PreparedDataset],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = make_dataset([list(range(length)) for length in LENGTHS]).path
+    if times is not None:
+        np.save(folder / "sequences" / "timestamps.npy", times)
+    result = describe(folder)
+    assert (result["tied_neighbours"], result["advice"]) == (share, advice)
+    screen = " ".join(capsys.readouterr().out.split())
+    said = f"{share or 0:.1%} of successive interactions have the time of the one before, {moments} times a user on average"
+    assert (said in screen) == bool(advice)
+    assert all(line.split(":")[0] in screen for line in advice)
+    for line in advice:  # its flags exist
+        words = (
+            line.removeprefix("linguarec finetune ")
+            if line in advice[:3]
+            else line.replace(NEXT_ITEM, "sasrec DATA -o RUN --ties shuffled")
+        )
+        assert parse(finetune, words.split(), "linguarec finetune", COMMANDS["finetune"]) is not None
 
 
 def test_scientific_has_twelve_cold_items(shared: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import OutputError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.families.unisrec.model import UniSRecConfig
-from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.nn.encoders import GRUConfig, PoolingConfig, TransformerConfig
 from linguarec.training.callbacks import EpochRecord
 from linguarec.training.fit import FitResult
 from linguarec.training.module import FineTuning
@@ -157,18 +157,39 @@ def test_a_gru_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> 
     assert "encoder.recurrence.weight_ih_l0" in load_file(run / "model.safetensors")
 
 
+def test_pooling_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -> None:
+    """It is recorded, used again by `recommend`, and blind to the order of a history."""
+    pooling = PoolingConfig(hidden_size=16, inner_size=16)
+    run = tmp_path / "run"
+    training = settings(max_epochs=1, targets_per_step=2000)  # twice the longest history that it reads
+    finetune("unisrec", dataset.path, run, pooling=pooling, sequence_encoder="pooling", training=training)
+    stored = json.loads((run / "config.json").read_text())["encoder"]
+    assert (stored["kind"], stored["max_length"]) == ("pooling", 1000)
+    recommender = linguarec.load_model(run)
+    history = dataset.raw_item_ids[:4]
+    first, second = recommender.recommend([history, history[::-1]], k=5)
+    assert [one.raw_id for one in first] == [one.raw_id for one in second]
+    with pytest.raises(SettingsError) as caught:
+        others: dict[str, Any] = {"gru": GRUConfig(layers=2), "pooling": pooling}
+        finetune("unisrec", dataset.path, tmp_path / "other", training=settings(), **others)
+    assert caught.value.problems == [
+        f"--{name}.*: the sequence encoder is another; ask for --sequence-encoder {name}" for name in ("gru", "pooling")
+    ]
+
+
 @pytest.mark.parametrize("step", [3, 8, 12])
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     step: int, dataset: PreparedDataset, tmp_path: Path, until_killed: Callable[..., None]
 ) -> None:
-    """Epochs have 6 steps: step 3 is in the first one, 8 in the second, 12 begins the third."""
+    """Epochs have 6 steps: step 3 is in the first one, 8 in the second, 12 begins the third. Step 8 is without positions."""
     training = settings(checkpoint_every_n_steps=1 if step != 12 else 0, averaging=0 if step == 3 else 9)
+    encoder = replace(SMALL, positions="none" if step == 8 else "learned")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    finetune("unisrec", dataset.path, unbroken, transformer=SMALL, training=training)
+    finetune("unisrec", dataset.path, unbroken, transformer=encoder, training=training)
     words = ("finetune", "unisrec", dataset.path, "-o", broken)
-    until_killed(*words, where=f"batch.step == {step}", transformer=SMALL, training=training)
+    until_killed(*words, where=f"batch.step == {step}", transformer=encoder, training=training)
     assert not (broken / "metrics.json").exists()
-    finetune("unisrec", dataset.path, broken, transformer=SMALL, training=training, resume=True)
+    finetune("unisrec", dataset.path, broken, transformer=encoder, training=training, resume=True)
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -385,6 +406,30 @@ def test_the_run_holds_the_best_weights_not_the_last(dataset: PreparedDataset, t
     assert reached == pytest.approx(result["valid"]["ndcg@10"], abs=1e-9)
 
 
+def test_the_valid_metrics_are_of_the_protocol_that_stops_the_training(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    from prepared import catalogue_batch
+
+    from linguarec.data.splits import evaluation_cases
+
+    cases = evaluation_cases(dataset.sequences, dataset.roles(), "valid", 20)
+    reached = {}
+    for protocol in ("kept", "excluded"):
+        run, training = tmp_path / protocol, settings(max_epochs=2, precision="fp32", stop_by=protocol)
+        result = finetune("sasrec", dataset.path, run, transformer=SMALL, training=training)
+        model: Any = linguarec.load_model(run).model
+        items, without = catalogue_batch(dataset, None, None), protocol == "excluded"
+        expected = evaluate_model(model, items, cases, exclude_history=without).mean("ndcg@10")
+        reached[protocol] = result["valid"]["ndcg@10"]
+        assert reached[protocol] == pytest.approx(expected, abs=1e-9)
+        epochs = list(csv.DictReader((run / "metrics.csv").open()))
+        assert max(float(epoch["valid ndcg@10"]) for epoch in epochs) == reached[protocol]
+    assert reached["excluded"] > reached["kept"]
+    with pytest.raises(SettingsError, match=r"training\.stop_by is 'learned'; it must be kept or excluded"):
+        finetune("sasrec", dataset.path, tmp_path / "no", training=settings(stop_by="learned"))
+
+
 def test_finished_runs_are_not_trained_again(dataset: PreparedDataset, tmp_path: Path) -> None:
     training = settings(max_epochs=1)
     first = finetune("sasrec", dataset.path, tmp_path / "run", transformer=SMALL, training=training)
@@ -430,13 +475,16 @@ def test_a_run_from_before_a_setting_existed_can_be_resumed(dataset: PreparedDat
     run = tmp_path / "run"
     result = finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1))
     stored = json.loads((run / "settings.json").read_text())
-    del stored["training"]["valid_users"]
+    del stored["training"]["valid_users"], stored["encoder"]["positions"]
     (run / "settings.json").write_text(json.dumps(stored))
     again = finetune("sasrec", dataset.path, run, transformer=SMALL, training=settings(max_epochs=1), resume=True)
     assert again == result
     with pytest.raises(SettingsError, match="valid_users"):
         asked = settings(max_epochs=1, valid_users=5)
         finetune("sasrec", dataset.path, run, transformer=SMALL, training=asked, resume=True)
+    others = replace(SMALL, positions="none")
+    with pytest.raises(SettingsError, match=r"transformer\.positions: the run has 'learned', now 'none'"):
+        finetune("sasrec", dataset.path, run, transformer=others, training=settings(max_epochs=1), resume=True)
 
 
 def test_a_folder_without_users_to_learn_from_is_refused(make_dataset: Any, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from linguarec.families.opening import open_model, open_start
 from linguarec.families.unisrec.model import UniSRecConfig
 from linguarec.families.vqrec.permutation import PermutationSettings
 from linguarec.families.weights import save_model
-from linguarec.nn.encoders import GRUConfig, TransformerConfig
+from linguarec.given import note_given
+from linguarec.nn.encoders import GRUConfig, PoolingConfig, TransformerConfig
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, dropout=0.2, max_length=20)
@@ -136,6 +137,33 @@ def test_dropout_may_change_but_sizes_may_not(
         finetune("unisrec", shops[1].path, tmp_path / "other", from_=start, sequence_encoder="gru")
     with pytest.raises(SettingsError, match=r"--gru\.\*: the sequence encoder of .* is a transformer"):
         finetune("unisrec", shops[1].path, tmp_path / "other", gru=GRUConfig(layers=2), from_=start)
+    with pytest.raises(SettingsError, match=r"--pooling\.\*: the sequence encoder of .* is a transformer"):
+        finetune("unisrec", shops[1].path, tmp_path / "other", pooling=PoolingConfig(inner_size=2), from_=start)
+
+
+@pytest.mark.parametrize(("own", "other"), [("learned", "none"), ("none", "learned")])
+def test_a_start_keeps_its_positions_or_their_absence(
+    own: str, other: str, shops: list[PreparedDataset], pretrained: Callable[..., Path], tmp_path: Path
+) -> None:
+    start, run = pretrained("unisrec", transformer=replace(SMALL, positions=own)), tmp_path / "run"
+
+    def train(**changes: Any) -> None:
+        changed = replace(TransformerConfig(), **changes)
+        note_given(changed, changes)
+        finetune("unisrec", shops[1].path, run, from_=start, transformer=changed, training=settings(max_epochs=1))
+
+    with pytest.raises(SettingsError) as caught:
+        train(positions=other)
+    refused = f"--transformer.positions {other}: the weights of {start} are for {own}; leave the flag out"
+    assert caught.value.problems == [refused]
+    if own == "learned":
+        with pytest.raises(SettingsError, match=f"--transformer.max_length 30: the weights of {start} are for 20"):
+            train(max_length=30)
+        return
+    train(max_length=30)  # no weights depend on it
+    written = json.loads((run / "config.json").read_text())["encoder"]
+    assert (written["positions"], written["max_length"]) == ("none", 30)
+    assert "encoder.position.weight" not in weights(run)
 
 
 def test_a_gru_is_taken_over_and_fixed(

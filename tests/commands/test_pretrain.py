@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -158,14 +158,18 @@ def test_a_share_of_the_users_trains(folders: list[PreparedDataset], tmp_path: P
         pretrain("unisrec", paths(folders), tmp_path / "other", users=1.5)
 
 
-def test_without_a_held_out_domain_the_training_domains_choose(folders: list[PreparedDataset], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    result = pretrain("vqrec", paths(folders), run, transformer=SMALL, training=settings(precision="fp32"))
+@pytest.mark.parametrize("protocol", ["kept", "excluded"])
+def test_without_a_held_out_domain_the_training_domains_choose(
+    protocol: Literal["kept", "excluded"], folders: list[PreparedDataset], tmp_path: Path
+) -> None:
+    run, training = tmp_path / "run", settings(precision="fp32", stop_by=protocol)
+    result = pretrain("vqrec", paths(folders), run, transformer=SMALL, training=training)
     network, _ = open_model(run)
     found = []
     for folder in folders:
         cases = evaluation_cases(folder.sequences, folder.roles("leave-one-out"), "valid", SMALL.max_length)
-        found.append(evaluate_model(network, catalogue_batch(folder, None, "pq"), cases).mean("ndcg@10"))
+        items, without = catalogue_batch(folder, None, "pq"), protocol == "excluded"
+        found.append(evaluate_model(network, items, cases, exclude_history=without).mean("ndcg@10"))
     assert result["valid"]["ndcg@10"] == pytest.approx(np.mean(found), abs=1e-6)
 
 

@@ -69,13 +69,17 @@ def test_it_learns_and_leaves_a_run_that_can_be_used(
     times the valid ndcg@10 of stage 1.
     """
     run = tmp_path / "run"
-    training = settings(learning_rate=5e-3, targets_per_step=50, max_epochs=20, patience=20)
+    training = settings(
+        learning_rate=5e-3, targets_per_step=50, max_epochs=20, patience=20, stop_by="excluded", precision="fp32"
+    )
     result = finetune("recformer", shop.path, run, CONFIG, backbone=tiny_backbone, training=training)
     assert stored_result(run / "metrics.json") == result
     assert result["valid"]["ndcg@10"] > 1.25 * result["stages"]["stage1"]["valid"]["ndcg@10"]
     assert result["best_stage"] == 2
     assert not list(run.glob("**/checkpoints"))
 
+    without_history = evaluate(run, plots=False, split="valid")["excluded"]["recformer"]["ndcg@10"]["mean"]
+    assert without_history == pytest.approx(result["valid"]["ndcg@10"], abs=1e-6)
     summary = evaluate(run, plots=False)
     reached, chance = (summary["systems"][name]["ndcg@10"]["mean"] for name in ("recformer", "chance"))
     assert reached == pytest.approx(result["test"]["ndcg@10"], abs=1e-6)

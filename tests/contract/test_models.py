@@ -21,17 +21,21 @@ from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription, Steps
 from linguarec.families.opening import open_model
 from linguarec.families.weights import save_model
-from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, PoolingConfig, TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 
 WIDTH, CODE_BOOKS, CENTROIDS = 32, 4, 16
 ENCODERS: dict[str, EncoderConfig] = {
     "transformer": TransformerConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
     "gru": GRUConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
+    "pooling": PoolingConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20),
+    "no-positions": TransformerConfig(hidden_size=32, inner_size=32, dropout=0.2, max_length=20, positions="none"),
 }
 # Models of tokens have a suite of their own, test_token_models.py: no sequence encoder, one query a history.
 NAMES = [name for name, family in FAMILIES.items() if family.encoders]
+TRANSFORMERS = [name for name in NAMES if "transformer" in FAMILIES[name].encoders]
 EVERY_MODEL = [(name, encoder) for name in NAMES for encoder in FAMILIES[name].encoders]
+EVERY_MODEL += [(name, "no-positions") for name in TRANSFORMERS]
 CAUSAL = [pair for pair in EVERY_MODEL if not FAMILIES[pair[0]].both_ways]
 BOTH_WAYS = [pair for pair in EVERY_MODEL if FAMILIES[pair[0]].both_ways]
 each_of = pytest.mark.parametrize  # description: of these models alone
@@ -258,7 +262,57 @@ def test_a_new_item_needs_no_row(model: nn.Module, description: ModelDescription
         torch.testing.assert_close(key, known, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "encoder"), EVERY_MODEL)
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("positions", ["learned", "none"])
+@torch.no_grad()
+def test_without_positions_the_order_of_earlier_items_says_nothing(name: str, positions: str, world: World) -> None:
+    """With one layer: with several, causal attention tells a later layer which items came before which."""
+    encoder = replace(ENCODERS["transformer"], layers=1, positions=positions, initializer_range=0.3)
+    description = replace(describe(name, "transformer", world), encoder=encoder)
+    torch.manual_seed(0)
+    model = description.build().eval()
+    batch = ragged_batch([7, 9], len(world.items))
+    inputs = model.item_inputs(world.items)
+    turned = batch.items.clone()
+    turned[:6], turned[7:15] = batch.items[:6].flip(0), batch.items[7:15].roll(3)
+    before, after = (model.queries(replace(batch, items=items), inputs) for items in (batch.items, turned))
+    if len(before) == len(batch.items):
+        before, after = before[batch.last], after[batch.last]
+    tables = [key for key in model.state_dict() if key.endswith("position.weight")]
+    if positions == "none":
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+        assert tables == []
+    else:
+        assert (after - before).abs().amax(dim=-1).min() > 1e-3
+        assert tables != []
+
+
+@pytest.mark.parametrize("name", [name for name, encoder in EVERY_MODEL if encoder == "pooling"])
+def test_pooling_learns_baskets(name: str, world: World) -> None:
+    """Baskets of five of the eight items of a group, in any order: after three items, the other five should come first."""
+    rng, groups = np.random.default_rng(0), len(world.items) // 8
+    group_of = rng.permutation(8 * groups).reshape(groups, 8)
+    baskets = [rng.permutation(group_of[user % groups]) for user in range(300)]
+    sequences = Ragged.from_lists([basket[:5].tolist() for basket in baskets])
+    histories = Ragged.from_lists([basket[:3].tolist() for basket in baskets])
+    targets = np.array([basket[5] for basket in baskets], dtype=np.int32)
+    cases = EvaluationCases(histories, targets, np.arange(300))
+    torch.manual_seed(0)
+    description = describe(name, "pooling", world)
+    model = description.build().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    loader = FAMILIES[name].loader(sequences, Steps(20, 200, None, 0, True), description.config)
+    for _ in range(240 // len(loader)):
+        for batch in loader:
+            optimizer.zero_grad()
+            model.finetune_loss(batch.sequences, world.items).backward()
+            optimizer.step()
+    best = float(np.mean(1 / np.log2(np.arange(2, 7))))  # five items of the group are left, in any order
+    reached = evaluate_model(model.eval(), world.items, cases, exclude_history=True).mean("ndcg@10")
+    assert reached > 0.8 * best, f"{reached:.3f} against the best possible {best:.3f}"
+
+
+@pytest.mark.parametrize(("name", "encoder"), [each for each in EVERY_MODEL if each[1] in ("transformer", "gru")])
 def test_learns_the_synthetic_world(name: str, encoder: str, request: pytest.FixtureRequest) -> None:
     """Beats popularity by a quarter and comes near the best score that the world's law allows.
 

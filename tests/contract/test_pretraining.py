@@ -25,7 +25,7 @@ from linguarec.batching.pretraining import (
 from linguarec.data.ragged import Ragged
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
-from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig
+from linguarec.nn.encoders import EncoderConfig, GRUConfig, PoolingConfig, TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.joined import JoinedItems
 
@@ -36,6 +36,7 @@ PRETRAINABLE = [name for name, family in FAMILIES.items() if family.pretraining 
 ENCODERS: dict[str, EncoderConfig] = {
     "transformer": TransformerConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),
     "gru": GRUConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),
+    "pooling": PoolingConfig(hidden_size=16, inner_size=16, dropout=0.2, max_length=8),
 }
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription, ModelFolder
@@ -310,6 +311,34 @@ def test_models_that_the_released_code_lacks():
         to_released("sasrec", model.state_dict(), {})
     assert "the released code has no place for: encoder.output.weight" in str(error.value)
     assert "missing: encoder.position.weight" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "fdsa"])
+def test_a_model_without_positions_is_written_with_vectors_of_zeros(name, tmp_path):
+    """It gives the same scores when it is read again, with positions."""
+    torch.manual_seed(0)
+    encoder = replace(ENCODER, positions="none", initializer_range=0.5)
+    description = ModelDescription(FAMILIES[name], FAMILIES[name].config(), encoder, SHAPE)
+    model = description.build().eval()
+    carried = {VECTORS: torch.randn(6, 10)} if name == "fdsa" else {}
+    if name == "fdsa":  # the released code has one LayerNorm
+        for norm in (model.feature_encoder.input_norm, model.output_norm):
+            norm.load_state_dict(model.encoder.input_norm.state_dict())
+    RECBOLE.write(ModelFolder(tmp_path, description, model, carried, {}), tmp_path / "file.pth", False)
+    checkpoint = recbole_checkpoint(read_released(tmp_path / "file.pth"))
+    read, _ = describe(checkpoint, {}, FAMILIES)
+    assert read.encoder == replace(encoder, positions="learned", attention_dropout=0.3)
+    again = read.build().eval()
+    again.load_state_dict(checkpoint.weights.tensors)
+    assert not again.encoder.position.weight.any()
+    zeros = torch.zeros(4, dtype=torch.int64)
+    history = SequenceBatch(
+        torch.tensor([2, 0, 4, 1]), torch.tensor([0, 4]), torch.arange(4), zeros, zeros[:1], zeros[:1]
+    )
+    items = ItemBatch(torch.arange(5), torch.zeros(5, dtype=torch.int64), torch.randn(5, 10))
+    with torch.inference_mode():
+        first, second = (each.queries(history, each.item_inputs(items)) for each in (model, again))
+    assert torch.equal(first, second)
 
 
 # -- settings

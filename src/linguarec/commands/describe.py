@@ -1,4 +1,4 @@
-"""Describe: what a prepared folder holds, and the problems found in it."""
+"""Describe: what a prepared folder holds, the problems found in it, and which models and settings to try first."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,13 @@ from linguarec.screen import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from linguarec.data.ties import TiedNeighbours
+
 BAR_WIDTH = 40
 
 
 def describe(data: Path) -> dict[str, Any]:
-    """Show counts, length histogram, text statistics and problems of a prepared folder.
+    """Show counts, length histogram, text statistics and problems of a prepared folder, and advice on how to train with it.
 
     Args:
         data: prepared folder
@@ -22,6 +24,7 @@ def describe(data: Path) -> dict[str, Any]:
     from linguarec.data import statistics
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.moments import moment_text
+    from linguarec.data.ties import TiedNeighbours
     from linguarec.runs.tables import plain_console
 
     dataset = PreparedDataset.open(data)
@@ -31,7 +34,9 @@ def describe(data: Path) -> dict[str, Any]:
     splits = statistics.split_sizes(dataset)
     span = statistics.time_span(dataset)
     times = None if span is None else [moment_text(seconds) for seconds in span]
-    problems = [*statistics.log_problems(dataset), *statistics.text_problems(dataset)]
+    ties = TiedNeighbours.of(dataset)
+    problems = [*statistics.log_problems(dataset, ties), *statistics.text_problems(dataset)]
+    advice = [] if ties is None else _advice(ties)
     manifest = dataset.manifest
     facts = {
         "recipe": manifest.recipe,
@@ -54,6 +59,8 @@ def describe(data: Path) -> dict[str, Any]:
     console.print(_texts(text))
     console.print(_splits(splits))
     console.print(_problems([asdict(problem) for problem in problems]))
+    if ties is not None and advice:
+        console.print(_advised(ties, advice))
     reported = {what: number for what, number in manifest.report.items() if number}
     if reported:
         pairs = {what.replace("_", " "): f"{number:,}" for what, number in reported.items()}
@@ -68,9 +75,31 @@ def describe(data: Path) -> dict[str, Any]:
         "text": text,
         "splits": splits,
         "problems": [asdict(problem) for problem in problems],
+        "tied_neighbours": None if ties is None else round(ties.share, 4),
+        "advice": advice,
         "report": manifest.report,
         "fingerprint": manifest.fingerprint,
     }
+
+
+def _advice(ties: "TiedNeighbours") -> list[str]:
+    """What to try first, in this order; none where timestamps order the interactions."""
+    from dataclasses import fields
+
+    from linguarec.families import FAMILIES
+
+    if not ties.baskets:
+        return []
+    # They count what occurs together, and with a decay of 1 in whatever order.
+    unordered = [
+        f"linguarec finetune {name} DATA -o RUN{' --model.decay 1' if ties.sets else ''}"
+        for name, family in FAMILIES.items()
+        if family.closed_form and "decay" in [field.name for field in fields(family.config)]
+    ]
+    settings = "--ties shuffled"
+    if ties.sets:
+        settings += " --sequence-encoder pooling --history-in-softmax excluded --training.stop_by excluded"
+    return [*unordered, f"models that predict the next item: {settings}"]
 
 
 def _table(title: str, *columns: str) -> "Table":
@@ -114,6 +143,17 @@ def _splits(splits: dict[str, dict[str, int]]) -> "Table":
     table = _table("Splits", "", "train", "valid", "test", "excluded")
     for name, sizes in splits.items():
         table.add_row(name, *(f"{number:,}" for number in sizes.values()))
+    return table
+
+
+def _advised(ties: "TiedNeighbours", advice: list[str]) -> "Table":
+    what = "Sets" if ties.sets else "Baskets"
+    table = _table(
+        f"{what}: {ties.share:.1%} of successive interactions have the time of the one before, {ties.moments:.3g} times a user "
+        "on average. Try first"
+    )
+    for line in advice:
+        table.add_row(line)
     return table
 
 

@@ -82,7 +82,8 @@ def _warn_if_below_popularity(request: "Request", valid: "EvaluationCases", resu
     dataset = request.dataset
     own = max((result.valid["ndcg@10"] for result in results if result.valid), default=0.0)
     trained = training_sequences(dataset.sequences, dataset.roles(request.split))
-    reached = popularity(valid, training_counts(trained.values, dataset.num_items))["kept"].mean("ndcg@10")
+    protocol = "kept" if request.family.closed_form else request.training.stop_by
+    reached = popularity(valid, training_counts(trained.values, dataset.num_items))[protocol].mean("ndcg@10")
     if reached > own:
         others = [name for name, family in FAMILIES.items() if family.closed_form and name != request.family.name]
         log.warning(

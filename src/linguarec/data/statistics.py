@@ -10,6 +10,7 @@ import numpy.typing as npt
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import EXCLUDED, TEST, TRAIN, VALID
 from linguarec.data.splitting import user_blocks
+from linguarec.data.ties import TiedNeighbours
 
 LENGTH_BINS = (0, 1, 3, 5, 6, 8, 11, 16, 21, 31, 51, 101, 201)
 LONG_TEXT = 2000  # characters
@@ -96,21 +97,22 @@ def text_problems(dataset: PreparedDataset) -> list[Problem]:
     ]
 
 
-def log_problems(dataset: PreparedDataset) -> list[Problem]:
-    """Repeats, ties, cold items, short users, and training interactions that happened after test targets."""
+def log_problems(dataset: PreparedDataset, ties: TiedNeighbours | None) -> list[Problem]:
+    """Repeats, ties, cold items, short users, and training interactions that happened after test targets.
+
+    `ties`: of the dataset; None = it has no timestamps.
+    """
     roles = dataset.roles("leave-one-out")
     lengths = dataset.sequences.lengths
-    repeats = at_once = ties = 0
+    repeats = at_once = 0
     in_log = np.zeros(dataset.num_items, dtype=bool)
     in_training = np.zeros(dataset.num_items, dtype=bool)
-    for users, items, of_items, times in _blocks(dataset, roles):
+    for users, items, of_items in _blocks(dataset, roles):
         same_user = users[1:] == users[:-1]
         at_once += int(np.count_nonzero(same_user & (items[1:] == items[:-1])))
         repeats += len(items) - len(np.unique(users * dataset.num_items + items))
         in_log[items] = True
         in_training[items[of_items == TRAIN]] = True
-        if times is not None:
-            ties += int(np.count_nonzero(same_user & (times[1:] == times[:-1])))
     cold = np.flatnonzero(in_log & ~in_training).tolist()
     silent = np.flatnonzero(~in_log).tolist()
     ids, total = dataset.raw_item_ids, dataset.num_interactions
@@ -122,8 +124,9 @@ def log_problems(dataset: PreparedDataset) -> list[Problem]:
         Problem("items without interactions", len(silent), dataset.num_items, _named(ids, silent)),
         Problem("cold items: only in valid or test of leave-one-out", len(cold), dataset.num_items, _named(ids, cold)),
     ]
-    if dataset.timestamps is not None:
-        problems.append(Problem("interactions at the same time as the user's one before (order is a tie)", ties, total))
+    if ties is not None:
+        what = "interactions at the same time as the user's one before (order is a tie)"
+        problems.append(Problem(what, ties.tied, total))
         problems += _leaked_future(dataset, roles)
     return problems
 
@@ -146,15 +149,14 @@ def _leaked_future(dataset: PreparedDataset, roles: npt.NDArray[np.int8]) -> lis
 
 def _blocks(
     dataset: PreparedDataset, roles: npt.NDArray[np.int8]
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int8], npt.NDArray[np.int64] | None]]:
-    """Users, items, roles and times of a block of whole users."""
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int8]]]:
+    """Users, items and roles of a block of whole users."""
     offsets = np.asarray(dataset.sequences.offsets)
     for first, last in user_blocks(offsets):
         where = slice(int(offsets[first]), int(offsets[last]))
         users = np.repeat(np.arange(first, last), np.diff(offsets[first : last + 1]))
         items = np.asarray(dataset.sequences.values[where]).astype(np.int64)
-        times = None if dataset.timestamps is None else np.asarray(dataset.timestamps[where])
-        yield users, items, np.asarray(roles[where]), times
+        yield users, items, np.asarray(roles[where])
 
 
 def _named(ids: list[str], rows: list[int]) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def plan_contrast(
 
     def validate(model: nn.Module) -> dict[str, float]:
         scorer = VectorScorer(model)
-        return ranked_means(scorer, ((*scorer.encode(source), cases) for source, cases in parts))
+        encoded = ((*scorer.encode(source), cases) for source, cases in parts)
+        return ranked_means(scorer, encoded, training.exclude_history)
 
     shape = replace(sources[0].shape, num_items=0)
     description = ModelDescription(request.family, config, encoder, shape)

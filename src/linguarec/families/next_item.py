@@ -40,6 +40,7 @@ class NextItemOptions(EncoderOptions):
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        pooling: settings of the sequence encoder, if it is pooling
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
@@ -58,6 +59,7 @@ class StartOptions(NextItemOptions):
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        pooling: settings of the sequence encoder, if it is pooling
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
@@ -73,6 +75,7 @@ class NextItemData:
     """The data of a fine-tuning: `source`, the whole catalogue; `read`, training sequences and valid cases.
 
     `exclude_history`: in training, the items of a position's history are no classes of its softmax, except the target.
+    `valid_without_history`: in validation, they are no candidates.
     `make_loader`: the family's, with the model's settings filled in.
     """
 
@@ -80,6 +83,7 @@ class NextItemData:
     read: TrainingData
     max_length: int
     exclude_history: bool = False
+    valid_without_history: bool = False
     make_loader: Callable[[Ragged, Steps], TrainingLoader] = next_items
 
     @cached_property
@@ -118,7 +122,8 @@ class NextItemData:
         """Metrics on the valid cases."""
         scorer = VectorScorer(model)
         inputs, keys = scorer.encode(self.source)
-        return rank_cases(scorer, inputs, DenseRanker(keys), self.read.valid).means()
+        without = self.valid_without_history
+        return rank_cases(scorer, inputs, DenseRanker(keys), self.read.valid, exclude_history=without).means()
 
 
 FirstStage = Callable[[nn.Module, NextItemData], PlannedStage]
@@ -159,6 +164,7 @@ def plan_next_item(
         read,
         encoder.max_length,
         asked.get("history_in_softmax") == "excluded",
+        training.exclude_history,
         lambda sequences, steps: family.loader(sequences, steps, config),
     )
     description = ModelDescription(family, config, encoder, source.shape)

@@ -8,7 +8,7 @@ from torch import nn
 from linguarec.errors import SettingsError
 from linguarec.families.family import Request
 from linguarec.families.start import merge_settings
-from linguarec.nn.encoders import EncoderConfig, GRUConfig, TransformerConfig, encoder_kind
+from linguarec.nn.encoders import ENCODERS, EncoderConfig, GRUConfig, PoolingConfig, TransformerConfig, encoder_kind
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class EncoderOptions:
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        pooling: settings of the sequence encoder, if it is pooling
     """
 
-    sequence_encoder: Literal["transformer", "gru"] | None = None
+    sequence_encoder: Literal["transformer", "gru", "pooling"] | None = None
     transformer: TransformerConfig | None = None
     gru: GRUConfig | None = None
+    pooling: PoolingConfig | None = None
 
 
 def settings_of(request: Request) -> tuple[Any, EncoderConfig]:
@@ -50,24 +52,29 @@ def settings_of(request: Request) -> tuple[Any, EncoderConfig]:
     if isinstance(options, TransformerOptions):
         options = EncoderOptions("transformer", options.transformer)
     start, kind = request.start, options.sequence_encoder
+    groups: dict[str, EncoderConfig | None] = {name: getattr(options, name) for name in ENCODERS}
+    changed = [name for name, group in groups.items() if group is not None and group != type(group)()]
     if start is None:
-        unread, given = ("transformer", options.transformer) if kind == "gru" else ("gru", options.gru)
-        if given is not None and given != type(given)():
-            asked = "gru" if unread == "gru" else "transformer (the default)"
-            raise SettingsError([f"--{unread}.*: the sequence encoder is another; ask for --sequence-encoder {asked}"])
-        encoder = (options.gru or GRUConfig()) if kind == "gru" else (options.transformer or TransformerConfig())
-        return request.config or request.family.config(), encoder
+        kind = kind or "transformer"
+        if unread := [name for name in changed if name != kind]:
+            asked = {name: "transformer (the default)" if name == "transformer" else name for name in unread}
+            raise SettingsError(
+                [
+                    f"--{name}.*: the sequence encoder is another; ask for --sequence-encoder {asked[name]}"
+                    for name in unread
+                ]
+            )
+        return request.config or request.family.config(), groups[kind] or ENCODERS[kind]()
     own = start.description.encoder
     assert own is not None
     own_kind = encoder_kind(own)
     problems = []
     if kind is not None and kind != own_kind:
         problems.append(f"--sequence-encoder {kind}: the one of {start.folder} is a {own_kind}; leave the flag out")
-    other_kind, other = ("gru", options.gru) if own_kind == "transformer" else ("transformer", options.transformer)
-    if other is not None and other != type(other)():
-        problems.append(f"--{other_kind}.*: the sequence encoder of {start.folder} is a {own_kind}")
-    asked_for = options.transformer if own_kind == "transformer" else options.gru
-    encoder, differing = merge_settings(start, own, asked_for, own_kind)
+    problems += [
+        f"--{name}.*: the sequence encoder of {start.folder} is a {own_kind}" for name in changed if name != own_kind
+    ]
+    encoder, differing = merge_settings(start, own, groups[own_kind], own_kind)
     merged, also_differing = merge_settings(start, start.description.config, request.config, "model")
     problems += differing + also_differing
     if problems:
@@ -85,6 +92,5 @@ def freeze_encoder(network: nn.Module) -> None:
 def as_chosen(options: Any, encoder: EncoderConfig) -> Any:
     """The options with the settings of the sequence encoder in use, and None for the others."""
     kind = encoder_kind(encoder)
-    both = {"sequence_encoder": kind, "transformer": None, "gru": None}
-    known = {} if isinstance(options, TransformerOptions) else both
+    known = {} if isinstance(options, TransformerOptions) else {"sequence_encoder": kind, **dict.fromkeys(ENCODERS)}
     return replace(options, **{**known, kind: encoder})

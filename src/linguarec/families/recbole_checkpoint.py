@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.features import UNKNOWN, FeatureInfo
@@ -231,7 +232,8 @@ class RecBoleCheckpoints:
         """Write the model with plain settings, so that `torch.load(weights_only=True)` reads it."""
         description, stored = model.description, model.settings
         released = {"dataset": stored.get("data_name"), **(stored.get("released_settings") or {})}
-        state = to_released(description.name, model.network.state_dict(), model.carried, description.shape.code_books)
+        tensors = with_position_tables(model.network.state_dict(), description)
+        state = to_released(description.name, tensors, model.carried, description.shape.code_books)
         config = {"hidden_act": "gelu", "loss_type": "CE", **released, **released_settings(description)}
         content = {
             "config": config,
@@ -249,6 +251,17 @@ class RecBoleCheckpoints:
 
 
 RECBOLE = RecBoleCheckpoints()
+
+
+def with_position_tables(tensors: Mapping[str, Tensor], description: ModelDescription) -> dict[str, Tensor]:
+    """The tensors of a model, with tables of zeros if it has no positions: the released code, which always has them, then
+    gives the same scores."""
+    encoder = description.encoder
+    if not isinstance(encoder, TransformerConfig) or encoder.positions == "learned":
+        return dict(tensors)
+    zeros = torch.zeros(encoder.max_length, encoder.hidden_size)
+    norms = [name for name in tensors if name.endswith("encoder.input_norm.weight")]
+    return {**tensors, **{name.replace("input_norm", "position"): zeros for name in norms}}
 
 
 def _not_recbole(request: ConversionRequest) -> dict[str, Any]:

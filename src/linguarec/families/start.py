@@ -44,7 +44,7 @@ def merge_settings(start: Start, own: Any, asked: Any, group: str) -> tuple[Any,
     changes: dict[str, Any] = {}
     kept, problems = [], []
     named = {} if asked is None else given(asked)
-    fixed = [] if asked is None else sizes_of_weights(asked)
+    fixed = sizes_of_weights(own)
     for field in fields(asked) if asked is not None else ():
         value, theirs = named.get(field.name, field.default), getattr(own, field.name)
         if value == theirs:

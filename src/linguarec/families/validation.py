@@ -60,15 +60,18 @@ def valid_cases(
     return parts
 
 
-def ranked_means(scorer: Scorer, parts: Iterable[tuple[Any, Tensor, EvaluationCases]]) -> dict[str, float]:
+def ranked_means(
+    scorer: Scorer, parts: Iterable[tuple[Any, Tensor, EvaluationCases]], exclude_history: bool = False
+) -> dict[str, float]:
     """The mean of each metric over the folders; each of the `parts` is the inputs, keys and cases of a folder.
 
-    `contrast accuracy` is the fraction of cases whose own target scores highest among the targets of all ranked cases.
+    `exclude_history`: as in `rank_cases`, of all metrics but `contrast accuracy`, which is the fraction of cases whose own
+    target scores highest among the targets of all ranked cases.
     """
     found = []
     for inputs, keys, cases in parts:
         ranker = DenseRanker(keys)
-        means = rank_cases(scorer, inputs, ranker, cases).means()
+        means = rank_cases(scorer, inputs, ranker, cases, exclude_history=exclude_history).means()
         among = rank_cases(scorer, inputs, ranker, cases, within=np.unique(cases.targets))
         found.append({**means, "contrast accuracy": among.mean("recall@1")})
     return {name: float(np.mean([means[name] for means in found])) for name in found[0]}

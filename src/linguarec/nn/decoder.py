@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linguarec.nn.dropout import Dropout
-from linguarec.nn.encoders import SelfAttention, TransformerConfig, initialise
+from linguarec.nn.encoders import SelfAttention, TransformerConfig, initialise, position_table
 from linguarec.nn.ragged import RaggedLayout
 
 
@@ -44,7 +44,7 @@ class Decoder(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.position = nn.Embedding(config.max_length, config.hidden_size)
+        self.position = position_table(config)
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
@@ -58,7 +58,8 @@ class Decoder(nn.Module):
         A state depends on the inputs and the memory of its own position and of earlier ones.
         """
         layout = RaggedLayout.of(offsets)
-        tokens = self.dropout(self.input_norm(layout.to_blocks(inputs + self.position(positions))))
+        tokens = layout.to_blocks(inputs if self.position is None else inputs + self.position(positions))
+        tokens = self.dropout(self.input_norm(tokens))
         memory = layout.to_blocks(memory)
         for number, layer in enumerate(self.layers, start=1):
             tokens = layer(tokens, memory, layout, only_last and number == len(self.layers))

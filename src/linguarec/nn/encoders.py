@@ -1,12 +1,14 @@
 """Sequence encoders: from the vectors of a history to one state per position. They work without padding.
 
 All read causally: a state depends on its own position and on earlier ones. The Transformer reads both ways with `causal=False`.
+Pooling reads a history as a set.
 
 A model takes one of them as a constructor argument, so that its item encoder and its sequence encoder are independent.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ class TransformerConfig:
         max_length: longest history that is read; older items are left out.
         layer_norm_eps: epsilon of all LayerNorms.
         initializer_range: standard deviation of the initial weights.
+        positions: learned = a vector for each position, counted from the left, is added to the item inputs; none = the
+            encoder is not told where an item stands, for histories whose order says nothing.
     """
 
     hidden_size: int = size(300)
@@ -39,13 +43,16 @@ class TransformerConfig:
     inner_size: int = size(256)
     dropout: float = 0.5
     attention_dropout: float | None = None
-    max_length: int = size(50)
+    max_length: int = size(50, positions="learned")
     layer_norm_eps: float = size(1e-12)
     initializer_range: float = 0.02
+    positions: Literal["learned", "none"] = size("learned")
 
     def __post_init__(self) -> None:
         problems = at_least(self, hidden_size=1, layers=1, heads=1, inner_size=1, max_length=1) + divided_by_heads(self)
         problems += small(self, "layer_norm_eps", "initializer_range")
+        if self.positions not in ("learned", "none"):
+            problems.append(f"positions is {self.positions!r}; it must be learned or none")
         refuse(problems + probabilities(self, "dropout", "attention_dropout"))
 
 
@@ -75,7 +82,33 @@ class GRUConfig:
         refuse(problems + probabilities(self, "dropout"))
 
 
-EncoderConfig = TransformerConfig | GRUConfig
+@dataclass(frozen=True)
+class PoolingConfig:
+    """Pooling: the mean of the items so far, then a feed-forward layer; for histories that are sets (arXiv 1703.06114).
+
+    Args:
+        hidden_size: width D of item inputs and states.
+        inner_size: width of the feed-forward layer.
+        dropout: fraction of the items of a history that training leaves out.
+        max_length: longest history that is read; older items are left out.
+        layer_norm_eps: epsilon of both LayerNorms.
+        initializer_range: standard deviation of the initial weights.
+    """
+
+    hidden_size: int = size(300)
+    inner_size: int = size(300)
+    dropout: float = 0.5
+    max_length: int = 1000
+    layer_norm_eps: float = size(1e-12)
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        problems = at_least(self, hidden_size=1, inner_size=1, max_length=1)
+        problems += small(self, "layer_norm_eps", "initializer_range")
+        refuse(problems + probabilities(self, "dropout"))
+
+
+EncoderConfig = TransformerConfig | GRUConfig | PoolingConfig
 
 
 def _float32_on_cpu(projected: Tensor) -> Tensor:
@@ -165,13 +198,22 @@ class TransformerLayer(nn.Module):
         return normed
 
 
+def position_table(config: TransformerConfig) -> nn.Embedding | None:
+    """The vectors of the positions, [max_length, D]; None = without positions."""
+    return nn.Embedding(config.max_length, config.hidden_size) if config.positions == "learned" else None
+
+
 class TransformerEncoder(nn.Module):
-    """SASRec's Transformer: item input + position counted from the left, LayerNorm, dropout, then the layers."""
+    """SASRec's Transformer: item input + position counted from the left, LayerNorm, dropout, then the layers.
+
+    Without positions, and if it reads both ways, a state depends on the items of a sequence and not on their order. Causal
+    attention still tells each position which items came before it.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.position = nn.Embedding(config.max_length, config.hidden_size)
+        self.position = position_table(config)
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
@@ -185,7 +227,7 @@ class TransformerEncoder(nn.Module):
         `causal`: whether a position reads earlier ones only; else it reads the whole sequence.
         """
         layout = RaggedLayout.of(offsets)
-        tokens = layout.to_blocks(inputs + self.position(positions))
+        tokens = layout.to_blocks(inputs if self.position is None else inputs + self.position(positions))
         tokens = self.dropout(self.input_norm(tokens))
         for number, layer in enumerate(self.layers, start=1):
             tokens = layer(tokens, layout, only_last and number == len(self.layers), causal)
@@ -226,8 +268,60 @@ class GRUEncoder(nn.Module):
         return layout.from_blocks(self.output(torch.cat(states)))
 
 
-SequenceEncoder = TransformerEncoder | GRUEncoder
-ENCODERS: dict[str, type[TransformerConfig] | type[GRUConfig]] = {"transformer": TransformerConfig, "gru": GRUConfig}
+class PoolingEncoder(nn.Module):
+    """x = LayerNorm(mean of the item inputs up to a position); state = LayerNorm(x + W2 GELU(W1 x)).
+
+    The items up to a position count alike, in whatever order they stand.
+    """
+
+    def __init__(self, config: PoolingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = Dropout(config.dropout)
+        self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.inner = nn.Linear(config.hidden_size, config.inner_size)
+        self.outer = nn.Linear(config.inner_size, config.hidden_size)
+        self.outer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.apply(lambda module: initialise(module, config.initializer_range))
+
+    def forward(
+        self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False, causal: bool = True
+    ) -> Tensor:
+        """Item inputs [T, D], positions [T] (unused), offsets [B+1] -> states [T, D]; with `only_last` [B, D].
+
+        Raises:
+            ValueError: `causal` is False.
+        """
+        if not causal:
+            raise ValueError(
+                "pooling reads from left to right only; a model that reads both ways needs the Transformer"
+            )
+        inputs = inputs * self.dropout(torch.ones_like(inputs[:, :1]))  # whole items
+        layout = RaggedLayout.of(offsets)
+        blocks = layout.to_blocks(inputs.float()).split(layout.block_sizes)
+        means = [
+            _means(block.view(count, length, -1), only_last)
+            for block, (count, length) in zip(blocks, layout.blocks, strict=True)
+        ]
+        pooled = self.input_norm(torch.cat(means))
+        states: Tensor = self.outer_norm(pooled + self.outer(F.gelu(self.inner(pooled))))
+        return layout.in_batch_order(states) if only_last else layout.from_blocks(states)
+
+
+def _means(items: Tensor, only_last: bool) -> Tensor:
+    """[count, length, D] -> the mean of the items up to each place, [count * length, D], or [count, D] up to the last one."""
+    if only_last:
+        return items.mean(1)
+    number = torch.arange(1, items.shape[1] + 1, device=items.device)[:, None]
+    return (items.cumsum(1) / number).flatten(0, 1)
+
+
+SequenceEncoder = TransformerEncoder | GRUEncoder | PoolingEncoder
+ENCODERS: dict[str, type[TransformerConfig] | type[GRUConfig] | type[PoolingConfig]] = {
+    "transformer": TransformerConfig,
+    "gru": GRUConfig,
+    "pooling": PoolingConfig,
+}
 
 
 def encoder_kind(config: EncoderConfig) -> str:
@@ -237,7 +331,9 @@ def encoder_kind(config: EncoderConfig) -> str:
 
 def build_encoder(config: EncoderConfig) -> SequenceEncoder:
     """The sequence encoder that `config` describes, freshly initialised."""
-    return TransformerEncoder(config) if isinstance(config, TransformerConfig) else GRUEncoder(config)
+    if isinstance(config, TransformerConfig):
+        return TransformerEncoder(config)
+    return GRUEncoder(config) if isinstance(config, GRUConfig) else PoolingEncoder(config)
 
 
 def initialise(module: nn.Module, deviation: float) -> None:

@@ -125,6 +125,8 @@ class RunSettings:
         """One line for each setting in which a run with the `stored` settings differs; empty = the run can be resumed."""
         # A run of an earlier version was trained with the defaults of settings that were added later.
         defaults = {"training": asdict(TrainingSettings()), "config": asdict(type(self.description.config)())}
+        if self.description.encoder is not None:
+            defaults["encoder"] = asdict(type(self.description.encoder)())
         before = _flat(defaults) | _flat(stored)
         now = _flat(json.loads(json.dumps(self.to_dict())))
         kinds = tuple(each.get("encoder.kind") for each in (before, now))

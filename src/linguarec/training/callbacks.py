@@ -71,7 +71,8 @@ class EpochRecord(Callback):
         )
         if trainer.is_global_zero:
             self._write()
-            shown = "  valid " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()) if metrics else ""
+            part = "  valid, history excluded, " if module.settings.exclude_history else "  valid "
+            shown = part + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()) if metrics else ""
             log.info("epoch %d  loss %.4f%s  %.1f s", trainer.current_epoch, loss, shown, seconds + valid_seconds)
 
     def _write(self) -> None:

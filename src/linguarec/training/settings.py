@@ -26,6 +26,8 @@ class TrainingSettings:
             negatives from one part, so there the same step has fewer of them.
         max_epochs: most epochs of the training.
         patience: the training ends after this many epochs without a better valid ndcg@10.
+        stop_by: protocol of the valid metrics, which stop the training and choose the weights. kept = the items of the
+            history are candidates, as published; excluded = they are not, as `recommend` works by default.
         valid_users: most users to rank after an epoch, drawn by the seed; 0 = all. In pre-training the most targets of
             each domain, with one draw for all seeds; 0 = 2,048. For models whose validation takes as long as their training.
         window_stride: how histories beyond the model's max_length are trained. 0 = each target with its own window (exact);
@@ -50,6 +52,7 @@ class TrainingSettings:
     accumulate: int = 1
     max_epochs: int = 300
     patience: int = 10
+    stop_by: Literal["kept", "excluded"] = "kept"
     valid_users: int = 0
     window_stride: int = 0
     averaging: float = 0.0
@@ -67,6 +70,11 @@ class TrainingSettings:
         """These settings, with a model's `own` values for those that the user did not set (see `linguarec.given`)."""
         asked = given(self)
         return replace(self, **{name: value for name, value in own.items() if name not in asked})
+
+    @property
+    def exclude_history(self) -> bool:
+        """Whether the items of the history are no candidates in the valid metrics."""
+        return self.stop_by == "excluded"
 
     def check(self) -> None:
         """Raise one error that names every invalid setting."""
@@ -86,6 +94,8 @@ class TrainingSettings:
         for name in ("valid_users", "window_stride", "warmup_steps", "checkpoint_every_n_steps"):
             if getattr(self, name) < 0:
                 problems.append(f"training.{name} is {getattr(self, name)}; it must be 0 (off) or above")
+        if self.stop_by not in ("kept", "excluded"):
+            problems.append(f"training.stop_by is {self.stop_by!r}; it must be kept or excluded")
         whole = [each.name for each in fields(self) if isinstance(getattr(self, each.name), int)]
         for name in whole:
             if getattr(self, name) > (most := MOST.get(name, LARGEST)):

@@ -17,6 +17,7 @@ class FineTuningOptions(NextItemOptions):
         sequence_encoder: encoder of the histories, of IDs and of texts; transformer by default
         transformer: settings of both sequence encoders, if they are Transformers
         gru: settings of both sequence encoders, if they are GRUs
+        pooling: settings of both sequence encoders, if they are pooling
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every

@@ -81,7 +81,8 @@ def plan_finetuning(request: Request) -> Plan:
         )
 
     def rank(current: nn.Module, keys: Tensor) -> dict[str, float]:
-        return rank_cases(SentenceScorer(current), TokenInputs(source), DenseRanker(keys), read.valid).means()
+        scorer, ranker, without = SentenceScorer(current), DenseRanker(keys), training.exclude_history
+        return rank_cases(scorer, TokenInputs(source), ranker, read.valid, exclude_history=without).means()
 
     def encode(current: nn.Module) -> Tensor:
         return encode_tokens(current, source.tokens, next(current.parameters()).device)
@@ -171,7 +172,8 @@ def plan_pretraining(request: Request) -> Plan:
 
     def validate(current: nn.Module) -> dict[str, float]:
         scorer = SentenceScorer(current)
-        return ranked_means(scorer, ((*scorer.encode(source), cases) for source, cases in parts))
+        encoded = ((*scorer.encode(source), cases) for source, cases in parts)
+        return ranked_means(scorer, encoded, training.exclude_history)
 
     def stage(before: Sequence[StageResult]) -> Fit:
         return Fit(

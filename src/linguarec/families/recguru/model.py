@@ -38,6 +38,8 @@ from linguarec.nn.shape import CatalogueShape
 class RecGURUConfig:
     """Settings of the decoder, which is a Transformer of the encoder's width and length.
 
+    It has learned positions unless the encoder is a Transformer without.
+
     Args:
         decoder_layers: number of decoder layers.
         decoder_heads: attention heads of the decoder; must divide the hidden size.
@@ -75,6 +77,7 @@ class RecGURU(nn.Module):
                 dropout=config.decoder_dropout,
                 max_length=encoder.config.max_length,
                 initializer_range=config.initializer_range,
+                positions=encoder.config.positions if isinstance(encoder.config, TransformerConfig) else "learned",
             )
         )
 

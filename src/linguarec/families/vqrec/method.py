@@ -34,6 +34,7 @@ class FineTuningOptions(StartOptions):
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        pooling: settings of the sequence encoder, if it is pooling
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
@@ -60,6 +61,7 @@ class PretrainingOptions(EncoderOptions):
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        pooling: settings of the sequence encoder, if it is pooling
         codes: name of the item codes; not needed if the folders have one kind
         features: name of the item text vectors, to code items that have no codes of the model's codebook (--from, --valid);
             not needed if the folders have one kind

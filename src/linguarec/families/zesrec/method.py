@@ -21,6 +21,7 @@ class FineTuningOptions(StartOptions):
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        pooling: settings of the sequence encoder, if it is pooling
         history_in_softmax: kept (default) or excluded; excluded trains each position without the items of its history as
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
@@ -40,6 +41,7 @@ class PretrainingOptions(EncoderOptions):
         sequence_encoder: encoder of the histories; transformer by default
         transformer: settings of the sequence encoder, if it is a Transformer
         gru: settings of the sequence encoder, if it is a GRU
+        pooling: settings of the sequence encoder, if it is pooling
         features: name of the item text vectors; not needed if the folders have one kind
     """
 
