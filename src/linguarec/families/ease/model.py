@@ -128,7 +128,7 @@ def seconds_needed(num_items: int, tried: int = 1_536) -> float:
     size = max(1, min(num_items, tried))
     matrix = np.eye(size) + 1 / size
     started = time.perf_counter()
-    _inverse(matrix)
+    inverse_of(matrix)
     return (time.perf_counter() - started) * (num_items / size) ** 3
 
 
