@@ -1,204 +1,247 @@
-"""A run in service: its recommender, and how requests are answered from it."""
+"""A run and its live state in service: answers, changes of the catalogue, interactions, reloads.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+A change is written to the state first. Every process then follows the state, its own changes included, by their numbers: so all
+processes that share a state come to the same catalogue, and so does one that is started again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-import orjson
-
-from linguarec.catalogue import Catalogue
-from linguarec.data.ragged import Ragged
+from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import LinguarecError
-from linguarec.ranking.ranker import Best
-from linguarec.recommender import Recommender, Seen
+from linguarec.recommender import Recommender
+from linguarec.serving.answers import Answer, Served, answer_requests, similar_to
+from linguarec.serving.changes import Changed, Removal, Upsert, outcome, plan_changes
 from linguarec.serving.problems import Problem
-from linguarec.serving.schemas import RecommendRequest
+from linguarec.serving.schemas import RecommendRequest, SimilarRequest
+from linguarec.serving.state import Store
+from linguarec.serving.upserts import Applied, apply_changes, fingerprint_of
 
-_KEPT_ITEMS = 100_000  # items whose JSON is kept
-
-
-class ItemJson:
-    """Items as the members of JSON objects: `"raw_id":"a","title":"..","attributes":{..}`.
-
-    Entries of a catalogue never change, so each is written once, and kept while there are not too many.
-    """
-
-    def __init__(self, most: int = _KEPT_ITEMS) -> None:
-        self._most = most
-        self._kept: dict[int, bytes] = {}
-
-    def of(self, catalogue: Catalogue, entries: Sequence[int]) -> list[bytes]:
-        """The members of each entry."""
-        kept = self._kept
-        lacking = list({entry for entry in entries if entry not in kept})
-        if lacking:
-            if len(kept) + len(lacking) > self._most:
-                kept = self._kept = {entry: kept[entry] for entry in entries if entry in kept}
-            kept.update(zip(lacking, self._written(catalogue, np.array(lacking, dtype=np.int64)), strict=True))
-        return [kept[entry] for entry in entries]
-
-    def _written(self, catalogue: Catalogue, entries: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> list[bytes]:
-        names = catalogue.attributes
-        columns = [catalogue.values(name, entries) for name in names]
-        rows = zip(*columns, strict=True) if names else iter([()] * len(entries))
-        return [
-            orjson.dumps(
-                {
-                    "raw_id": raw_id,
-                    "title": title,
-                    "attributes": {name: value for name, value in zip(names, row, strict=True) if value is not None},
-                }
-            )[1:-1]
-            for raw_id, title, row in zip(
-                catalogue.values("raw_id", entries), catalogue.titles(entries), rows, strict=True
-            )
-        ]
+_CHANGES_AT_ONCE = 1_000
+_SPARE_ROWS = 10_000  # so many rows of replaced items may be kept before the run is opened anew, without them
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Served:
-    """A run as it is served. A reload makes a new one; the recommender exchanges its snapshots itself."""
+class Reloaded:
+    """What a reload served, and what became of the live changes of the state in it."""
 
-    recommender: Recommender
-    folder: Path
-    items: ItemJson = field(default_factory=ItemJson)
-
-    @property
-    def run(self) -> str:
-        """Name of the run's folder."""
-        return self.folder.resolve().name
+    run: str
+    items: int
+    same_catalogue: bool
+    applied: Applied
+    seconds: float
 
 
 class Live:
-    """What is served now. Calls come from worker threads.
+    """A run, its live state, and what is served of both. Calls come from worker threads.
 
     Args:
-        served: the run.
+        served: the run; nobody else changes its recommender.
+        store: the state.
     """
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, store: Store) -> None:
         self.served = served
-        self.sequence = 0
+        self.store = store
+        self.sequence = 0  # of the last change that `served` knows of
+        self.left_out: dict[str, str] = {}  # items of the state that cannot be in the catalogue, and why
+        self.followed = time.monotonic()  # when the state was last read
+        self._writing = threading.Lock()
+        self._reloading = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open a run.
+    def open(cls, folder: Path, state: str, users: Path | None = None) -> Self:
+        """Open a run and its state, and put the live changes into the run.
+
+        Args:
+            folder: of the run.
+            state: URL of the state.
+            users: prepared folder; the histories of its users become those of the service's, once.
 
         Raises:
-            LinguarecError: it cannot be opened.
+            LinguarecError: the run, the state or the folder cannot be opened.
         """
-        return cls(Served(Recommender.load(folder), folder))
+        served = Served.open(folder)
+        fingerprint = fingerprint_of(served.recommender.catalogue)
+        store = Store.open(state, fingerprint)
+        try:
+            live = cls(served, store)
+            if users is not None:
+                log.info("%s: histories of %d users were imported", users, store.import_histories(_histories(users)))
+            applied = Applied()
+            live.sequence = _catch_up(served, store, 0, applied)
+            live._note(applied, served, fingerprint)
+        except BaseException:
+            store.close()
+            raise
+        return live
 
-    def recommend(self, asked: Sequence[RecommendRequest]) -> list[bytes | Exception]:
-        """The answer of each request as JSON, or the problem that stands for it.
+    def close(self) -> None:
+        """Close the state."""
+        self.store.close()
 
-        Requests that are ranked alike are ranked together.
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def recommend(self, asked: Sequence[RecommendRequest], history_length: int) -> list[Answer | Exception]:
+        """The answer of each request, or the exception that stands for it.
+
+        Args:
+            asked: the requests of a batch.
+            history_length: how many of the last items of a user's stored history are read.
         """
-        served = self.served
-        version = orjson.dumps({"run": served.run, "sequence": self.sequence})
-        answers: list[bytes | Exception | None] = [None] * len(asked)
-        groups: dict[Seen, list[int]] = {}
-        for number, request in enumerate(asked):
-            groups.setdefault(request.exclude_seen, []).append(number)
-        for exclude_seen, numbers in groups.items():
+        sequence, served = self.sequence, self.served
+        users = list(dict.fromkeys(user for request in asked for user in request.users or ()))
+        stored: Mapping[str, Sequence[str]] | LinguarecError = {}
+        if users:
             try:
-                found = _ranked(served, [asked[number] for number in numbers], exclude_seen)
+                stored = self.store.histories(users, history_length)
+            except LinguarecError as error:  # the others are answered without the state
+                stored = error
+        return answer_requests(served, sequence, asked, stored)
+
+    def similar(self, asked: Sequence[SimilarRequest]) -> list[Answer | Exception]:
+        """The answer of each request, or the exception that stands for it."""
+        sequence, served = self.sequence, self.served
+        answers: list[Answer | Exception] = []
+        for request in asked:
+            try:
+                answers.append(similar_to(served, sequence, request))
+            except (LinguarecError, Problem) as error:
+                answers.append(error)
+        return answers
+
+    # -- changes -------------------------------------------------------------------------------------------------------
+
+    def change(self, asked: Sequence[Upsert | Removal]) -> list[Changed | Exception]:
+        """Change the catalogue as several requests ask, in one transaction; texts are encoded together.
+
+        Of several changes of one item the last one counts. What is returned is in the state, and in the next answer.
+        """
+        with self._writing:
+            try:
+                plan = plan_changes(self.served.recommender, asked)
+                sequence = self.store.change_items(plan.changes).sequence if plan.changes else self.sequence
             except LinguarecError as error:
-                for number in numbers:
-                    answers[number] = error
-                continue
-            for number, (lists, unknown) in zip(numbers, found, strict=True):
-                answers[number] = _answer(lists, unknown, version)
-        return [answer for answer in answers if answer is not None]
-
-
-def _ranked(
-    served: Served, asked: Sequence[RecommendRequest], exclude_seen: Seen
-) -> list[tuple[list[bytes], list[list[str]]]]:
-    """For each request the recommendations of each of its histories as a JSON list, and the unknown ids of each."""
-    histories = [history for request in asked for history in request.histories or ()]
-    rows, unknown = known_entries(served.recommender.catalogue, histories)
-    ranked = np.flatnonzero(rows.lengths)
-    lists = [b"[]"] * len(histories)
-    if len(ranked):
-        k = max(request.k for request in asked)
-        catalogue, best = served.recommender.best_entries(rows.select(ranked), k, exclude_seen)
-        ks = [request.k for request in asked for _ in request.histories or ()]
-        written = _written(served.items, catalogue, best, [ks[place] for place in ranked.tolist()])
-        for place, text in zip(ranked.tolist(), written, strict=True):
-            lists[place] = text
-    found, start = [], 0
-    for request in asked:
-        stop = start + request.asked
-        found.append((lists[start:stop], unknown[start:stop]))
-        start = stop
-    return found
-
-
-def known_entries(catalogue: Catalogue, histories: Sequence[Sequence[str]]) -> tuple[Ragged, list[list[str]]]:
-    """The entries of the known ids of each history, and the ids of each that are unknown."""
-    flat = [raw_id for history in histories for raw_id in history]
-    lengths = np.array([len(history) for history in histories], dtype=np.int64)
-    entries = catalogue.find(flat)
-    known = entries >= 0
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    unknown: list[list[str]] = [[] for _ in histories]
-    if not known.all():
-        of_history = np.repeat(np.arange(len(histories)), lengths)
-        for place in np.flatnonzero(~known).tolist():
-            unknown[of_history[place]].append(flat[place])
-    kept = np.concatenate([np.zeros(1, np.int64), np.cumsum(known)])[offsets]
-    return Ragged(entries[known].astype(np.int32), kept), unknown
-
-
-def _written(items: ItemJson, catalogue: Catalogue, best: Best, ks: Sequence[int]) -> list[bytes]:
-    """The best entries of each history as a JSON list of its `k` first."""
-    lists = []
-    for entries, scores, k in zip(best.rows.tolist(), best.scores.tolist(), ks, strict=True):
-        count = entries.index(-1) if entries[-1] == -1 else len(entries)
-        count = min(count, k)
-        members = items.of(catalogue, entries[:count])
-        parts = [
-            b'{"rank":%d,"score":%b,%b}' % (rank, repr(score).encode(), member)
-            for rank, (score, member) in enumerate(zip(scores, members, strict=False), start=1)
+                return [error] * len(asked)
+            if plan.changes:
+                try:
+                    self._follow()
+                except LinguarecError as error:  # it is in the state, and will be seen when that can be read again
+                    log.warning("the state cannot be read: %s", error)
+        self._renew()
+        return [
+            plan.problems[number] if number in plan.problems else outcome(one, plan.refused[number], sequence)
+            for number, one in enumerate(asked)
         ]
-        lists.append(b"[%b]" % b",".join(parts))
-    return lists
 
+    def follow(self) -> None:
+        """Take in what others have changed.
 
-def _answer(lists: Sequence[bytes], unknown: Sequence[Sequence[str]], version: bytes) -> bytes:
-    return b'{"recommendations":[%b],"unknown":%b,"model":%b}' % (b",".join(lists), orjson.dumps(unknown), version)
+        Raises:
+            LinguarecError: the state cannot be read.
+        """
+        with self._writing:
+            self._follow()
 
+    def _follow(self) -> None:
+        applied = Applied()
+        self.sequence = _catch_up(self.served, self.store, self.sequence, applied)
+        self.followed = time.monotonic()
+        self._keep(applied)
 
-def check_size(request: RecommendRequest, most: int, longest: int, k: int) -> None:
-    """Refuse a request that exceeds the limits of the service.
+    def _keep(self, applied: Applied) -> None:
+        """Keep account of what is left out."""
+        for raw_id, reason in applied.left_out.items():
+            log.warning("left out: item %r of the state: %s", raw_id, reason)
+        for raw_id in (*applied.added, *applied.removed, *applied.unchanged):
+            self.left_out.pop(raw_id, None)
+        self.left_out |= applied.left_out
 
-    Raises:
-        Problem: 422, naming the field.
-    """
-    field = "histories" if request.histories is not None else "users"
-    if request.asked > most:
-        raise Problem(
-            422, "too-many", f"{field} has {request.asked:,}, at most {most:,} are taken.", field, "Send several calls."
-        )
-    if request.k > k:
-        raise Problem(422, "too-many", f"k is {request.k:,}, at most {k:,} are given.", "k", "Ask for fewer.")
-    for number, history in enumerate(request.histories or ()):
-        if len(history) > longest:
-            raise Problem(
-                422,
-                "too-many",
-                f"histories[{number}] has {len(history):,} ids, at most {longest:,} are taken.",
-                f"histories[{number}]",
-                "Send the last ones: the model reads no more than the last ones anyway.",
+    # -- reloading -----------------------------------------------------------------------------------------------------
+
+    def reload(self, folder: Path | None = None) -> Reloaded:
+        """Serve another run, or the same one opened anew, with the live changes of the state.
+
+        The run is opened beside the one that is served, which goes on serving if anything fails.
+
+        Raises:
+            Problem: 409, a reload is running.
+            LinguarecError: the run cannot be opened, or the state not read.
+        """
+        if not self._reloading.acquire(blocking=False):
+            raise Problem(409, "reloading", "A reload is running.", mend="Wait until it is done: GET /v1/model says so.")
+        try:
+            started = time.perf_counter()
+            before = self.store.run
+            fresh = Served.open(self.served.folder if folder is None else folder)
+            fingerprint = fingerprint_of(fresh.recommender.catalogue)
+            applied = Applied()
+            sequence = _catch_up(fresh, self.store, 0, applied)
+            with self._writing:
+                sequence = _catch_up(fresh, self.store, sequence, applied)
+                self.left_out = {}
+                self.served, self.sequence = fresh, sequence
+                self._note(applied, fresh, fingerprint)
+            return Reloaded(
+                fresh.run,
+                fresh.present,
+                before == fingerprint,
+                applied,
+                time.perf_counter() - started,
             )
-    if request.within is not None and len(request.within) > longest:
-        raise Problem(
-            422,
-            "too-many",
-            f"within has {len(request.within):,} ids, at most {longest:,} are taken.",
-            "within",
-            "Use filters for large sets of candidates.",
-        )
+        finally:
+            self._reloading.release()
+
+    def _renew(self) -> None:
+        """Open the run anew if its catalogue has become mostly rows of items that were replaced."""
+        catalogue = self.served.recommender.catalogue
+        spare = int(catalogue.removed.sum())
+        if spare > _SPARE_ROWS and 2 * spare > len(catalogue):
+            try:
+                self.reload()
+            except (LinguarecError, Problem) as error:
+                log.warning("the catalogue keeps %d rows of replaced items: %s", spare, error)
+
+    def _note(self, applied: Applied, served: Served, fingerprint: str) -> None:
+        """Say what became of the live changes in a run that was opened, and note whose changes they are now."""
+        same = self.store.run == fingerprint
+        self._keep(applied)
+        counts = [
+            f"{len(ids):,} {what}"
+            for what, ids in (
+                ("items added or replaced", applied.added),
+                ("removed", applied.removed),
+                ("already as they are", applied.unchanged),
+                ("left out", applied.left_out),
+            )
+            if ids
+        ]
+        if counts or not same:
+            which = "" if same else "its catalogue is another one than that of the state; "
+            log.info("run %s: %slive changes: %s", served.run, which, ", ".join(counts) or "none")
+        if not same:
+            self.store.set_run(fingerprint)
+
+
+def _catch_up(served: Served, store: Store, sequence: int, applied: Applied) -> int:
+    """Put the changes after `sequence` into a run; return the number of the last one."""
+    while changes := store.changes_after(sequence, _CHANGES_AT_ONCE):
+        applied.join(apply_changes(served.recommender, changes))
+        sequence = changes[-1].sequence
+    return sequence
+
+
+def _histories(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """User and items of each history of a prepared folder."""
+    dataset = PreparedDataset.open(folder)
+    raw_ids = list(dataset.raw_item_ids)
+    for row, user in enumerate(dataset.raw_user_ids):
+        history = [raw_ids[item] for item in dataset.sequences[row].tolist()]
+        if history:
+            yield user, history
