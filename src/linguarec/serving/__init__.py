@@ -1,1 +1,1 @@
-"""The service: an HTTP API over a trained run, its live state, and one page."""
+"""The service: a trained run behind HTTP, with a catalogue that changes while it runs and a durable state."""
