@@ -11,6 +11,7 @@ import pyarrow as pa
 from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
+from linguarec.filters import Filter
 from linguarec.histories import as_histories
 from linguarec.ranking.ranker import Best
 
@@ -76,20 +77,38 @@ def check_k(k: Any) -> None:
 
 
 def candidates(
-    catalogue: Catalogue, within: Any, histories: int, skip_unknown: bool
+    catalogue: Catalogue, within: Any, filters: str | Filter | None, histories: int, skip_unknown: bool
 ) -> tuple[npt.NDArray[np.int64] | Ragged | None, list[str]]:
-    """Entries of the only items that may be recommended, and the unknown ids among them.
+    """Entries of the only items that may be recommended, and the unknown ids among those that are named.
 
     Args:
         catalogue: where they are.
         within: one list of raw ids for all histories, one list for each of them, or None: all items.
+        filters: which of these items may be recommended, by their attributes; None = all.
         histories: how many there are.
         skip_unknown: unknown ids are no error.
 
     Raises:
         SettingsError: `within` is no list, is empty, or holds another number of lists than there are histories.
         UnknownItemError: an id is not in the catalogue.
+        FilterError: the filter cannot be read, or does not fit the attributes.
     """
+    listed, unknown = _listed(catalogue, within, histories, skip_unknown)
+    if filters is None:
+        return listed, unknown
+    passing = (Filter.parse(filters) if isinstance(filters, str) else filters).rows(catalogue)
+    if listed is None:
+        return np.flatnonzero(passing), unknown
+    if not isinstance(listed, Ragged):
+        return listed[passing[listed]], unknown
+    kept = passing[listed.values]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])[listed.offsets]
+    return Ragged(listed.values[kept], offsets), unknown
+
+
+def _listed(
+    catalogue: Catalogue, within: Any, histories: int, skip_unknown: bool
+) -> tuple[npt.NDArray[np.int64] | Ragged | None, list[str]]:
     if within is None:
         return None, []
     lists, for_all = as_histories(within, "within", "a list of item ids, or one list for each history")

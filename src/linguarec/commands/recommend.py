@@ -24,6 +24,7 @@ def recommend(
     k: int = 10,
     seen: Literal["exclude", "include", "learned"] = "exclude",
     within: Path | None = None,
+    filter_: str | None = None,
     items: Path | None = None,
     skip_unknown: bool = False,
     overwrite: bool = False,
@@ -43,6 +44,8 @@ def recommend(
         seen: items of the history: not recommended (exclude), candidates like the others (include), or candidates whose scores
             are adjusted by what the run learned about repeats (learned)
         within: file with the candidate items, one raw id per line; only these are recommended; for --history
+        filter_: only recommend items with these attributes, such as 'brand == "Acme" and price <= 20'; also `in [...]`, ranges
+            (5 <= price < 20), `and`, `or`, `not`, parentheses, `is missing`, and `attribute name` in backticks
         items: file with new items (.csv, .parquet, .jsonl): raw_id, and the attributes of the catalogue or text
         skip_unknown: leave unknown ids out, and count them, instead of stopping
         overwrite: replace the output file
@@ -70,9 +73,9 @@ def recommend(
     exclude_seen: Seen = "learned" if seen == "learned" else seen == "exclude"
     added = 0 if items is None else _add(recommender, items)
     if history is not None:
-        return _show(recommender, run, history, k, exclude_seen, within, added, skip_unknown)
+        return _show(recommender, run, history, k, exclude_seen, within, filter_, added, skip_unknown)
     assert output is not None
-    return _write(recommender, run, histories, for_, output, k, exclude_seen, skip_unknown, overwrite)
+    return _write(recommender, run, histories, for_, output, k, exclude_seen, filter_, skip_unknown, overwrite)
 
 
 def _show(
@@ -82,6 +85,7 @@ def _show(
     k: int,
     exclude_seen: "Seen",
     within: Path | None,
+    filter_: str | None,
     added: int,
     skip_unknown: bool,
 ) -> dict[str, Any]:
@@ -93,7 +97,7 @@ def _show(
 
     whitelist = None if within is None else read_ids(within)
     _, unknown = recommender.catalogue.rows([history], skip_unknown)
-    found = recommender.recommend([history], k, exclude_seen, whitelist, skip_unknown)[0]
+    found = recommender.recommend([history], k, exclude_seen, whitelist, filter_, skip_unknown)[0]
     catalogue = recommender.catalogue
     read = [raw_id for raw_id in history if raw_id in catalogue.position]
     console = plain_console()
@@ -105,6 +109,8 @@ def _show(
     show_table(console, Table(["raw id", "", "title"], shown), "history")
     rows = [[best.raw_id, f"{best.score:.4f}", best.title] for best in found]
     show_table(console, Table(["raw id", "score", "title"], rows), f"recommended by {recommender.description.name}")
+    if not found:
+        console.print("no item may be recommended: none that is not in the history passes --within and --filter")
     return {
         "run": str(run),
         "history": read,
@@ -122,6 +128,7 @@ def _write(
     output: Path,
     k: int,
     exclude_seen: "Seen",
+    filter_: str | None,
     skip_unknown: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -143,7 +150,7 @@ def _write(
         for part in _in_parts(named):
             kept, rows, unknown = _known(recommender, part, skip_unknown)
             left_out, unknown_ids = left_out + len(part) - len(kept), unknown_ids + unknown
-            catalogue, best = recommender.best_entries(rows, k, exclude_seen)
+            catalogue, best = recommender.best_entries(rows, k, exclude_seen, filter_)
             columns = columns_of(catalogue, best)
             columns = {"user": [kept[history] for history in columns.pop("history")], **columns}
             write(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
