@@ -1,51 +1,42 @@
-"""The HTTP API: its calls, and what stands around them."""
+"""The HTTP API as an application: its calls, and what stands around them."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from linguarec.errors import LinguarecError
-from linguarec.serving.batching import Batcher
-from linguarec.serving.bodies import JsonRoute
-from linguarec.serving.live import Live, check_size
+from linguarec.errors import LinguarecError, quoted
+from linguarec.serving import changing, reading
+from linguarec.serving.guard import Guard, page_policy
+from linguarec.serving.live import Live
 from linguarec.serving.problems import Problem, of_error
-from linguarec.serving.schemas import ProblemDetails, RecommendAnswer, RecommendRequest
+from linguarec.serving.service import Service, Siblings
 from linguarec.serving.settings import ServiceSettings
 
 PAGE = Path(__file__).with_name("page.html")
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ProblemDetails, "description": "A mistake of the request: `field` and `mend` say where and what."},
-    "503": {"model": ProblemDetails, "description": "Not now: `Retry-After` says when."},
-}
-router = APIRouter(route_class=JsonRoute, responses=_PROBLEMS)
+log = logging.getLogger(__name__)
 
 
-class Service:
-    """What the calls of one process share."""
+def create_app(settings: ServiceSettings, live: Live, siblings: Siblings | None = None) -> tuple[FastAPI, Guard]:
+    """The application that serves `live`, and the guard around it, which is what a server runs.
 
-    def __init__(self, settings: ServiceSettings, live: Live) -> None:
-        self.settings = settings
-        self.live = live
-        self.recommending: Batcher[RecommendRequest, bytes] = Batcher(
-            live.recommend,
-            size=lambda asked: asked.asked,
-            window=settings.window,
-            most_waiting=settings.limits.waiting,
-        )
-
-
-def create_app(settings: ServiceSettings, live: Live) -> FastAPI:
-    """The application that serves `live`."""
+    Raises:
+        SettingsError: the file of tokens cannot be read.
+    """
+    service = Service(settings, live, siblings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
         yield
-        await app.state.service.recommending.close()
+        await service.stop()
 
     app = FastAPI(
         title="linguarec",
@@ -57,59 +48,75 @@ def create_app(settings: ServiceSettings, live: Live) -> FastAPI:
         exception_handlers={
             Problem: _problem,
             LinguarecError: _library_error,
+            RequestValidationError: _bad_parameter,
             HTTPException: _http_error,
+            Exception: _fault,
         },
     )
-    app.state.service = Service(settings, live)
-    app.include_router(router)
-    return app
+    app.state.service = service
+    for router in (reading.router, changing.streams, changing.router):
+        app.include_router(router)
+    if PAGE.exists():
+        _add_page(app, PAGE.read_text(encoding="utf-8"))
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    service.guard = Guard(app, settings, service.metrics)
+    return app, service.guard
 
 
-def service_of(request: Request) -> Service:
-    """What the calls share."""
-    service: Service = request.app.state.service
-    return service
+def _add_page(app: FastAPI, content: str) -> None:
+    headers = {"Content-Security-Policy": page_policy(content)}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(content, headers=headers, media_type="text/html; charset=utf-8")
 
 
-@router.post("/v1/recommend", response_model=RecommendAnswer, summary="Recommend items for histories or users")
-async def recommend(request: Request, body: RecommendRequest) -> Response:
-    """The best items for each history, or for the stored history of each user."""
-    service = service_of(request)
-    limits = service.settings.limits
-    check_size(body, limits.histories, limits.history_length, limits.k)
-    return Response(await service.recommending.ask(body), media_type="application/json")
-
-
-@router.get("/healthz", summary="Whether the process lives", response_model=dict[str, str])
-async def healthz() -> Response:
-    """Answers as long as the process does."""
-    return Response(b'{"status":"ok"}', media_type="application/json")
-
-
-@router.get("/", include_in_schema=False)
-async def page() -> Response:
-    """The page."""
-    return Response(PAGE.read_bytes(), media_type="text/html; charset=utf-8")
+def _answer(request: Request, problem: Problem) -> Response:
+    request.scope["problem"] = problem.kind
+    return problem.response()
 
 
 async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return error.response()
+    return _answer(request, error)
 
 
 async def _library_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LinguarecError)
-    return of_error(error).response()
+    return _answer(request, of_error(error))
+
+
+async def _bad_parameter(request: Request, error: Exception) -> Response:
+    """A parameter of the path, the query or a header that does not fit."""
+    assert isinstance(error, RequestValidationError)
+    one: dict[str, Any] = error.errors()[0]
+    field = str(one["loc"][-1])
+    detail = f"{field}: found {quoted(one.get('input'))}: {one['msg'][:1].lower()}{one['msg'][1:]}."
+    return _answer(
+        request, Problem(422, "bad-parameter", detail, field, "See /openapi.json for the values it may have.")
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
+    path = request.url.path
     if error.status_code == 404:
-        return Problem(404, "no-such-path", f"There is no {request.url.path}.", mend="See /openapi.json.").response()
+        return _answer(request, Problem(404, "no-such-path", f"There is no {quoted(path)}.", mend="See /openapi.json."))
     if error.status_code == 405:
-        detail = f"{request.url.path} does not take {request.method}."
-        return Problem(
-            405, "no-such-method", detail, mend=f"It takes {headers.get('allow', '')}.", headers=headers
-        ).response()
-    return Problem(error.status_code, "http", str(error.detail), headers=headers).response()
+        detail = f"{quoted(path)} does not take {request.method}."
+        mend = f"It takes {headers.get('Allow', headers.get('allow', 'other methods'))}."
+        return _answer(request, Problem(405, "no-such-method", detail, mend=mend, headers=headers))
+    return _answer(request, Problem(error.status_code, "http", str(error.detail), headers=headers))
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    """A fault of the service: the trace is in the log, never in the answer."""
+    return _answer(request, Problem(500, "fault", "The service has a fault; its log says which.", mend="Report it."))

@@ -90,8 +90,9 @@ class Batcher(Generic[Asked, Answer]):
                     future.set_result(answer)
         self._task = None
 
-    def _take(self) -> list[tuple[Asked, "asyncio.Future[Answer]"]]:
-        batch, size = [], 0
+    def _take(self) -> list[tuple[Asked, asyncio.Future[Answer]]]:
+        batch: list[tuple[Asked, asyncio.Future[Answer]]] = []
+        size = 0
         while self._waiting and (not batch or size + self._size(self._waiting[0][0]) <= self._largest):
             batch.append(self._waiting.popleft())
             size += self._size(batch[-1][0])

@@ -28,7 +28,8 @@ class JsonRoute(APIRoute):
         if self.body_field is None:
             return super().get_route_handler()
         endpoint = self.endpoint
-        adapter: TypeAdapter[Any] = TypeAdapter(self.body_field.field_info.annotation)
+        body: Any = self.body_field.field_info.annotation
+        adapter: TypeAdapter[Any] = TypeAdapter(body)
 
         async def handle(request: Request) -> Response:
             check_type(request, JSON)

@@ -118,11 +118,14 @@ def _accepted(recommender: Recommender, asked: Upsert, refused: dict[str, str]) 
     rows, bad = new_rows(recommender.catalogue, [{**item.columns, "raw_id": raw_id} for raw_id, item in items.items()])
     refused |= {raw_ids[place]: reason for place, reason in bad.items()}
     return {
-        raw_id: _Accepted(items[raw_id], rows.slice(place, 1)) for place, raw_id in enumerate(rows["raw_id"].to_pylist())
+        raw_id: _Accepted(items[raw_id], rows.slice(place, 1))
+        for place, raw_id in enumerate(rows["raw_id"].to_pylist())
     }
 
 
-def _read(recommender: Recommender, upserts: Mapping[str, _Accepted]) -> tuple[dict[str, Vector | None], dict[str, str]]:
+def _read(
+    recommender: Recommender, upserts: Mapping[str, _Accepted]
+) -> tuple[dict[str, Vector | None], dict[str, str]]:
     """The vectors of the items that the catalogue does not have as they are, and why some of them cannot be read.
 
     Raises:
@@ -141,5 +144,3 @@ def _read(recommender: Recommender, upserts: Mapping[str, _Accepted]) -> tuple[d
         vectors = vectors_for(recommender.snapshot.source, rows, given)
     unfit = unreadable(recommender, rows, vectors)
     return dict(zip(raw_ids, vectors, strict=True)), {raw_ids[place]: reason for place, reason in unfit.items()}
-
-

@@ -14,7 +14,6 @@ from typing import Self
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import LinguarecError
-from linguarec.recommender import Recommender
 from linguarec.serving.answers import Answer, Served, answer_requests, similar_to
 from linguarec.serving.changes import Changed, Removal, Upsert, outcome, plan_changes
 from linguarec.serving.problems import Problem
@@ -175,7 +174,9 @@ class Live:
             LinguarecError: the run cannot be opened, or the state not read.
         """
         if not self._reloading.acquire(blocking=False):
-            raise Problem(409, "reloading", "A reload is running.", mend="Wait until it is done: GET /v1/model says so.")
+            raise Problem(
+                409, "reloading", "A reload is running.", mend="Wait until it is done: GET /v1/model says so."
+            )
         try:
             started = time.perf_counter()
             before = self.store.run
@@ -199,10 +200,10 @@ class Live:
             self._reloading.release()
 
     def _renew(self) -> None:
-        """Open the run anew if its catalogue has become mostly rows of items that were replaced."""
+        """Open the run anew if most of the rows that were added to its catalogue are of items that were replaced."""
         catalogue = self.served.recommender.catalogue
-        spare = int(catalogue.removed.sum())
-        if spare > _SPARE_ROWS and 2 * spare > len(catalogue):
+        spare, added = int(catalogue.removed[self.served.own :].sum()), len(catalogue) - self.served.own
+        if spare > _SPARE_ROWS and 2 * spare > added:
             try:
                 self.reload()
             except (LinguarecError, Problem) as error:

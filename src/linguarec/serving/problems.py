@@ -15,6 +15,7 @@ from linguarec.errors import (
     UnknownItemError,
     quoted,
 )
+from linguarec.serving.state_errors import KeyReusedError, StateBrokenError, StateUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
 _SHOWN = 10  # of the problems of one request, so many are listed
@@ -86,8 +87,26 @@ class Problem(Exception):
         return Response(orjson.dumps(self.content), self.status, self.headers, MEDIA_TYPE)
 
 
+def unknown_item(raw_id: str, field: str = "raw_id") -> Problem:
+    """The problem of an id that is not in the catalogue."""
+    return Problem(
+        404,
+        "unknown-item",
+        f"{quoted(raw_id)} is not in the catalogue.",
+        field,
+        "Correct the id, or add the item: PUT /v1/items.",
+    )
+
+
 def of_error(error: LinguarecError, field: str | None = None) -> Problem:
-    """The problem that stands for an error of the library: 404 for an unknown item, else 422."""
+    """The problem that stands for an error of the library.
+
+    404 for an unknown item, 409 for a reused key, 503 while the state cannot be used, else 422.
+    """
+    if isinstance(error, StateUnavailableError | StateBrokenError):
+        return Problem(503, "no-state", str(error), mend="Try again later.", headers={"Retry-After": "2"})
+    if isinstance(error, KeyReusedError):
+        return Problem(409, "key-reused", str(error), "Idempotency-Key", "Use a new key for each call.")
     if isinstance(error, UnknownItemError):
         return Problem(404, "unknown-item", str(error), field)
     if isinstance(error, SettingsError):
@@ -110,9 +129,16 @@ def of_validation(error: ValidationError, within: Sequence[str | int] = ()) -> P
         return Problem(
             400, "bad-json", f"The body is not JSON: {first['ctx']['error']}.", mend="Send one JSON object in UTF-8."
         )
-    problems = [_described((*within, *one["loc"]), one) for one in found[:_SHOWN]]
-    more: dict[str, Any] = {"errors": problems} if len(problems) > 1 else {}
-    return Problem(422, "bad-field", problems[0]["detail"], problems[0]["field"], problems[0]["mend"], more=more)
+    problems: dict[str, dict[str, str]] = {}
+    for one in found:
+        described = _described((*within, *one["loc"]), one)
+        if (before := problems.get(described["field"])) is None:
+            problems[described["field"]] = described
+        elif one["type"] != "missing":  # another kind of value that would do
+            before["detail"] = f"{before['detail'][:-1]}, or {described['expected']}."
+    shown = [{name: text for name, text in each.items() if name != "expected"} for each in problems.values()][:_SHOWN]
+    more: dict[str, Any] = {"errors": shown} if len(shown) > 1 else {}
+    return Problem(422, "bad-field", shown[0]["detail"], shown[0]["field"], shown[0]["mend"], more=more)
 
 
 def path_of(location: Sequence[str | int]) -> str:
@@ -128,14 +154,16 @@ def path_of(location: Sequence[str | int]) -> str:
 def _described(location: Sequence[str | int], one: Any) -> dict[str, str]:
     field = path_of([part for part in location if not _is_branch(part)])
     message = str(one["msg"]).removeprefix("Value error, ")
-    found = "" if one["type"] in ("missing", "value_error") else f"; found {quoted(one['input'])}"
+    expected = message[:1].lower() + message[1:]
+    found = "" if one["type"] in ("missing", "value_error") else f"found {quoted(one['input'])}: "
     return {
         "field": field,
-        "detail": f"{field or 'The body'}: {message[:1].lower()}{message[1:]}{found}.",
+        "detail": f"{field or 'The body'}: {found}{expected}.",
         "mend": _MENDS.get(one["type"], "Correct the value; /openapi.json describes every field."),
+        "expected": expected.removeprefix("input should be "),
     }
 
 
 def _is_branch(part: str | int) -> bool:
     """Whether a part of a location names a branch of a union, not a field."""
-    return isinstance(part, str) and ("[" in part or part in ("bool", "str", "float"))
+    return isinstance(part, str) and ("[" in part or part.startswith("constrained-") or part in ("bool", "float"))

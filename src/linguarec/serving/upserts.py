@@ -138,7 +138,9 @@ def unreadable(recommender: Recommender, rows: pa.Table, vectors: Sequence[Vecto
             return {0: str(error)}
         if not recommender.description.family.ranks_new:
             return dict.fromkeys(range(len(rows)), str(error))
-        alone = [unreadable(recommender, rows.slice(place, 1), vectors[place : place + 1]) for place in range(len(rows))]
+        alone = [
+            unreadable(recommender, rows.slice(place, 1), vectors[place : place + 1]) for place in range(len(rows))
+        ]
         return {place: refused[0] for place, refused in enumerate(alone) if refused}
 
 
@@ -184,7 +186,9 @@ def apply_changes(recommender: Recommender, changes: Sequence[ItemChange]) -> Ap
     raw_ids = rows["raw_id"].to_pylist()
     differing = set(raw_ids)
     done.unchanged += [raw_id for raw_id in unchanged if raw_id not in differing]
-    gone += [raw_id for raw_id, entry in zip(raw_ids, present(now.catalogue, raw_ids).tolist(), strict=True) if entry >= 0]
+    gone += [
+        raw_id for raw_id, entry in zip(raw_ids, present(now.catalogue, raw_ids).tolist(), strict=True) if entry >= 0
+    ]
     if len(rows):
         tag = tag_of(now.source)
         stored = {change.raw_id: change.vector for change in upserts}
