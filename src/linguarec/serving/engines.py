@@ -17,7 +17,17 @@ from linguarec.serving.schema import APPLICATION_ID, SCHEMA_VERSION, create_or_c
 from linguarec.serving.state_errors import StateBrokenError, StateUnavailableError, damaged, translated
 
 PATIENCE = 5.0  # seconds to wait for another writer, a free connection, or a server
-CHECKED_BYTES = 256 << 20  # SQLite files up to this size are checked for damage when they are opened
+CHECKED_BYTES = 1 << 30  # SQLite files up to this size are checked for damage when they are opened (2 seconds)
+# A replica that hangs within a transaction must not hold the counter's lock for ever, nor a lost machine its connections.
+SESSION = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s", "synchronous_commit": "on"}
+_CONNECTION = {
+    "connect_timeout": int(PATIENCE),
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "client_encoding": "utf8",
+}
 _MAGIC = b"SQLite format 3\0"
 _EXPECTED = "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE"
 
@@ -90,21 +100,19 @@ def open_database(url: str, run: str) -> Opened:
 def _open_server(url: URL, run: str) -> Opened:
     host = url.host or str(url.query.get("host", "localhost"))
     name = visible(f"postgresql://{host}:{url.port or 5432}/{url.database or ''}")
-    # A replica that hangs within a transaction, or whose machine is gone, must not hold the counter's lock for ever.
-    settings = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s", "synchronous_commit": "on"}
     engine = create_engine(
         url,
         pool_pre_ping=True,
         pool_size=10,
         pool_timeout=PATIENCE,
         hide_parameters=True,
-        connect_args={"connect_timeout": int(PATIENCE), "tcp_user_timeout": 10_000, "client_encoding": "utf8"},
+        connect_args=_CONNECTION,
     )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:
         connection.autocommit = True
-        for setting, value in settings.items():
+        for setting, value in SESSION.items():
             connection.execute(f"SET {setting} = '{value}'")
         connection.autocommit = False
 
@@ -173,10 +181,18 @@ def _check_header(path: Path, name: str) -> None:
         raise other_version(name, version)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # mode=rw: a file that was deleted meanwhile is not made anew, empty.
+def _check_damage(path: Path, name: str) -> None:
+    """Read the whole file; read-only, as closing the last writing connection copies the log into it."""
+    with contextlib.closing(_connect(path, "ro")) as connection:
+        [(finding,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
+    if finding != "ok":
+        raise damaged(name, str(finding))
+
+
+def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    # rw, not rwc: a file that was deleted meanwhile is not made anew, empty.
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw", uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+        f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA synchronous = FULL")  # the log is on the disk before a commit returns
     connection.execute("PRAGMA trusted_schema = OFF")
@@ -192,16 +208,14 @@ def _create_or_check_file(path: Path, engine: Engine, name: str, run: str) -> st
 
     The header names the program and the version before there is a log, which `_check_header` does not read.
     """
+    if 0 < path.stat().st_size <= CHECKED_BYTES:
+        _check_damage(path, name)
     with engine.execution_options(writes=True).begin() as connection:  # fails at once where the file cannot be written
         if not connection.exec_driver_sql("PRAGMA application_id").scalar_one():
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
         made_for = create_or_check(connection, name, run)
     with contextlib.closing(_connect(path)) as plain:
-        if path.stat().st_size <= CHECKED_BYTES:
-            [(finding,)] = plain.execute("PRAGMA quick_check(1)").fetchall()
-            if finding != "ok":
-                raise damaged(name, str(finding))
         [(mode,)] = plain.execute("PRAGMA journal_mode = WAL").fetchall()
     if mode != "wal":
         raise StateUnavailableError(

@@ -201,7 +201,7 @@ class Store:
             last = self._count(connection, "events", len(rows))
             if earlier := self._earlier(connection, key, digest, last):
                 return earlier
-            now = int(time.time())
+            now = _now()
             for number, row in enumerate(rows, start=last - len(rows) + 1):
                 row["number"] = number
                 row["moment"] = now if row["moment"] is None else row["moment"]
@@ -335,7 +335,7 @@ class Store:
         """The receipt of the call that used this key before; None = there is none, and the key now stands for this call."""
         if key is None:
             return None
-        now = int(time.time())
+        now = _now()
         connection.execute(delete(KEYS).where(KEYS.c.created < now - KEPT_DAYS * 86_400))
         row = {"key": checked(key, "an idempotency key"), "content": digest, "sequence": sequence, "created": now}
         # A call with the same key that runs at the same time is waited for here.
@@ -418,6 +418,10 @@ def _moment(event: Event) -> int | None:
             "expected an integer of 64 bits."
         )
     return event.timestamp
+
+
+def _now() -> int:
+    return int(time.time())
 
 
 def _digest(kind: str, content: object) -> str:

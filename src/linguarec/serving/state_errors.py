@@ -39,7 +39,11 @@ _READ_ONLY = (
     "or its folder cannot be written",
     "make both writable for this user, or name another file; SQLite also writes NAME-wal and NAME-shm beside it",
 )
-_FULL = ("has no space left (the disk, a quota or a limit of file sizes)", "make space; the service then goes on")
+_FULL = ("has no space left on its disk", "make space; the service then goes on")
+_DISK = (
+    "cannot be read or written: the disk reports an error, or a quota or a limit of file sizes is reached",
+    "make space or look at the disk; the service then goes on",
+)
 _DAMAGED = (
     "is damaged, or no SQLite file",
     "stop the service and restore the file with its -wal from a backup, or name another file; it was left as it is",
@@ -52,6 +56,7 @@ _SQLITE = {
     sqlite3.SQLITE_PERM: (StateUnavailableError, *_READ_ONLY),
     sqlite3.SQLITE_CANTOPEN: (StateUnavailableError, *_READ_ONLY),
     sqlite3.SQLITE_FULL: (StateFullError, *_FULL),
+    sqlite3.SQLITE_IOERR: (StateUnavailableError, *_DISK),
     sqlite3.SQLITE_CORRUPT: (StateBrokenError, *_DAMAGED),
     sqlite3.SQLITE_NOTADB: (StateBrokenError, *_DAMAGED),
 }
