@@ -209,7 +209,8 @@ class Item(BaseModel):
     @property
     def array(self) -> npt.NDArray[np.float32] | None:
         """Its vector."""
-        return None if self.vector is None else np.array(self.vector, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused with the others
+            return None if self.vector is None else np.array(self.vector, dtype=np.float32)
 
 
 def _plain(value: Attribute) -> str | float | None:
