@@ -1,4 +1,4 @@
-"""States of the tests: real engines. Without PostgreSQL its tests are skipped, but not where CI=true."""
+"""States of the tests: real engines. Without PostgreSQL its tests are skipped, but not where CI=true. Runs to serve."""
 
 import itertools
 import os
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from postgres import NoPostgres, Postgres
+from service import Shop, api_of, make_shop
+from starlette.testclient import TestClient
 
+from linguarec.serving.live import Live
 from linguarec.serving.state import Store
 
 _numbers = itertools.count()
@@ -61,3 +64,24 @@ def open_store(state_url: str) -> Iterator[Callable[..., Store]]:
 def store(open_store: Callable[..., Store]) -> Store:
     """An empty store, of each engine."""
     return open_store()
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Runs of the tiny world; no test changes them."""
+    return make_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def live(shop: Shop, tmp_path: Path) -> Iterator[Live]:
+    """The run in service, with a state of its own."""
+    made = Live.open(shop.run, str(tmp_path / "state.sqlite"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def api(shop: Shop, live: Live) -> Iterator[TestClient]:
+    """A client of an application in this process that serves `live`."""
+    with api_of(shop, live) as client:
+        yield client

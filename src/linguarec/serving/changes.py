@@ -65,8 +65,13 @@ class _Accepted:
     row: pa.Table
 
 
-def plan_changes(recommender: Recommender, asked: Sequence[Upsert | Removal]) -> Plan:
+def plan_changes(recommender: Recommender, own: int, asked: Sequence[Upsert | Removal]) -> Plan:
     """What the requests change, in their order.
+
+    Args:
+        recommender: of the run.
+        own: entries of the run's own catalogue; those behind came from the state.
+        asked: the requests.
 
     Raises:
         LinguarecError: the texts cannot be encoded on this machine.
@@ -83,6 +88,8 @@ def plan_changes(recommender: Recommender, asked: Sequence[Upsert | Removal]) ->
         else:
             newest |= _accepted(recommender, one, plan.refused[number])
     upserts = {raw_id: accepted for raw_id, accepted in newest.items() if accepted is not None}
+    for raw_id in _kept(recommender, own, upserts):
+        del newest[raw_id], upserts[raw_id]
     vectors, unfit = _read(recommender, upserts)
     for refused, one in zip(plan.refused, asked, strict=True):
         if isinstance(one, Upsert):
@@ -121,6 +128,16 @@ def _accepted(recommender: Recommender, asked: Upsert, refused: dict[str, str]) 
         raw_id: _Accepted(items[raw_id], rows.slice(place, 1))
         for place, raw_id in enumerate(rows["raw_id"].to_pylist())
     }
+
+
+def _kept(recommender: Recommender, own: int, upserts: Mapping[str, _Accepted]) -> list[str]:
+    """The ids of items that the state has already as they are."""
+    entries = present(recommender.catalogue, list(upserts))
+    there = [raw_id for raw_id, entry in zip(upserts, entries.tolist(), strict=True) if entry >= own]
+    if not there:
+        return []
+    rows = changed_rows(recommender.catalogue, pa.concat_tables([upserts[raw_id].row for raw_id in there]))
+    return sorted(set(there) - set(rows["raw_id"].to_pylist()))
 
 
 def _read(

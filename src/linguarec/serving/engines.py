@@ -192,7 +192,11 @@ def _check_damage(path: Path, name: str) -> None:
 def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
     # rw, not rwc: a file that was deleted meanwhile is not made anew, empty.
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        timeout=PATIENCE,
+        isolation_level=None,
+        check_same_thread=False,
     )
     connection.execute("PRAGMA synchronous = FULL")  # the log is on the disk before a commit returns
     connection.execute("PRAGMA trusted_schema = OFF")

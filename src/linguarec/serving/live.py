@@ -19,7 +19,7 @@ from linguarec.serving.changes import Changed, Removal, Upsert, outcome, plan_ch
 from linguarec.serving.problems import Problem
 from linguarec.serving.schemas import RecommendRequest, SimilarRequest
 from linguarec.serving.state import Store
-from linguarec.serving.upserts import Applied, apply_changes, fingerprint_of
+from linguarec.serving.upserts import Applied, apply_changes, fingerprint_of, new_rows
 
 _CHANGES_AT_ONCE = 1_000
 _SPARE_ROWS = 10_000  # so many rows of replaced items may be kept before the run is opened anew, without them
@@ -85,6 +85,13 @@ class Live:
         """Close the state."""
         self.store.close()
 
+    def warm(self) -> None:
+        """Load what the first new item would wait for: the encoder of texts."""
+        source = self.served.recommender.snapshot.source
+        if self.served.recommender.description.family.ranks_new and source.encoder_id is not None:
+            rows, _ = new_rows(self.served.recommender.catalogue, [{"raw_id": "a", "text": "a"}])
+            source.new_vectors(rows)
+
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def recommend(self, asked: Sequence[RecommendRequest], history_length: int) -> list[Answer | Exception]:
@@ -124,7 +131,7 @@ class Live:
         """
         with self._writing:
             try:
-                plan = plan_changes(self.served.recommender, asked)
+                plan = plan_changes(self.served.recommender, self.served.own, asked)
                 sequence = self.store.change_items(plan.changes).sequence if plan.changes else self.sequence
             except LinguarecError as error:
                 return [error] * len(asked)

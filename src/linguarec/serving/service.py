@@ -142,6 +142,10 @@ class Service:
 
     def _follow(self) -> None:
         """Take in what other processes changed, until the service stops."""
+        try:
+            self.live.warm()
+        except LinguarecError as error:
+            log.warning("new items need a vector: their texts cannot be encoded here: %s", error)
         failing = ""
         while not self._stop.wait(self.settings.poll):
             try:
