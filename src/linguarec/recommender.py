@@ -34,7 +34,7 @@ from linguarec.ranking.ranker import Best
 from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.scorer import Scorer, evaluating, left_out, log_left_out
-from linguarec.recommendations import Recommendation, candidates, check_k, recommended, table_of
+from linguarec.recommendations import Recommendation, candidates, check_k, explained, recommended, table_of
 from linguarec.snapshot import Snapshot
 from linguarec.sources.source import ItemSource
 from linguarec.stored import AGAIN
@@ -196,6 +196,7 @@ class Recommender:
         filters: str | Filter | None = ...,
         skip_unknown: bool = ...,
         as_table: Literal[False] = ...,
+        explain: bool = ...,
     ) -> list[Recommendation]: ...
     @overload
     def recommend(
@@ -207,6 +208,7 @@ class Recommender:
         filters: str | Filter | None = ...,
         skip_unknown: bool = ...,
         as_table: Literal[False] = ...,
+        explain: bool = ...,
     ) -> list[list[Recommendation]]: ...
     @overload
     def recommend(
@@ -218,6 +220,7 @@ class Recommender:
         filters: str | Filter | None = ...,
         skip_unknown: bool = ...,
         as_table: bool = ...,
+        explain: bool = ...,
     ) -> Any: ...
     def recommend(
         self,
@@ -228,6 +231,7 @@ class Recommender:
         filters: str | Filter | None = None,
         skip_unknown: bool = False,
         as_table: bool = False,
+        explain: bool = False,
     ) -> Any:
         """The top `k` items for each history, best first; fewer if there are fewer candidates. Ties are in catalogue order.
 
@@ -242,10 +246,12 @@ class Recommender:
             filters: only items with these attributes, such as 'brand == "Acme" and price <= 20' (`linguarec.filters`).
             skip_unknown: ignore unknown ids in histories and `within`, and log their number; False = raise an error.
             as_table: return an Arrow table.
+            explain: also give the reasons: the share of each item of the history in the score, and the parts of the score.
 
         Returns:
             For one history a list of recommendations, for a list of histories a list of such lists. As a table: a row for each
-            recommendation, with `history` (index from 0), `rank` (from 1), `raw_id`, `score` and `title`.
+            recommendation, with `history` (index from 0), `rank` (from 1), `raw_id`, `score`, `title`, and if
+            asked `reasons` and `parts`.
 
         Raises:
             UnknownItemError: an id is not in the catalogue, or a history has no known id.
@@ -265,9 +271,14 @@ class Recommender:
         if blank:
             log.warning("%d histories consist only of items without text and are all encoded alike", blank)
         best = self._best(now, rows, k, exclude_seen, allowed)
-        if as_table:
+        if as_table and not explain:
             return table_of(now.catalogue, best)
         found = recommended(now.catalogue, best)
+        if explain:
+            why = now.explain(self.scorer, rows, best, self.description.name, self._term(exclude_seen))
+            found = explained(now.catalogue, best, why, found)
+        if as_table:
+            return table_of(now.catalogue, best, found)
         return found[0] if single else found
 
     def best_entries(

@@ -1,6 +1,6 @@
 """A state of the items of a run in use. It never changes: who adds or removes items makes a new one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +14,14 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.ranking.adjusted import AdjustedRanker
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.explaining import Explanation
 from linguarec.ranking.ranker import Best, Within
 from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.scorer import Scorer
 from linguarec.sources.source import ItemSource
 
+REPEATS = "repeats"  # name of the repeat term among the parts of a score
 _KEYS_AT_ONCE = 1 << 16
 
 
@@ -74,6 +76,24 @@ class Snapshot:
                     best = AdjustedRanker(self.ranker).top_k((queries, term(of_index)), k, within=allowed)
                 entries[index], scores[index] = best.rows, best.scores
         return Best(entries, scores)
+
+    def explain(
+        self, scorer: Scorer, histories: Ragged, best: Best, name: str, term: RepeatTerm | None = None
+    ) -> Explanation:
+        """Why these entries are the best after each history; `parts` always sum to their scores.
+
+        Args:
+            scorer, histories, term: that `best` was given.
+            best: its result.
+            name: of the model, for a model of one part.
+        """
+        rows = np.maximum(best.rows, 0)
+        with torch.inference_mode(), full_precision(scorer.device):
+            found = scorer.explain(self.inputs, self.ranker, histories, rows)
+        parts = dict(found.parts) or {name: found.scores}
+        if term is not None:
+            parts[REPEATS] = term(histories).at(rows)
+        return replace(found, parts=parts)
 
     @cached_property
     def by_cosine(self) -> tuple[DenseRanker, float]:

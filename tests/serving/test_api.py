@@ -58,6 +58,24 @@ def test_within_and_filters_leave_only_such_candidates(api: TestClient, shop: Sh
     assert {one["raw_id"] for one in found} == set(shop.ids[20:30])
 
 
+@pytest.mark.parametrize("exclude_seen", [True, "learned"])
+def test_explained_recommendations_are_those_of_the_library(
+    api: TestClient, shop: Shop, recommender: Recommender, exclude_seen: bool | str
+):
+    histories = [shop.ids[:3], shop.ids[4:5]]
+    body = {"histories": histories, "k": 4, "exclude_seen": exclude_seen}
+    assert "reasons" not in api.post("/v1/recommend", json=body).json()["recommendations"][0][0]
+    answer = api.post("/v1/recommend", json={**body, "explain": True}).json()["recommendations"]
+    expected = recommender.recommend(histories, k=4, exclude_seen=exclude_seen, explain=True)
+    for found, of_history in zip(answer, expected, strict=True):
+        assert pairs(found) == [(one.raw_id, one.score) for one in of_history]
+        for shown, one in zip(found, of_history, strict=True):
+            shares = {reason["raw_id"]: reason["share"] for reason in shown["reasons"]}
+            assert shares == {each.raw_id: pytest.approx(each.share, abs=1e-4) for each in one.reasons or ()}
+            assert shown["parts"] == pytest.approx(one.parts, abs=1e-4)
+            assert sum(shown["parts"].values()) == pytest.approx(shown["score"], abs=1e-4)
+
+
 def test_unknown_ids_are_left_out_and_named(api: TestClient, shop: Shop, recommender: Recommender):
     histories = [[shop.ids[0], "nix", shop.ids[1], "nax"], ["nix"]]
     answer = api.post("/v1/recommend", json={"histories": histories, "k": 3}).json()

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
 from linguarec.errors import DataFormatError, FilterError, LinguarecError
+from linguarec.ranking.explaining import Explanation
 from linguarec.ranking.ranker import Best
 from linguarec.ranking.ranks import full_precision
-from linguarec.recommendations import candidates
+from linguarec.recommendations import candidates, explained, recommended
 from linguarec.recommender import Recommender
 from linguarec.runs.results import METRICS_FILE
 from linguarec.serving.problems import Problem, unknown_item
@@ -160,9 +161,9 @@ def answer_requests(
     return answers
 
 
-def _alike(request: RecommendRequest) -> tuple[str, str, str]:
+def _alike(request: RecommendRequest) -> tuple[str, str, str, bool]:
     """Requests with the same are ranked together."""
-    return str(request.exclude_seen), request.filters or "", repr(request.within or "")
+    return str(request.exclude_seen), request.filters or "", repr(request.within or ""), request.explain
 
 
 def _histories(
@@ -201,7 +202,11 @@ def _ranked(
         known = rows if len(ranked) == len(rows) else rows.select(ranked)
         best = now.best(served.recommender.scorer, known, k, within, first.exclude_seen is True, term)
         ks = [request.k for request, of_request in zip(asked, histories, strict=True) for _ in of_request]
-        shown = _written_lists(served.items, now.catalogue, best, [ks[place] for place in ranked.tolist()])
+        reasons = None
+        if first.explain:
+            name = served.recommender.description.name
+            reasons = _written_reasons(now, best, now.explain(served.recommender.scorer, known, best, name, term))
+        shown = _written_lists(served.items, now.catalogue, best, [ks[place] for place in ranked.tolist()], reasons)
         for place, text in zip(ranked.tolist(), shown, strict=True):
             lists[place] = text
     found, start = [], 0
@@ -311,18 +316,34 @@ def _nearest(served: Served, now: Snapshot, keys: Tensor, k: int, exclude: Ragge
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def _written_lists(items: ItemJson, catalogue: Catalogue, best: Best, ks: Sequence[int]) -> list[bytes]:
-    """The best entries of each history as a JSON list of its `k` first."""
+def _written_lists(
+    items: ItemJson,
+    catalogue: Catalogue,
+    best: Best,
+    ks: Sequence[int],
+    reasons: Sequence[Sequence[bytes]] | None = None,
+) -> list[bytes]:
+    """The best entries of each history as a JSON list of its `k` first; `reasons`: further members of each."""
     lists = []
-    for entries, scores, k in zip(best.rows.tolist(), best.scores.tolist(), ks, strict=True):
+    for number, (entries, scores, k) in enumerate(zip(best.rows.tolist(), best.scores.tolist(), ks, strict=True)):
         count = entries.index(-1) if entries and entries[-1] == -1 else len(entries)
         members = items.of(catalogue, entries[: min(count, k)])
+        if reasons is not None:
+            members = [b"%b,%b" % both for both in zip(members, reasons[number], strict=False)]
         parts = [
             b'{"rank":%d,"score":%b,%b}' % (rank, repr(score).encode(), member)
             for rank, (score, member) in enumerate(zip(scores, members, strict=False), start=1)
         ]
         lists.append(b"[%b]" % b",".join(parts))
     return lists
+
+
+def _written_reasons(now: Snapshot, best: Best, why: Explanation) -> list[list[bytes]]:
+    """The members `reasons` and `parts` of each of the best entries."""
+    found = explained(now.catalogue, best, why, recommended(now.catalogue, best))
+    return [
+        [orjson.dumps({"reasons": one.reasons, "parts": one.parts})[1:-1] for one in of_history] for of_history in found
+    ]
 
 
 def written(lists: Sequence[bytes], unknown: Sequence[Any], version: bytes) -> bytes:

@@ -98,7 +98,10 @@ class Recommendation(BaseModel):
     reasons: list[Reason] | None = Field(
         default=None, description="With `explain`: items of the history, largest share first."
     )
-    parts: dict[str, float] | None = Field(default=None, description="With `explain`, of a blend: what each part adds.")
+    parts: dict[str, float] | None = Field(
+        default=None,
+        description="With `explain`: amounts that sum to the score, of each model of a blend, and of the repeat term.",
+    )
 
 
 class Version(BaseModel):
