@@ -15,7 +15,22 @@ from linguarec.serving.state import Event, ItemChange, KeyReusedError, Receipt, 
 OpenStore = Callable[..., Store]
 # A character of each plane, its last one too; ids that differ only in normalisation, case or blanks; what SQL reads.
 PLANES = [chr((plane << 16) + 0x41) for plane in range(17)] + [chr((plane << 16) + 0xFFFF) for plane in range(17)]
-ODD = ["\u00e9", "e\u0301", "E", "e", "e ", " e", "", "'; DROP TABLE linguarec_items; --", "%", "_", "\x01", "\x1b[2J", "\r\n", "\u202e"]
+ODD = [
+    "\u00e9",
+    "e\u0301",
+    "E",
+    "e",
+    "e ",
+    " e",
+    "",
+    "'; DROP TABLE linguarec_items; --",
+    "%",
+    "_",
+    "\x01",
+    "\x1b[2J",
+    "\r\n",
+    "\u202e",
+]
 
 
 def test_changes_are_read_back_as_they_were_given(store: Store) -> None:
@@ -117,7 +132,9 @@ def test_a_key_writes_once(store: Store) -> None:
     assert store.change_items(changes, key="k3") == Receipt(1)
     assert store.change_items([ItemChange("a", {"n": 2})]) == Receipt(2)
     assert store.change_items(changes, key="k3") == Receipt(1, repeated=True)
-    assert store.changes_after(0) == [ItemChange("a", {"n": 2}, None, 2)]  # the repeated call did not undo the later one
+    assert store.changes_after(0) == [
+        ItemChange("a", {"n": 2}, None, 2)
+    ]  # the repeated call did not undo the later one
     assert store.history("u", 9) == ["a", "a", "b", "b"]
 
 
@@ -186,7 +203,9 @@ def test_ids_of_every_plane_are_told_apart(store: Store) -> None:
     assert len(set(ids)) == len(ids)
     store.change_items([ItemChange(raw_id, {"as": raw_id}) for raw_id in ids])
     store.add_events([Event(user, user, 1) for user in ids])
-    assert [(change.raw_id, change.attributes) for change in store.changes_after(0)] == [(name, {"as": name}) for name in ids]
+    assert [(change.raw_id, change.attributes) for change in store.changes_after(0)] == [
+        (name, {"as": name}) for name in ids
+    ]
     assert store.histories(ids, 9) == {name: [name] for name in ids}
     assert store.counts() == {"events": len(ids), "items": len(ids), "removed": 0, "users": len(ids)}
     store.change_items([ItemChange("e\u0301", None)])
