@@ -100,14 +100,15 @@ def test_histories_of_many_users_at_once(store: Store) -> None:
 def test_imported_histories_come_first_and_are_added_once(store: Store) -> None:
     store.add_events([Event("u", "live", -(1 << 60))])
     given = [("u", ["a", "b", "a"]), ("v", ["c"]), ("w", [])]
-    assert store.import_histories(given) == 3
+    assert store.import_histories([*given, ("u", ["second"])]) == 3
     assert store.import_histories([*given, ("x", ["d"])]) == 1
     assert store.histories(["u", "v", "w", "x"], 9) == {"u": ["a", "b", "a", "live"], "v": ["c"], "w": [], "x": ["d"]}
     assert store.history("u", 2) == ["a", "live"]
     assert store.counts() == {"events": 6, "items": 0, "removed": 0, "users": 4}
 
 
-def test_an_interrupted_import_is_completed_by_the_next(store: Store) -> None:
+def test_an_interrupted_import_is_completed_by_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "_USERS_AT_ONCE", 1_000)
     users = [(f"u{number}", [str(number), "x"]) for number in range(2_500)]
 
     def broken() -> Any:

@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 from state_writers import expected, stored, writing
 
 from linguarec.errors import LinguarecError, SettingsError
-from linguarec.serving import engines, state
+from linguarec.serving import engines, group_commit
 from linguarec.serving.state import Event, ItemChange, StateBrokenError, StateFullError, StateUnavailableError, Store
 
 
@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks are waited for a moment only."""
     monkeypatch.setattr(engines, "PATIENCE", 0.1)
-    monkeypatch.setattr(state, "PATIENCE", 0.1)
+    monkeypatch.setattr(group_commit, "PATIENCE", 0.1)
 
 
 def refused(file: Path, kind: type[LinguarecError], url: str | None = None) -> str:
@@ -250,7 +250,7 @@ def test_a_file_that_is_locked_is_refused_and_can_be_used_afterwards(file: Path,
 
 def test_a_writer_that_waits_too_long_for_its_turn_is_told_so(file: Path, impatient: None) -> None:
     store = Store.open(str(file), "run")
-    with store._transaction(), pytest.raises(StateUnavailableError, match="is written by too many at once; try again"):
+    with store._commits._turn, pytest.raises(StateUnavailableError, match="is written by too many at once; try again"):
         store.add_events([Event("u", "a")])
     assert store.add_events([Event("u", "a")]).sequence == 501
     store.close()
