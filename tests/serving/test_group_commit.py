@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import Connection, event
 
+from linguarec.serving import group_commit
 from linguarec.serving.state import Event, ItemChange, KeyReusedError, Receipt, StateUnavailableError, Store
 
 OpenStore = Callable[..., Store]
@@ -109,3 +111,37 @@ def test_an_interruption_is_for_one_thread_and_the_others_may_try_again(store: S
     assert all(isinstance(error, StateUnavailableError) and "was interrupted" in str(error) for error in others)
     gate.fail = None
     assert store.add_events([Event("u", "a")], key="k") == Receipt(2)
+
+
+def test_a_write_that_waits_too_long_is_not_made_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "PATIENCE", 0.05)
+    entered, leave = threading.Event(), threading.Event()
+    begin = store._commits._begin
+
+    def held(connection: Connection) -> None:
+        entered.set()
+        leave.wait()
+        begin(connection)
+
+    monkeypatch.setattr(store._commits, "_begin", held)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(store.add_events, [Event("u", "a")])
+        entered.wait()
+        with pytest.raises(StateUnavailableError, match="is written by too many at once; try again"):
+            store.add_events([Event("u", "b")])
+        leave.set()
+        assert first.result() == Receipt(1)
+    assert store.add_events([Event("u", "c")]) == Receipt(2)
+    assert store.history("u", 9) == ["a", "c"]
+
+
+def test_many_threads_all_get_their_turn(store: Store) -> None:
+    def write(thread: int) -> list[int]:
+        return [store.add_events([Event(f"u{thread}", str(number))]).sequence for number in range(10)]
+
+    with ThreadPoolExecutor(16) as threads:
+        numbers = list(threads.map(write, range(16)))
+    assert all(own == sorted(own) for own in numbers)
+    assert sorted(number for own in numbers for number in own) == list(range(1, 161))
+    for thread in range(16):
+        assert sorted(store.history(f"u{thread}", 99)) == sorted(map(str, range(10)))

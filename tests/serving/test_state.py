@@ -175,7 +175,7 @@ def test_keys_are_forgotten_after_thirty_days(store: Store, monkeypatch: pytest.
     store.add_events([Event("u", "a", 1)], key="k")
     days = 30
     assert store.add_events([Event("u", "a", 1)], key="k").repeated
-    days = 31
+    days = 31  # and more than an hour after the last look
     assert store.add_events([Event("u", "b", 1)], key="k") == Receipt(2)
     assert store.history("u", 9) == ["a", "b"]
 

@@ -248,14 +248,6 @@ def test_a_file_that_is_locked_is_refused_and_can_be_used_afterwards(file: Path,
     store.close()
 
 
-def test_a_writer_that_waits_too_long_for_its_turn_is_told_so(file: Path, impatient: None) -> None:
-    store = Store.open(str(file), "run")
-    with store._commits._turn, pytest.raises(StateUnavailableError, match="is written by too many at once; try again"):
-        store.add_events([Event("u", "a")])
-    assert store.add_events([Event("u", "a")]).sequence == 501
-    store.close()
-
-
 # -- rights ---------------------------------------------------------------------------------------------------------------
 
 

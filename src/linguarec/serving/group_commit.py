@@ -18,13 +18,14 @@ Work = Callable[[Connection], Result]
 
 
 class _Write:
-    """A write and, once it has ended, its result or error."""
+    """A write; once its thread is woken it has ended, with a result or an error, or its thread commits the next group."""
 
     def __init__(self, work: Work[Any]) -> None:
         self.work = work
         self.result: Any = None
         self.error: BaseException | None = None
-        self.ended = threading.Event()
+        self.leads = False
+        self.woken = threading.Event()
 
 
 class GroupCommit:
@@ -39,9 +40,9 @@ class GroupCommit:
 
     def __init__(self, engine: Engine, name: str, begin: Callable[[Connection], None]) -> None:
         self._engine, self._name, self._begin = engine, name, begin
-        self._turn = threading.Lock()
         self._changing = threading.Lock()
         self._waiting: list[_Write] = []
+        self._busy = False  # a thread commits
 
     def run(self, work: Work[Result]) -> Result:
         """Call `work` in a transaction; return its result once that is committed.
@@ -54,26 +55,37 @@ class GroupCommit:
         write = _Write(work)
         with self._changing:
             self._waiting.append(write)
-        if self._turn.acquire(timeout=PATIENCE):
-            try:
-                if not write.ended.is_set():  # else the thread that had the turn before has done it
-                    self._commit()
-            finally:
-                self._turn.release()
-        else:
+            write.leads, self._busy = not self._busy, True
+        if not write.leads and not write.woken.wait(PATIENCE):
             with self._changing:
-                if write in self._waiting:
+                if not write.leads and write in self._waiting:
                     self._waiting.remove(write)
                     raise StateUnavailableError(f"The state {self._name} is written by too many at once; try again.")
-            write.ended.wait()
+            write.woken.wait()
+        if write.leads:
+            self._commit_group()
         if write.error is not None:
             raise write.error
         result: Result = write.result
         return result
 
-    def _commit(self) -> None:
+    def _commit_group(self) -> None:
+        """Commit all writes that wait, the caller's among them; then a thread that came meanwhile commits the next group."""
         with self._changing:
             writes, self._waiting = self._waiting, []
+        try:
+            self._commit(writes)
+        finally:
+            with self._changing:
+                if self._waiting:
+                    self._waiting[0].leads = True
+                    self._waiting[0].woken.set()
+                else:
+                    self._busy = False
+            for write in writes:
+                write.woken.set()
+
+    def _commit(self, writes: list[_Write]) -> None:
         try:
             with translated(self._name), self._engine.connect() as connection:
                 self._begin(connection)
@@ -89,6 +101,3 @@ class GroupCommit:
             for write in writes:
                 write.error = error if isinstance(error, Exception) else interrupted
             raise
-        finally:
-            for write in writes:
-                write.ended.set()

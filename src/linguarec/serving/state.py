@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 KEPT_DAYS = 30  # an idempotency key is remembered for so long
+FORGOTTEN_EVERY = 3_600  # seconds between two looks for older ones
 _AT_ONCE = 1_000  # values of one statement
 _USERS_AT_ONCE = 5_000  # of one transaction of an import
 Value = TypeVar("Value")
@@ -67,6 +68,7 @@ class Store:
         self._file = opened.file
         self._run = opened.run
         self.name = opened.name  # for messages: without a password
+        self._forget_next = 0
         self._insert = sqlite.insert if opened.engine.dialect.name == "sqlite" else postgresql.insert
         self._commits = GroupCommit(opened.engine.execution_options(writes=True), opened.name, _lock_writers)
 
@@ -286,7 +288,9 @@ class Store:
         """The receipt of the call that used this key before; None = there is none."""
         if key is None:
             return None
-        connection.execute(delete(KEYS).where(KEYS.c.created < _now() - KEPT_DAYS * 86_400))
+        if (now := _now()) >= self._forget_next:
+            connection.execute(delete(KEYS).where(KEYS.c.created < now - KEPT_DAYS * 86_400))
+            self._forget_next = now + FORGOTTEN_EVERY
         earlier = connection.execute(select(KEYS).where(KEYS.c.key == key)).one_or_none()
         if earlier is None:
             return None
@@ -310,7 +314,8 @@ class Store:
         if rows:
             statement = self._insert(USERS).on_conflict_do_nothing()
             result = connection.execute(statement, rows, execution_options={"preserve_rowcount": True})
-            self._count(connection, "users", result.rowcount)
+            if result.rowcount:
+                self._count(connection, "users", result.rowcount)
 
 
 def _lock_writers(connection: Connection) -> None:
