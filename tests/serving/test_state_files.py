@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 from state_writers import expected, stored, writing
 
 from linguarec.errors import LinguarecError, SettingsError
-from linguarec.serving import engines, group_commit
+from linguarec.serving import engines, state_commits
 from linguarec.serving.state import Event, ItemChange, StateBrokenError, StateFullError, StateUnavailableError, Store
 
 
@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks are waited for a moment only."""
     monkeypatch.setattr(engines, "PATIENCE", 0.1)
-    monkeypatch.setattr(group_commit, "PATIENCE", 0.1)
+    monkeypatch.setattr(state_commits, "PATIENCE", 0.1)
 
 
 def refused(file: Path, kind: type[LinguarecError], url: str | None = None) -> str:

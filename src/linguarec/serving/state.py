@@ -14,7 +14,17 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from sqlalchemy.dialects import postgresql, sqlite
 
 from linguarec.errors import quoted
-from linguarec.serving.changes import (
+from linguarec.serving.engines import Opened, open_database
+from linguarec.serving.schema import ABOUT, COUNTED, COUNTERS, EVENTS, ITEMS, KEYS, USERS
+from linguarec.serving.state_commits import GroupCommit, Work
+from linguarec.serving.state_errors import (
+    KeyReusedError,
+    StateBrokenError,
+    StateFullError,
+    StateUnavailableError,
+    translated,
+)
+from linguarec.serving.state_rows import (
     SMALLEST,
     Event,
     ItemChange,
@@ -25,16 +35,6 @@ from linguarec.serving.changes import (
     event_row,
     item_row,
     problem_of,
-)
-from linguarec.serving.engines import Opened, open_database
-from linguarec.serving.group_commit import GroupCommit, Work
-from linguarec.serving.schema import ABOUT, COUNTED, COUNTERS, EVENTS, ITEMS, KEYS, USERS
-from linguarec.serving.state_errors import (
-    KeyReusedError,
-    StateBrokenError,
-    StateFullError,
-    StateUnavailableError,
-    translated,
 )
 
 __all__ = [

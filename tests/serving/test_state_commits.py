@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Connection, event
 
-from linguarec.serving import group_commit
+from linguarec.serving import state_commits
 from linguarec.serving.state import Event, ItemChange, KeyReusedError, Receipt, StateUnavailableError, Store
 
 OpenStore = Callable[..., Store]
@@ -114,7 +114,7 @@ def test_an_interruption_is_for_one_thread_and_the_others_may_try_again(store: S
 
 
 def test_a_write_that_waits_too_long_is_not_made_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "PATIENCE", 0.05)
+    monkeypatch.setattr(state_commits, "PATIENCE", 0.05)
     entered, leave = threading.Event(), threading.Event()
     begin = store._commits._begin
 
