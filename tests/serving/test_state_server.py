@@ -216,3 +216,15 @@ def test_what_the_server_says_is_told_by_its_kind(
     translated = translation(error("as the server\x1b says it"), "postgresql://h/db")
     assert type(translated) is kind
     assert f"The state postgresql://h/db {found}" in str(translated) and "as the server\\x1b says it" in str(translated)
+
+
+def test_every_session_is_durable_and_waits_for_nothing_for_ever(postgres_url: str) -> None:
+    store = Store.open(postgres_url, "run")
+    sessions = [store._engine.connect() for _ in range(3)]
+    for session in sessions:
+        settings = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s", "synchronous_commit": "on"}
+        assert {name: session.exec_driver_sql(f"SHOW {name}").scalar_one() for name in settings} == settings
+        parameters = session.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        assert parameters["connect_timeout"] == "5" and parameters["tcp_user_timeout"] == "10000"
+        session.close()
+    store.close()
