@@ -223,6 +223,10 @@ def _plain(value: Attribute) -> str | float | None:
 class ItemsRequest(Asked):
     """Items to add or replace. Each is checked by itself: bad ones are refused, the others taken."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"items": [{"raw_id": "new-1", "title": "Digital caliper, 150 mm"}]}]}
+    )
+
     items: list[Item] = Field(min_length=1)
 
 
@@ -310,6 +314,8 @@ class EventsAnswer(BaseModel):
 
 class ReloadRequest(Asked):
     """Which run to serve."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
     run: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
         default=None,
