@@ -32,7 +32,7 @@ CALLS = [
     ("GET", "/readyz"),
     ("GET", "/metrics"),
 ]
-NOTHING_TO_ASK = ("/v1/model", "/healthz", "/readyz", "/metrics")
+NOTHING_BAD = ("/v1/items/{raw_id}", "/v1/model", "/healthz", "/readyz", "/metrics")
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -54,8 +54,8 @@ def document(running: Service) -> Any:
 @pytest.mark.parametrize(("method", "path"), CALLS)
 def test_no_request_of_the_document_makes_the_service_fail(document: Any, method: str, path: str, mode: GenerationMode):
     operation = document[path][method]
-    if mode is GenerationMode.NEGATIVE and path in NOTHING_TO_ASK:
-        pytest.skip("it has no parameters and no body")
+    if mode is GenerationMode.NEGATIVE and path in NOTHING_BAD:
+        pytest.skip("it takes any text, or nothing")
 
     @settings(
         max_examples=EXAMPLES,

@@ -1,6 +1,7 @@
 """The HTTP API as an application: its calls, and what stands around them."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -16,7 +18,7 @@ from linguarec.errors import LinguarecError, quoted
 from linguarec.serving import changing, reading
 from linguarec.serving.guard import Guard, page_policy
 from linguarec.serving.live import Live
-from linguarec.serving.problems import Problem, of_error
+from linguarec.serving.problems import MEDIA_TYPE, Problem, of_error
 from linguarec.serving.service import Service, Siblings
 from linguarec.serving.settings import ServiceSettings
 
@@ -66,8 +68,21 @@ def create_app(settings: ServiceSettings, live: Live, siblings: Siblings | None 
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
+    app.openapi = functools.partial(_document, app)  # type: ignore[method-assign]
     service.guard = Guard(app, settings, service.metrics)
     return app, service.guard
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; FastAPI describes all answers as plain JSON, problems are of their own media type."""
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        for calls in app.openapi_schema["paths"].values():
+            for call in calls.values():
+                for status in reading.PROBLEMS:
+                    content = call["responses"][str(status)]["content"]
+                    content[MEDIA_TYPE] = content.pop("application/json")
+    return app.openapi_schema
 
 
 def _add_page(app: FastAPI, content: str) -> None:
