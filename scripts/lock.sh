@@ -23,4 +23,4 @@ lock() {
 }
 
 lock requirements.lock
-lock requirements-dev.lock --extra dev
+lock requirements-dev.lock --extra dev --extra serve

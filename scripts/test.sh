@@ -5,7 +5,27 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv-test
 if [ "${CI:-}" = true ]; then rm -rf "$venv"; fi
+
+# The tests of the page need a Chromium. Without one they are skipped, but not in CI: there it is installed, meanwhile.
+browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+install_browser() {
+  command -v apt-get || { echo "there is no apt-get"; return 1; }
+  local as_root=()
+  [ "$(id -u)" = 0 ] || as_root=(sudo -n)
+  "${as_root[@]}" apt-get update -qq || true # lists of packages may be there already
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium
+}
+installing=
+if [ "${CI:-}" = true ] && ! browser > /dev/null; then
+  log="$(mktemp)"
+  install_browser > "$log" 2>&1 < /dev/null &
+  installing=$!
+fi
 bash scripts/setup.sh "$venv" requirements-dev.lock < /dev/null
+if [ -n "$installing" ] && ! wait "$installing"; then
+  echo "Chromium could not be installed, so the tests of the page will fail:" >&2
+  tail -n 5 "$log" >&2
+fi
 
 failed=()
 step() {

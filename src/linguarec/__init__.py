@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from linguarec.errors import (
         CheckpointMismatchError,
         DataFormatError,
+        FilterError,
         LinguarecError,
         OutputError,
         SettingsError,
@@ -36,6 +37,7 @@ __version__: str
 __all__ = [
     "CheckpointMismatchError",
     "DataFormatError",
+    "FilterError",
     "LinguarecError",
     "OutputError",
     "Recommender",

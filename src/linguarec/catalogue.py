@@ -4,6 +4,7 @@ Catalogues are immutable: `with_added` and `with_removed` return a new catalogue
 """
 
 import difflib
+import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from linguarec.columns import NumberColumn, TextColumn, number_of
 from linguarec.data.ragged import Ragged
-from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, UnknownItemError, listed
+from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError, UnknownItemError, listed, quoted
 from linguarec.files import writing_file
 from linguarec.histories import ids_of
 from linguarec.stored import AGAIN, columns_problem
@@ -56,6 +58,33 @@ class _Added:
         return max((number for number in self._numbers.get(raw_id, ()) if number < count), default=-1)
 
 
+class _Base:
+    """What the catalogues have in common that were derived from one: the items of its table, and what was read of them.
+
+    Two threads that read a column at the same time read the same.
+    """
+
+    def __init__(
+        self, stored: StoredItems, text_rules: TextRules, numbers: tuple[str, ...], file: Path | None = None
+    ) -> None:
+        self.stored, self.text_rules, self.numbers = stored, text_rules, numbers
+        self._file = file
+        self._columns: dict[str, NumberColumn | TextColumn] = {}
+
+    def column(self, name: str) -> NumberColumn | TextColumn:
+        """The values of an attribute."""
+        if name not in self._columns:
+            values = self.stored.column(name)
+            try:
+                read = NumberColumn.of(values.to_pylist()) if name in self.numbers else TextColumn.of(values)
+            except ValueError as error:
+                raise CheckpointMismatchError(
+                    f"{self._file}: in the column {name!r}, which holds numbers, {error}. {AGAIN}"
+                ) from error
+            self._columns[name] = read
+        return self._columns[name]
+
+
 class Catalogue:
     """The items of a run, in the order of its keys. Thread-safe.
 
@@ -66,23 +95,17 @@ class Catalogue:
         table: `raw_id`, the attribute columns in the order in which they form the text, `text`, `row` (int32 row of the
             model's ID embeddings, -1 = added later) and `removed` (bool).
         text_rules: name of the text cleaning rules.
+        numbers: attributes whose values are all numbers.
     """
 
-    def __init__(self, table: pa.Table, text_rules: TextRules) -> None:
+    def __init__(self, table: pa.Table, text_rules: TextRules, numbers: Sequence[str] = ()) -> None:
         removed = np.array(table["removed"].to_pylist(), dtype=bool)
-        self._set(StoredItems(table), text_rules, _Added(), 0, removed)
+        self._set(_Base(StoredItems(table), text_rules, tuple(numbers)), _Added(), 0, removed)
 
-    def _set(
-        self,
-        stored: StoredItems,
-        text_rules: TextRules,
-        added: _Added,
-        num_added: int,
-        removed: npt.NDArray[np.bool_],
-    ) -> "Catalogue":
-        self.text_rules = text_rules
+    def _set(self, base: "_Base", added: _Added, num_added: int, removed: npt.NDArray[np.bool_]) -> "Catalogue":
+        self.text_rules, self.numbers = base.text_rules, base.numbers
         self.removed = removed  # [N] True = the item is never recommended
-        self._stored, self._added, self._num_added = stored, added, num_added
+        self._base, self._stored, self._added, self._num_added = base, base.stored, added, num_added
         return self
 
     def __len__(self) -> int:
@@ -92,11 +115,13 @@ class Catalogue:
         return f"Catalogue({len(self):,} items, {int(self.removed.sum()):,} of them removed)"
 
     @classmethod
-    def of(cls, items: pa.Table, attributes: Sequence[str], text_rules: TextRules) -> "Catalogue":
+    def of(
+        cls, items: pa.Table, attributes: Sequence[str], text_rules: TextRules, numbers: Sequence[str] = ()
+    ) -> "Catalogue":
         """The catalogue of the items that a model was trained on: `items` has `raw_id`, the attributes and `text`, by row."""
         table = items.select(["raw_id", *attributes, "text"])
         table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
-        return cls(table.append_column("removed", pa.array(np.zeros(len(table), dtype=bool))), text_rules)
+        return cls(table.append_column("removed", pa.array(np.zeros(len(table), dtype=bool))), text_rules, numbers)
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
@@ -116,6 +141,7 @@ class Catalogue:
             raise CheckpointMismatchError(
                 f"{file} has texts by the rules {rules!r}, expected one of {listed(TEXT_RULES)}. {AGAIN}"
             )
+        numbers = _stored_numbers(stored.schema, file)
         column = stored.column("removed")
         if column.null_count or stored.column("text").null_count:
             raise CheckpointMismatchError(f"{file} has rows without a text or a mark of removal. {AGAIN}")
@@ -123,11 +149,13 @@ class Catalogue:
         there = stored.column("raw_id").filter(pa.array(~removed))
         if pc.count_distinct(there).as_py() < len(there):
             raise CheckpointMismatchError(f"{file} has a raw id more than once among the items that are there. {AGAIN}")
-        return cls.__new__(cls)._set(stored, cast(TextRules, rules), _Added(), 0, removed)
+        base = _Base(stored, cast(TextRules, rules), numbers, file)
+        return cls.__new__(cls)._set(base, _Added(), 0, removed)
 
     def save(self, file: Path) -> None:
         """Write the catalogue atomically, in row groups that can be read independently."""
-        table = self.table.replace_schema_metadata({"text_rules": self.text_rules})
+        metadata = {"text_rules": self.text_rules, "numbers": json.dumps(self.numbers)}
+        table = self.table.replace_schema_metadata(metadata)
         with writing_file(file) as temporary:
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_A_GROUP)
 
@@ -155,6 +183,32 @@ class Catalogue:
     def attributes(self) -> list[str]:
         """Names of the attribute columns, in order."""
         return [name for name in self._stored.schema.names if name not in _OWN_COLUMNS]
+
+    def columns(self, name: str) -> list[NumberColumn | TextColumn]:
+        """The values of an attribute of all entries, in successive parts: those of the file, and those that were added.
+
+        The first are read once and kept.
+
+        Raises:
+            CheckpointMismatchError: a value of an attribute of numbers is none.
+        """
+        later = [row[name] for row in self._added.rows[: self._num_added]]
+        added = NumberColumn.of(later) if name in self.numbers else TextColumn.of(pa.array(later, pa.string()))
+        return [self._base.column(name), added]
+
+    def attributes_of(self, entries: IntArray) -> list[dict[str, str | float | None]]:
+        """The attributes of many entries, numbers as floats; None = no value."""
+        columns: list[list[Any]] = []
+        for name in self.attributes:
+            values = self.values(name, entries)
+            if name in self.numbers:
+                numbers = [number_of(value) for value in values]
+                columns.append([None if number != number else number for number in numbers])  # NaN: no value
+            else:
+                columns.append([value or None for value in values])
+        return [dict(zip(self.attributes, row, strict=True)) for row in zip(*columns, strict=True)] or [
+            {} for _ in entries
+        ]
 
     def find(self, raw_ids: Sequence[str]) -> IntArray:
         """Entry of each raw id, [T]; -1 = not in the catalogue."""
@@ -252,15 +306,13 @@ class Catalogue:
     def with_added(self, entries: pa.Table) -> "Catalogue":
         """This catalogue with `entries` (of `new_entries`) appended."""
         if len(entries) > len(self):
-            return Catalogue(pa.concat_tables([self.table, entries]), self.text_rules)
+            return Catalogue(pa.concat_tables([self.table, entries]), self.text_rules, self.numbers)
         rows = entries.to_pylist()
         added = self._added
         if not added.append(self._num_added, rows):  # another catalogue was already derived from this one
             added = _Added([*added.rows[: self._num_added], *rows])
         removed = np.concatenate([self.removed, np.zeros(len(rows), dtype=bool)])
-        return Catalogue.__new__(Catalogue)._set(
-            self._stored, self.text_rules, added, self._num_added + len(rows), removed
-        )
+        return Catalogue.__new__(Catalogue)._set(self._base, added, self._num_added + len(rows), removed)
 
     def with_removed(self, raw_ids: Sequence[str]) -> "Catalogue":
         """This catalogue with these items marked as removed.
@@ -271,7 +323,7 @@ class Catalogue:
         removed = self.removed.copy()
         if ids := ids_of(raw_ids, "raw_ids"):
             removed[self.rows([ids])[0].values] = True
-        return Catalogue.__new__(Catalogue)._set(self._stored, self.text_rules, self._added, self._num_added, removed)
+        return Catalogue.__new__(Catalogue)._set(self._base, self._added, self._num_added, removed)
 
     def _entry(self, where: str, raw_id: str, item: Mapping[str, Any]) -> dict[str, Any]:
         known = ["raw_id", *self.attributes, "text"]
@@ -279,6 +331,12 @@ class Catalogue:
         if strange:
             raise DataFormatError(f"{where} has the column {strange[0]!r}; this catalogue knows: {', '.join(known)}.")
         values = {name: written_out(item.get(name), f"{where}: its {name!r}") for name in self.attributes}
+        for name in self.numbers:
+            if number_of(values[name]) is None:
+                raise DataFormatError(
+                    f"{where}: its {name!r} is {quoted(values[name])}; all items of this catalogue have a number there. Give a "
+                    "number, or leave it out."
+                )
         text = written_out(item.get("text"), f"{where}: its 'text'")
         parts = list(values.values()) if text is None else [text]
         if all(part is None for part in parts):
@@ -316,3 +374,15 @@ class Catalogue:
             return list(self.raw_ids)
         added = [other for other in self._added.raw_ids[: self._num_added] if other[:3] == raw_id[:3]]
         return [*self._stored.ids_beginning_with(raw_id[:3]), *added][:_COMPARABLE_IDS]
+
+
+def _stored_numbers(schema: pa.Schema, file: Path) -> tuple[str, ...]:
+    """The attributes of numbers, as a stored catalogue names them; files of earlier versions name none."""
+    text = (schema.metadata or {}).get(b"numbers", b"[]")
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in schema.names for name in names):
+        raise CheckpointMismatchError(f"{file} names {quoted(text)} as its attributes of numbers. {AGAIN}")
+    return tuple(names)

@@ -97,6 +97,7 @@ COMMANDS: dict[str, Command] = {
         options="reading",
     ),
     "recommend": Command("linguarec.commands.recommend", "recommend", "The next items for a history.", ("run",)),
+    "serve": Command("linguarec.commands.serve", "serve", "An HTTP API and a page over a trained run.", ("run",)),
     "convert": Command(
         "linguarec.commands.convert",
         "convert",

@@ -69,3 +69,14 @@ class SettingsError(LinguarecError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+class FilterError(LinguarecError):
+    """A filter of items cannot be read or does not fit the attributes.
+
+    `position`: of the character where that was found, from 0.
+    """
+
+    def __init__(self, problem: str, position: int) -> None:
+        self.position = position
+        super().__init__(f"The filter, at character {position + 1}: {problem}.")

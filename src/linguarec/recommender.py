@@ -28,13 +28,13 @@ from linguarec.families.family import ModelDescription
 from linguarec.families.opening import open_model
 from linguarec.families.weights import save_model, seal_model
 from linguarec.files import updating_folder
+from linguarec.filters import Filter
 from linguarec.histories import as_histories, ids_of
-from linguarec.ranking.adjusted import AdjustedRanker
 from linguarec.ranking.ranker import Best
 from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.scorer import Scorer, evaluating, left_out, log_left_out
-from linguarec.recommendations import Recommendation, candidates, check_k, recommended, table_of
+from linguarec.recommendations import Recommendation, candidates, check_k, explained, recommended, table_of
 from linguarec.snapshot import Snapshot
 from linguarec.sources.source import ItemSource
 from linguarec.stored import AGAIN
@@ -193,8 +193,10 @@ class Recommender:
         k: int = ...,
         exclude_seen: Seen = ...,
         within: Any = ...,
+        filters: str | Filter | None = ...,
         skip_unknown: bool = ...,
         as_table: Literal[False] = ...,
+        explain: bool = ...,
     ) -> list[Recommendation]: ...
     @overload
     def recommend(
@@ -203,8 +205,10 @@ class Recommender:
         k: int = ...,
         exclude_seen: Seen = ...,
         within: Any = ...,
+        filters: str | Filter | None = ...,
         skip_unknown: bool = ...,
         as_table: Literal[False] = ...,
+        explain: bool = ...,
     ) -> list[list[Recommendation]]: ...
     @overload
     def recommend(
@@ -213,8 +217,10 @@ class Recommender:
         k: int = ...,
         exclude_seen: Seen = ...,
         within: Any = ...,
+        filters: str | Filter | None = ...,
         skip_unknown: bool = ...,
         as_table: bool = ...,
+        explain: bool = ...,
     ) -> Any: ...
     def recommend(
         self,
@@ -222,8 +228,10 @@ class Recommender:
         k: int = 10,
         exclude_seen: Seen = True,
         within: Any = None,
+        filters: str | Filter | None = None,
         skip_unknown: bool = False,
         as_table: bool = False,
+        explain: bool = False,
     ) -> Any:
         """The top `k` items for each history, best first; fewer if there are fewer candidates. Ties are in catalogue order.
 
@@ -235,15 +243,19 @@ class Recommender:
             exclude_seen: True = items of the history are not recommended; False = they are candidates like the others;
                 "learned" = they are, and the run's repeat term is added to their scores.
             within: raw ids of the candidate items: one list for all histories, or a list for each history. None = all items.
+            filters: only items with these attributes, such as 'brand == "Acme" and price <= 20' (`linguarec.filters`).
             skip_unknown: ignore unknown ids in histories and `within`, and log their number; False = raise an error.
             as_table: return an Arrow table.
+            explain: also give the reasons: the share of each item of the history in the score, and the parts of the score.
 
         Returns:
             For one history a list of recommendations, for a list of histories a list of such lists. As a table: a row for each
-            recommendation, with `history` (index from 0), `rank` (from 1), `raw_id`, `score` and `title`.
+            recommendation, with `history` (index from 0), `rank` (from 1), `raw_id`, `score`, `title`, and if
+            asked `reasons` and `parts`.
 
         Raises:
             UnknownItemError: an id is not in the catalogue, or a history has no known id.
+            FilterError: the filter cannot be read, or does not fit the attributes.
             SettingsError: a history is empty or is not a list of ids, k is less than 1, or exclude_seen is "learned" and the
                 run has no repeat term.
         """
@@ -251,7 +263,7 @@ class Recommender:
         now = self.snapshot
         listed, single = as_histories(histories, "histories", _HISTORIES)
         rows, unknown = now.catalogue.rows(listed, skip_unknown)
-        allowed, unlisted = candidates(now.catalogue, within, len(rows), skip_unknown)
+        allowed, unlisted = candidates(now.catalogue, within, filters, len(rows), skip_unknown)
         unknown = [*unknown, *unlisted]
         if unknown:
             log.warning("left out %d unknown item ids, for instance %r", len(unknown), unknown[0])
@@ -259,39 +271,54 @@ class Recommender:
         if blank:
             log.warning("%d histories consist only of items without text and are all encoded alike", blank)
         best = self._best(now, rows, k, exclude_seen, allowed)
-        if as_table:
+        if as_table and not explain:
             return table_of(now.catalogue, best)
         found = recommended(now.catalogue, best)
+        if explain:
+            why = now.explain(self.scorer, rows, best, self.description.name, self._term(exclude_seen))
+            found = explained(now.catalogue, best, why, found)
+        if as_table:
+            return table_of(now.catalogue, best, found)
         return found[0] if single else found
 
-    def best_entries(self, histories: Ragged, k: int, exclude_seen: Seen = True) -> tuple[Catalogue, Best]:
+    def best_entries(
+        self, histories: Ragged, k: int, exclude_seen: Seen = True, filters: str | Filter | None = None
+    ) -> tuple[Catalogue, Best]:
         """The top `k` entries for each history of entries, and the catalogue they belong to. For large batches of histories.
 
         Args:
             histories: entries of the current catalogue (see `Catalogue.rows`), oldest first; none is empty.
             k: number of entries for each history.
-            exclude_seen: as in `recommend`.
+            exclude_seen, filters: as in `recommend`.
 
         Raises:
             SettingsError: "learned", and the run has no repeat term.
+            FilterError: as in `recommend`.
         """
         now = self.snapshot
-        return now.catalogue, self._best(now, histories, k, exclude_seen, None)
+        allowed, _ = candidates(now.catalogue, None, filters, len(histories), False)
+        return now.catalogue, self._best(now, histories, k, exclude_seen, allowed)
 
-    def similar_items(self, ids: Iterable[Any], k: int = 10) -> list[list[Recommendation]]:
+    def similar_items(
+        self, ids: Iterable[Any], k: int = 10, within: Any = None, filters: str | Filter | None = None
+    ) -> list[list[Recommendation]]:
         """The `k` nearest items of each item by cosine similarity of their keys, best first, without the item itself.
+
+        `within`, `filters`: as in `recommend`.
 
         Raises:
             UnknownItemError: an id is not in the catalogue.
+            FilterError: the filter cannot be read, or does not fit the attributes.
             SettingsError: k is less than 1, or `ids` is not a list of ids.
         """
         check_k(k)
         now = self.snapshot
         rows, _ = now.catalogue.rows([[raw_id] for raw_id in ids_of(ids, "ids")])
+        allowed, _ = candidates(now.catalogue, within, filters, len(rows), False)
         with torch.inference_mode(), full_precision(self.scorer.device):
             ranker, length = now.by_cosine
             found = now.dense.keys_of(torch.from_numpy(rows.values.astype(np.int64)))
-            best = ranker.top_k(F.normalize(found.float(), dim=-1) / length, k, exclude=rows)
+            best = ranker.top_k(F.normalize(found.float(), dim=-1) / length, k, rows, allowed)
         return recommended(now.catalogue, best)
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
@@ -328,19 +355,7 @@ class Recommender:
     ) -> Best:
         """The top `k` candidates for each history."""
         term = self._term(exclude_seen)
-        k = max(1, min(k, len(now.catalogue)))
-        entries = np.full((len(histories), k), -1, dtype=np.int64)
-        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        with torch.inference_mode(), full_precision(self.scorer.device):
-            for index, queries in self.scorer.queries(now.inputs, histories):
-                of_index = histories.select(index)
-                allowed = within.select(index) if isinstance(within, Ragged) else within
-                if term is None:
-                    best = now.ranker.top_k(queries, k, exclude=of_index if exclude_seen else None, within=allowed)
-                else:
-                    best = AdjustedRanker(now.ranker).top_k((queries, term(of_index)), k, within=allowed)
-                entries[index], scores[index] = best.rows, best.scores
-        return Best(entries, scores)
+        return now.best(self.scorer, histories, k, within, exclude_seen is True, term)
 
     def _term(self, exclude_seen: Seen) -> RepeatTerm | None:
         """The repeat term, if it is asked for."""

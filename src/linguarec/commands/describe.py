@@ -38,6 +38,7 @@ def describe(data: Path) -> dict[str, Any]:
     problems = [*statistics.log_problems(dataset, ties), *statistics.text_problems(dataset)]
     advice = [] if ties is None else _advice(ties)
     manifest = dataset.manifest
+    named = [f"{name} (numbers)" if name in manifest.numbers else name for name in manifest.attributes]
     facts = {
         "recipe": manifest.recipe,
         **{name: f"{number:,}" for name, number in manifest.counts.items()},
@@ -47,7 +48,7 @@ def describe(data: Path) -> dict[str, Any]:
         "density": f"{manifest.counts['interactions'] / max(1, dataset.num_users * dataset.num_items):.4%}",
         "first and last time": " to ".join(times) if times else "not known (order only)",
         "order of ties": manifest.arguments.get("ties", "as released"),
-        "attributes": ", ".join(manifest.attributes) or "-",
+        "attributes": ", ".join(named) or "-",
         "text rules": manifest.text_rules,
         "item vectors": ", ".join(dataset.feature_names) or "-",
         "item codes": ", ".join(dataset.code_names) or "-",
@@ -72,6 +73,7 @@ def describe(data: Path) -> dict[str, Any]:
         "times": None if times is None else {"first": times[0], "last": times[1]},
         "lengths": lengths,
         "length_histogram": [{"from": low, "to": high, "users": users} for low, high, users in histogram],
+        "numbers": manifest.numbers,
         "text": text,
         "splits": splits,
         "problems": [asdict(problem) for problem in problems],

@@ -156,7 +156,8 @@ def _finish(request: "Request", plan: "Plan", results: list[Any], output: Path) 
     scorer = description.family.scorer(plan.network.eval(), description, plan.source, place)
     device = device_of(request.training.accelerator)  # Lightning has moved the network back
     rules = cast(TextRules, dataset.manifest.text_rules)
-    catalogue = Catalogue.of(dataset.items(), dataset.manifest.attributes, rules)
+    manifest = dataset.manifest
+    catalogue = Catalogue.of(dataset.items(), manifest.attributes, rules, manifest.numbers)
     recommender = Recommender.of_items(scorer.to(device), description, catalogue, plan.source)
     now, roles = recommender.snapshot, dataset.roles(request.split)
     part = Part.of(scorer, now.inputs, now.ranker)

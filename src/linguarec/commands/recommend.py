@@ -8,11 +8,14 @@ from linguarec.errors import DataFormatError, SettingsError
 from linguarec.screen import visible
 
 if TYPE_CHECKING:
+    from linguarec.catalogue import Catalogue
     from linguarec.data.item_files import NamedHistory
     from linguarec.data.ragged import Ragged
+    from linguarec.recommendations import Recommendation
     from linguarec.recommender import Recommender, Seen
 
 HISTORIES_AT_ONCE = 4_096
+SHOWN_REASONS, SHOWN_LETTERS = 3, 40
 
 
 def recommend(
@@ -24,6 +27,8 @@ def recommend(
     k: int = 10,
     seen: Literal["exclude", "include", "learned"] = "exclude",
     within: Path | None = None,
+    filter_: str | None = None,
+    explain: bool = False,
     items: Path | None = None,
     skip_unknown: bool = False,
     overwrite: bool = False,
@@ -43,6 +48,9 @@ def recommend(
         seen: items of the history: not recommended (exclude), candidates like the others (include), or candidates whose scores
             are adjusted by what the run learned about repeats (learned)
         within: file with the candidate items, one raw id per line; only these are recommended; for --history
+        filter_: only recommend items with these attributes, such as 'brand == "Acme" and price <= 20'; also `in [...]`, ranges
+            (5 <= price < 20), `and`, `or`, `not`, parentheses, `is missing`, and `attribute name` in backticks
+        explain: for --history, show why: the share of each item of the history in the score, and the parts of the score
         items: file with new items (.csv, .parquet, .jsonl): raw_id, and the attributes of the catalogue or text
         skip_unknown: leave unknown ids out, and count them, instead of stopping
         overwrite: replace the output file
@@ -62,6 +70,8 @@ def recommend(
         )
     if within is not None and history is None:
         problems.append("--within is for --history")
+    if explain and history is None:
+        problems.append("--explain is for --history")
     if k < 1:
         problems.append(f"k is {k}; it must be at least 1")
     if problems:
@@ -70,9 +80,9 @@ def recommend(
     exclude_seen: Seen = "learned" if seen == "learned" else seen == "exclude"
     added = 0 if items is None else _add(recommender, items)
     if history is not None:
-        return _show(recommender, run, history, k, exclude_seen, within, added, skip_unknown)
+        return _show(recommender, run, history, k, exclude_seen, within, filter_, added, skip_unknown, explain)
     assert output is not None
-    return _write(recommender, run, histories, for_, output, k, exclude_seen, skip_unknown, overwrite)
+    return _write(recommender, run, histories, for_, output, k, exclude_seen, filter_, skip_unknown, overwrite)
 
 
 def _show(
@@ -82,18 +92,18 @@ def _show(
     k: int,
     exclude_seen: "Seen",
     within: Path | None,
+    filter_: str | None,
     added: int,
     skip_unknown: bool,
+    explain: bool,
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from linguarec.data.item_files import read_ids
     from linguarec.evaluation.report import Table
     from linguarec.runs.tables import plain_console, show_table
 
     whitelist = None if within is None else read_ids(within)
     _, unknown = recommender.catalogue.rows([history], skip_unknown)
-    found = recommender.recommend([history], k, exclude_seen, whitelist, skip_unknown)[0]
+    found = recommender.recommend([history], k, exclude_seen, whitelist, filter_, skip_unknown, explain=explain)[0]
     catalogue = recommender.catalogue
     read = [raw_id for raw_id in history if raw_id in catalogue.position]
     console = plain_console()
@@ -103,15 +113,36 @@ def _show(
         console.print(f"left out, not in the catalogue: {visible(', '.join(unknown))}")
     shown = [[raw_id, "", catalogue.title(catalogue.position[raw_id])] for raw_id in read]
     show_table(console, Table(["raw id", "", "title"], shown), "history")
-    rows = [[best.raw_id, f"{best.score:.4f}", best.title] for best in found]
-    show_table(console, Table(["raw id", "score", "title"], rows), f"recommended by {recommender.description.name}")
+    columns, rows = ["raw id", "score", "title"], [[best.raw_id, f"{best.score:.4f}", best.title] for best in found]
+    if explain:
+        names = list(found[0].parts or ()) if found else []
+        columns += [*names, "because of (share of the score)"]
+        for row, best in zip(rows, found, strict=True):
+            row += [f"{value:.4f}" for value in (best.parts or {}).values()] + [_reasons(best, catalogue)]
+    show_table(console, Table(columns, rows), f"recommended by {recommender.description.name}")
+    if not found:
+        console.print("no item may be recommended: none that is not in the history passes --within and --filter")
     return {
         "run": str(run),
         "history": read,
         "unknown": unknown,
         "added": added,
-        "recommendations": [asdict(best) for best in found],
+        "recommendations": [_as_dict(best) for best in found],
     }
+
+
+def _reasons(best: "Recommendation", catalogue: "Catalogue") -> str:
+    """The items of the history that brought an item up most."""
+    shown = [reason for reason in (best.reasons or ())[:SHOWN_REASONS] if reason.share > 0]
+    titles = [catalogue.title(catalogue.position[reason.raw_id])[:SHOWN_LETTERS] for reason in shown]
+    return "; ".join(f"{title} ({reason.share:.4f})" for title, reason in zip(titles, shown, strict=True)) or "-"
+
+
+def _as_dict(best: "Recommendation") -> dict[str, Any]:
+    """As it is printed by --json: what was not asked for is left out."""
+    from dataclasses import asdict
+
+    return {name: value for name, value in asdict(best).items() if value is not None}
 
 
 def _write(
@@ -122,6 +153,7 @@ def _write(
     output: Path,
     k: int,
     exclude_seen: "Seen",
+    filter_: str | None,
     skip_unknown: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
@@ -143,7 +175,7 @@ def _write(
         for part in _in_parts(named):
             kept, rows, unknown = _known(recommender, part, skip_unknown)
             left_out, unknown_ids = left_out + len(part) - len(kept), unknown_ids + unknown
-            catalogue, best = recommender.best_entries(rows, k, exclude_seen)
+            catalogue, best = recommender.best_entries(rows, k, exclude_seen, filter_)
             columns = columns_of(catalogue, best)
             columns = {"user": [kept[history] for history in columns.pop("history")], **columns}
             write(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))

@@ -39,7 +39,8 @@ class Manifest:
     """Description of a prepared folder and of how it was made.
 
     `counts` holds at least `users`, `items`, `interactions`; `attributes` names the attribute columns of `items.parquet`
-    in order; `report` counts every row that was dropped or repaired, by reason; `fingerprint` is the SHA-256 of the content.
+    in order; `report` counts every row that was dropped or repaired, by reason; `fingerprint` is the SHA-256 of the content;
+    `numbers` names the attributes whose values are all numbers (they are stored as they were written, too).
     """
 
     recipe: str
@@ -50,6 +51,7 @@ class Manifest:
     text_rules: str = "default"
     report: dict[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    numbers: list[str] = field(default_factory=list)
 
 
 class PreparedDataset:
@@ -86,6 +88,9 @@ class PreparedDataset:
             raise DataFormatError(
                 f"{path}: the attribute {strange[0]!r} has the name of a column of our own; prepare the folder again."
             )
+        unknown = [name for name in dataset.manifest.numbers if name not in dataset.manifest.attributes]
+        if unknown:
+            raise DataFormatError(f"{manifest_file}: {unknown[0]!r} is among its numbers, but is no attribute. {AGAIN}")
         check_seal(path, DataFormatError, AGAIN)
         dataset._check()
         return dataset

@@ -5,7 +5,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from linguarec.arrays import save_array
+from linguarec.columns import NumberFinder
 from linguarec.data.dataset import FORMAT_VERSION, MANIFEST_FILE, Manifest, PreparedDataset
 from linguarec.data.features import FeatureInfo, write_vectors
 from linguarec.data.npy import write_npy
@@ -38,7 +39,8 @@ class Content:
     `text`. `users`: raw ids in the order of the user rows, in pieces. `offsets` [users + 1] int64. `interactions`:
     pieces (item rows [n], timestamps [n] in seconds or None) in the order of users, then of time. `report` counts
     dropped and repaired rows; it may still grow until the last piece has been read. `features`: imported item vectors by
-    name. `word_drops`: vectors of texts with words left out, by the name of the features, one array per draw.
+    name. `word_drops`: vectors of texts with words left out, by the name of the features, one array per draw. `texts`:
+    attributes that are texts even if they look like numbers, because the source says so.
     """
 
     items: Iterable[pa.Table]
@@ -49,6 +51,7 @@ class Content:
     report: dict[str, int] = field(default_factory=dict)
     features: dict[str, tuple[npt.NDArray[Any], FeatureInfo]] = field(default_factory=dict)
     word_drops: dict[str, list[npt.NDArray[Any]]] = field(default_factory=dict)
+    texts: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def write_folder(
         with make_content(scratch) as content:
             if content.offsets[-1] == 0:
                 raise DataFormatError(f"There is nothing to prepare in {path}: no user of the source has an item.")
-            num_items = _write_items(folder, content.items, content.attributes, digest)
+            finder = NumberFinder([name for name in content.attributes if name not in content.texts])
+            num_items = _write_items(folder, content.items, content.attributes, digest, finder)
             _write_users(folder, content.users, digest)
             _write_sequences(folder, content, digest)
         for name, (vectors, info) in content.features.items():
@@ -103,6 +107,7 @@ def write_folder(
             text_rules=origin.text_rules,
             report=dict(content.report),
             format_version=FORMAT_VERSION,
+            numbers=finder.found,
         )
         write_json(folder / MANIFEST_FILE, asdict(manifest))
         seal(folder, lambda file: not file.startswith(ADDED))
@@ -139,7 +144,9 @@ def sequences_in_pieces(sequences: Ragged) -> Iterator[tuple[Integers, None]]:
     yield np.asarray(sequences.values), None
 
 
-def _write_items(folder: Path, items: Iterable[pa.Table], attributes: list[str], digest: "hashlib._Hash") -> int:
+def _write_items(
+    folder: Path, items: Iterable[pa.Table], attributes: list[str], digest: "hashlib._Hash", numbers: NumberFinder
+) -> int:
     names = ["raw_id", *attributes, "text"]
     schema = pa.schema([("item", pa.int32()), *((name, pa.string()) for name in names)])
     # One digest per column, so that the result does not depend on the division of the table into pieces.
@@ -149,6 +156,7 @@ def _write_items(folder: Path, items: Iterable[pa.Table], attributes: list[str],
         for piece in items:
             rows = pa.array(np.arange(written, written + len(piece), dtype=np.int32))
             writer.write_table(piece.select(names).add_column(0, "item", rows).cast(schema))
+            numbers.look(piece)
             for name, column in columns.items():
                 column.update(_bytes_of(piece[name]))
             written += len(piece)

@@ -52,7 +52,8 @@ class Source:
     `log`: a stored table as `filtering` describes it, without the column `position`. `catalogue`: a stored table
     `raw_id`, `position`, the attribute columns; None = there is no catalogue. `has_times`: whether `time` is a moment
     in the world (and not only a rank). `dropped`: rows of the log that the reader dropped, by reason. `counted`: what else
-    it counted for the report; `rows_read` if it dropped rows.
+    it counted for the report; `rows_read` if it dropped rows. `texts`: attributes that the source holds as text, so that they
+    are no numbers, whatever they look like.
     """
 
     log: ir.Table
@@ -61,6 +62,7 @@ class Source:
     has_times: bool
     dropped: dict[str, int] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
+    texts: frozenset[str] = frozenset()
 
 
 Reader = Callable[[Engine, Path], Source]
@@ -91,6 +93,7 @@ def prepare_content(scratch: Path, read: Reader, settings: FilterSettings, make_
             offsets=offsets,
             interactions=_interactions(engine, log, item_row, source.has_times, settings),
             report=report,
+            texts=source.texts,
         )
 
 

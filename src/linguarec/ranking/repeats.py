@@ -59,6 +59,15 @@ class Adjustments:
             Ragged(self.rows.values[first:last], self.rows.offsets[start : stop + 1] - first), self.values[first:last]
         )
 
+    def at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """What is added to the scores of the items `rows` [Q, k]."""
+        found = np.zeros(rows.shape)
+        for query, wanted in enumerate(rows):
+            part = self.slice(query, query + 1)
+            added = dict(zip(part.rows.values.tolist(), part.values.tolist(), strict=True))
+            found[query] = [added.get(row, 0.0) for row in wanted.tolist()]
+        return found
+
 
 @dataclass(frozen=True)
 class RepeatTerm:

@@ -20,6 +20,7 @@ from linguarec.data.ragged import Ragged
 from linguarec.files import writing_file
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.explaining import Explanation, by_leaving_out
 from linguarec.sources.inputs import VectorInputs, mapped_tensor
 from linguarec.sources.source import ItemSource
 
@@ -103,6 +104,16 @@ class Scorer(Protocol):
             shard: (rank, processes): take every `processes`-th batch from `rank` on.
         """
 
+    def explain(self, inputs: Any, ranker: ExactRanker[Any, Any], histories: Ragged, rows: IntArray) -> Explanation:
+        """What each item of a history adds to the scores of the items `rows` [Q, k] after it, and each part of the model.
+
+        Args:
+            inputs: that `encode` gave.
+            ranker: of the items.
+            histories: Q histories of rows of the items, oldest first; none empty.
+            rows: items to explain.
+        """
+
     def cut_items(self, inputs: Any) -> dict[str, int]:
         """How many items are longer than the network reads, by the limit; empty = nothing is ever cut."""
 
@@ -120,7 +131,11 @@ class Scorer(Protocol):
 
 
 class DenseKeys:
-    """The part of a scorer that keeps keys [N, Dk] in a file and ranks by query . key."""
+    """The part of a scorer that keeps keys [N, Dk] in a file, ranks by query . key and is explained by leaving out items."""
+
+    def explain(self, inputs: Any, ranker: ExactRanker[Any, Any], histories: Ragged, rows: IntArray) -> Explanation:
+        """See `Scorer`: differences of scores."""
+        return by_leaving_out(cast(Scorer, self), inputs, ranker, histories, rows)
 
     def ranker(self, keys: Tensor) -> DenseRanker:
         """See `Scorer`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import ItemBatch
@@ -251,6 +252,16 @@ class CodeSource(ItemSource):
         reader = self._vectors_of_encoder()
         found = check_vectors(reader.vectors_of_new(items, vectors), len(items), None)
         return type(self)(self.folder, self.book.encode(found), self.book, self.encoder, shared=self.shared)
+
+    def new_vectors(self, items: "pa.Table") -> npt.NDArray[np.float32]:
+        """Vectors [n, F] of the texts of new items, encoded now, as the codebook codes them."""
+        return self._vectors_of_encoder().new_vectors(items)
+
+    @property
+    def encoder_id(self) -> str | None:
+        """The encoder of the codebook's vectors, if it is known."""
+        known = self._known_encoder()
+        return None if known is None else known.described
 
     @property
     def shape(self) -> CatalogueShape:

@@ -182,6 +182,15 @@ class EmbeddingSource(ItemSource):
             raise SettingsError([f"the run's text vectors{origin} were imported, not encoded here; pass `vectors`"])
         return np.asarray(self._text_encoder.encode(items["text"].to_pylist()), dtype=np.float32)
 
+    def new_vectors(self, items: "pa.Table") -> npt.NDArray[np.float32]:
+        """Vectors [n, F] of the texts of new items, encoded now."""
+        return check_vectors(self.vectors_of_new(items, None), len(items), self.info.width)
+
+    @property
+    def encoder_id(self) -> str | None:
+        """The known facts about the encoder."""
+        return self.info.described
+
     @property
     def _text_encoder(self) -> "TextEncoder":
         return self.shared.get(self.info, self.folder)

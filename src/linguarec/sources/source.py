@@ -145,6 +145,19 @@ class ItemSource(ABC):
         return []
 
     @property
+    def encoder_id(self) -> str | None:
+        """Identifies the text encoder whose vectors `new` takes; None = it takes none, or of several encoders."""
+        return None
+
+    def new_vectors(self, items: "pa.Table") -> npt.NDArray[np.float32]:
+        """The vectors [n, F] that `new` takes, of the texts of new items, encoded now; for sources with an `encoder_id`.
+
+        Raises:
+            SettingsError: the encoder is not known, or not on this machine.
+        """
+        raise NotImplementedError
+
+    @property
     def text_rules(self) -> str | None:
         """How the texts of new items are cleaned; None = not known."""
         return None

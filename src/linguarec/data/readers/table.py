@@ -98,7 +98,9 @@ def read_table(
     if changed:
         counted["item_ids_read_as_integers"] = changed
     warn_of_empty(engine, catalogue, attributes, items)
-    return Source(log, catalogue, list(names), has_times, counted=counted)
+    of_text = [a for a in attributes if a.part is None and isinstance(opened[keys[a.key]], ir.StringValue)]
+    texts = {attribute.name for attribute in of_text} if is_parquet(items) else set()  # in CSV everything is text
+    return Source(log, catalogue, list(names), has_times, counted=counted, texts=frozenset(texts))
 
 
 def _attributes(columns: TableColumns, found: Sequence[str], items: Path) -> list[Attribute]:

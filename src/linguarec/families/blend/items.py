@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from linguarec.batching.batches import ItemBatch
@@ -91,6 +92,16 @@ class BlendSource(ItemSource):
             ],
             count,
         )
+
+    def new_vectors(self, items: "pa.Table") -> npt.NDArray[np.float32]:
+        """Vectors [n, F] for all parts that read vectors, which have one encoder."""
+        return next(source for source in self.sources if source.encoder_id is not None).new_vectors(items)
+
+    @property
+    def encoder_id(self) -> str | None:
+        """The encoder of the parts that read vectors, if it is one."""
+        known = {source.encoder_id for source in self.sources} - {None}
+        return known.pop() if len(known) == 1 else None
 
     def without_items(self) -> "BlendSource":
         """The sources of the parts without items."""

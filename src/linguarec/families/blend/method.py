@@ -23,6 +23,7 @@ from linguarec.families.weights import PARTS_FOLDER, save_model
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.explaining import Explanation, weighted_sum
 from linguarec.ranking.scorer import Scorer, evaluating
 from linguarec.ranking.sums import SumRanker
 from linguarec.sources.source import ItemSource
@@ -106,6 +107,17 @@ class BlendScorer:
                 with evaluating(part.scorer.network):
                     found.append(_gathered(part.scorer.queries(own, of_index, its_users, tokens_per_batch)))
             yield index, tuple(found)
+
+    def explain(
+        self, inputs: BlendInputs, ranker: ExactRanker[Any, Any], histories: Ragged, rows: IntArray
+    ) -> Explanation:
+        """The weighted sum of the explanations of the parts, which are named by their families."""
+        found = []
+        for part, own, ranks in zip(self.parts, inputs.parts, cast(SumRanker, ranker).parts, strict=True):
+            with evaluating(part.scorer.network):
+                found.append(part.scorer.explain(own, ranks, histories, rows))
+        names = [part.description.family.name for part in self.parts]
+        return weighted_sum(names, self.weights, found, histories)
 
     def cut_items(self, inputs: BlendInputs) -> dict[str, int]:
         """The largest count of the parts, by limit."""

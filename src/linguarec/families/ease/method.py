@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from linguarec.families.family import Family, ModelDescription, Plan, Request, T
 from linguarec.memory import available_memory
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.explaining import Explanation, by_summing
 from linguarec.ranking.scorer import Scorer, VectorScorer
 from linguarec.sources.ids import IdSource
 from linguarec.sources.inputs import VectorInputs
@@ -41,6 +44,13 @@ class EASEScorer(VectorScorer):
         # A history has at least one token, so tokens bound the histories.
         most = max(1, min(tokens_per_batch, _QUERY_NUMBERS_AT_ONCE // max(1, items)))
         return super().queries(inputs, histories, users, most, shard)
+
+    def explain(
+        self, inputs: VectorInputs, ranker: ExactRanker[Any, Any], histories: Ragged, rows: npt.NDArray[np.int64]
+    ) -> Explanation:
+        """See `Scorer`: exact, an item counts once, at its last occurrence."""
+        decay = cast(EASE, self.network).config.decay
+        return by_summing(self, inputs, ranker, histories, rows, lambda steps: decay ** float(steps[0]))
 
 
 def build(config: EASEConfig, encoder: EncoderConfig | None, shape: CatalogueShape) -> nn.Module:

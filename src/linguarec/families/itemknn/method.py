@@ -23,6 +23,7 @@ from linguarec.files import writing_file
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.explaining import Explanation, by_summing
 from linguarec.ranking.scorer import Scorer
 from linguarec.ranking.sparse import SparseRanker
 from linguarec.sources.ids import IdSource
@@ -121,6 +122,13 @@ class ItemKNNScorer:
             rows = inputs.rows(torch.from_numpy(np.asarray(part.values, dtype=np.int64))).squeeze(1)
             own = Ragged(rows.numpy().astype(np.int64), part.offsets)
             yield index, history_weights(own, self._model.shape.num_items, self._model.config.decay)
+
+    def explain(
+        self, inputs: VectorInputs, ranker: ExactRanker[Any, Any], histories: Ragged, rows: npt.NDArray[np.int64]
+    ) -> Explanation:
+        """See `Scorer`: exact, an item counts once, at its last occurrence."""
+        decay = self._model.config.decay
+        return by_summing(self, inputs, ranker, histories, rows, lambda steps: decay ** float(steps[0]))
 
     def cut_items(self, inputs: VectorInputs) -> dict[str, int]:
         """Items are never cut."""

@@ -1,19 +1,27 @@
 """Use of text-kNN: one stage, which computes the mean of the catalogue's text vectors."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from linguarec.data.ragged import Ragged
 from linguarec.data.training_data import TrainingData
 from linguarec.families.closed_form import plan_closed_form
-from linguarec.families.family import Family, Plan, Request, Task
+from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.families.textknn.model import TextKNN, TextKNNConfig
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
-from linguarec.ranking.scorer import VectorScorer
+from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.explaining import Explanation, by_summing
+from linguarec.ranking.scorer import Scorer, VectorScorer
 from linguarec.sources.embeddings import EmbeddingSource
+from linguarec.sources.inputs import VectorInputs
+from linguarec.sources.source import ItemSource
 
 
 @dataclass(frozen=True)
@@ -27,9 +35,27 @@ class TextKNNOptions:
     features: str | None = None
 
 
+class TextKNNScorer(VectorScorer):
+    """Scores by sums of cosines, which explain themselves."""
+
+    def explain(
+        self, inputs: VectorInputs, ranker: ExactRanker[Any, Any], histories: Ragged, rows: npt.NDArray[np.int64]
+    ) -> Explanation:
+        """See `Scorer`: exact, every occurrence of an item counts."""
+        decay = cast(TextKNN, self.network).config.decay
+        return by_summing(
+            self, inputs, ranker, histories, rows, lambda steps: float((decay ** steps.astype(float)).sum())
+        )
+
+
 def build(config: TextKNNConfig, encoder: EncoderConfig | None, shape: CatalogueShape) -> nn.Module:
     """The network, with a mean of zero."""
     return TextKNN(config, shape)
+
+
+def open_scorer(network: nn.Module, description: ModelDescription, source: ItemSource, folder: Path | None) -> Scorer:
+    """The scorer of a network."""
+    return TextKNNScorer(network)
 
 
 def plan_finetuning(request: Request) -> Plan:
@@ -48,7 +74,7 @@ def plan_finetuning(request: Request) -> Plan:
             total += chunk.features.double().sum(dim=0)
         network.mean.copy_((total / max(1, len(source))).float())
 
-    return plan_closed_form(request, source, VectorScorer, fit, "Nothing is trained")
+    return plan_closed_form(request, source, TextKNNScorer, fit, "Nothing is trained")
 
 
 TEXT_KNN = Family(
@@ -61,4 +87,5 @@ TEXT_KNN = Family(
     encoders={},
     carries=False,
     closed_form=True,
+    scorer=open_scorer,
 )
