@@ -25,7 +25,7 @@ from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=3)
 QUICK = TrainingSettings(max_epochs=1, targets_per_step=500, accelerator="cpu", precision="fp32")
-SUMS, NETWORK = ["ease", "itemknn", "textknn"], "unisrec"
+SUMS, NETWORK = ["ease", "ease-text", "itemknn", "textknn"], "unisrec"
 HISTORIES = [["i3", "i7", "i1", "i7"], ["i9"], ["i5", "i5"]]
 
 
@@ -102,7 +102,7 @@ def test_shares_of_a_sum_sum_to_the_score(name: str, runs: dict[str, Path]) -> N
     assert all(best.reasons is None and best.parts is None for row in plain for best in row)
 
 
-@pytest.mark.parametrize(("name", "weight"), [("ease", 1.0), ("itemknn", 1.0), ("textknn", 1 + 0.7**2)])
+@pytest.mark.parametrize(("name", "weight"), [("ease", 1.0), ("ease-text", 1.0), ("itemknn", 1.0), ("textknn", 1 + 0.7**2)])
 def test_the_share_of_an_item_is_its_score_alone_by_its_places(name: str, weight: float, runs: dict[str, Path]) -> None:
     """i7 is the last item and the one two steps before; sums by ID count the last occurrence, text-kNN both."""
     recommender = linguarec.load_model(runs[name])

@@ -121,9 +121,9 @@ def test_a_new_item_of_a_history_stands_for_the_items_of_its_text() -> None:
     expected[0, 1] = 1
     expected[1] = 0.5 * new
     expected[1, 3] += 1  # and its earlier occurrence, two steps ago, does not count
-    expected[2] = new
+    expected[2] = new  # once, although it occurs twice
     found = np.zeros((3, ITEMS))
-    for index, queries in scorer.queries(inputs, Ragged.from_lists([[1], [3, ITEMS, 3], [ITEMS]])):
+    for index, queries in scorer.queries(inputs, Ragged.from_lists([[1], [3, ITEMS, 3], [ITEMS, ITEMS]])):
         found[index] = queries
     np.testing.assert_allclose(found, expected, atol=1e-6)
 

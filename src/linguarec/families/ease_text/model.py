@@ -117,7 +117,15 @@ class EASEText(nn.Module):
         queries = weighted_items(batch, read[:, 0], self.shape.num_items, self.config.decay)
         new = read[:, 0] < 0
         if bool(new.any()):
-            weights = torch.pow(self.config.decay, batch.steps_ago[new].to(torch.float64)).to(read.dtype).unsqueeze(1)
-            texts = read.new_zeros(len(batch), read.shape[1] - 1)
-            queries += texts.index_add(0, batch.sequence[new], weights * read[new, 1:]) @ self.readout.T
+            # As known items do, a new one counts once, where it occurs last; its text tells it from others.
+            texts, place = torch.unique(
+                torch.cat([batch.sequence[new].to(read.dtype).unsqueeze(1), read[new, 1:]], dim=1),
+                dim=0,
+                return_inverse=True,
+            )
+            weights = torch.pow(self.config.decay, batch.steps_ago[new].to(torch.float64)).to(read.dtype)
+            last = weights.new_zeros(len(texts)).scatter_reduce_(0, place, weights, "amax")
+            read_new = read.new_zeros(len(batch), texts.shape[1] - 1)
+            read_new.index_add_(0, texts[:, 0].long(), last.unsqueeze(1) * texts[:, 1:])
+            queries += read_new @ self.readout.T
         return queries
