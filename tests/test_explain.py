@@ -102,7 +102,9 @@ def test_shares_of_a_sum_sum_to_the_score(name: str, runs: dict[str, Path]) -> N
     assert all(best.reasons is None and best.parts is None for row in plain for best in row)
 
 
-@pytest.mark.parametrize(("name", "weight"), [("ease", 1.0), ("ease-text", 1.0), ("itemknn", 1.0), ("textknn", 1 + 0.7**2)])
+@pytest.mark.parametrize(
+    ("name", "weight"), [("ease", 1.0), ("ease-text", 1.0), ("itemknn", 1.0), ("textknn", 1 + 0.7**2)]
+)
 def test_the_share_of_an_item_is_its_score_alone_by_its_places(name: str, weight: float, runs: dict[str, Path]) -> None:
     """i7 is the last item and the one two steps before; sums by ID count the last occurrence, text-kNN both."""
     recommender = linguarec.load_model(runs[name])
