@@ -203,6 +203,7 @@ def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
         check_same_thread=False,
     )
     connection.execute("PRAGMA synchronous = FULL")  # the log is on the disk before a commit returns
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: and not only in the cache of the disk
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 
