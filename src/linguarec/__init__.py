@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         OutputError,
         SettingsError,
         StaleFeaturesError,
+        StateError,
         UnknownItemError,
     )
     from linguarec.nn.encoders import TransformerConfig
@@ -41,6 +42,7 @@ __all__ = [
     "Recommender",
     "SettingsError",
     "StaleFeaturesError",
+    "StateError",
     "TrainingSettings",
     "TransformerConfig",
     "UnknownItemError",
