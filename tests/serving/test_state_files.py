@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.pool import QueuePool
 from state_writers import expected, stored, writing
 
 from linguarec.errors import LinguarecError, SettingsError
-from linguarec.serving import engines, state_commits
+from linguarec.serving import engines, state, state_commits
 from linguarec.serving.state import Event, ItemChange, StateBrokenError, StateFullError, StateUnavailableError, Store
 
 
@@ -248,6 +248,34 @@ def test_a_file_that_is_locked_is_refused_and_can_be_used_afterwards(file: Path,
     store.close()
 
 
+@pytest.mark.parametrize("attempt", range(5))
+def test_processes_that_start_together_make_one_state(tmp_path: Path, attempt: int) -> None:
+    """As the workers of a service do: create it, switch it to a log, write, and be the last to close it."""
+    context = multiprocessing.get_context("fork")
+    together, answers = context.Barrier(5), context.SimpleQueue()
+
+    def work(number: int) -> None:
+        together.wait()
+        try:
+            for turn in range(2):
+                store = Store.open(str(tmp_path / "state.db"), "run")
+                store.change_items([ItemChange(f"{number}-{turn}", {})])
+                store.close()
+            answers.put("written")
+        except LinguarecError as error:
+            answers.put(str(error))
+
+    processes = [context.Process(target=work, args=(number,)) for number in range(5)]
+    for process in processes:
+        process.start()
+    assert [answers.get() for _ in processes] == ["written"] * 5
+    for process in processes:
+        process.join()
+    store = Store.open(str(tmp_path / "state.db"), "run")
+    assert store.counts()["items"] == store.last_sequence() == 10
+    store.close()
+
+
 # -- rights ---------------------------------------------------------------------------------------------------------------
 
 
@@ -425,8 +453,19 @@ def test_every_connection_writes_through_to_the_disk(file: Path) -> None:
     connections = [store._engine.connect() for _ in range(3)]
     for connection in connections:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
+        assert connection.exec_driver_sql("PRAGMA fullfsync").scalar_one() == 1
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
         connection.close()
+    store.close()
+
+
+def test_a_history_is_read_from_the_end_of_an_index(file: Path) -> None:
+    """Whatever the length of the history: no scan, and nothing to sort."""
+    store = Store.open(str(file), "run")
+    with store._engine.connect() as connection:
+        asked = state._HISTORY.format(0)
+        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {asked}"), {"user_0": "u", "most": 5}).all()
+    assert [step.detail for step in plan] == ["SEARCH linguarec_events USING INDEX linguarec_events_order (user_id=?)"]
     store.close()
 
 
