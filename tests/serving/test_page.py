@@ -135,6 +135,10 @@ def test_search_history_and_recommendations(open_page: Any, service: Service, sh
     for line, reason in zip(reasons.all(), expected[0]["reasons"], strict=True):
         assert line.locator("bdi").inner_text() == service.client.get(f"/v1/items/{reason['raw_id']}").json()["title"]
         assert abs(float(line.locator("span").last.inner_text()) - reason["share"]) < 1e-3
+    page.page.get_by_label("Items of the history").select_option("learned")
+    page.recommended()
+    playwright.expect(best).to_contain_text(re.compile(r"score = sasrec-text [\d.]+ \+ repeats [-\d.]+"))
+    page.page.get_by_label("Items of the history").select_option("true")
     page.page.get_by_label("How many").select_option("5")
     page.expect("#best > li").to_have_count(5)
     page.page.locator("#best > li").first.get_by_role("button").click()
@@ -256,9 +260,16 @@ def test_with_the_keyboard_alone(open_page: Any, service: Service, shop: Shop) -
     keyboard.press("Enter")
     page.expect("#history > li").to_have_count(1)
     assert page.page.evaluate(focused).startswith("Add to the history: ")  # the focus stays
-    page.page.locator("#history button").focus()
-    keyboard.press("Space")
-    page.expect("#history > li").to_have_count(0)
+    page.recommended()
+    page.page.locator("#best button").nth(2).focus()
+    keyboard.press("Enter")
+    page.expect("#history > li").to_have_count(2)
+    page.recommended()
+    assert page.page.evaluate("document.activeElement.closest('#best') !== null")  # though the list is another one
+    for left in (1, 0):
+        page.page.locator("#history button").first.focus()
+        keyboard.press("Space")
+        page.expect("#history > li").to_have_count(left)
     assert page.page.evaluate(focused) == "search"
     names = page.page.evaluate("[...document.querySelectorAll('input, select')].filter((e) => !e.labels.length).length")
     assert names == 0
