@@ -79,7 +79,13 @@ class Postgres:
             words = self.folder / "password"
             words.write_text(PASSWORD)
             words.chmod(0o644)
-            options = ["--auth=scram-sha-256", f"--username={USER}", f"--pwfile={words}", "--encoding=UTF8", "--no-sync"]
+            options = [
+                "--auth=scram-sha-256",
+                f"--username={USER}",
+                f"--pwfile={words}",
+                "--encoding=UTF8",
+                "--no-sync",
+            ]
             self._run("initdb", "-D", str(self.data), "--locale=C", *options)
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -99,7 +105,12 @@ class Postgres:
 
     def _run(self, program: str, *words: str) -> None:
         done = subprocess.run(
-            [self.programs / program, *words], cwd=self.folder, capture_output=True, text=True, check=False, **self.as_user
+            [self.programs / program, *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            **self.as_user,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -108,7 +119,11 @@ class Postgres:
         log = (self.folder / "log").open("ab")
         with log:
             self.server = subprocess.Popen(
-                [self.programs / "postgres", "-D", str(self.data)], cwd=self.folder, stdout=log, stderr=log, **self.as_user
+                [self.programs / "postgres", "-D", str(self.data)],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                **self.as_user,
             )
         until = time.monotonic() + 60
         while True:

@@ -1,7 +1,7 @@
 """Processes that write to a state in several threads and note each call once it is acknowledged; tests kill them.
 
-Thread `t` makes the calls 0, 1, 2, ... of `operation`. What a state must hold after the first `n` calls of a thread is `expected`.
-A process that starts later goes on at the first call that was not acknowledged, with the same key, as a client does.
+Thread `t` makes the calls 0, 1, 2, ... of `operation`, each with a key. What a state must hold after the first `n` calls of a
+thread is `expected`.
 """
 
 import contextlib

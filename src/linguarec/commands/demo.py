@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ENCODER = "all-MiniLM-L6-v2"
 MODELS = {"sasrec": "SASRec (item IDs)", "unisrec": "UniSRec (text vectors)", "vqrec": "VQ-Rec (text codes)"}
+SERVED = "unisrec"
 METRICS = ("recall@10", "ndcg@10")
 STEPS = 7
 NOTE = (
@@ -30,18 +31,23 @@ def demo(
     size: Literal["demo", "tiny"] = "demo",
     seed: int = 0,
     overwrite: bool = False,
+    serve: bool = False,
+    port: int = 8000,
 ) -> dict[str, Any]:
     """Run the whole pipeline on a synthetic world of three shops, from raw logs to recommendations.
 
     Three models are trained on the first shop and compared with popularity and with the best possible score.
     The two that read text are then used in the other shops without any training, and rank a new item by its
-    text. Needs no network. Writes all folders and a report that can be opened in a browser.
+    text. Needs no network. Writes all folders and a report that can be opened in a browser. With --serve, one of them is served
+    in the end, with a page to try it; a demo that was run before is served at once.
 
     Args:
         output: folder to write
         size: demo takes minutes, tiny takes seconds (too little data for good results)
         seed: of the world, the models and the training
         overwrite: replace the output folder if it exists
+        serve: serve a model when all is done
+        port: port of the service
     """
     import time
 
@@ -49,6 +55,8 @@ def demo(
     from linguarec.evaluation.report import write_report
     from linguarec.runs.tables import plain_console, show_table
 
+    if serve and not overwrite and (output / "report.html").exists():
+        return {"output": str(output), "served": _serve(output, port)}
     started = time.perf_counter()
     console = plain_console()
     _make_room(output, overwrite)
@@ -90,7 +98,7 @@ def demo(
     )
     console.print(f"Done in {seconds:.0f} s. Open the report: {report}\n", style="bold")
     console.print("What to try next:", *(f"  {command}" for command in commands), sep="\n", soft_wrap=True)
-    return {
+    result = {
         "output": str(output),
         "report": str(report),
         "seconds": round(seconds, 1),
@@ -106,6 +114,14 @@ def demo(
         "new_item": newcomer,
         "next": commands,
     }
+    return result | {"served": _serve(output, port)} if serve else result
+
+
+def _serve(output: Path, port: int) -> dict[str, Any]:
+    """Serve the model that reads text vectors, until it is ended."""
+    from linguarec.commands.serve import serve
+
+    return serve(output / "runs" / SERVED, port=port, users=output / "data" / "kitchen", log_requests=False)
 
 
 def _make_room(output: Path, overwrite: bool) -> None:
@@ -321,6 +337,7 @@ def _next_commands(output: Path) -> list[str]:
     return [
         f"linguarec describe {output}/data/garden",
         f"linguarec recommend {output}/runs/unisrec --history K0001,K0002 -k 5",
+        f"linguarec serve {output}/runs/unisrec",
         f"linguarec finetune unisrec {output}/data/garden -o {output}/runs/garden --transformer.hidden_size 64",
         "linguarec prepare table --interactions YOUR_LOG.csv --items YOUR_CATALOGUE.csv -o data/yours",
     ]

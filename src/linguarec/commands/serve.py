@@ -24,6 +24,7 @@ def serve(
     log_ids: bool = False,
     log_requests: bool = True,
     batch_window_ms: float = 1.0,
+    batch_size: int = 64,
     grace_seconds: float = 30.0,
     limits: "Limits | None" = None,
 ) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def serve(
         log_ids: log paths and queries, which name items and users, and addresses of clients
         log_requests: log a line for each request
         batch_window_ms: milliseconds that a request waits for others to be ranked with it
+        batch_size: histories that are ranked together at most
         grace_seconds: seconds that requests may still run when the service is ended
         limits: limits of requests
     """
@@ -70,6 +72,8 @@ def serve(
         problems.append(f"--workers is {workers}; expected at least 1")
     if not 0 <= port <= 65_535:
         problems.append(f"--port is {port}; expected 0 to 65535")
+    if batch_size < 1:
+        problems.append(f"--batch-size is {batch_size}; expected at least 1")
     if not 0 <= batch_window_ms <= 1_000:
         problems.append(f"--batch-window-ms is {batch_window_ms}; expected 0 to 1000")
     if protect_reads and token_file is None:
@@ -90,6 +94,7 @@ def serve(
         log_ids=log_ids,
         log_requests=log_requests,
         window=batch_window_ms / 1_000,
+        batch=batch_size,
         grace=grace_seconds,
         limits=Limits() if limits is None else limits,
     )

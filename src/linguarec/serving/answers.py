@@ -186,19 +186,19 @@ def _ranked(
     rows, unknown = known_entries(now.catalogue, flat)
     ranked = np.flatnonzero(rows.lengths)
     lists = [b"[]"] * len(flat)
+    first = asked[0]
+    term = served.recommender.repeats if first.exclude_seen == "learned" else None
+    if first.exclude_seen == "learned" and term is None:
+        raise Problem(
+            422,
+            "no-repeat-term",
+            "exclude_seen is 'learned', but the run has no repeat term.",
+            "exclude_seen",
+            "Fit one with `linguarec evaluate RUN --fit-repeats`, or give true or false.",
+        )
+    within = allowed(now.catalogue, first.within, first.filters)
     if len(ranked):
-        first = asked[0]
         k = max(request.k for request in asked)
-        term = served.recommender.repeats if first.exclude_seen == "learned" else None
-        if first.exclude_seen == "learned" and term is None:
-            raise Problem(
-                422,
-                "no-repeat-term",
-                "exclude_seen is 'learned', but the run has no repeat term.",
-                "exclude_seen",
-                "Fit one with `linguarec evaluate RUN --fit-repeats`, or give true or false.",
-            )
-        within = allowed(now.catalogue, first.within, first.filters)
         known = rows if len(ranked) == len(rows) else rows.select(ranked)
         best = now.best(served.recommender.scorer, known, k, within, first.exclude_seen is True, term)
         ks = [request.k for request, of_request in zip(asked, histories, strict=True) for _ in of_request]

@@ -1,12 +1,13 @@
 """Reads the body of a request: bounded in size and time, and checked by its schema in one pass."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from linguarec.serving.problems import Problem, of_validation
@@ -72,40 +73,73 @@ async def read(request: Request, most: int, seconds: float) -> bytes:
     Raises:
         Problem: 413, it is larger than `most` bytes; 408, it took longer than `seconds`.
     """
-    parts = [part async for part in chunks(request, most, seconds)]
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    first = await _received(request, seconds)
+    if not first.get("more_body", False) and len(first["body"]) <= most:
+        return bytes(first["body"])  # as nearly always
+    try:
+        async with asyncio.timeout(seconds):
+            return b"".join([part async for part in chunks(request, most, seconds, first)])
+    except TimeoutError:
+        raise _slow(seconds) from None
 
 
-async def chunks(request: Request, most: int, seconds: float) -> AsyncIterator[bytes]:
+async def _received(request: Request, seconds: float) -> Any:
+    """The next piece of the body.
+
+    Raises:
+        Problem: it took too long, or the client is gone.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            message = await request.receive()
+    except TimeoutError:
+        raise _slow(seconds) from None
+    if message["type"] == "http.disconnect":
+        raise Problem(400, "cut-body", "The connection was closed before the body was complete.")
+    return {"body": b"", **message}
+
+
+def _slow(seconds: float) -> Problem:
+    return Problem(
+        408,
+        "slow-body",
+        f"The body did not arrive within {seconds:g} seconds.",
+        mend="Send it faster, or in several calls.",
+        headers={"Connection": "close"},
+    )
+
+
+async def chunks(request: Request, most: int, seconds: float, first: Any = None) -> AsyncIterator[bytes]:
     """The body in the pieces in which it arrives. Each may take `seconds`.
+
+    Args:
+        request: whose body is read.
+        most: bytes that it may have.
+        seconds: that each piece may take.
+        first: a piece that was read already.
 
     Raises:
         Problem: as of `read`.
     """
     total, declared = 0, request.headers.get("content-length", "0")
     too_large = declared.isdecimal() and int(declared) > most
-    stream = request.stream()
+    message = first
+    more = first is None or first.get("more_body", False)
     while not too_large:
-        try:
-            async with asyncio.timeout(seconds):
-                part = await anext(stream, None)
-        except TimeoutError:
-            raise Problem(
-                408,
-                "slow-body",
-                f"Nothing of the body arrived for {seconds:g} seconds.",
-                mend="Send it faster, or in several calls.",
-                headers={"Connection": "close"},
-            ) from None
-        except ClientDisconnect:
-            raise Problem(400, "cut-body", "The connection was closed before the body was complete.") from None
-        if part is None:
-            return
-        total += len(part)
+        if message is None:
+            message = await _received(request, seconds)
+        more = message.get("more_body", False)
+        total += len(message["body"])
         too_large = total > most
-        if part and not too_large:
-            yield part
-    await _discard(stream, seconds)
+        if message["body"] and not too_large:
+            yield message["body"]
+        if not more:
+            break
+        message = None
+    if not too_large:
+        return
+    if more:
+        await _discard(request, seconds)
     raise Problem(
         413,
         "too-large",
@@ -115,14 +149,12 @@ async def chunks(request: Request, most: int, seconds: float) -> AsyncIterator[b
     )
 
 
-async def _discard(stream: AsyncIterator[bytes], seconds: float) -> None:
+async def _discard(request: Request, seconds: float) -> None:
     """Read what comes and throw it away: a client that is still sending does not read an answer."""
-    total = 0
-    try:
+    total, more = 0, True
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            async for part in stream:
-                total += len(part)
-                if total > _DISCARDED:
-                    return
-    except (TimeoutError, ClientDisconnect):
-        return
+            while more and total < _DISCARDED:
+                message = await request.receive()
+                total += len(message.get("body", b""))
+                more = message.get("more_body", False)

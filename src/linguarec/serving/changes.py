@@ -15,7 +15,6 @@ from linguarec.serving.upserts import (
     new_rows,
     packed,
     present,
-    tag_of,
     unreadable,
     vectors_for,
 )
@@ -94,15 +93,15 @@ def plan_changes(recommender: Recommender, own: int, asked: Sequence[Upsert | Re
     for refused, one in zip(plan.refused, asked, strict=True):
         if isinstance(one, Upsert):
             refused |= {item.raw_id: unfit[item.raw_id] for item in one.items if item.raw_id in unfit}
-    tag = tag_of(recommender.snapshot.source)
+    source = recommender.snapshot.source
     for raw_id, accepted in newest.items():
         if accepted is None:
             plan.changes.append(ItemChange(raw_id, None))
         elif raw_id not in unfit:
             vector = vectors.get(raw_id)
-            plan.changes.append(
-                ItemChange(raw_id, accepted.item.columns, None if vector is None else packed(vector, tag))
-            )
+            text = None if accepted.item.vector is not None else accepted.row["text"][0].as_py()
+            kept = None if vector is None else packed(vector, source, text)
+            plan.changes.append(ItemChange(raw_id, accepted.item.columns, kept))
     return plan
 
 

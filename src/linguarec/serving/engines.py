@@ -1,6 +1,8 @@
 """Opens the database of a state: a SQLite file or a PostgreSQL database. A file that is no state is refused and not changed."""
 
 import contextlib
+import errno
+import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 from linguarec.errors import SettingsError
 from linguarec.screen import visible
 from linguarec.serving.schema import APPLICATION_ID, SCHEMA_VERSION, create_or_check, other_version
-from linguarec.serving.state_errors import StateBrokenError, StateUnavailableError, damaged, translated
+from linguarec.serving.state_errors import StateBrokenError, StateUnavailableError, translated, translation_of
 
 PATIENCE = 5.0  # seconds to wait for another writer, a free connection, or a server
 CHECKED_BYTES = 1 << 30  # SQLite files up to this size are checked for damage when they are opened (2 seconds)
@@ -170,7 +172,7 @@ def _check_header(path: Path, name: str) -> None:
     if not header:
         return  # a process that created it ended before it wrote anything
     if not header.startswith(_MAGIC) or len(header) < 100:
-        raise damaged(name, f"it begins with {header[:16]!r}")
+        raise translation_of(sqlite3.SQLITE_NOTADB, name, f"it begins with {header[:16]!r}")
     application, version = int.from_bytes(header[68:72]), int.from_bytes(header[60:64])
     if application != APPLICATION_ID:
         raise StateBrokenError(
@@ -179,6 +181,8 @@ def _check_header(path: Path, name: str) -> None:
         )
     if version != SCHEMA_VERSION:
         raise other_version(name, version)
+    if not os.access(path, os.W_OK):  # SQLite opens it all the same, and fails at the first write
+        raise translation_of(sqlite3.SQLITE_READONLY, name, os.strerror(errno.EACCES))
 
 
 def _check_damage(path: Path, name: str) -> None:
@@ -186,7 +190,7 @@ def _check_damage(path: Path, name: str) -> None:
     with contextlib.closing(_connect(path, "ro")) as connection:
         [(finding,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
     if finding != "ok":
-        raise damaged(name, str(finding))
+        raise translation_of(sqlite3.SQLITE_CORRUPT, name, str(finding))
 
 
 def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:

@@ -136,6 +136,9 @@ def of_validation(error: ValidationError, within: Sequence[str | int] = ()) -> P
             problems[described["field"]] = described
         elif one["type"] != "missing":  # another kind of value that would do
             before["detail"] = f"{before['detail'][:-1]}, or {described['expected']}."
+    for field in list(problems):  # of a union, the branch that fits best is the one that was looked into
+        if any(other.startswith((f"{field}.", f"{field}[")) for other in problems):
+            del problems[field]
     shown = [{name: text for name, text in each.items() if name != "expected"} for each in problems.values()][:_SHOWN]
     more: dict[str, Any] = {"errors": shown} if len(shown) > 1 else {}
     return Problem(422, "bad-field", shown[0]["detail"], shown[0]["field"], shown[0]["mend"], more=more)

@@ -60,7 +60,7 @@ EVENTS = Table(
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("user_id", Text, nullable=False),
     Column("raw_id", Text, nullable=False),
-    Column("moment", BigInteger, nullable=False),  # seconds since 1970; of imported histories BEFORE_ALL
+    Column("moment", BigInteger, nullable=False),  # seconds since 1970; of imported histories the smallest number
     Index("linguarec_events_order", "user_id", "moment", "number"),
 )
 USERS = Table(
@@ -79,7 +79,6 @@ KEYS = Table(
 )
 # Numbers of changes and of interactions given so far; items that a change added or removed; users with interactions.
 COUNTED = ("sequence", "events", "items", "removed", "users")
-BEFORE_ALL = -(1 << 63)
 
 
 def create_or_check(connection: Connection, name: str, run: str) -> str:

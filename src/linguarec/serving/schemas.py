@@ -212,7 +212,8 @@ class Item(BaseModel):
     @property
     def array(self) -> npt.NDArray[np.float32] | None:
         """Its vector."""
-        return None if self.vector is None else np.array(self.vector, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused with the others
+            return None if self.vector is None else np.array(self.vector, dtype=np.float32)
 
 
 def _plain(value: Attribute) -> str | float | None:
@@ -221,6 +222,10 @@ def _plain(value: Attribute) -> str | float | None:
 
 class ItemsRequest(Asked):
     """Items to add or replace. Each is checked by itself: bad ones are refused, the others taken."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"items": [{"raw_id": "new-1", "title": "Digital caliper, 150 mm"}]}]}
+    )
 
     items: list[Item] = Field(min_length=1)
 
@@ -309,6 +314,8 @@ class EventsAnswer(BaseModel):
 
 class ReloadRequest(Asked):
     """Which run to serve."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
     run: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
         default=None,

@@ -82,6 +82,7 @@ class Service:
         self.recommending: Batcher[RecommendRequest, Answer] = Batcher(
             functools.partial(live.recommend, history_length=limits.history_length),
             size=lambda asked: asked.asked,
+            largest=settings.batch,
             window=settings.window,
             most_waiting=limits.waiting,
             seen=self.metrics.batches.labels("recommend").observe,

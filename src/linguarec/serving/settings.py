@@ -48,7 +48,8 @@ class ServiceSettings:
     `folder`: of the run. `state`: URL of the state. `users`: prepared folder whose histories become those of its users.
     `hosts`: names that a request may call this service by, beside those of the loopback address; empty = any if the service
     is bound to another address. `writes`: whether the catalogue and the users may be changed. `protect_reads`: reading needs
-    a token too.
+    a token too. `window`: seconds that a request waits for others. `batch`: histories that are ranked together. `poll`: seconds
+    between two looks at the state. `grace`: seconds that requests may still run when the service stops.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class ServiceSettings:
     log_ids: bool = False
     log_requests: bool = True
     window: float = 0.001
+    batch: int = 64
     poll: float = 0.2
     grace: float = 30.0
     limits: Limits = field(default_factory=Limits)

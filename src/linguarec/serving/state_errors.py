@@ -109,9 +109,9 @@ def translation(error: BaseException, name: str) -> LinguarecError:
     return _error(kind, name, said)
 
 
-def damaged(name: str, finding: str) -> LinguarecError:
-    """The refusal of a file that is damaged or no SQLite file."""
-    return _error(_SQLITE[sqlite3.SQLITE_CORRUPT], name, visible(finding))
+def translation_of(code: int, name: str, said: str) -> LinguarecError:
+    """The error that stands for a result code of SQLite."""
+    return _error(_SQLITE[code], name, visible(said))
 
 
 def _error(kind: tuple[type[LinguarecError], str, str], name: str, said: str) -> LinguarecError:

@@ -17,7 +17,7 @@ from linguarec.snapshot import Snapshot
 from linguarec.sources.source import ItemSource
 
 Vector = npt.NDArray[np.float32]
-_TAG = 16  # bytes before a stored vector, that identify its encoder
+_TAG = 16  # bytes before a stored vector, that say what it is of
 _ENCODED_AT_ONCE = 256
 
 
@@ -51,21 +51,25 @@ def fingerprint_of(catalogue: Catalogue) -> str:
 # -- vectors as they are stored ----------------------------------------------------------------------------------------
 
 
-def tag_of(source: ItemSource) -> bytes:
-    """Identifies the encoder of a source in stored vectors."""
-    return hashlib.sha256((source.encoder_id or "").encode()).digest()[:_TAG]
+def packed(vector: Vector, source: ItemSource, text: str | None) -> bytes:
+    """A vector as the state keeps it: with a tag of the encoder and, of a computed one, of the text that was encoded.
+
+    A run with other attributes makes another text of the same item, whose vector is another. `text`: None = the vector was
+    given with the item.
+    """
+    return _tag(source, text) + vector.astype("<f4").tobytes()
 
 
-def packed(vector: Vector, tag: bytes) -> bytes:
-    """A vector as the state keeps it."""
-    return tag + vector.astype("<f4").tobytes()
-
-
-def unpacked(content: bytes | None, tag: bytes) -> Vector | None:
-    """A vector of the state; None if there is none, or it is of another encoder."""
-    if content is None or content[:_TAG] != tag:
+def unpacked(content: bytes | None, source: ItemSource, text: str) -> Vector | None:
+    """A vector of the state; None if there is none, or it is of another encoder or of another text."""
+    if content is None or content[:_TAG] not in (_tag(source, None), _tag(source, text)):
         return None
     return np.frombuffer(content[_TAG:], dtype="<f4").astype(np.float32)
+
+
+def _tag(source: ItemSource, text: str | None) -> bytes:
+    about = [source.encoder_id or "", "given" if text is None else f"text {text}"]
+    return hashlib.sha256("\0".join(about).encode("utf-8", "surrogatepass")).digest()[:_TAG]
 
 
 # -- new items ---------------------------------------------------------------------------------------------------------
@@ -190,9 +194,9 @@ def apply_changes(recommender: Recommender, changes: Sequence[ItemChange]) -> Ap
         raw_id for raw_id, entry in zip(raw_ids, present(now.catalogue, raw_ids).tolist(), strict=True) if entry >= 0
     ]
     if len(rows):
-        tag = tag_of(now.source)
+        texts = rows["text"].to_pylist()
         stored = {change.raw_id: change.vector for change in upserts}
-        given = [unpacked(stored[raw_id], tag) for raw_id in raw_ids]
+        given = [unpacked(stored[raw_id], now.source, text) for raw_id, text in zip(raw_ids, texts, strict=True)]
         try:
             check_ranks_new(recommender)
             _exchange(recommender, gone, rows, vectors_for(now.source, rows, given))
