@@ -76,6 +76,14 @@ def test_explained_recommendations_are_those_of_the_library(
             assert sum(shown["parts"].values()) == pytest.approx(shown["score"], abs=1e-4)
 
 
+def test_few_items_are_explained_at_once(api: TestClient, shop: Shop):
+    body = {"histories": [shop.ids[:1]] * 3, "k": 1_000}
+    assert api.post("/v1/recommend", json=body).status_code == 200
+    refused = api.post("/v1/recommend", json={**body, "explain": True})
+    assert (refused.status_code, refused.json()["field"]) == (422, "explain")
+    assert refused.json()["detail"].startswith("explain is asked for 3,000 items; this service explains 2,000")
+
+
 def test_unknown_ids_are_left_out_and_named(api: TestClient, shop: Shop, recommender: Recommender):
     histories = [[shop.ids[0], "nix", shop.ids[1], "nax"], ["nix"]]
     answer = api.post("/v1/recommend", json={"histories": histories, "k": 3}).json()
