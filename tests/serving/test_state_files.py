@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.pool import QueuePool
 from state_writers import expected, stored, writing
 
 from linguarec.errors import LinguarecError, SettingsError
-from linguarec.serving import engines, state_commits
+from linguarec.serving import engines, state, state_commits
 from linguarec.serving.state import Event, ItemChange, StateBrokenError, StateFullError, StateUnavailableError, Store
 
 
@@ -425,8 +425,19 @@ def test_every_connection_writes_through_to_the_disk(file: Path) -> None:
     connections = [store._engine.connect() for _ in range(3)]
     for connection in connections:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
+        assert connection.exec_driver_sql("PRAGMA fullfsync").scalar_one() == 1
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
         connection.close()
+    store.close()
+
+
+def test_a_history_is_read_from_the_end_of_an_index(file: Path) -> None:
+    """Whatever the length of the history: no scan, and nothing to sort."""
+    store = Store.open(str(file), "run")
+    with store._engine.connect() as connection:
+        asked = state._HISTORY.format(0)
+        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {asked}"), {"user_0": "u", "most": 5}).all()
+    assert [step.detail for step in plan] == ["SEARCH linguarec_events USING INDEX linguarec_events_order (user_id=?)"]
     store.close()
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from state_writers import expected, stored, writing
+from state_writers import expected, stored, write, writing
 
 from linguarec.serving.state import Event, ItemChange, Store
 
@@ -57,3 +57,18 @@ def test_a_change_of_another_process_is_visible_within_a_second(state_url: str, 
                 assert expected(thread, calls).items.keys() <= now.items.keys()
                 assert expected(thread, calls).history == now.history[: len(expected(thread, calls).history)]
             assert time.monotonic() - acknowledged < 1
+
+
+def test_two_processes_write_to_one_state_at_the_same_time(state_url: str, open_store: OpenStore) -> None:
+    store = open_store()
+    with writing(state_url, [0, 0, 0]) as writer:
+        writer.wait_for(1)
+        for number in range(24):
+            write(store, 7, number)
+            writer.wait_for(1)
+        done = writer.kill()
+    assert stored(store, 7) == expected(7, 24)
+    for thread, calls in enumerate(done):
+        assert stored(store, thread) in (expected(thread, calls), expected(thread, calls + 1))
+    numbers = [change.sequence for change in store.changes_after(0)]
+    assert numbers == sorted(set(numbers)) and numbers[-1] <= store.last_sequence()

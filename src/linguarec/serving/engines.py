@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,12 +204,34 @@ def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
         check_same_thread=False,
     )
     connection.execute("PRAGMA synchronous = FULL")  # the log is on the disk before a commit returns
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: and not only in the cache of the disk
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    """Begin a transaction; one that will write waits for its turn here.
+
+    It looks for it every two milliseconds: SQLite's own waiting looks ever more rarely, and another process that writes all the
+    time would come first for seconds.
+    """
+    database: Any = connection.connection.driver_connection
+    if not connection.get_execution_options().get("writes"):
+        database.execute("BEGIN")
+        return
+    until = time.monotonic() + PATIENCE
+    database.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(0.002)
+    finally:
+        database.execute(f"PRAGMA busy_timeout = {round(PATIENCE * 1_000)}")
 
 
 def _create_or_check_file(path: Path, engine: Engine, name: str, run: str) -> str:

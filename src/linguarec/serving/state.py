@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from linguarec.errors import quoted
@@ -52,6 +52,12 @@ KEPT_DAYS = 30  # an idempotency key is remembered for so long
 FORGOTTEN_EVERY = 3_600  # seconds between two looks for older ones
 _AT_ONCE = 1_000  # values of one statement
 _USERS_AT_ONCE = 5_000  # of one transaction of an import
+# One look into the index a user: a window function over all of them would read the whole history of each.
+_HISTORY = (
+    "SELECT user_id, raw_id, moment, number FROM linguarec_events WHERE user_id = :user_{} "
+    "ORDER BY moment DESC, number DESC LIMIT :most"
+)
+_HISTORIES_AT_ONCE = 200  # SQLite joins at most 500 queries
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
@@ -231,16 +237,14 @@ class Store:
 
     def histories(self, users: Sequence[str], limit: int) -> dict[str, list[str]]:
         """`history` of several users, by user."""
-        newest_first = (EVENTS.c.moment.desc(), EVENTS.c.number.desc())
-        place = func.row_number().over(partition_by=EVENTS.c.user_id, order_by=newest_first).label("place")
         found: dict[str, list[str]] = {user: [] for user in users}
         with self._reading() as connection:
-            for some in _chunks(found, _AT_ONCE):
-                known = [user for user in some if not problem_of(user)]
-                ranked = select(EVENTS.c.user_id, EVENTS.c.raw_id, place).where(EVENTS.c.user_id.in_(known)).subquery()
-                last = select(ranked).where(ranked.c.place <= limit).order_by(ranked.c.place.desc())
-                for row in connection.execute(last):
-                    found[row.user_id].append(row.raw_id)
+            for some in _chunks((user for user in found if not problem_of(user)), _HISTORIES_AT_ONCE):
+                parts = (f"SELECT * FROM ({_HISTORY.format(number)}) AS of_{number}" for number in range(len(some)))
+                names = {f"user_{number}": user for number, user in enumerate(some)}
+                rows = connection.execute(text(" UNION ALL ".join(parts)), {**names, "most": limit}).all()
+                for user, raw_id, _, _ in sorted(rows, key=lambda row: (row.moment, row.number)):
+                    found[user].append(raw_id)
         return found
 
     def last_sequence(self) -> int:

@@ -93,7 +93,7 @@ def translated(name: str) -> Iterator[None]:
 
 def translation(error: BaseException, name: str) -> LinguarecError:
     """The error of this module that stands for one of a database driver."""
-    said = visible(str(error).strip())
+    said = visible(" ".join(str(error).split()))
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR
         kind = _SQLITE.get(code & 0xFF)
