@@ -335,7 +335,9 @@ def test_a_run_that_cannot_be_served_is_said_at_once(shop: Shop, tmp_path: Path)
         ([str(tmp_path / "nix")], "nix"),
         ([str(shop.run), "--token-file", str(tmp_path / "tokens")], "at least 16 characters"),
         ([str(shop.run), "--port", str(blocker.getsockname()[1])], "choose another --port"),
-        ([str(shop.run), "--workers", "0"], "--workers is 0"),
+        ([str(shop.run), "--workers", "0", "--batch-size", "0"], "--workers is 0"),
+        ([str(shop.run), "--limits.seconds", "0"], "limits.seconds is 0"),
+        ([str(shop.run), "--protect-reads"], "--protect-reads needs --token-file"),
         ([str(shop.run), "--state", str(tmp_path / "no" / "folder.sqlite")], "folder"),
     ):
         words = [sys.executable, "-m", "linguarec.cli", "serve", *flags]

@@ -76,6 +76,8 @@ def serve(
         problems.append(f"--batch-size is {batch_size}; expected at least 1")
     if not 0 <= batch_window_ms <= 1_000:
         problems.append(f"--batch-window-ms is {batch_window_ms}; expected 0 to 1000")
+    if not 0 <= grace_seconds <= 3_600:
+        problems.append(f"--grace-seconds is {grace_seconds}; expected 0 to 3600")
     if protect_reads and token_file is None:
         problems.append("--protect-reads needs --token-file")
     if problems:
