@@ -76,7 +76,7 @@ class _Base:
         if name not in self._columns:
             values = self.stored.column(name)
             try:
-                read = NumberColumn.of(values.to_pylist()) if name in self.numbers else TextColumn.of(values)
+                read = NumberColumn.of(values) if name in self.numbers else TextColumn.of(values)
             except ValueError as error:
                 raise CheckpointMismatchError(
                     f"{self._file}: in the column {name!r}, which holds numbers, {error}. {AGAIN}"
@@ -195,8 +195,8 @@ class Catalogue:
         """
         added = self._added_columns.get(name)
         if added is None:
-            later = [row[name] for row in self._added.rows[: self._num_added]]
-            added = NumberColumn.of(later) if name in self.numbers else TextColumn.of(pa.array(later, pa.string()))
+            later = pa.array([row[name] for row in self._added.rows[: self._num_added]], pa.string())
+            added = NumberColumn.of(later) if name in self.numbers else TextColumn.of(later)
             self._added_columns[name] = added
         return [self._base.column(name), added]
 
