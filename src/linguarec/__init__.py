@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OutputError,
         SettingsError,
         StaleFeaturesError,
+        StateError,
         UnknownItemError,
     )
     from linguarec.nn.encoders import TransformerConfig
@@ -43,6 +44,7 @@ __all__ = [
     "Recommender",
     "SettingsError",
     "StaleFeaturesError",
+    "StateError",
     "TrainingSettings",
     "TransformerConfig",
     "UnknownItemError",

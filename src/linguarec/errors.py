@@ -63,6 +63,10 @@ class UnknownItemError(LinguarecError):
     """A raw item id is not in the catalogue."""
 
 
+class StateError(LinguarecError):
+    """The durable state of a service cannot be used, or refuses what it is given."""
+
+
 class SettingsError(LinguarecError):
     """One or more settings have invalid values; all of them are named at once."""
 

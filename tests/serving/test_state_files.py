@@ -248,6 +248,34 @@ def test_a_file_that_is_locked_is_refused_and_can_be_used_afterwards(file: Path,
     store.close()
 
 
+@pytest.mark.parametrize("attempt", range(5))
+def test_processes_that_start_together_make_one_state(tmp_path: Path, attempt: int) -> None:
+    """As the workers of a service do: create it, switch it to a log, write, and be the last to close it."""
+    context = multiprocessing.get_context("fork")
+    together, answers = context.Barrier(5), context.SimpleQueue()
+
+    def work(number: int) -> None:
+        together.wait()
+        try:
+            for turn in range(2):
+                store = Store.open(str(tmp_path / "state.db"), "run")
+                store.change_items([ItemChange(f"{number}-{turn}", {})])
+                store.close()
+            answers.put("written")
+        except LinguarecError as error:
+            answers.put(str(error))
+
+    processes = [context.Process(target=work, args=(number,)) for number in range(5)]
+    for process in processes:
+        process.start()
+    assert [answers.get() for _ in processes] == ["written"] * 5
+    for process in processes:
+        process.join()
+    store = Store.open(str(tmp_path / "state.db"), "run")
+    assert store.counts()["items"] == store.last_sequence() == 10
+    store.close()
+
+
 # -- rights ---------------------------------------------------------------------------------------------------------------
 
 

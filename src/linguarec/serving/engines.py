@@ -210,22 +210,26 @@ def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction; one that will write waits for its turn here.
-
-    It looks for it every two milliseconds: SQLite's own waiting looks ever more rarely, and another process that writes all the
-    time would come first for seconds.
-    """
+    """Begin a transaction; one that will write waits for its turn here."""
     database: Any = connection.connection.driver_connection
-    if not connection.get_execution_options().get("writes"):
+    if connection.get_execution_options().get("writes"):
+        _patiently(database, "BEGIN IMMEDIATE")
+    else:
         database.execute("BEGIN")
-        return
+
+
+def _patiently(database: sqlite3.Connection, statement: str) -> list[Any]:
+    """Execute a statement that needs a lock; try again every two milliseconds while the file is locked.
+
+    SQLite's own waiting looks ever more rarely, so that another process that writes all the time comes first for seconds; and
+    two processes that wait for each other it refuses at once.
+    """
     until = time.monotonic() + PATIENCE
     database.execute("PRAGMA busy_timeout = 0")
     try:
         while True:
             try:
-                database.execute("BEGIN IMMEDIATE")
-                return
+                return database.execute(statement).fetchall()
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
@@ -247,7 +251,7 @@ def _create_or_check_file(path: Path, engine: Engine, name: str, run: str) -> st
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
         made_for = create_or_check(connection, name, run)
     with contextlib.closing(_connect(path)) as plain:
-        [(mode,)] = plain.execute("PRAGMA journal_mode = WAL").fetchall()
+        [(mode,)] = _patiently(plain, "PRAGMA journal_mode = WAL")
     if mode != "wal":
         raise StateUnavailableError(
             f"The state {name} is on a file system without shared memory (of a network?), which SQLite's write-ahead log "

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from linguarec.errors import LinguarecError
+from linguarec.errors import StateError
 from linguarec.screen import visible
 
 
-class KeyReusedError(LinguarecError):
+class KeyReusedError(StateError):
     """An idempotency key was used before, for other content; nothing was written."""
 
 
-class StateUnavailableError(LinguarecError):
+class StateUnavailableError(StateError):
     """The state cannot be read or written at present (locked, read-only, server stopped); it can once the cause is gone."""
 
 
@@ -27,7 +27,7 @@ class StateFullError(StateUnavailableError):
     """There is no space left for the state; what was acknowledged before is kept."""
 
 
-class StateBrokenError(LinguarecError):
+class StateBrokenError(StateError):
     """The state is damaged, of another program or of another schema version; it was not changed."""
 
 
@@ -91,7 +91,7 @@ def translated(name: str) -> Iterator[None]:
         raise StateUnavailableError(f"The state {name} cannot be used: {visible(str(error))}.") from error
 
 
-def translation(error: BaseException, name: str) -> LinguarecError:
+def translation(error: BaseException, name: str) -> StateError:
     """The error of this module that stands for one of a database driver."""
     said = visible(" ".join(str(error).split()))
     if isinstance(error, sqlite3.Error):
@@ -109,11 +109,11 @@ def translation(error: BaseException, name: str) -> LinguarecError:
     return _error(kind, name, said)
 
 
-def translation_of(code: int, name: str, said: str) -> LinguarecError:
+def translation_of(code: int, name: str, said: str) -> StateError:
     """The error that stands for a result code of SQLite."""
     return _error(_SQLITE[code], name, visible(said))
 
 
-def _error(kind: tuple[type[LinguarecError], str, str], name: str, said: str) -> LinguarecError:
+def _error(kind: tuple[type[StateError], str, str], name: str, said: str) -> StateError:
     error_class, found, mend = kind
     return error_class(f"The state {name} {found} ({said}). To mend it: {mend}.")
