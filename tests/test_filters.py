@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linguarec.catalogue import Catalogue
-from linguarec.columns import number_of
+from linguarec.columns import NumberColumn, number_of
 from linguarec.errors import CheckpointMismatchError, DataFormatError, FilterError, LinguarecError
 from linguarec.filters import DEEPEST, LONGEST, Filter
 
@@ -224,6 +224,22 @@ def test_texts_that_are_numbers(text: str, number: float) -> None:
 )
 def test_texts_that_are_no_numbers(text: str) -> None:
     assert number_of(text) is None
+
+
+@given(
+    st.lists(
+        st.from_regex(r" ?[+-]?(0|[1-9][0-9]{0,14})?[.]?[0-9]{0,4}([eE]-?[0-9]{1,2})? ?|nan", fullmatch=True)
+        | st.none()
+    )
+)
+def test_a_column_holds_the_numbers_of_its_texts(texts: list[str | None]) -> None:
+    expected = [number_of(text) for text in texts]
+    column = pa.array(texts, pa.string())
+    if None in expected:
+        with pytest.raises(ValueError, match="is no number"):
+            NumberColumn.of(column)
+    else:
+        np.testing.assert_array_equal(NumberColumn.of(column).values, np.array(expected, dtype=np.float64))
 
 
 @pytest.mark.parametrize("text", [None, "", "  ", "nan", "NaN"])

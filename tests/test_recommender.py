@@ -127,6 +127,24 @@ def test_recommends_the_best_scored_items(name, dataset):
     assert ids(recommender.recommend(HISTORIES, k=7)) == [oracle(recommender, history, 7) for history in HISTORIES]
 
 
+@pytest.mark.parametrize("name", VECTOR_MODELS)
+def test_a_share_is_what_is_lost_without_the_item(name, dataset):
+    recommender = make(name, dataset)
+    history = ["i9", "i3", "i7", "i1", "i7", "i4", "i5"]  # of which six are read
+
+    def scores(*ids):
+        return {best.raw_id: best.score for best in recommender.recommend(list(ids), k=NUM_ITEMS, exclude_seen=False)}
+
+    whole = scores(*history)
+    without = {"i7": scores("i3", "i1", "i4", "i5"), "i5": scores("i3", "i7", "i1", "i7", "i4")}
+    for best in recommender.recommend(history, k=3, explain=True):
+        shares = {reason.raw_id: reason.share for reason in best.reasons}
+        assert set(shares) == {"i3", "i7", "i1", "i4", "i5"}
+        for raw_id, left in without.items():
+            assert shares[raw_id] == pytest.approx(whole[best.raw_id] - left[best.raw_id], abs=1e-4)
+        assert best.parts == {name: pytest.approx(best.score, abs=1e-4)}
+
+
 def test_seen_items_only_on_request(recommender):
     history = HISTORIES[2]
     assert not set(ids(recommender.recommend([history], k=28))[0]) & set(history)

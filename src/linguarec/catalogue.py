@@ -76,7 +76,7 @@ class _Base:
         if name not in self._columns:
             values = self.stored.column(name)
             try:
-                read = NumberColumn.of(values.to_pylist()) if name in self.numbers else TextColumn.of(values)
+                read = NumberColumn.of(values) if name in self.numbers else TextColumn.of(values)
             except ValueError as error:
                 raise CheckpointMismatchError(
                     f"{self._file}: in the column {name!r}, which holds numbers, {error}. {AGAIN}"
@@ -106,6 +106,7 @@ class Catalogue:
         self.text_rules, self.numbers = base.text_rules, base.numbers
         self.removed = removed  # [N] True = the item is never recommended
         self._base, self._stored, self._added, self._num_added = base, base.stored, added, num_added
+        self._added_columns: dict[str, NumberColumn | TextColumn] = {}
         return self
 
     def __len__(self) -> int:
@@ -187,13 +188,16 @@ class Catalogue:
     def columns(self, name: str) -> list[NumberColumn | TextColumn]:
         """The values of an attribute of all entries, in successive parts: those of the file, and those that were added.
 
-        The first are read once and kept.
+        The first are read once and kept by all catalogues that are derived from this one, the others by this one.
 
         Raises:
             CheckpointMismatchError: a value of an attribute of numbers is none.
         """
-        later = [row[name] for row in self._added.rows[: self._num_added]]
-        added = NumberColumn.of(later) if name in self.numbers else TextColumn.of(pa.array(later, pa.string()))
+        added = self._added_columns.get(name)
+        if added is None:
+            later = pa.array([row[name] for row in self._added.rows[: self._num_added]], pa.string())
+            added = NumberColumn.of(later) if name in self.numbers else TextColumn.of(later)
+            self._added_columns[name] = added
         return [self._base.column(name), added]
 
     def attributes_of(self, entries: IntArray) -> list[dict[str, str | float | None]]:

@@ -65,19 +65,19 @@ class NumberColumn:
     values: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, texts: list[str | None]) -> "NumberColumn":
-        """The column of these texts.
+    def of(cls, texts: pa.StringArray) -> "NumberColumn":
+        """The column of these texts; `number_of` of each, at once.
 
         Raises:
             ValueError: one is no number; it is named.
         """
-        values = np.empty(len(texts))
-        for place, text in enumerate(texts):
-            number = number_of(text)
-            if number is None:
-                raise ValueError(f"{text!r} is no number")
-            values[place] = number
-        return cls(values)
+        values = pc.utf8_trim_whitespace(texts)
+        missing = pc.fill_null(pc.match_substring_regex(values, f"^{_MISSING}$"), True)
+        wrong = pc.invert(pc.or_(missing, pc.fill_null(pc.match_substring_regex(values, f"^{_NUMBER}$"), False)))
+        if (first := pc.index(wrong, True).as_py()) >= 0:
+            raise ValueError(f"{texts[first].as_py()!r} is no number")
+        numbers = pc.cast(pc.utf8_ltrim(pc.if_else(missing, None, values), "+"), pa.float64())
+        return cls(pc.fill_null(numbers, float("nan")).to_numpy(zero_copy_only=False))
 
     @property
     def present(self) -> Mask:

@@ -47,7 +47,7 @@ _COMPARED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     ">=": (operator.ge, "greater_equal"),
 }
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_FOREIGN = {"=": "==", "&": "and", "|": "or", "!": "not", "~": "not", "<>": "!="}
+_FOREIGN = {"=": "==", "&": "and", "|": "or", "!": "not", "~": "not"}
 
 
 class _Token(NamedTuple):

@@ -1,6 +1,7 @@
 """Answers of the API against those of the library."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from starlette.testclient import TestClient
 
 from linguarec.recommender import Recommender
 from linguarec.serving.live import Live
+from linguarec.serving.schemas import RecommendRequest
+from linguarec.serving.state_errors import StateUnavailableError
 
 
 def pairs(listed: list[dict]) -> list[tuple[str, float]]:
@@ -74,6 +77,14 @@ def test_explained_recommendations_are_those_of_the_library(
             assert shares == {each.raw_id: pytest.approx(each.share, abs=1e-4) for each in one.reasons or ()}
             assert shown["parts"] == pytest.approx(one.parts, abs=1e-4)
             assert sum(shown["parts"].values()) == pytest.approx(shown["score"], abs=1e-4)
+
+
+def test_few_items_are_explained_at_once(api: TestClient, shop: Shop):
+    body = {"histories": [shop.ids[:1]] * 3, "k": 1_000}
+    assert api.post("/v1/recommend", json=body).status_code == 200
+    refused = api.post("/v1/recommend", json={**body, "explain": True})
+    assert (refused.status_code, refused.json()["field"]) == (422, "explain")
+    assert refused.json()["detail"].startswith("explain is asked for 3,000 items; this service explains 2,000")
 
 
 def test_unknown_ids_are_left_out_and_named(api: TestClient, shop: Shop, recommender: Recommender):
@@ -321,3 +332,39 @@ def test_metrics_count_requests_batches_and_errors(api: TestClient, shop: Shop):
         'linguarec_request_seconds_count{route="/v1/items"} 1.0',
     ):
         assert line in text, text
+
+
+def test_while_the_state_is_locked_histories_are_answered_and_changes_wait_their_turn(
+    api: TestClient, shop: Shop, tmp_path: Path
+):
+    """Another process holds the lock of the file: 503 with Retry-After, and afterwards all goes on."""
+    body = {"histories": [shop.ids[:3]], "k": 3}
+    before = api.post("/v1/recommend", json=body).json()
+    change = {"items": [{"raw_id": "new", "title": "Walnut cake stand"}]}
+    other = sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for call in (
+        lambda: api.put("/v1/items", json=change),
+        lambda: api.post("/v1/events", json={"events": [{"user": "u", "raw_id": shop.ids[0]}]}),
+    ):
+        answer = call()
+        assert answer.status_code == 503 and answer.json()["type"] == "urn:linguarec:no-state"
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert api.post("/v1/recommend", json=body).json() == before
+    assert api.get("/v1/items/new").status_code == 404
+    other.execute("ROLLBACK")
+    other.close()
+    assert api.put("/v1/items", json=change).json()["upserted"] == 1
+    assert api.get("/v1/items/new").json()["title"] == "Walnut cake stand"
+
+
+def test_without_the_state_users_are_refused_and_histories_answered_in_the_same_batch(
+    live: Live, shop: Shop, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: object) -> None:
+        raise StateUnavailableError("The state cannot be reached at present.")
+
+    monkeypatch.setattr(live.store, "histories", fail)
+    asked = [RecommendRequest(users=["u"]), RecommendRequest(histories=[shop.ids[:3]]), RecommendRequest(users=["v"])]
+    found = live.recommend(asked, 100)
+    assert [isinstance(one, StateUnavailableError) for one in found] == [True, False, True]

@@ -18,7 +18,9 @@ import pytest
 from service import Service, Shop, wait_until
 
 from linguarec.client import Client, ServiceError
-from linguarec.recommender import Recommender
+from linguarec.commands.serve import serve
+from linguarec.errors import LinguarecError
+from linguarec.serving.settings import Limits
 
 WIDTH = 384
 SECONDS = 2  # that headers, bodies and readers may take
@@ -198,6 +200,12 @@ def test_a_stop_ends_what_runs_and_refuses_what_comes(shop: Shop, tmp_path: Path
 def test_sighup_opens_the_run_anew_and_a_broken_run_is_not_served(shop: Shop, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(shop.run, run)
+
+    def files() -> dict[Path, tuple[int, int]]:
+        found = {file: file.stat() for file in run.rglob("*") if file.name != "model.safetensors"}
+        return {file: (stat.st_mtime_ns, stat.st_size) for file, stat in found.items()}
+
+    as_it_was = files()
     with Service(run, tmp_path / "state.sqlite") as service:
         with Client(f"http://{service.host}:{service.port}") as client:
             client.upsert([{"raw_id": "new", "title": "Walnut cake stand"}])
@@ -212,6 +220,7 @@ def test_sighup_opens_the_run_anew_and_a_broken_run_is_not_served(shop: Shop, tm
             wait_until(lambda: client.model()["loaded"] > before)
             assert client.item("new")["title"] == "Walnut cake stand"
         assert service.stop() == 0
+    assert files() == as_it_was  # the service never writes to the run
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
@@ -257,7 +266,7 @@ def test_what_was_acknowledged_survives_kills_and_nothing_is_there_twice(shop: S
     rng = random.Random(5)
     with Service(shop.run, tmp_path / "state.sqlite") as service:
         writers: list[Writer] = []
-        for round_ in range(4):
+        for round_ in range(3):
             started = [Writer(service, f"w{round_}{name}") for name in "ab"]
             for writer in started:
                 writer.start()
@@ -287,7 +296,7 @@ def test_what_was_acknowledged_survives_kills_and_nothing_is_there_twice(shop: S
     store = Store.open(str(tmp_path / "state.sqlite"), "any")
     for writer in writers:
         assert store.history(writer.prefix, 100_000) == writer.events
-    assert len(writers) == 8 and sum(len(writer.events) for writer in writers) > 30
+    assert len(writers) == 6 and sum(len(writer.events) for writer in writers) > 20
     store.close()
 
 
@@ -325,37 +334,25 @@ def test_workers_share_what_changes_and_what_is_served(shop: Shop, tmp_path: Pat
         assert service.stop() == 0
 
 
-def test_a_run_that_cannot_be_served_is_said_at_once(shop: Shop, tmp_path: Path):
-    import subprocess
-    import sys
-
+def test_what_cannot_be_served_is_said_at_once(shop: Shop, tmp_path: Path):
     (tmp_path / "tokens").write_text("short")
-    blocker = socket.create_server(("127.0.0.1", 0))
-    for flags, message in (
-        ([str(tmp_path / "nix")], "nix"),
-        ([str(shop.run), "--token-file", str(tmp_path / "tokens")], "at least 16 characters"),
-        ([str(shop.run), "--port", str(blocker.getsockname()[1])], "choose another --port"),
-        ([str(shop.run), "--workers", "0"], "--workers is 0"),
-        ([str(shop.run), "--state", str(tmp_path / "no" / "folder.sqlite")], "folder"),
-    ):
-        words = [sys.executable, "-m", "linguarec.cli", "serve", *flags]
-        if "--state" not in flags:
-            words += ["--state", str(tmp_path / "state.sqlite")]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 2 and message in done.stderr, (flags, done.stderr)
-        assert "Traceback" not in done.stderr
-    blocker.close()
-
-
-def test_the_run_is_never_written_to(shop: Shop, tmp_path: Path):
-    run = tmp_path / "run"
-    shutil.copytree(shop.run, run)
-    before = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in run.rglob("*")}
-    with Service(run, tmp_path / "state.sqlite") as service, Client(f"http://{service.host}:{service.port}") as client:
-        client.upsert([{"raw_id": "new", "title": "Walnut cake stand"}])
-        client.add_events([{"user": "u", "raw_id": "new"}])
-        client.reload()
-        assert client.recommend_for_user("u")["recommendations"][0]
-        assert service.stop() == 0
-    assert {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in run.rglob("*")} == before
-    assert Recommender.load(run).catalogue.find(["new"])[0] == -1
+    with socket.create_server(("127.0.0.1", 0)) as blocker:
+        cases: list[tuple[Path, dict[str, Any], str]] = [
+            (tmp_path / "nix", {}, "nix"),
+            (shop.run, {"token_file": tmp_path / "tokens"}, "at least 16 characters"),
+            (shop.run, {"token_file": tmp_path / "nix"}, "cannot be read"),
+            (shop.run, {"port": blocker.getsockname()[1]}, "choose another --port"),
+            (shop.run, {"port": 65_536}, "--port is 65536"),
+            (shop.run, {"host": "256.1.1.1"}, "cannot be listened on"),
+            (shop.run, {"workers": 0, "batch_size": 0}, "--workers is 0.*\n--batch-size is 0"),
+            (shop.run, {"batch_window_ms": -1.0}, "--batch-window-ms is -1"),
+            (shop.run, {"grace_seconds": -1.0}, "--grace-seconds is -1"),
+            (shop.run, {"protect_reads": True}, "--protect-reads needs --token-file"),
+            (shop.run, {"state": str(tmp_path / "no" / "folder.sqlite")}, "folder"),
+            (shop.run, {"users": tmp_path / "nix"}, "nix"),
+        ]
+        for run, settings, message in cases:
+            with pytest.raises(LinguarecError, match=message):
+                serve(run, **{"port": 0, "state": str(tmp_path / "state.sqlite"), **settings})
+    with pytest.raises(ValueError, match=r"limits.seconds is 0; it must be above 0"):
+        Limits(seconds=0)

@@ -55,16 +55,14 @@ def serve(
     try:
         import fastapi  # noqa: F401
         import httptools  # noqa: F401
+        import orjson  # noqa: F401
         import prometheus_client  # noqa: F401
         import sqlalchemy  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise SettingsError([f"serving needs {error.name}: pip install 'linguarec[serve]'"]) from error
-    from linguarec.runs.tables import plain_console
-    from linguarec.serving.live import Live
-    from linguarec.serving.logs import log_as_json
-    from linguarec.serving.server import bound, run_workers
-    from linguarec.serving.server import run as run_server
+    from linguarec.serving.guard import Tokens
+    from linguarec.serving.listening import bound
     from linguarec.serving.settings import LOOPBACK, Limits, ServiceSettings
 
     problems = []
@@ -76,6 +74,8 @@ def serve(
         problems.append(f"--batch-size is {batch_size}; expected at least 1")
     if not 0 <= batch_window_ms <= 1_000:
         problems.append(f"--batch-window-ms is {batch_window_ms}; expected 0 to 1000")
+    if not 0 <= grace_seconds <= 3_600:
+        problems.append(f"--grace-seconds is {grace_seconds}; expected 0 to 3600")
     if protect_reads and token_file is None:
         problems.append("--protect-reads needs --token-file")
     if problems:
@@ -99,17 +99,25 @@ def serve(
         limits=Limits() if limits is None else limits,
     )
     result = {"run": str(run), "state": settings.state.rpartition("@")[2]}
-    live = Live.open(run, settings.state, users) if workers == 1 else None
-    listening = bound(host, port)
-    address = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listening.getsockname()[1])
-    plain_console().print(f"{run} is served at {address} (Ctrl+C ends it)", soft_wrap=True)
-    if not settings.writes:
-        plain_console().print(
-            "Changes are refused: other machines can reach this address, and there is no --token-file."
-        )
-    log_as_json()
-    if live is None:
-        run_workers(settings, workers, listening)
-    else:
-        run_server(settings, live, listening)
+    if token_file is not None:
+        Tokens(token_file)
+    with bound(host, port) as listening:
+        # What is heavy is loaded once the settings are known to be good.
+        from linguarec.runs.tables import plain_console
+        from linguarec.serving.live import Live
+        from linguarec.serving.logs import log_as_json
+        from linguarec.serving.server import run as run_server
+        from linguarec.serving.server import run_workers
+
+        live = Live.open(run, settings.state, users) if workers == 1 else None
+        address = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listening.getsockname()[1])
+        console = plain_console()
+        console.print(f"{run} is served at {address} (Ctrl+C ends it)", soft_wrap=True)
+        if not settings.writes:
+            console.print("Changes are refused: other machines can reach this address, and there is no --token-file.")
+        log_as_json()
+        if live is None:
+            run_workers(settings, workers, listening)
+        else:
+            run_server(settings, live, listening)
     return result

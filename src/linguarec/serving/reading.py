@@ -38,6 +38,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 router = APIRouter(route_class=JsonRoute, responses=PROBLEMS)
 _LISTED_LEFT_OUT = 100
+_MOST_EXPLAINED = 2_000  # each is scored once for each item of its history
 
 
 @router.post("/v1/recommend", response_model=RecommendAnswer, summary="Recommend items for histories or users")
@@ -205,6 +206,14 @@ def check_size(body: RecommendRequest, limits: Limits) -> None:
     )
     _check_count("k", body.k, limits.k, "Ask for fewer.")
     _check_count("within", len(body.within or ()), limits.history_length, "Use filters for many candidates.")
+    if body.explain and body.asked * body.k > _MOST_EXPLAINED:
+        raise Problem(
+            422,
+            "too-many",
+            f"explain is asked for {body.asked * body.k:,} items; this service explains {_MOST_EXPLAINED:,} in one call.",
+            "explain",
+            "Ask for fewer histories, or a smaller k.",
+        )
     for number, history in enumerate(body.histories or ()):
         if len(history) > limits.history_length:
             mend = "Send the last ones: the model reads no more than its last items."

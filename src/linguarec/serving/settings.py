@@ -30,6 +30,11 @@ class Limits:
     connections: int = 10_000
     waiting: int = 1_024
 
+    def __post_init__(self) -> None:
+        wrong = [f"limits.{name} is {value}; it must be above 0" for name, value in vars(self).items() if not value > 0]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
     @property
     def body_bytes(self) -> int:
         """Bytes of a body."""
