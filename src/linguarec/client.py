@@ -18,7 +18,10 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 from urllib.parse import quote
 
-import httpx
+try:
+    import httpx
+except ImportError as missing:
+    raise ImportError("linguarec.client needs httpx: pip install 'linguarec[serve]'") from missing
 
 from linguarec.client_types import (
     EventsAnswer,

@@ -47,7 +47,7 @@ def test_what_waits_is_answered_together_and_each_gets_its_own_answer():
     assert [one for one in found if isinstance(one, int)] == [number**2 for number in range(1, 21) if number != 13]
 
 
-def test_requests_within_the_window_are_one_batch():
+def test_requests_within_the_window_are_one_batch_and_who_asks_alone_does_not_wait():
     batches: list[int] = []
 
     def answer(asked: Any) -> list[int]:
@@ -56,13 +56,26 @@ def test_requests_within_the_window_are_one_batch():
 
     async def run() -> None:
         batcher: Batcher[int, int] = Batcher(answer, window=0.2)
-        first = asyncio.create_task(batcher.ask(1))
-        await asyncio.sleep(0.01)
-        await asyncio.gather(first, batcher.ask(2), batcher.ask(3))
+
+        async def ask_one_after_the_other() -> None:
+            first = asyncio.create_task(batcher.ask(1))
+            await asyncio.sleep(0.01)
+            await asyncio.gather(first, batcher.ask(2), batcher.ask(3))
+
+        await batcher.ask(1)
+        await ask_one_after_the_other()
+        assert batches[:2] == [1, 1] and sum(batches) == 4
+        await asyncio.gather(*map(batcher.ask, range(4)))  # now several ask
+        batches.clear()
+        await ask_one_after_the_other()
+        assert batches == [3]
+        started = asyncio.get_running_loop().time()
+        await batcher.ask(1)
+        await batcher.ask(1)
+        assert asyncio.get_running_loop().time() - started < 0.39  # the second one did not wait
         await batcher.close()
 
     asyncio.run(run())
-    assert batches == [3]
 
 
 def test_a_large_request_is_a_batch_of_its_own_and_too_many_are_refused():

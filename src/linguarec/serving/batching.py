@@ -15,8 +15,9 @@ Answer = TypeVar("Answer")
 class Batcher(Generic[Asked, Answer]):
     """Gathers requests of an event loop, and has them answered in batches by a thread of its own, one batch at a time.
 
-    What arrives while a batch is answered forms the next one; a request that finds the thread idle waits for `window`
-    seconds. A request counts as `size` says, so that a large one does not make the others wait in its batch.
+    What arrives while a batch is answered forms the next one. A request that finds the thread idle waits for `window` seconds
+    if the last batch had several requests; a client that asks alone never waits. A request counts as `size` says, so that a
+    large one does not make the others wait in its batch.
 
     Args:
         answer: gives the answer of each request of a batch, or the exception that stands for it.
@@ -41,6 +42,7 @@ class Batcher(Generic[Asked, Answer]):
         self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
         self._thread = ThreadPoolExecutor(1, "batch")
         self._task: asyncio.Task[None] | None = None
+        self._last = 1  # requests of the last batch
 
     async def ask(self, asked: Asked) -> Answer:
         """The answer of one request.
@@ -72,11 +74,12 @@ class Batcher(Generic[Asked, Answer]):
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._window and len(self._waiting) < self._largest:
+        if self._window and self._last > 1 and len(self._waiting) < self._largest:
             await asyncio.sleep(self._window)
         while self._waiting:
             batch = self._take()
-            self._seen(len(batch))
+            self._last = len(batch)
+            self._seen(self._last)
             try:
                 answers = await loop.run_in_executor(self._thread, self._answer, [asked for asked, _ in batch])
             except Exception as error:  # noqa: BLE001 - each request of the batch gets it
