@@ -207,7 +207,8 @@ def _named_runs(folders: Sequence[AnyPath], taken: Sequence[str]) -> dict[str, l
         runs = [run.parent if run.name == SETTINGS_FILE else run for run in runs]
         if not runs:
             problems.append(f"--runs {folder}: it is no run folder and holds none (no {SETTINGS_FILE} there)")
-        name = folder.name if folder.name not in (*taken, *found) else str(folder)
+        name = f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed") else folder.name
+        name = name if name not in (*taken, *found) else str(folder)
         if name in found:
             problems.append(f"--runs {folder} is named twice")
         found[name] = runs
