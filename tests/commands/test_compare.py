@@ -127,6 +127,11 @@ def test_new_items_are_compared_among_models_that_can_rank_them(with_new_items, 
 def test_a_folder_without_the_split_of_new_items_is_refused(dataset, tmp_path):
     with pytest.raises(DataFormatError, match="has no split 'held-out-items'"):
         compare(dataset.path, ["ease"], tmp_path / "out", new_items=True)
+    np.save(dataset.path / "splits" / "held-out-items.npy", np.zeros_like(dataset.roles()))
+    with pytest.raises(SettingsError, match=r"no item of .* is held out"):
+        compare(dataset.path, ["ease"], tmp_path / "out", new_items=True)
+    with pytest.raises(SettingsError, match="--split held-out-items compares on new items already"):
+        compare(dataset.path, ["ease"], tmp_path / "out", new_items=True, split="held-out-items")
     assert not (tmp_path / "out").exists()
 
 
@@ -159,6 +164,9 @@ def test_runs_that_cannot_be_rows_are_refused(with_new_items, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match=r"--runs .*empty: it is no run folder and holds none"):
         compare(with_new_items.path, ["ease"], tmp_path / "out", runs=[tmp_path / "empty"])
+    finetune("textknn", with_new_items.path, tmp_path / "new", split="held-out-items")
+    with pytest.raises(SettingsError, match="was trained on the split held-out-items of these data, and leave-one-out"):
+        compare(with_new_items.path, ["ease"], tmp_path / "out", runs=[tmp_path / "new"])
     np.save(with_new_items.path / "splits" / "mine.npy", with_new_items.roles())
     run = tmp_path / "mine"
     finetune("ease", with_new_items.path, run, split="mine")

@@ -148,6 +148,8 @@ def test_evaluation(run: Run, trained: None) -> None:
     run("linguarec quantize data/other --features all-MiniLM-L6-v2")
     for line in commands_of("docs/evaluation.md"):
         data = "data/games" if "--zero-shot" in line else "data/other"
+        # All models take minutes: tests/commands/test_compare.py has a small shop for them.
+        line = line.replace("--models all", "--models zesrec").replace("runs/unisrec-pretrained", "RUN")
         run(re.sub(r"\bDIR\b", "DIR-compared", re.sub(r"\bDATA\b", data, line)))
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases

@@ -163,12 +163,10 @@ def compare(
     numbers = range(first_seed, first_seed + seeds)
     left_out: dict[str, str] = {}
     plans = [_Trainings(dataset, split, output / "runs", families, settings, own, numbers)]
-    _check_runs(rows, dataset, [split, NEW_ITEMS])
-    has_split = split != NEW_ITEMS and (data / "splits" / f"{NEW_ITEMS}.npy").exists()
-    if new_items or (ALL in named and has_split):
-        dataset.roles(NEW_ITEMS)  # refuses a folder without this split
+    if _with_new_items(dataset, split, new_items, ALL in named):
         ranking_new = {name: family for name, family in families.items() if family.ranks_new}
         plans.append(replace(plans[0], split=NEW_ITEMS, folder=output / "runs-new-items", families=ranking_new))
+    _check_runs(rows, dataset, [plan.split for plan in plans])
     for plan in plans:  # refuses bad settings of all models before the first one is trained
         _check_plans(plan, asked, left_out)
     _tell(plans)
@@ -209,7 +207,8 @@ def _named_runs(folders: Sequence[AnyPath], taken: Sequence[str]) -> dict[str, l
         runs = [run.parent if run.name == SETTINGS_FILE else run for run in runs]
         if not runs:
             problems.append(f"--runs {folder}: it is no run folder and holds none (no {SETTINGS_FILE} there)")
-        name = folder.name if folder.name not in (*taken, *found) else str(folder)
+        name = f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed") else folder.name
+        name = name if name not in (*taken, *found) else str(folder)
         if name in found:
             problems.append(f"--runs {folder} is named twice")
         found[name] = runs
@@ -249,6 +248,28 @@ def _options_of(family: "Family", given: Mapping[str, Any]) -> dict[str, Any]:
 
     known = option_types(family.finetuning.options)
     return {flag: value for flag, value in given.items() if flag in known}
+
+
+def _with_new_items(dataset: "PreparedDataset", split: str, asked: bool, every_model: bool) -> bool:
+    """Whether to compare on held-out items, too: if that is asked for, or with all models if the folder has such targets.
+
+    Raises:
+        DataFormatError: it is asked for, and the folder does not have the split.
+        SettingsError: it is asked for, and the split has no targets, or is the one that is compared anyway.
+    """
+    from linguarec.data.splits import ROLE_OF_PART
+
+    if asked and split == NEW_ITEMS:
+        raise SettingsError([f"--new-items: --split {NEW_ITEMS} compares on new items already; leave one of them out"])
+    has_split = (dataset.path / "splits" / f"{NEW_ITEMS}.npy").exists()
+    if not asked and (not every_model or split == NEW_ITEMS or not has_split):
+        return False
+    found = bool((dataset.roles(NEW_ITEMS) == ROLE_OF_PART["test"]).any())
+    if asked and not found:
+        raise SettingsError(
+            [f"--new-items: no item of {dataset.path} is held out; prepare it again with --held-out-share 0.1"]
+        )
+    return found
 
 
 def _check_runs(rows: Mapping[str, Sequence[Path]], dataset: "PreparedDataset", splits: Sequence[str]) -> None:
