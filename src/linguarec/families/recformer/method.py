@@ -33,6 +33,7 @@ from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import LeftOut, left_out, log_left_out
+from linguarec.ranges import Between
 from linguarec.sources.inputs import TokenInputs
 from linguarec.sources.tokens import TokenSource, fitting_tokens, warn_of_other_sentences
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
@@ -238,6 +239,7 @@ RECFORMER = Family(
     finetuning=Task(RecformerOptions, plan_finetuning),
     pretraining=Task(RecformerOptions, plan_pretraining),
     encoders={},
+    ranges={"learning_rate": Between(1e-5, 2e-4, log=True)},
     training={
         "learning_rate": 5e-5,
         "targets_per_step": 128,
