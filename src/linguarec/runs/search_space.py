@@ -20,7 +20,7 @@ MODEL, TRAINING = "model", "training"
 
 @dataclass(frozen=True)
 class Searched:
-    """A searched setting: its flag without dashes (`model.temperature`), its range, and the value that it has unless searched."""
+    """A searched setting: its flag without dashes (`model.temperature`), its range, and its value where it is not searched."""
 
     flag: str
     range: Range
@@ -164,9 +164,7 @@ def _fixed_by(start: Start | None, group: str, settings: Any) -> set[str]:
     return set() if start is None or group in ("", TRAINING) else set(sizes_of_weights(settings))
 
 
-def _own_range(
-    flag: str, text: str, base: TrainingArguments, groups: Mapping[str, Any], start: Start | None
-) -> Range:
+def _own_range(flag: str, text: str, base: TrainingArguments, groups: Mapping[str, Any], start: Start | None) -> Range:
     """The range that the user wrote for a setting, with values of its type.
 
     Raises:

@@ -31,9 +31,9 @@ from linguarec.families.recformer.stages import RunParts, TokenPreTraining, two_
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import Between
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import LeftOut, left_out, log_left_out
-from linguarec.ranges import Between
 from linguarec.sources.inputs import TokenInputs
 from linguarec.sources.tokens import TokenSource, fitting_tokens, warn_of_other_sentences
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
