@@ -76,13 +76,13 @@ def _rate(speed: float, unit: str) -> str:
 @contextmanager
 def _messages_above(bar: "Progress") -> Iterator[None]:
     """While a bar is drawn, messages that are logged to standard error stand above it instead of in it."""
+    replaced = None if bar.disable else getattr(sys.stderr, "rich_proxied_file", None)  # by rich, meanwhile
     handlers = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
-    before = {each: each.stream for each in handlers}
-    if not bar.disable:
-        for each in handlers:
-            each.setStream(sys.stderr)  # which rich has replaced meanwhile
+    moved = [each for each in handlers if replaced is not None and each.stream is replaced]
+    for each in moved:
+        each.setStream(sys.stderr)
     try:
         yield
     finally:
-        for each, stream in before.items():
-            each.setStream(stream)
+        for each in moved:
+            each.setStream(replaced)

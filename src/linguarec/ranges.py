@@ -37,7 +37,7 @@ class Between:
             raise ValueError(f"{self} is by logarithm, so it must begin above 0")
 
     def __str__(self) -> str:
-        return f"{self.low:g}:{self.high:g}{':log' if self.log else ''}"
+        return f"{self.low!r}:{self.high!r}{':log' if self.log else ''}"
 
     @property
     def whole(self) -> bool:
@@ -70,7 +70,7 @@ class Choice:
             raise ValueError(f"{self} needs two different values or more, each once")
 
     def __str__(self) -> str:
-        return "|".join(f"{value:g}" if isinstance(value, float) else str(value) for value in self.values)
+        return "|".join(_text(value) for value in self.values)
 
     @property
     def ends(self) -> tuple[Value, ...]:
@@ -143,6 +143,12 @@ def range_of_text(text: str) -> Range:
     if isinstance(first, float) or isinstance(last, float):
         first, last = float(first), float(last)
     return Between(first, last, scale == "log")
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _is_number(value: Value) -> bool:

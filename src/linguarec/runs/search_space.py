@@ -154,7 +154,7 @@ def _declared(
 ) -> dict[str, Range]:
     found: dict[str, Range] = {}
     for group, settings in groups.items():
-        own = ranges_of(settings) | (family.ranges if group == TRAINING else {})
+        own = {**ranges_of(settings), **(family.ranges if group == TRAINING else {})}
         without = _set_by_user(group, base) | _fixed_by(start, group, settings)
         found |= {f"{group}.{name}".lstrip("."): each for name, each in own.items() if name not in without}
     return found
