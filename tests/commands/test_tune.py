@@ -219,7 +219,7 @@ def test_processes_without_a_common_folder_share_a_database(dataset: PreparedDat
     except NoPostgres as reason:
         pytest.skip(str(reason))
     try:
-        url = server.url("tuning")
+        url = server.schema("tuning")
         first = tune("textknn", dataset.path, tmp_path / "first", trials=2, study=url)
         second = tune("textknn", dataset.path, tmp_path / "second", trials=4, study=url)
         assert found_by(second)[:2] == found_by(first) and len(second.trials) == 4
@@ -230,7 +230,7 @@ def test_processes_without_a_common_folder_share_a_database(dataset: PreparedDat
         files = [each for each in tmp_path.rglob("*") if each.is_file() and dataset.path not in each.parents]
         assert [each for each in files if PASSWORD.encode() in each.read_bytes()] == []
         with pytest.raises(SettingsError) as caught:
-            tune("textknn", dataset.path, tmp_path / "none", study=url.replace("/tuning", "/absent"))
+            tune("textknn", dataset.path, tmp_path / "none", study=server.url("absent"))
         assert "cannot be opened" in str(caught.value) and PASSWORD not in str(caught.value)
     finally:
         server.__exit__(None, None, None)

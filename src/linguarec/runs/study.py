@@ -255,7 +255,7 @@ def _database(folder: Path, url: str | None) -> sqlalchemy.URL:
 @contextlib.contextmanager
 def _opening(url: sqlalchemy.URL, file: Path | None) -> Iterator[None]:
     """Errors of opening a database as errors that name it, without its password."""
-    name = str(file or url.render_as_string())
+    name = str(file or url.set(drivername=url.get_backend_name()).render_as_string())
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
