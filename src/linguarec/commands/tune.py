@@ -181,7 +181,7 @@ def _open_study(
     from linguarec.errors import DataFormatError
     from linguarec.files import owned, write_json
     from linguarec.runs.settings import RunSettings
-    from linguarec.runs.study import TuningStudy
+    from linguarec.runs.study import TuningStudy, database_of
     from linguarec.stored import read_json
 
     ranges = {f"range of {each.flag}": str(each.range) for each in space.searched}
@@ -205,10 +205,10 @@ def _open_study(
             raise SettingsError(
                 [f"--output {output} exists already and holds no {STUDY_FILE} of a study; choose another folder"]
             )
-        opened = TuningStudy(output, url, settings, space, request.seed, pruning == "median")
+        database = database_of(output, url)
         if not file.exists():
-            write_json(file, settings)
-    return opened
+            write_json(file, settings)  # first, so that a folder with a database always tells of what study it is
+        return TuningStudy(output, database, settings, space, request.seed, pruning == "median")
 
 
 def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path], "Request"]) -> None:

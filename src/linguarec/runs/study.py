@@ -108,31 +108,37 @@ class TuningStudy:
 
     Args:
         folder: of the trials and, without `url`, of the database.
-        url: of the database, for processes that share no folder; None = SQLite in `folder`.
+        database: where the study is; see `database_of`.
         settings: of the study; a database holds one study for each.
         space: what is searched.
         seed: of the draws.
         pruned: whether a trial ends early that is worse than the median of the others after as many epochs.
 
     Raises:
-        SettingsError: the URL is no database that is known here, or it cannot be reached.
+        SettingsError: the database cannot be reached.
         DataFormatError: the file in the folder is no database of Optuna.
     """
 
     def __init__(
-        self, folder: Path, url: str | None, settings: Mapping[str, Any], space: SearchSpace, seed: int, pruned: bool
+        self,
+        folder: Path,
+        database: sqlalchemy.URL,
+        settings: Mapping[str, Any],
+        space: SearchSpace,
+        seed: int,
+        pruned: bool,
     ) -> None:
         self.folder = folder
         self.space = space
-        self.shared = url is not None
+        own = folder / DATABASE
+        self.shared = database.database != str(own)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         pruner: BasePruner = MedianPruner(UNPRUNED_TRIALS, UNPRUNED_EPOCHS) if pruned else NopPruner()
-        parsed = _database(folder, url)
-        with owned(folder / _CLAIM, _PATIENCE), _opening(parsed, None if url else folder / DATABASE):
+        with owned(folder / _CLAIM, _PATIENCE), _opening(database, None if self.shared else own):
             storage = optuna.storages.RDBStorage(
-                parsed.render_as_string(hide_password=False),
-                engine_kwargs={"connect_args": {"timeout": _PATIENCE}} if parsed.drivername == "sqlite" else {},
+                database.render_as_string(hide_password=False),
+                engine_kwargs={"connect_args": {"timeout": _PATIENCE}} if database.drivername == "sqlite" else {},
             )
             self.study = optuna.create_study(
                 storage=storage,
@@ -237,7 +243,12 @@ def _counted(study: optuna.Study, before: int) -> int:
     return sum(each.number < before and each.state != TrialState.FAIL for each in study.get_trials(deepcopy=False))
 
 
-def _database(folder: Path, url: str | None) -> sqlalchemy.URL:
+def database_of(folder: Path, url: str | None) -> sqlalchemy.URL:
+    """Where a study is: the database of the URL, or without one SQLite in its folder.
+
+    Raises:
+        SettingsError: the URL is no address of a database that is known here.
+    """
     if url is None:
         return sqlalchemy.URL.create("sqlite", database=str(folder / DATABASE))
     try:
