@@ -334,7 +334,7 @@ def _tell_trial(study: "TuningStudy", number: int, trials: int, seconds: float) 
         len(study.trials) - study.running(),
         trials,
         state_of(trial) if trial.value is None else f"{METRIC} {trial.value:.4f}",
-        f" after {trial.user_attrs['epochs']} epochs" if "epochs" in trial.user_attrs else "",
+        f" after {epochs} epoch{'s' if epochs > 1 else ''}" if (epochs := trial.user_attrs.get("epochs")) else "",
         "none yet" if best is None else f"{best.value:.4f} (trial {best.number})",
         60 / max(seconds, 1e-3),
         f"{left * seconds / 60:.0f} min" if left * seconds > 90 else f"{left * seconds:.0f} s",
@@ -359,8 +359,8 @@ def _finished(study: "TuningStudy", request: "Request") -> TuneResult:
         raise SettingsError(
             [f"{output}: no trial has ended yet ({study.running()} run in other processes); begin again when one has"]
         )
-    with owned(output / "report", _PATIENCE), owned(run, _PATIENCE):
-        folder = study.folder_of(best.number)
+    folder = study.folder_of(best.number)
+    with owned(output / "report", _PATIENCE), owned(run, _PATIENCE), owned(folder, _PATIENCE):
         if study.is_here(best) and (folder / METRICS_FILE).exists():
             put_in_place(folder, run)
         here = study.is_here(best) and (run / METRICS_FILE).exists()
