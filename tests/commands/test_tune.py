@@ -130,6 +130,20 @@ def test_a_killed_study_ends_like_one_that_was_not(dataset: PreparedDataset, tmp
     assert not (tmp_path / "killed" / "trial-0002").exists()
 
 
+def test_what_a_process_left_that_was_killed_at_the_end_of_a_trial_is_removed(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    result = tune("textknn", dataset.path, study, trials=2)
+    other = study / f"trial-{1 - result.best['number']:04}"
+    (other / "model.safetensors").write_bytes(b"weights")
+    (study / f".{other.name}.lock").write_text("1")
+    (study / f".trial-{result.best['number']:04}.lock").write_text("1")
+    assert tune("textknn", dataset.path, study, trials=2).best == result.best
+    assert {each.name for each in other.iterdir()} == set(KEPT)
+    assert list(study.glob(".*")) == []
+
+
 TOGETHER = """
 import sys, time
 from pathlib import Path

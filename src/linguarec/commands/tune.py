@@ -359,6 +359,7 @@ def _finished(study: "TuningStudy", request: "Request") -> TuneResult:
         raise SettingsError(
             [f"{output}: no trial has ended yet ({study.running()} run in other processes); begin again when one has"]
         )
+    _strip(study)  # also of processes that were killed before they could
     folder = study.folder_of(best.number)
     with owned(output / "report", _PATIENCE), owned(run, _PATIENCE), owned(folder, _PATIENCE):
         if study.is_here(best) and (folder / METRICS_FILE).exists():
