@@ -23,4 +23,4 @@ lock() {
 }
 
 lock requirements.lock
-lock requirements-dev.lock --extra dev --extra serve
+lock requirements-dev.lock --extra dev --extra serve --extra tune

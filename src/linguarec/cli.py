@@ -86,6 +86,14 @@ COMMANDS: dict[str, Command] = {
         model="model",
         options="finetuning",
     ),
+    "tune": Command(
+        "linguarec.commands.tune",
+        "tune",
+        "Search a model's settings on one folder, judged by valid.",
+        ("model", "data"),
+        model="model",
+        options="finetuning",
+    ),
     "blend": Command(
         "linguarec.commands.blend", "blend", "Several trained runs as one, weights fitted on valid.", ("runs",)
     ),

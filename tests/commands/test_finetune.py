@@ -323,7 +323,7 @@ def test_killed_after_its_last_epoch_it_trains_no_further_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("linguarec.commands.finetune._finish", die)
+        patched.setattr("linguarec.commands.finetune.complete_run", die)
         finetune("sasrec", dataset.path, run, transformer=SMALL, training=training)
     before, weights = (run / "metrics.csv").read_text(), load_file(run / "model.safetensors")
     epochs = len(before.splitlines()) - 1

@@ -72,8 +72,10 @@ def run(shops: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
     def run(line: str) -> None:
         words = shlex.split(line)[1:]
-        closed_form = words[0] == "finetune" and FAMILIES[words[1]].closed_form
-        if closed_form:
+        closed_form = words[0] in ("finetune", "tune") and FAMILIES[words[1]].closed_form
+        if words[0] == "tune":
+            words += ["--trials", "2", *([] if closed_form else [*QUICK, *SMALL_ENCODER])]
+        elif closed_form:
             words += ["--overwrite"]
         elif words[0] in ("finetune", "pretrain", "compare", "transfer"):
             words += QUICK
@@ -182,6 +184,11 @@ PAGES = {
     "docs/text-and-codes.md": {
         "data/shop": "data/shop2", "path/to/model --pooling cls": "all-MiniLM-L6-v2 --pooling cls --name cls",
         "--backbone path/to/model": "--backbone all-MiniLM-L6-v2 --name short", "title,brand,colour": "title,brand",
+    },
+    "docs/tuning.md": {
+        "ease-text DATA -o DIR": "ease-text data/other -o DIR-closed", "DIR --study": "DIR-shared --study",
+        "postgresql://USER@HOST/DATABASE": "sqlite:///shared.sqlite", r"\bDIR\b(?!-)": "DIR-tuned", "DATA": "data/other",
+        r"\bRUN1?\b": "RUN-TUNED",
     },
     "docs/training.md": {r" \[.*\]": "", "MODEL": "sasrec", "DATA": "data/other", "RUN": "RUN-S"},
 }  # fmt: skip

@@ -67,7 +67,7 @@ def finetune(
     settings = RunSettings.of("finetune", request, plan)
 
     def finish(results: list[Any]) -> FinetuneResult:
-        return _finish(request, plan, results, output)
+        return complete_run(request, plan, results, output)
 
     return run_training(plan, settings, output, resume, overwrite, FinetuneResult, finish)
 
@@ -136,7 +136,9 @@ def finetuning_request(
     return Request(family, [dataset], start, config, chosen, training, split, users, seed, output)
 
 
-def _finish(request: "Request", plan: "Plan", results: list[Any], output: Path) -> "FinetuneResult":
+def complete_run(
+    request: "Request", plan: "Plan", results: list[Any], output: Path, show: bool = True
+) -> "FinetuneResult":
     """Complete the folder of the training with the best weights, test them, and write and show the metrics of the run."""
     from typing import cast
 
@@ -180,5 +182,5 @@ def _finish(request: "Request", plan: "Plan", results: list[Any], output: Path) 
         test_excluded=test["excluded"],
         test_learned=test.get("learned"),
     )
-    write_results(place, dataset.name, result)
+    write_results(place, dataset.name, result, show)
     return result

@@ -1,6 +1,7 @@
 """Plots of results as PNG files. The colours are distinguishable for colour-blind readers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,11 @@ def _plot_intervals(
 
 
 def plot_learning_curves(
-    path: Path, title: str, metric: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    path: Path,
+    title: str,
+    metric: str,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    horizontal: str = "epoch",
 ) -> None:
     """A metric over the epochs (or minutes), one line per run, its best value marked.
 
@@ -101,10 +106,11 @@ def plot_learning_curves(
         title: title of the plot.
         metric: label of the vertical axis.
         curves: name of each run -> (epochs, values).
+        horizontal: label of the horizontal axis.
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _canvas(title, "epoch", metric)
+    figure, axes = _canvas(title, horizontal, metric)
     for number, (run, (epochs, values)) in enumerate(curves.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         style = _LINES[number // len(_COLOURS) % len(_LINES)]  # as the colours begin again
@@ -168,6 +174,66 @@ def plot_systems(
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
     _legend(axes, len(systems) + bool(shown))
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class ParallelAxis:
+    """One vertical axis of parallel coordinates; `ticks`: (height from 0 to 1, text)."""
+
+    name: str
+    ticks: Sequence[tuple[float, str]]
+
+
+def plot_parallel_coordinates(
+    path: Path,
+    title: str,
+    axes: Sequence[ParallelAxis],
+    lines: Sequence[Sequence[float]],
+    ended: Sequence[Sequence[float]],
+) -> None:
+    """A line for each trial over its settings to its value; the higher the value, the darker, and the best one in a colour.
+
+    Args:
+        path: PNG file to write.
+        title: title of the plot.
+        axes: of the settings, and last that of the value.
+        lines: of each completed trial, its heights on all axes, from 0 to 1.
+        ended: of each pruned trial, which has no value: its heights on all axes but the last.
+    """
+    figure, drawn = _canvas(title, "", "", height=4.6)
+    places = range(len(axes))
+    for heights in ended:
+        drawn.plot(places[:-1], heights, color="#c5cad1", linewidth=0.8, linestyle=":")
+    best = max(lines, key=lambda heights: heights[-1], default=None)
+    for heights in sorted(lines, key=lambda heights: heights[-1]):
+        of_best = heights is best
+        shade = 0.78 - 0.55 * heights[-1]
+        drawn.plot(
+            places,
+            heights,
+            color=_COLOURS[1] if of_best else (shade, shade, shade),
+            linewidth=2.4 if of_best else 1.1,
+            zorder=3 if of_best else 2,
+        )
+    for place, axis in enumerate(axes):
+        drawn.axvline(place, color=_GREY, linewidth=0.8, zorder=1)
+        for height, text in axis.ticks:
+            drawn.annotate(
+                text,
+                (place, height),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=7.5,
+                color="#1d2430",
+                zorder=4,
+            )
+    drawn.set_xticks(places, [axis.name.replace(".", ".\n") for axis in axes])
+    drawn.tick_params(axis="x", labelsize=8)
+    drawn.set_yticks([])
+    drawn.set_xlim(-0.1, len(axes) - 0.6)
+    drawn.set_ylim(-0.04, 1.08)
+    drawn.spines["left"].set_visible(False)
     _save(figure, path)
 
 

@@ -22,6 +22,7 @@ from linguarec.errors import CheckpointMismatchError
 from linguarec.families.flags import options_from
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import Range
 from linguarec.ranking.scorer import LeftOut, Scorer, VectorScorer
 from linguarec.sources.ids import IdSource
 from linguarec.sources.source import Asked, ItemSource
@@ -183,6 +184,7 @@ class Family:
     `name`: on the command line and in `config.json`. `config`: class of the model's settings. `build`: makes a network.
     `source`: class of its item source. `encoders`: sequence encoders that it can be built with; none = the model needs none.
     `finetuning`, `pretraining`: its trainings. `training`: settings of its paper's training that differ from the defaults.
+    `ranges`: those of training settings for `linguarec tune` that differ from the declared ones.
     `per_item`: tensors with a row for each catalogue item, which are never loaded for another catalogue. `carries`: whether
     another training can start from it. `ranks_new`: whether it has keys for items that it was not trained with.
     `closed_form`: fitted at once and without a seed; a comparison puts it beside every model that is trained. `trained`: false
@@ -203,6 +205,7 @@ class Family:
     pretraining: Task | None = None
     encoders: Mapping[str, type[Any]] = field(default_factory=lambda: dict(ENCODERS))
     training: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
     per_item: tuple[str, ...] = ()
     carries: bool = True
     ranks_new: bool = True

@@ -24,6 +24,7 @@ from linguarec.families.family import ModelDescription, Plan, Request, Steps, ne
 from linguarec.families.options import EncoderOptions, as_chosen, freeze_encoder, settings_of
 from linguarec.families.start import take_over
 from linguarec.families.weights import save_model
+from linguarec.ranges import tuned
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.source import ItemSource
@@ -47,7 +48,7 @@ class NextItemOptions(EncoderOptions):
             epoch, for data whose order of ties says nothing
     """
 
-    history_in_softmax: Literal["kept", "excluded"] | None = None
+    history_in_softmax: Literal["kept", "excluded"] | None = tuned(None, choices=("kept", "excluded"))
     ties: Literal["fixed", "shuffled"] | None = None
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from linguarec.checks import at_least, divided_by_heads, probabilities, refuse, size, small
 from linguarec.nn.dropout import Dropout, keep_mask
 from linguarec.nn.ragged import RaggedLayout
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class TransformerConfig:
     layers: int = size(2)
     heads: int = size(2)
     inner_size: int = size(256)
-    dropout: float = 0.5
+    dropout: float = tuned(0.5, low=0.0, high=0.8)
     attention_dropout: float | None = None
     max_length: int = size(50, positions="learned")
     layer_norm_eps: float = size(1e-12)
     initializer_range: float = 0.02
-    positions: Literal["learned", "none"] = size("learned")
+    positions: Literal["learned", "none"] = tuned(size("learned"), choices=("learned", "none"))
 
     def __post_init__(self) -> None:
         problems = at_least(self, hidden_size=1, layers=1, heads=1, inner_size=1, max_length=1) + divided_by_heads(self)
@@ -72,7 +73,7 @@ class GRUConfig:
     hidden_size: int = size(300)
     layers: int = size(1)
     inner_size: int = size(300)
-    dropout: float = 0.3
+    dropout: float = tuned(0.3, low=0.0, high=0.8)
     max_length: int = size(50)
     initializer_range: float = 0.02
 
@@ -97,7 +98,7 @@ class PoolingConfig:
 
     hidden_size: int = size(300)
     inner_size: int = size(300)
-    dropout: float = 0.5
+    dropout: float = tuned(0.5, low=0.0, high=0.8)
     max_length: int = 1000
     layer_norm_eps: float = size(1e-12)
     initializer_range: float = 0.02

@@ -107,14 +107,15 @@ def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], run
     }
 
 
-def write_results(place: Path, data_name: str, metrics: TrainingResult) -> None:
-    """Write and show the results of a run, plot its learning curve, and remove files that only resuming needs."""
+def write_results(place: Path, data_name: str, metrics: TrainingResult, show: bool = True) -> None:
+    """Write and, if wanted, show the results of a run, plot its learning curve, and remove files that only resuming needs."""
     name = metrics.model
     curve = {name: learning_curve(place)}
     plot_learning_curves(place / "plots" / "learning_curve.png", f"{name} on {data_name}", "valid ndcg@10", curve)
     write_json(place / METRICS_FILE, portable_values(metrics.to_dict(), Path(metrics.run), ("run",)))
     remove_checkpoints(place)
-    show_metrics(metrics)
+    if show:
+        show_metrics(metrics)
 
 
 def remove_checkpoints(place: Path) -> None:

@@ -121,6 +121,10 @@ class RunSettings:
                 encoding="utf-8",
             )
 
+    def compared(self) -> dict[str, Any]:
+        """All settings by dotted keys, without what may differ between two runs of the same training, such as paths."""
+        return _flat(json.loads(json.dumps(self.to_dict())))
+
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """One line for each setting in which a run with the `stored` settings differs; empty = the run can be resumed."""
         # A run of an earlier version was trained with the defaults of settings that were added later.
@@ -128,7 +132,7 @@ class RunSettings:
         if self.description.encoder is not None:
             defaults["encoder"] = asdict(type(self.description.encoder)())
         before = _flat(defaults) | _flat(stored)
-        now = _flat(json.loads(json.dumps(self.to_dict())))
+        now = self.compared()
         kinds = tuple(each.get("encoder.kind") for each in (before, now))
         if kinds[0] != kinds[1]:  # then their settings cannot be compared
             before, now = ({k: v for k, v in each.items() if not k.startswith("encoder.")} for each in (before, now))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from linguarec.checks import LARGEST, MOST
 from linguarec.errors import SettingsError
 from linguarec.given import given
+from linguarec.ranges import tuned
 
 MOST_LEARNING_RATE = 1_000.0
 Logger = Literal["tensorboard", "wandb", "mlflow"]
@@ -46,8 +47,8 @@ class TrainingSettings:
         loggers: besides metrics.csv; each needs its extra, for instance linguarec[tensorboard].
     """
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
+    learning_rate: float = tuned(1e-3, low=1e-4, high=1e-2, log=True)
+    weight_decay: float = tuned(0.0, choices=(0.0, 1e-4, 1e-3, 1e-2, 1e-1))
     targets_per_step: int = 2048
     accumulate: int = 1
     max_epochs: int = 300

@@ -22,6 +22,7 @@ from linguarec.checks import fractions, probabilities, refuse, small
 from linguarec.nn.encoders import SequenceEncoder, TransformerEncoder
 from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class BERT4RecConfig:
         initializer_range: standard deviation of the initial item vectors, the mask vector and W.
     """
 
-    mask_share: float = 0.2
+    mask_share: float = tuned(0.2, low=0.05, high=0.8)
     last_share: float = 0.1
     initializer_range: float = 0.02
 

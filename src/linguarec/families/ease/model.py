@@ -27,6 +27,7 @@ from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.checks import LARGEST, above_zero, refuse
 from linguarec.data.ragged import Ragged
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 _ROWS_AT_ONCE = 1_024
 _LARGEST_REGULARISATION = 1e9  # far above the number of users who share an item
@@ -41,8 +42,8 @@ class EASEConfig:
         decay: weight of a history's item relative to the one after it; 1 = order does not count.
     """
 
-    regularisation: float = 400.0
-    decay: float = 0.7
+    regularisation: float = tuned(400.0, low=5.0, high=5_000.0, log=True)
+    decay: float = tuned(0.7, low=0.1, high=1.0)
 
     def __post_init__(self) -> None:
         problems = above_zero(self, "regularisation", "decay")

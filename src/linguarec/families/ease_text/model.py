@@ -27,6 +27,7 @@ from linguarec.checks import LARGEST, above_zero, refuse
 from linguarec.data.ragged import Ragged
 from linguarec.families.ease.model import EASEConfig, gram, inverse_of, weighted_items, weights_of
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 _ROWS_AT_ONCE = 1_024
 
@@ -42,8 +43,8 @@ class EASETextConfig(EASEConfig):
             this many users.
     """
 
-    regularisation: float = 100.0
-    text_weight: float = 50.0
+    regularisation: float = tuned(100.0, low=1.0, high=5_000.0, log=True)
+    text_weight: float = tuned(50.0, low=0.5, high=5_000.0, log=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

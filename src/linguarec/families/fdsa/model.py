@@ -28,6 +28,7 @@ from linguarec.nn.dropout import Dropout
 from linguarec.nn.encoders import SequenceEncoder, build_encoder
 from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class FDSAConfig:
         initializer_range: standard deviation of the initial item vectors and linear maps.
     """
 
-    dropout: float = 0.5
+    dropout: float = tuned(0.5, low=0.0, high=0.8)
     layer_norm_eps: float = size(1e-12)
     initializer_range: float = 0.02
 

@@ -24,6 +24,7 @@ from torch import nn
 from linguarec.checks import above_zero, at_least, refuse
 from linguarec.data.ragged import Ragged
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 _PRODUCTS_AT_ONCE = 1 << 22  # counted pairs of a block: below 300 MB with all that is made of them
 
@@ -38,9 +39,9 @@ class ItemKNNConfig:
         decay: weight of a history's item relative to the one after it; 1 = order does not count.
     """
 
-    neighbours: int = 100
-    shrinkage: float = 10.0
-    decay: float = 0.7
+    neighbours: int = tuned(100, low=10, high=1_000, log=True)
+    shrinkage: float = tuned(10.0, low=0.1, high=1_000.0, log=True)
+    decay: float = tuned(0.7, low=0.1, high=1.0)
 
     def __post_init__(self) -> None:
         problems = above_zero(self, "neighbours", "decay") + at_least(self, shrinkage=0)

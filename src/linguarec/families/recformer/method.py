@@ -31,6 +31,7 @@ from linguarec.families.recformer.stages import RunParts, TokenPreTraining, two_
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import Between
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import LeftOut, left_out, log_left_out
 from linguarec.sources.inputs import TokenInputs
@@ -238,6 +239,7 @@ RECFORMER = Family(
     finetuning=Task(RecformerOptions, plan_finetuning),
     pretraining=Task(RecformerOptions, plan_pretraining),
     encoders={},
+    ranges={"learning_rate": Between(1e-5, 2e-4, log=True)},
     training={
         "learning_rate": 5e-5,
         "targets_per_step": 128,

@@ -31,6 +31,7 @@ from linguarec.families.recformer.window_attention import WindowAttention, Windo
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.gathering import Gathering
 from linguarec.nn.losses import Pairs, catalogue_cross_entropy, contrastive_cross_entropy
+from linguarec.ranges import tuned
 
 TOKEN_TYPES = 4  # <s>, key, value, padding; the last is a row of the released table that is never read here
 
@@ -73,10 +74,10 @@ class RecformerConfig:
     max_items: int = size(50)
     positions: int = size(4098)
     first_position: int = size(2)
-    dropout: float = 0.1
+    dropout: float = tuned(0.1, low=0.0, high=0.5)
     attention_dropout: float = 0.1
     layer_norm_eps: float = size(1e-5)
-    temperature: float = 0.05
+    temperature: float = tuned(0.05, low=0.02, high=0.3, log=True)
     mlm_weight: float = 0.1
     sampled_negatives: int = 0
     language_head: bool = size(False)

@@ -32,6 +32,7 @@ from linguarec.nn.encoders import SequenceEncoder, TransformerConfig
 from linguarec.nn.gathering import Gathering
 from linguarec.nn.losses import catalogue_cross_entropy
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class RecGURUConfig:
     decoder_layers: int = size(1)
     decoder_heads: int = size(2)
     decoder_inner_size: int = size(256)
-    decoder_dropout: float = 0.5
+    decoder_dropout: float = tuned(0.5, low=0.0, high=0.8)
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:

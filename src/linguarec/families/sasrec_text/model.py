@@ -14,6 +14,7 @@ from linguarec.nn.cosine import CosineRecommender
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.encoders import SequenceEncoder
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class SASRecTextConfig:
         initializer_range: standard deviation of the initial weights.
     """
 
-    feature_dropout: float = 0.2
-    temperature: float = 0.07
+    feature_dropout: float = tuned(0.2, low=0.0, high=0.6)
+    temperature: float = tuned(0.07, low=0.02, high=0.3, log=True)
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:

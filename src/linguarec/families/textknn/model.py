@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.checks import LARGEST, above_zero, refuse
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TextKNNConfig:
         decay: weight of a history's item relative to the one after it; 1 = order does not count.
     """
 
-    decay: float = 0.7
+    decay: float = tuned(0.7, low=0.1, high=1.0)
 
     def __post_init__(self) -> None:
         problems = above_zero(self, "decay")

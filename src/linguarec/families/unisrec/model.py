@@ -27,6 +27,7 @@ from linguarec.nn.cosine import CosineRecommender
 from linguarec.nn.encoders import SequenceEncoder
 from linguarec.nn.losses import Pairs, contrastive_cross_entropy
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class UniSRecConfig:
     """
 
     experts: int = size(8)
-    adaptor_dropout: float = 0.2
-    temperature: float = 0.07
+    adaptor_dropout: float = tuned(0.2, low=0.0, high=0.6)
+    temperature: float = tuned(0.07, low=0.02, high=0.3, log=True)
     sequence_contrast: float = 1e-3
     initializer_range: float = 0.02
 

@@ -26,6 +26,7 @@ from linguarec.nn.cosine import CosineRecommender
 from linguarec.nn.encoders import SequenceEncoder
 from linguarec.nn.losses import contrastive_cross_entropy
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranges import tuned
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class VQRecConfig:
             shrinks it by sqrt(M): with the usual 0.02 the position embeddings would dominate the items at the start.
     """
 
-    temperature: float = 0.07
+    temperature: float = tuned(0.07, low=0.02, high=0.3, log=True)
     initializer_range: float = 0.2
 
     def __post_init__(self) -> None:

@@ -1,0 +1,50 @@
+"""Progress bars: one within another, and messages beside them."""
+
+import io
+import logging
+import re
+import sys
+
+import pytest
+
+from linguarec.progress import progress_bar
+
+
+def as_terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Standard error as a terminal, with the log written to it as the command line does."""
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(screen)])
+    return screen
+
+
+def test_a_bar_within_a_bar_is_a_row_of_it_and_messages_have_lines_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = as_terminal(monkeypatch)
+    [handler] = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
+    with progress_bar("trials", 3, "trials") as advance:
+        for trial in range(3):
+            with progress_bar(f"epoch of {trial}", 5, "steps") as step:
+                step(5)
+                logging.getLogger("linguarec.test").warning("trial %d is done", trial)
+            advance()
+    assert handler.stream is terminal  # again
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue()).replace("\r", "\n").split("\n")
+    for trial in range(3):
+        assert f"trial {trial} is done" in [line.strip() for line in lines]
+        assert any(line.startswith(f"epoch of {trial}") and "/5 " in line for line in lines)
+    last = [line for line in lines if line.startswith("trials")][-1]
+    assert "3/3" in last
+    assert not any("trials" in line and "is done" in line for line in lines)
+
+
+def test_nothing_is_drawn_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with progress_bar("outer", 2, "items") as advance, progress_bar("inner", 2, "items") as inner:
+        inner()
+        advance()
+    assert screen.getvalue() == ""
