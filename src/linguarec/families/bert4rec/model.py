@@ -120,7 +120,7 @@ class BERT4Rec(nn.Module):
     def asking(self, states: Tensor) -> Tensor:
         """States [T, D] of hidden places -> queries [T, D + 1]; the last coordinate is that of the bias."""
         asked = self.head(states)
-        return torch.cat([asked, asked.new_ones(len(asked), 1)], dim=1)
+        return torch.cat([asked, asked.new_ones(asked.shape[0], 1)], dim=1)
 
 
 def with_hidden_end(batch: SequenceBatch, places: int) -> SequenceBatch:
