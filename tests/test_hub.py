@@ -28,6 +28,7 @@ pytest.importorskip("huggingface_hub")
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
 QUICK = TrainingSettings(max_epochs=1, targets_per_step=200, accelerator="cpu", precision="fp32")
 HISTORY = ["i3", "i4"]
+LARGE = ".git/info/lfs/objects/batch"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def hub() -> Iterator[Hub]:
 def run(make_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A trained run, in a process that may use the network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the stand-in has Git LFS
     domain = generate_world(seed=0, domains=1, size=TINY)[0]
     sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
     dataset: PreparedDataset = make_dataset(sequences, num_items=len(domain.items), name="shop")
@@ -61,7 +63,7 @@ def opened(pushed: Pushed, hub: Hub, tmp_path: Path, **changed: Any) -> linguare
 def test_a_run_comes_back_as_it_was(run: Path, pushed: Pushed, hub: Hub, tmp_path: Path) -> None:
     here, there = linguarec.load_model(run), opened(pushed, hub, tmp_path)
     assert there.recommend(HISTORY) == here.recommend(HISTORY)
-    assert hub.private[pushed.repository] is True
+    assert hub.private[pushed.repository] is True and "POST /" + pushed.repository + LARGE in hub.asked
     files = hub.files(pushed.repository, pushed.revision)[1]
     assert "README.md" in files and "metrics.json" in files and "run.yaml" not in files
     assert {name.rpartition(".")[2] for name in files} == {"json", "safetensors", "npy", "parquet", "md"}

@@ -9,6 +9,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,10 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         fingerprint = save_pretrained(run, folder, licence, repository.rpartition("/")[2])
-        with _hub_errors(repository, OutputError):
+        with _hub_errors(repository, OutputError), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="It seems that you are about to commit a data file"
+            )  # the catalogue
             api.create_repo(repository, private=private, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repository, folder_path=folder, delete_patterns="*", commit_message="Upload a run of linguarec"

@@ -1,4 +1,7 @@
-"""A stand-in for the hub's HTTP interface on loopback: repositories of models in memory, each commit with all its files."""
+"""A stand-in for the hub's HTTP interface on loopback: repositories of models in memory, each commit with all its files.
+
+As on the hub, binary files are uploaded beside the commit (Git LFS) and downloaded by way of a redirection.
+"""
 
 import base64
 import hashlib
@@ -12,17 +15,27 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Files = dict[str, bytes]
+BINARY = (".safetensors", ".npy", ".npz", ".parquet")
 
 
 @dataclass
 class Hub:
-    """`commits`: repository -> its commits, oldest first, as (hash, files). `asked`: method and path of every request."""
+    """`commits`: repository -> its commits, oldest first, as (hash, files). `large`: SHA-256 -> content of a binary file.
+
+    `asked`: method and path of every request. `private`: repository -> whether it was made so.
+    """
 
     address: str = ""
     token: str = "secret-of-the-test"
     commits: dict[str, list[tuple[str, Files]]] = field(default_factory=dict)
+    large: Files = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     private: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def elsewhere(self) -> str:
+        """The address of the large files: another host, as on the hub."""
+        return self.address.replace("127.0.0.1", "localhost")
 
     def commit(self, repository: str, files: Files) -> str:
         """Add a commit; returns its hash."""
@@ -92,12 +105,24 @@ def running_hub() -> Iterator[Hub]:
                     data = found[1].get("/".join(path))
                     if data is None:
                         return self.missing("EntryNotFound")
-                    self.answer(200, data, X_Repo_Commit=found[0], ETag=f'"{blob(data)}"')
+                    if (oid := hashlib.sha256(data).hexdigest()) not in hub.large:
+                        return self.answer(200, data, X_Repo_Commit=found[0], ETag=f'"{blob(data)}"')
+                    linked = {"X_Linked_ETag": f'"{oid}"', "X_Linked_Size": str(len(data))}
+                    self.answer(302, Location=f"{hub.elsewhere}/large/{oid}", X_Repo_Commit=found[0], **linked)
+                case ["large", oid]:
+                    self.answer(200, hub.large[oid], ETag=f'"{oid}"')
                 case _:
                     self.missing("EntryNotFound")
             return None
 
         do_HEAD = do_GET
+
+        def do_PUT(self) -> None:
+            [_, oid] = self.parts()
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            assert hashlib.sha256(data).hexdigest() == oid
+            hub.large[oid] = data
+            self.answer(200)
 
         def do_POST(self) -> None:
             parts = self.parts()
@@ -115,16 +140,28 @@ def running_hub() -> Iterator[Hub]:
                     self.json({"url": f"{hub.address}/{name}"})
                 case ["api", "models", _, _, "preupload", _]:
                     modes = [
-                        {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        {
+                            "path": file["path"],
+                            "uploadMode": "lfs" if file["path"].endswith(BINARY) else "regular",
+                            "shouldIgnore": False,
+                        }
                         for file in json.loads(body)["files"]
                     ]
                     self.json({"files": modes})
+                case [_, _, "info", "lfs", "objects", "batch"]:
+                    objects = [
+                        {**wanted, "actions": {"upload": {"href": f"{hub.address}/large/{wanted['oid']}"}}}
+                        for wanted in json.loads(body)["objects"]
+                    ]
+                    self.json({"transfer": "basic", "objects": objects})
                 case ["api", "models", owner, name, "commit", _]:
                     files = dict(hub.commits[f"{owner}/{name}"][-1][1])
                     for line in body.splitlines():
                         change = json.loads(line)
                         if change["key"] == "file":
                             files[change["value"]["path"]] = base64.b64decode(change["value"]["content"])
+                        elif change["key"] == "lfsFile":
+                            files[change["value"]["path"]] = hub.large[change["value"]["oid"]]
                         elif change["key"] == "deletedFile":
                             del files[change["value"]["path"]]
                     made = hub.commit(f"{owner}/{name}", files)

@@ -143,7 +143,7 @@ def _padded(part: nn.Module) -> nn.Module:
 
 def _by_history(flat: Tensor, offsets: Tensor) -> Tensor:
     """[B * L, ...] -> [B, L, ...]; `len` would fix B in an export."""
-    by_history: Tensor = flat.unflatten(0, (offsets.shape[0] - 1, -1))  # type: ignore[no-untyped-call]
+    by_history: Tensor = flat.unflatten(0, (offsets.shape[0] - 1, -1))
     return by_history
 
 
