@@ -60,7 +60,9 @@ def opened(pushed: Pushed, hub: Hub, tmp_path: Path, **changed: Any) -> linguare
     return from_pretrained(pushed.repository, cache=tmp_path / "cache", endpoint=hub.address, **given)
 
 
-def test_a_run_comes_back_as_it_was(run: Path, pushed: Pushed, hub: Hub, tmp_path: Path) -> None:
+def test_a_run_comes_back_as_it_was(
+    run: Path, pushed: Pushed, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there = linguarec.load_model(run), opened(pushed, hub, tmp_path)
     assert there.recommend(HISTORY) == here.recommend(HISTORY)
     assert hub.private[pushed.repository] is True and "POST /" + pushed.repository + LARGE in hub.asked
@@ -70,6 +72,8 @@ def test_a_run_comes_back_as_it_was(run: Path, pushed: Pushed, hub: Hub, tmp_pat
     hub.asked.clear()
     opened(pushed, hub, tmp_path)  # from the cache
     assert not [asked for asked in hub.asked if asked.startswith("GET") and "resolve" in asked]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert opened(pushed, hub, tmp_path).recommend(HISTORY) == here.recommend(HISTORY)
 
 
 def test_a_second_push_replaces_all_files(run: Path, pushed: Pushed, hub: Hub, tmp_path: Path) -> None:

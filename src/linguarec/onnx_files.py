@@ -139,13 +139,15 @@ def _example(model: PaddedModel, count: int, longest: int) -> tuple[torch.Tensor
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about libraries that are not needed and about its own old calls."""
-    exporter = logging.getLogger("torch.onnx")
-    before = exporter.level
-    exporter.setLevel(logging.ERROR)
+    """Without what the exporter says about its steps, about libraries that are not needed and about its own old calls."""
+    talkers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [talker.level for talker in talkers]
+    for talker in talkers:
+        talker.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(before)
+        for talker, level in zip(talkers, before, strict=True):
+            talker.setLevel(level)
