@@ -1,7 +1,7 @@
 """Recommenders that read: text-based, transferable sequential recommendation.
 
-The functions here are those behind the commands of the same names. Each is imported when it is first used, so that
-`import linguarec` loads no heavy library.
+The functions here are those behind the commands of the same names, and those that open and share runs. Each is imported when it
+is first used, so that `import linguarec` loads no heavy library.
 """
 
 import importlib
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StateError,
         UnknownItemError,
     )
+    from linguarec.hub import from_pretrained, push_to_hub, save_pretrained
     from linguarec.nn.encoders import TransformerConfig
     from linguarec.recommender import Recommender
     from linguarec.training.settings import TrainingSettings
@@ -53,11 +54,14 @@ __all__ = [
     "encode",
     "evaluate",
     "finetune",
+    "from_pretrained",
     "load_dataset",
     "load_model",
     "prepare_table",
     "pretrain",
+    "push_to_hub",
     "quantize",
+    "save_pretrained",
     "tokenize",
 ]
 
@@ -69,9 +73,12 @@ _MODULES = {
     "encode": "linguarec.commands.encode",
     "evaluate": "linguarec.commands.evaluate",
     "finetune": "linguarec.commands.finetune",
+    "from_pretrained": "linguarec.hub",
     "prepare_table": "linguarec.commands.prepare",
     "pretrain": "linguarec.commands.pretrain",
+    "push_to_hub": "linguarec.hub",
     "quantize": "linguarec.commands.quantize",
+    "save_pretrained": "linguarec.hub",
     "tokenize": "linguarec.commands.tokenize",
 }
 

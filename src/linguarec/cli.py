@@ -57,7 +57,10 @@ COMMANDS: dict[str, Command] = {
         ("data",),
     ),
     "export": Command(
-        "linguarec.commands.export", "export", "Prepared folders as benchmark or pre-training files.", ("data",)
+        "linguarec.commands.export",
+        "export",
+        "Prepared folders as benchmark or pre-training files; a run for onnxruntime.",
+        ("data",),
     ),
     "encode": Command("linguarec.commands.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
     "tokenize": Command(

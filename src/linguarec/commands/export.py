@@ -1,4 +1,4 @@
-"""Export: write prepared folders as the files that the released code reads."""
+"""Export: write prepared folders as the files that the released code reads, and runs as files for onnxruntime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +19,24 @@ def export(
     codes: str | None = None,
     pretraining: bool = False,
     window: int = 50,
-    form: Literal["benchmark", "recformer"] = "benchmark",
+    form: Literal["benchmark", "recformer", "onnx"] = "benchmark",
     attributes: list[str] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a prepared folder as RecBole benchmark files, or several as one pre-training folder, for UniSRec and VQ-Rec.
 
+    With --form onnx a trained run is written as files that onnxruntime computes recommendations from, without linguarec.
+
     Args:
-        data: prepared folder; several are the domains of a pre-training folder, in this order
+        data: prepared folder; several are the domains of a pre-training folder, in this order; --form onnx: a run
         output: folder to write the files into
         name: first part of the file names (default: the folder's name; pre-training: the first letters of the folders)
         features: item vectors to write as .feat1CLS (default: imported feat... vectors, under their own names)
         codes: item codes to write as a faiss index, pre-training only (default: imported ones, if all folders have them)
         pretraining: write a pre-training folder of a single domain too
         window: longest history of a row
-        form: benchmark files, or the JSON files that the released Recformer reads (train.json, meta_data.json and so on)
+        form: benchmark files; recformer = the JSON files that the released Recformer reads (train.json, meta_data.json and
+            so on); onnx = a run's network, item vectors and keys
         attributes: --form recformer: attributes of the items to write, in order (default: all); the released code reads all
             that the files hold
         overwrite: replace the output folder if it exists
@@ -51,9 +54,9 @@ def export(
     pretraining = pretraining or len(data) > 1
     if codes is not None and not pretraining:
         problems.append("--codes is for pre-training folders; benchmark files have no faiss index beside them.")
-    if form == "recformer" and (pretraining or name is not None or features is not None or window != 50):
+    if form != "benchmark" and (pretraining or name is not None or features is not None or window != 50):
         problems.append(
-            "--form recformer takes one folder and gives fixed names: leave out --name, --features and --window."
+            f"--form {form} takes one folder and gives fixed names: leave out --name, --features and --window."
         )
     if attributes is not None and form != "recformer":
         problems.append("--attributes is for --form recformer; benchmark files hold all of them.")
@@ -61,6 +64,8 @@ def export(
         raise SettingsError(problems)
     if form == "recformer":
         return _export_recformer(data[0], output, attributes, overwrite)
+    if form == "onnx":
+        return _export_onnx(data[0], output, overwrite)
     if pretraining:
         return _export_pretraining(data, output, name, features, codes, window, overwrite)
     dataset = PreparedDataset.open(data[0])
@@ -94,6 +99,21 @@ def _export_recformer(data: Path, output: Path, attributes: list[str] | None, ov
         files = sorted(file.name for file in folder.iterdir())
     show_files(plain_console(), output, counts, files)
     return {"output": str(output), "files": files, **counts}
+
+
+def _export_onnx(run: Path, output: Path, overwrite: bool) -> dict[str, Any]:
+    """Run `export --form onnx`."""
+    from linguarec.files import writing_folder
+    from linguarec.onnx_files import write_onnx
+    from linguarec.recommender import Recommender
+    from linguarec.runs.tables import plain_console, show_files
+
+    recommender = Recommender.load(run)
+    with writing_folder(output, overwrite) as folder:
+        facts = write_onnx(recommender, folder)
+        files = sorted(file.name for file in folder.iterdir())
+    show_files(plain_console(), output, {name: facts[name] for name in ("items", "max_length")}, files)
+    return {"output": str(output), "files": files, **facts}
 
 
 def _export_pretraining(

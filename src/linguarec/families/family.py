@@ -20,6 +20,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.flags import options_from
+from linguarec.families.padded import MakePadded
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranges import Range
@@ -193,7 +194,8 @@ class Family:
     the steps that `finetune_loss` reads. `both_ways`: whether a place reads later ones, too; then it is trained on masked
     items, and a history is continued from a masked place behind it. `scorer`: makes keys and queries with a trained network.
     `ways`: ways to fine-tune a pre-trained model, for the comparison with training from scratch; None = none, because no
-    weights carry over. `released`: reads and writes checkpoints of the released code.
+    weights carry over. `released`: reads and writes checkpoints of the released code. `padded`: the model of a
+    run for export, None = it cannot be exported.
     """
 
     name: str
@@ -217,6 +219,7 @@ class Family:
     scorer: LoadScorer = score_vectors
     ways: "Ways | None" = None
     released: "Released | None" = None
+    padded: MakePadded | None = None
 
     def __repr__(self) -> str:
         return f"Family({self.name}: {self.summary})"

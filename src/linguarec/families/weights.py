@@ -48,10 +48,11 @@ def save_weights(model: nn.Module, file: Path) -> None:
 
 def seal_model(folder: Path) -> None:
     """Seal the files that a model folder needs to be opened; results, plots and folders of earlier stages are not sealed."""
-    seal(folder, _needed)
+    seal(folder, needed)
 
 
-def _needed(name: str) -> bool:
+def needed(name: str) -> bool:
+    """Whether a file, by its path in a model folder, is needed to open the model."""
     if name.startswith((f"{TOKENS_FOLDER}/", f"{PARTS_FOLDER}/")):
         return True
     return (

@@ -7,6 +7,7 @@ trained for too short a time (arXiv 2207.07483), so steps are smaller and patien
 from linguarec.batching.masked import MaskedLoader
 from linguarec.data.ragged import Ragged
 from linguarec.families.bert4rec.model import BERT4Rec, BERT4RecConfig
+from linguarec.families.bert4rec.padded import padded
 from linguarec.families.family import Family, Plan, Request, Steps, Task, with_encoder
 from linguarec.families.next_item import plan_next_item
 from linguarec.families.options import TransformerOptions
@@ -43,4 +44,5 @@ BERT4REC = Family(
     loader=loader,
     both_ways=True,
     released=RECBOLE,
+    padded=padded,
 )

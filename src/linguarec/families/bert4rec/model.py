@@ -102,14 +102,14 @@ class BERT4Rec(nn.Module):
         """The query [B, D + 1] of each history, from a hidden place behind it; a history may be empty."""
         asked = with_hidden_end(batch, self.max_length)
         places = self._places(asked, inputs)
-        return self._asking(self.encoder(places, asked.positions, asked.offsets, only_last=True, causal=False))
+        return self.asking(self.encoder(places, asked.positions, asked.offsets, only_last=True, causal=False))
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
         """Mean cross-entropy of the hidden items of `batch` over the catalogue `items`."""
         places = self._places(batch, self.item_inputs(items))
         states = self.encoder(places, batch.positions, batch.offsets, causal=False)
         hidden = batch.targets >= 0
-        return catalogue_cross_entropy(self._asking(states[hidden]), self.item_keys(items), batch.targets[hidden])
+        return catalogue_cross_entropy(self.asking(states[hidden]), self.item_keys(items), batch.targets[hidden])
 
     def _places(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
         """[T, D] that the encoder reads: the inputs of the items, and the mask vector at hidden places."""
@@ -118,10 +118,10 @@ class BERT4Rec(nn.Module):
         places[shown] = inputs.index_select(0, batch.items[shown])
         return places
 
-    def _asking(self, states: Tensor) -> Tensor:
+    def asking(self, states: Tensor) -> Tensor:
         """States [T, D] of hidden places -> queries [T, D + 1]; the last coordinate is that of the bias."""
         asked = self.head(states)
-        return torch.cat([asked, asked.new_ones(len(asked), 1)], dim=1)
+        return torch.cat([asked, asked.new_ones(asked.shape[0], 1)], dim=1)
 
 
 def with_hidden_end(batch: SequenceBatch, places: int) -> SequenceBatch:

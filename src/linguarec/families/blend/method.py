@@ -17,8 +17,10 @@ from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
 from linguarec.families.blend.items import BlendInputs, BlendSource, part_folders
 from linguarec.families.blend.model import Blend, BlendConfig
+from linguarec.families.blend.padded import side_by_side
 from linguarec.families.closed_form import NoOptions
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
+from linguarec.families.padded import PaddedModel
 from linguarec.families.weights import PARTS_FOLDER, save_model
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
@@ -196,6 +198,30 @@ def open_scorer(network: nn.Module, description: ModelDescription, source: ItemS
     return BlendScorer(network, parts)
 
 
+def open_padded(scorer: Scorer, inputs: Any, ranker: ExactRanker[Any, Any]) -> PaddedModel:
+    """The blend for export: its parts with item vectors; the others are left out.
+
+    Raises:
+        SettingsError: no part can be exported.
+    """
+    blend = cast(BlendScorer, scorer)
+    own = zip(blend.parts, blend.weights, cast(BlendInputs, inputs).parts, cast(SumRanker, ranker).parts, strict=True)
+    kept, weights, left_out = [], [], []
+    for part, weight, its_inputs, its_ranker in own:
+        make = part.description.family.padded
+        try:
+            if make is None:
+                raise SettingsError(["it has no padded form"])
+            kept.append(make(part.scorer, its_inputs, its_ranker))
+            weights.append(weight)
+        except SettingsError as error:
+            left_out.append({"model": part.description.name, "weight": weight, "reason": str(error)})
+    if not kept:
+        reasons = "; ".join(f"{part['model']}: {part['reason']}" for part in left_out)
+        raise SettingsError([f"no part of this blend can be exported ({reasons})"])
+    return side_by_side(kept, weights, left_out)
+
+
 def refuse_finetuning(request: Request) -> Plan:
     """A blend is not trained like other models.
 
@@ -217,4 +243,5 @@ BLEND = Family(
     carries=False,
     trained=False,
     scorer=open_scorer,
+    padded=open_padded,
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.fdsa.model import FDSA, FDSAConfig
 from linguarec.families.next_item import NextItemOptions, plan_next_item
+from linguarec.families.padded import padded_vectors
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.sources.embeddings import EmbeddingSource
 
@@ -44,4 +45,5 @@ FDSA_FAMILY = Family(
     carries=False,
     ranks_new=False,
     released=RECBOLE,
+    padded=padded_vectors,
 )

@@ -7,6 +7,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import SettingsError
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.next_item import FirstStage, NextItemOptions, plan_next_item
+from linguarec.families.padded import padded_vectors
 from linguarec.families.recguru.alignment import AlignmentSettings, alignment_stage
 from linguarec.families.recguru.model import RecGURU, RecGURUConfig
 from linguarec.sources.ids import IdSource
@@ -74,4 +75,5 @@ RECGURU = Family(
     carries=False,
     ranks_new=False,
     cost="50 epochs of alignment come first, each slower than one of its training",
+    padded=padded_vectors,
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.next_item import plan_next_item
 from linguarec.families.options import TransformerOptions
+from linguarec.families.padded import padded_vectors
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.families.s3rec.model import S3Rec, S3RecConfig
 from linguarec.families.s3rec.self_supervision import SelfSupervisionSettings, self_supervision_stage
@@ -50,4 +51,5 @@ S3REC = Family(
     ranks_new=False,
     cost="100 epochs of self-supervision come first: 10 s each with 8,442 users on one core",
     released=RECBOLE,
+    padded=padded_vectors,
 )

@@ -2,6 +2,7 @@
 
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.next_item import NextItemOptions, plan_next_item
+from linguarec.families.padded import padded_vectors
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.families.sasrec.model import SASRec, SASRecConfig
 from linguarec.sources.ids import IdSource
@@ -23,4 +24,5 @@ SASREC = Family(
     carries=False,
     ranks_new=False,
     released=RECBOLE,
+    padded=padded_vectors,
 )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.next_item import StartOptions, plan_next_item
+from linguarec.families.padded import padded_vectors
 from linguarec.families.sasrec_text.model import SASRecText, SASRecTextConfig
 from linguarec.families.ways import ways_with_encoder
 from linguarec.sources.embeddings import EmbeddingSource
@@ -44,4 +45,5 @@ SASREC_TEXT = Family(
     source=EmbeddingSource,
     finetuning=Task(SASRecTextOptions, plan_finetuning),
     ways=ways_with_encoder,
+    padded=padded_vectors,
 )

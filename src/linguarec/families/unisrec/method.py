@@ -10,6 +10,7 @@ from linguarec.families.contrast import plan_contrast
 from linguarec.families.family import Family, Plan, Request, Start, Task, with_encoder
 from linguarec.families.next_item import StartOptions, plan_next_item
 from linguarec.families.options import EncoderOptions, settings_of
+from linguarec.families.padded import padded_vectors
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.families.unisrec.model import UniSRec, UniSRecConfig, UniSRecTransductive
 from linguarec.families.ways import ways_of
@@ -122,6 +123,7 @@ UNISREC = Family(
     pretraining=Task(PretrainingOptions, plan_pretraining),
     ways=ways,
     released=RECBOLE,
+    padded=padded_vectors,
 )
 UNISREC_TRANSDUCTIVE = replace(
     UNISREC,

@@ -15,6 +15,7 @@ from linguarec.families.family import Family, Plan, Request, Start, Task, with_e
 from linguarec.families.flags import refuse
 from linguarec.families.next_item import FirstStage, StartOptions, plan_next_item
 from linguarec.families.options import EncoderOptions
+from linguarec.families.padded import padded_vectors
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.families.vqrec.model import VQRec, VQRecConfig
 from linguarec.families.vqrec.permutation import PermutationSettings, permutation_stage
@@ -142,4 +143,5 @@ VQREC = Family(
     pretraining=Task(PretrainingOptions, plan_pretraining),
     ways=ways,
     released=RECBOLE,
+    padded=padded_vectors,
 )

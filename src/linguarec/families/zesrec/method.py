@@ -7,6 +7,7 @@ from linguarec.families.contrast import plan_contrast
 from linguarec.families.family import Family, Plan, Request, Task, with_encoder
 from linguarec.families.next_item import StartOptions, plan_next_item
 from linguarec.families.options import EncoderOptions
+from linguarec.families.padded import padded_vectors
 from linguarec.families.ways import ways_with_encoder
 from linguarec.families.zesrec.model import ZESRec, ZESRecConfig
 from linguarec.sources.embeddings import EmbeddingSource
@@ -79,4 +80,5 @@ ZESREC = Family(
     finetuning=Task(FineTuningOptions, plan_finetuning),
     pretraining=Task(PretrainingOptions, plan_pretraining),
     ways=ways_with_encoder,
+    padded=padded_vectors,
 )
