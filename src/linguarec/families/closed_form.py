@@ -18,9 +18,8 @@ from linguarec.families.weights import save_model
 from linguarec.files import writing_file
 from linguarec.ranking.scorer import Scorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.callbacks import peak_memory_gib
-from linguarec.training.fit import CURVE_FILE
 from linguarec.training.processes import is_main_process
+from linguarec.training.record import CURVE_FILE, peak_memory_gib
 from linguarec.training.stages import PlannedStage, StageResult
 
 log = logging.getLogger(__name__)

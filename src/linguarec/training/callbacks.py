@@ -2,8 +2,6 @@
 
 import csv
 import logging
-import resource
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,8 +15,8 @@ from torch import nn
 from linguarec.files import writing_file
 from linguarec.progress import Advance, progress_bar
 from linguarec.training.module import Stage
+from linguarec.training.record import Metrics, peak_memory_gib
 
-Metrics = dict[str, float]
 log = logging.getLogger(__name__)
 
 
@@ -206,9 +204,3 @@ class LastWeights(Callback):
         whole = module.whole_result()
         if trainer.is_global_zero:
             self.save(whole)
-
-
-def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, in GiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
