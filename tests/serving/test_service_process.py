@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import random
 import shutil
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +15,11 @@ import httpx
 import pytest
 from service import Service, Shop, wait_until
 
-from linguarec.client import Client, ServiceError
+from linguarec.client import Client
 from linguarec.commands.serve import serve
 from linguarec.errors import LinguarecError
 from linguarec.serving.settings import Limits
 
-WIDTH = 384
 SECONDS = 2  # that headers, bodies and readers may take
 
 
@@ -221,83 +218,6 @@ def test_sighup_opens_the_run_anew_and_a_broken_run_is_not_served(shop: Shop, tm
             assert client.item("new")["title"] == "Walnut cake stand"
         assert service.stop() == 0
     assert files() == as_it_was  # the service never writes to the run
-
-
-# -- kills -------------------------------------------------------------------------------------------------------------
-
-
-class Writer(threading.Thread):
-    """Upserts, removes and adds events, and notes what is acknowledged, until the service is gone."""
-
-    def __init__(self, service: Service, name: str) -> None:
-        super().__init__()
-        self.address, self.prefix = f"http://{service.host}:{service.port}", name
-        self.there: dict[str, str | None] = {}  # id -> its title, None = removed
-        self.unsure: set[str] = set()
-        self.events: list[str] = []
-        self.keys: list[tuple[str, str]] = []  # of events that were sent and not acknowledged
-
-    def run(self) -> None:
-        rng = random.Random(self.prefix)
-        vector = [rng.uniform(-1, 1) for _ in range(WIDTH)]
-        with Client(self.address, retries=0) as client:
-            for number in range(100_000):
-                raw_id, title = f"{self.prefix}-{rng.randrange(30)}", f"Title {number}"
-                try:
-                    self.unsure.add(raw_id)
-                    if self.there.get(raw_id) is not None and rng.random() < 0.3:
-                        client.remove(raw_id)
-                        self.there[raw_id] = None
-                    else:
-                        client.upsert([{"raw_id": raw_id, "title": title, "vector": vector}])
-                        self.there[raw_id] = title
-                    self.unsure.discard(raw_id)
-                    event = (f"{self.prefix} event {number}", f"{self.prefix}/{number}")
-                    self.keys.append(event)
-                    client.add_events([{"user": self.prefix, "raw_id": event[0]}], key=event[1])
-                    self.keys.pop()
-                    self.events.append(event[0])
-                except ServiceError as error:
-                    assert error.status == 0, error
-                    return
-
-
-def test_what_was_acknowledged_survives_kills_and_nothing_is_there_twice(shop: Shop, tmp_path: Path):
-    rng = random.Random(5)
-    with Service(shop.run, tmp_path / "state.sqlite") as service:
-        writers: list[Writer] = []
-        for round_ in range(3):
-            started = [Writer(service, f"w{round_}{name}") for name in "ab"]
-            for writer in started:
-                writer.start()
-            wait_until(lambda started=started: all(len(writer.events) > 3 for writer in started))
-            time.sleep(rng.uniform(0, 0.3))  # a random moment
-            service.stop(signal.SIGKILL)
-            for writer in started:
-                writer.join()
-            writers += started
-            service.start()
-            with Client(f"http://{service.host}:{service.port}") as client:
-                for writer in writers:
-                    for raw_id, title in writer.there.items():
-                        if raw_id not in writer.unsure:
-                            found = service.client.get(f"/v1/items/{raw_id}")
-                            assert found.status_code == (404 if title is None else 200), (raw_id, title)
-                            assert title is None or found.json()["title"] == title
-                    for event, key in writer.keys:  # what was not acknowledged is sent again, as a client does
-                        client.add_events([{"user": writer.prefix, "raw_id": event}], key=key)
-                        writer.events.append(event)
-                    writer.keys.clear()
-                listed = [item["raw_id"] for item in client.search("title", limit=1_000)["items"]]
-                assert len(listed) == len(set(listed))
-        assert service.stop() == 0
-    from linguarec.serving.state import Store
-
-    store = Store.open(str(tmp_path / "state.sqlite"), "any")
-    for writer in writers:
-        assert store.history(writer.prefix, 100_000) == writer.events
-    assert len(writers) == 6 and sum(len(writer.events) for writer in writers) > 20
-    store.close()
 
 
 # -- several processes -------------------------------------------------------------------------------------------------
