@@ -36,10 +36,10 @@ class Writer(threading.Thread):
         vector = [rng.uniform(-1, 1) for _ in range(WIDTH)]
         with Client(self.address, retries=0) as client:
             for number in range(100_000):
-                raw_id, title = f"{self.name}-{rng.randrange(30)}", f"Title {number}"
+                raw_id, title = f"{self.name}-{rng.randrange(4)}", f"Title {number}"
                 try:
                     self.unsure.add(raw_id)
-                    if self.there.get(raw_id) is not None and rng.random() < 0.5:
+                    if self.there.get(raw_id) is not None and rng.random() < 0.7:
                         client.remove(raw_id)
                         self.there[raw_id] = None
                         self.removals += 1
@@ -83,7 +83,7 @@ def test_what_was_acknowledged_survives_twenty_kills_and_nothing_is_there_twice(
             started = [Writer(service, f"w{number}{name}") for name in "ab"]
             for writer in started:
                 writer.start()
-            wait_until(lambda started=started: any(writer.events for writer in started))
+            wait_until(lambda started=started: all(len(writer.events) > 3 for writer in started))
             time.sleep(rng.uniform(0, 0.2))  # a random moment
             service.stop(signal.SIGKILL)
             for writer in started:
