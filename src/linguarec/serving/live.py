@@ -68,7 +68,7 @@ class Live:
             LinguarecError: the run, the state or the folder cannot be opened.
         """
         served = Served.open(folder, approximate)
-        fingerprint = fingerprint_of(served.recommender.catalogue)
+        fingerprint = fingerprint_of(folder)
         store = Store.open(state, fingerprint)
         try:
             live = cls(served, store)
@@ -189,7 +189,7 @@ class Live:
             started = time.perf_counter()
             before = self.store.run
             fresh = Served.open(self.served.folder if folder is None else folder, self.served.approximate)
-            fingerprint = fingerprint_of(fresh.recommender.catalogue)
+            fingerprint = fingerprint_of(fresh.folder)
             applied = Applied()
             sequence = _catch_up(fresh, self.store, 0, applied)
             with self._writing:
