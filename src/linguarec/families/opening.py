@@ -133,14 +133,13 @@ class _Undrawn(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call every other function."""
+        """Call every function but those that draw, or scale what was drawn by a number."""
         named = kwargs or {}
-        if getattr(function, "__name__", "") in (
-            "normal_",
-            "uniform_",
-            "kaiming_uniform_",
-        ):  # of tensors, and of torch.nn.init
+        name = getattr(function, "__name__", "")
+        if name in ("normal_", "uniform_", "kaiming_uniform_"):  # of tensors, and of torch.nn.init
             return args[0] if args else named["tensor"]
+        if name == "mul" and isinstance(args[1], int | float):
+            return args[0]
         if function in (torch.randn, torch.rand):
             return torch.empty(*args, **named)
         return function(*args, **named)
