@@ -32,6 +32,7 @@ from linguarec.catalogue import Catalogue
 from linguarec.data.features import FeatureInfo
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
+from linguarec.families.weights import seal_model
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.approximate import ApproximateRanker
@@ -172,6 +173,7 @@ def write_run(folder: Path, keys: Path, text_vectors: Vectors) -> None:
     ]
     items = pa.table({"raw_id": [f"B{7919 * n % 10**9:09d}" for n in range(count)], "title": titles, "text": texts})
     Catalogue.of(items, ["title"], "default").save(folder / "catalogue.parquet")
+    seal_model(folder)
 
 
 def measure_run(folder: Path) -> dict[str, Any]:

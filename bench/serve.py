@@ -12,6 +12,8 @@ time a request: on a machine that others use too it says more than requests a se
     visible    from sending an item until an answer has it, by its text and by a vector
     plain      the usual service: FastAPI, one request is one call of the model
     start      from starting the process until it answers, and its memory
+    million    with `--million FOLDER`: a run of a million generated vectors of width 300, made there if it is missing (see
+               bench/recommend.py); start, memory, exact p50 beside the bare ranker call, and approximate ranking
 """
 
 import argparse
@@ -323,12 +325,76 @@ def start(run: Path, repeats: int) -> dict[str, float]:
     return {"seconds": round(statistics.median(seconds), 2), "memory_mb": statistics.median(memory)}
 
 
+def million(folder: Path, seconds: float, repeats: int) -> dict[str, Any]:
+    """A run of a million items, exact and approximate."""
+    import torch
+    from recommend import TEXT_WIDTH, base_vectors, queries_of, write_keys, write_run
+
+    from linguarec.ranking.approximate import ApproximateRanker
+    from linguarec.serving.answers import Served
+
+    rng, run = np.random.default_rng(0), folder / "run"
+    base = base_vectors(None, 300, rng)
+    if not run.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_keys(folder / "keys.npy", base, 1_000_000, rng)
+        write_run(run, folder / "keys.npy", rng.standard_normal((8, TEXT_WIDTH)).astype(np.float32))
+    torch.set_num_threads(1)
+    recommender = Served.open(run, approximate=True).recommender  # builds the index, unless it is there
+    index, raw_ids = recommender.snapshot.ranker, recommender.catalogue.raw_ids
+    assert isinstance(index, ApproximateRanker)
+    drawn = np.random.default_rng(3).integers(len(raw_ids), size=(500, LENGTH))
+    requests = requests_of([raw_ids[item] for item in drawn.ravel().tolist()])
+    queries = torch.cat([query for _, query in recommender.scorer.queries(recommender.snapshot.inputs, rows_of(drawn))])
+    found: dict[str, Any] = {
+        "items": len(raw_ids),
+        "keys_mb": round(index.dense.keys.nbytes / 2**20),
+        "recall@10": {
+            "queries of random histories": round(index.recall(queries[:100], 10), 4),
+            "queries like the items": round(index.recall(queries_of(base, 200, rng), 10), 4),
+        },
+    }
+    for name, flags in (("exact", ["--no-log-requests"]), ("approximate", ["--no-log-requests", "--approximate"])):
+        ranker = index.dense if name == "exact" else index
+        calls, alone, many, started, memory = [], [], [], [], []
+        for _ in range(repeats):
+            with served(run, *flags) as server:
+                started.append(server.seconds)
+                Load(server, requests, 1, 1)
+                each = []
+                for number in range(20):
+                    begun = time.perf_counter()
+                    ranker.top_k(queries[number : number + 1], 10)
+                    each.append(1000 * (time.perf_counter() - begun))
+                calls.append(statistics.median(each))
+                alone.append(Load(server, requests, 1, seconds).result)
+                many.append(Load(server, requests, 64, seconds).result)
+                memory.append(server.memory_mb())
+        found[name] = {
+            "start_seconds": round(statistics.median(started), 2),
+            "memory_mb": statistics.median(memory),
+            "memory_and_keys_over_keys": round(statistics.median(memory) / found["keys_mb"] + 1, 2),
+            "bare_ranker_p50_ms": round(statistics.median(calls), 2),
+            "1 connection": median(alone),
+            "64 connections": median(many),
+        }
+    return found
+
+
+def rows_of(drawn: Any) -> Any:
+    """Histories [Q, LENGTH] of items."""
+    from linguarec.data.ragged import Ragged
+
+    return Ragged(drawn.ravel().astype(np.int32), np.arange(len(drawn) + 1, dtype=np.int64) * LENGTH)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--million", type=Path, help="folder for the run of a million items; 4 GB")
     parser.add_argument("--only", nargs="*", default=["load", "batching", "bare", "visible", "start"])
     asked = parser.parse_args()
     from linguarec.recommender import Recommender
@@ -353,6 +419,9 @@ def main() -> None:
         "visible": lambda: visible(asked.run, width),
         "start": lambda: start(asked.run, asked.repeats),
     }
+    if asked.million is not None:
+        parts["million"] = lambda: million(asked.million, asked.seconds, asked.repeats)
+        asked.only = [*asked.only, "million"]
     for name in asked.only:
         found[name] = parts[name]()
         print(json.dumps({name: found[name]}, indent=2))

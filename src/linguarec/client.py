@@ -34,24 +34,14 @@ from linguarec.client_types import (
     RemovalAnswer,
     SimilarAnswer,
 )
-from linguarec.errors import LinguarecError
+from linguarec.errors import ServiceError
+
+__all__ = ["AsyncClient", "Client", "ServiceError"]
 
 Seen = bool | Literal["learned"]
 Items = Iterable[Mapping[str, Any]]
 _PART_BYTES = 1 << 16
 _LONGEST_WAIT = 10.0  # seconds between two attempts
-
-
-class ServiceError(LinguarecError):
-    """The service refused a call, or cannot be reached.
-
-    `status`: of HTTP, 0 if there was no answer. `problem`: the problem details (RFC 9457).
-    """
-
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        self.status, self.problem = status, dict(problem)
-        detail, mend = problem.get("detail", "the service gave no reason"), problem.get("mend", "")
-        super().__init__(f"{status}: {detail} {mend}".strip())
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ class ModelAnswer(TypedDict):
     attributes: list[str]
     number_attributes: list[str]
     takes_new_items: bool
+    approximate: bool
     encoder: str | None
     learned_repeats: bool
     metrics: dict[str, dict[str, float]]

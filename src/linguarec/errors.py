@@ -4,7 +4,8 @@ Each message says what was found, where (file, row, key), what was expected and 
 message alone, without a traceback, and exits with code 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 QUOTED_CHARACTERS = 100
 LISTED_CHARACTERS = 400
@@ -65,6 +66,18 @@ class UnknownItemError(LinguarecError):
 
 class StateError(LinguarecError):
     """The durable state of a service cannot be used, or refuses what it is given."""
+
+
+class ServiceError(LinguarecError):
+    """A service refused a call of `linguarec.client`, or cannot be reached.
+
+    `status`: of HTTP, 0 if there was no answer. `problem`: the problem details (RFC 9457).
+    """
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        self.status, self.problem = status, dict(problem)
+        detail, mend = problem.get("detail", "the service gave no reason"), problem.get("mend", "")
+        super().__init__(f"{status}: {detail} {mend}".strip())
 
 
 class SettingsError(LinguarecError):

@@ -118,7 +118,7 @@ class Recommender:
         with updating_folder(Path(folder)) as whole:
             save_model(self.model, self.description, whole)
             now.catalogue.save(whole / CATALOGUE_FILE)
-            self.scorer.save_keys(now.ranker, whole)
+            self.scorer.save_keys(now.exact, whole)
             now.inputs.save(whole, now.catalogue.raw_ids)
             now.source.save(whole)
             self.scorer.save(whole)

@@ -114,11 +114,11 @@ def items_of_recommender(
     scorer = recommender.scorer.to(device)
     entries = now.catalogue.find(dataset.raw_item_ids)
     unknown = np.flatnonzero(entries < 0)
-    if np.array_equal(entries, np.arange(len(now.inputs))) and not len(now.ranker.removed):
-        inputs, ranker = now.inputs.to(device), now.ranker.to(device)  # not copied: the memory maps may be large
+    if np.array_equal(entries, np.arange(len(now.inputs))) and not len(now.exact.removed):
+        inputs, ranker = now.inputs.to(device), now.exact.to(device)  # not copied: the memory maps may be large
         return RunItems(scorer, inputs, ranker, 0, repeats=recommender.repeats)
     known = entries[entries >= 0]
-    inputs, ranker = now.inputs.select(known), now.ranker.subset(known)
+    inputs, ranker = now.inputs.select(known), now.exact.subset(known)
     if len(unknown):
         _check_unknown(recommender, dataset, unknown, zero_shot)
         new_inputs, new_keys = recommender.encode_new(now.source.new_of(dataset, unknown))

@@ -12,6 +12,7 @@ from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.ranking.adjusted import AdjustedRanker
+from linguarec.ranking.approximate import ApproximateRanker
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.explaining import Explanation
@@ -29,12 +30,13 @@ _KEYS_AT_ONCE = 1 << 16
 class Snapshot:
     """An immutable state of the items: the catalogue, the inputs of its entries in histories, and the ranker of their keys.
 
-    `source`: encodes new items; holds the part of the items' source that a run keeps (`ItemSource.kept_by_run`).
+    `ranker`: exact, or approximate, which has the exact one in it. `source`: encodes new items; holds the part of the items'
+    source that a run keeps (`ItemSource.kept_by_run`).
     """
 
     catalogue: Catalogue
     inputs: Any
-    ranker: ExactRanker[Any, Any]
+    ranker: ExactRanker[Any, Any] | ApproximateRanker
     source: ItemSource
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Snapshot:
             k: at least 1.
             within: the only candidates, as of `Ranker`.
             exclude_seen: the items of a history are no candidates after it; not with a term.
-            term: added to the scores of the items of the history.
+            term: added to the scores of the items of the history; the best are then exact.
         """
         k = max(1, min(k, len(self.catalogue)))
         entries = np.full((len(histories), k), -1, dtype=np.int64)
@@ -73,7 +75,7 @@ class Snapshot:
                 if term is None:
                     best = self.ranker.top_k(queries, k, exclude=of_index if exclude_seen else None, within=allowed)
                 else:
-                    best = AdjustedRanker(self.ranker).top_k((queries, term(of_index)), k, within=allowed)
+                    best = AdjustedRanker(self.exact).top_k((queries, term(of_index)), k, within=allowed)
                 entries[index], scores[index] = best.rows, best.scores
         return Best(entries, scores)
 
@@ -89,7 +91,7 @@ class Snapshot:
         """
         rows = np.maximum(best.rows, 0)
         with torch.inference_mode(), full_precision(scorer.device):
-            found = scorer.explain(self.inputs, self.ranker, histories, rows)
+            found = scorer.explain(self.inputs, self.exact, histories, rows)
         parts = dict(found.parts) or {name: found.scores}
         if term is not None:
             parts[REPEATS] = term(histories).at(rows)
@@ -110,12 +112,18 @@ class Snapshot:
         return normalised.with_removed(ranker.removed), 1.0
 
     @property
+    def exact(self) -> ExactRanker[Any, Any]:
+        """The exact ranker of the same items."""
+        return self.ranker.dense if isinstance(self.ranker, ApproximateRanker) else self.ranker
+
+    @property
     def dense(self) -> DenseRanker:
-        """The ranker, of a model whose items are vectors.
+        """The exact ranker, of a model whose items are vectors.
 
         Raises:
             SettingsError: the items of this model are no vectors.
         """
-        if not isinstance(self.ranker, DenseRanker):
+        exact = self.exact
+        if not isinstance(exact, DenseRanker):
             raise SettingsError(["this model knows no vectors of items: it scores them by weights between items"])
-        return self.ranker
+        return exact

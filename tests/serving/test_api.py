@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from linguarec.recommender import Recommender
 from linguarec.serving.live import Live
 from linguarec.serving.schemas import RecommendRequest
-from linguarec.serving.state_errors import StateUnavailableError
+from linguarec.serving.state_errors import StateBrokenError, StateUnavailableError
 
 
 def pairs(listed: list[dict]) -> list[tuple[str, float]]:
@@ -356,6 +356,16 @@ def test_while_the_state_is_locked_histories_are_answered_and_changes_wait_their
     other.close()
     assert api.put("/v1/items", json=change).json()["upserted"] == 1
     assert api.get("/v1/items/new").json()["title"] == "Walnut cake stand"
+
+
+def test_a_damaged_state_does_not_ask_to_try_again(api: TestClient, live: Live, monkeypatch: pytest.MonkeyPatch):
+    def fail(*arguments: object, **named: object) -> None:
+        raise StateBrokenError("The state is damaged. To mend it: restore it from a backup.")
+
+    monkeypatch.setattr(live.store, "add_events", fail)
+    answer = api.post("/v1/events", json={"events": [{"user": "u", "raw_id": "a"}]})
+    assert answer.status_code == 503 and "Retry-After" not in answer.headers
+    assert answer.json()["type"] == "urn:linguarec:broken-state" and "restore it" in answer.json()["detail"]
 
 
 def test_without_the_state_users_are_refused_and_histories_answered_in_the_same_batch(

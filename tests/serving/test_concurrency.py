@@ -326,10 +326,10 @@ def test_a_reload_takes_what_was_changed_meanwhile(live: Live, shop: Shop, monke
     opened, proceed = threading.Event(), threading.Event()
     really = module.fingerprint_of
 
-    def wait(catalogue: Any) -> str:
+    def wait(run: Path) -> str:
         opened.set()
         assert proceed.wait(30)
-        return really(catalogue)
+        return really(run)
 
     monkeypatch.setattr(module, "fingerprint_of", wait)
     with ThreadPoolExecutor(1) as thread:

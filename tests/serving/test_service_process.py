@@ -2,11 +2,10 @@
 
 import contextlib
 import json
-import random
+import resource
 import shutil
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
-from service import Service, Shop, wait_until
+from service import Service, Shop, vector_run, wait_until
 
-from linguarec.client import Client, ServiceError
+from linguarec.client import Client
 from linguarec.commands.serve import serve
 from linguarec.errors import LinguarecError
 from linguarec.serving.settings import Limits
 
-WIDTH = 384
+HALF_OPEN = 10_000
 SECONDS = 2  # that headers, bodies and readers may take
 
 
@@ -30,9 +30,7 @@ SECONDS = 2  # that headers, bodies and readers may take
 def patient(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with short deadlines and a small limit of bodies."""
     state = tmp_path_factory.mktemp("patient") / "state.sqlite"
-    with Service(
-        shop.run, state, f"--limits.seconds={SECONDS}", "--limits.body_mb=4", "--limits.connections=3000"
-    ) as made:
+    with Service(shop.run, state, f"--limits.seconds={SECONDS}", "--limits.body_mb=4") as made:
         yield made
 
 
@@ -155,19 +153,52 @@ def test_what_is_no_http_is_refused(patient: Service, shop: Shop, content: bytes
     recommended(patient, shop)
 
 
-def test_a_thousand_half_open_connections_do_not_hold_others_up(patient: Service, shop: Shop):
-    idle = []
+def test_ten_thousand_half_open_connections_do_not_hold_others_up(tmp_path: Path):
+    """As many as this process may open, if those are fewer; the test is then skipped in the end, and says so."""
+    raw_ids = vector_run(tmp_path / "run", np.eye(50, 8, dtype=np.float32))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    count = min(HALF_OPEN, most - 500)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 500), hard))
+    half: list[socket.socket] = []
     try:
-        for _ in range(1_000):
-            idle.append(connect(patient))
-            idle[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost:")
-        seconds = sorted(recommended(patient, shop) for _ in range(20))
-        assert seconds[10] < 1
-        for connection in idle:  # all are closed once their time is over
-            assert answer_of(connection) == b""
+        with Service(
+            tmp_path / "run", tmp_path / "state.sqlite", "--limits.seconds=60", f"--limits.connections={count + 20}"
+        ) as service:
+            for _ in range(count):
+                half.append(connect(service))
+                half[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+            client = httpx.Client(base_url=service.client.base_url, timeout=60)
+            seconds = []
+            for _ in range(20):
+                started = time.monotonic()
+                answer = client.post("/v1/recommend", json={"histories": [raw_ids[:3]], "k": 5})
+                seconds.append(time.monotonic() - started)
+                assert answer.status_code == 200 and len(answer.json()["recommendations"][0]) == 5
+            assert sorted(seconds)[10] < 1
+            for connection in half[:: count // 100]:  # each of them still works
+                connection.sendall(b" localhost\r\nConnection: close\r\n\r\n")
+            for connection in half[:: count // 100]:
+                assert answer_of(connection).startswith(b"HTTP/1.1 200")
+            over = [connect(service) for _ in range(200)]  # more than it takes: the last ones are closed at once
+            assert answer_of(over[-1]) == b""
+            for connection in over:
+                connection.close()
     finally:
-        for connection in idle:
+        for connection in half:
             connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if count < HALF_OPEN:
+        pytest.skip(f"passed with {count:,} connections only: a process may open {most:,} files here")
+
+
+def test_half_open_connections_are_closed_once_their_time_is_over(patient: Service, shop: Shop):
+    half = [connect(patient) for _ in range(200)]
+    for connection in half:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+    for connection in half:
+        assert answer_of(connection) == b""
+        connection.close()
     recommended(patient, shop)
 
 
@@ -221,83 +252,6 @@ def test_sighup_opens_the_run_anew_and_a_broken_run_is_not_served(shop: Shop, tm
             assert client.item("new")["title"] == "Walnut cake stand"
         assert service.stop() == 0
     assert files() == as_it_was  # the service never writes to the run
-
-
-# -- kills -------------------------------------------------------------------------------------------------------------
-
-
-class Writer(threading.Thread):
-    """Upserts, removes and adds events, and notes what is acknowledged, until the service is gone."""
-
-    def __init__(self, service: Service, name: str) -> None:
-        super().__init__()
-        self.address, self.prefix = f"http://{service.host}:{service.port}", name
-        self.there: dict[str, str | None] = {}  # id -> its title, None = removed
-        self.unsure: set[str] = set()
-        self.events: list[str] = []
-        self.keys: list[tuple[str, str]] = []  # of events that were sent and not acknowledged
-
-    def run(self) -> None:
-        rng = random.Random(self.prefix)
-        vector = [rng.uniform(-1, 1) for _ in range(WIDTH)]
-        with Client(self.address, retries=0) as client:
-            for number in range(100_000):
-                raw_id, title = f"{self.prefix}-{rng.randrange(30)}", f"Title {number}"
-                try:
-                    self.unsure.add(raw_id)
-                    if self.there.get(raw_id) is not None and rng.random() < 0.3:
-                        client.remove(raw_id)
-                        self.there[raw_id] = None
-                    else:
-                        client.upsert([{"raw_id": raw_id, "title": title, "vector": vector}])
-                        self.there[raw_id] = title
-                    self.unsure.discard(raw_id)
-                    event = (f"{self.prefix} event {number}", f"{self.prefix}/{number}")
-                    self.keys.append(event)
-                    client.add_events([{"user": self.prefix, "raw_id": event[0]}], key=event[1])
-                    self.keys.pop()
-                    self.events.append(event[0])
-                except ServiceError as error:
-                    assert error.status == 0, error
-                    return
-
-
-def test_what_was_acknowledged_survives_kills_and_nothing_is_there_twice(shop: Shop, tmp_path: Path):
-    rng = random.Random(5)
-    with Service(shop.run, tmp_path / "state.sqlite") as service:
-        writers: list[Writer] = []
-        for round_ in range(3):
-            started = [Writer(service, f"w{round_}{name}") for name in "ab"]
-            for writer in started:
-                writer.start()
-            wait_until(lambda started=started: all(len(writer.events) > 3 for writer in started))
-            time.sleep(rng.uniform(0, 0.3))  # a random moment
-            service.stop(signal.SIGKILL)
-            for writer in started:
-                writer.join()
-            writers += started
-            service.start()
-            with Client(f"http://{service.host}:{service.port}") as client:
-                for writer in writers:
-                    for raw_id, title in writer.there.items():
-                        if raw_id not in writer.unsure:
-                            found = service.client.get(f"/v1/items/{raw_id}")
-                            assert found.status_code == (404 if title is None else 200), (raw_id, title)
-                            assert title is None or found.json()["title"] == title
-                    for event, key in writer.keys:  # what was not acknowledged is sent again, as a client does
-                        client.add_events([{"user": writer.prefix, "raw_id": event}], key=key)
-                        writer.events.append(event)
-                    writer.keys.clear()
-                listed = [item["raw_id"] for item in client.search("title", limit=1_000)["items"]]
-                assert len(listed) == len(set(listed))
-        assert service.stop() == 0
-    from linguarec.serving.state import Store
-
-    store = Store.open(str(tmp_path / "state.sqlite"), "any")
-    for writer in writers:
-        assert store.history(writer.prefix, 100_000) == writer.events
-    assert len(writers) == 6 and sum(len(writer.events) for writer in writers) > 20
-    store.close()
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

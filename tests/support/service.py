@@ -13,16 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from starlette.testclient import TestClient
 
+from linguarec.catalogue import Catalogue
 from linguarec.commands.encode import encode
 from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_table
+from linguarec.data.features import FeatureInfo
 from linguarec.data.synthetic import TINY, generate_world
+from linguarec.families import FAMILIES
+from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import TransformerConfig
+from linguarec.nn.shape import CatalogueShape
+from linguarec.recommender import Recommender
 from linguarec.serving.app import create_app
 from linguarec.serving.live import Live
 from linguarec.serving.settings import ServiceSettings
+from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.training.settings import TrainingSettings
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -70,6 +80,20 @@ def make_shop(folder: Path) -> Shop:
     finetune("textknn", prepared[1], runs[1], training=replace(quick, max_epochs=1))
     finetune("sasrec", prepared[0], runs[2], transformer=small, training=replace(quick, max_epochs=1), seed=7)
     return Shop(*runs, prepared[0], [item.raw_id for item in first.items])
+
+
+def vector_run(folder: Path, vectors: npt.NDArray[np.float32]) -> list[str]:
+    """A run of items that are vectors [N, F] by no encoder, and histories that are their sums; the ids of the items."""
+    family = FAMILIES["textknn"]
+    width = vectors.shape[1]
+    description = ModelDescription(family, family.config(), None, CatalogueShape(len(vectors), width))
+    source = EmbeddingSource(folder, FeatureInfo("none", width, "none", None, None, "default"), vectors)
+    raw_ids = [f"v{row}" for row in range(len(vectors))]
+    titles = [f"Thing {row}" for row in range(len(vectors))]
+    items = pa.table({"raw_id": raw_ids, "title": titles, "text": titles})
+    scorer = family.scorer(description.build().eval(), description, source, None)
+    Recommender.of_items(scorer, description, Catalogue.of(items, ["title"], "default"), source).save(folder)
+    return raw_ids
 
 
 def api_of(shop: Shop, live: Live, **settings: Any) -> TestClient:

@@ -153,7 +153,7 @@ def _ingredient(recommender: "Recommender") -> "Ingredient":
     from linguarec.families.blending import Ingredient
 
     now = recommender.snapshot
-    return Ingredient(recommender.scorer, recommender.description, now.source, now.inputs, now.ranker)
+    return Ingredient(recommender.scorer, recommender.description, now.source, now.inputs, now.exact)
 
 
 def _check(folders: list[Path], settings: list[dict[str, Any]], output: Path) -> None:

@@ -162,7 +162,7 @@ def complete_run(
     catalogue = Catalogue.of(dataset.items(), manifest.attributes, rules, manifest.numbers)
     recommender = Recommender.of_items(scorer.to(device), description, catalogue, plan.source)
     now, roles = recommender.snapshot, dataset.roles(request.split)
-    part = Part.of(scorer, now.inputs, now.ranker)
+    part = Part.of(scorer, now.inputs, now.exact)
     valid = evaluation_cases(dataset.sequences, roles, "valid")
     if request.users < 1:
         some = draw_users(dataset.num_users, request.users, request.seed)

@@ -15,6 +15,7 @@ def serve(
     port: int = 8000,
     state: str | None = None,
     users: Path | None = None,
+    approximate: bool = False,
     workers: int = 1,
     token_file: Path | None = None,
     protect_reads: bool = False,
@@ -39,6 +40,7 @@ def serve(
         port: port to listen on; 0 = any that is free
         state: where live changes are kept, a file of SQLite or postgresql://USER@HOST/DATABASE; RUN.state.sqlite by default
         users: prepared folder whose histories become those of its users, once
+        approximate: search an index of the items, RUN.index.npz, instead of scoring all; for more than some 100,000 items
         workers: processes that answer; they share the state
         token_file: file with a token a line, that changes need
         protect_reads: reading needs a token too
@@ -84,6 +86,7 @@ def serve(
         folder=run,
         state=f"{run.absolute()}.state.sqlite" if state is None else state,
         users=users,
+        approximate=approximate,
         host=host,
         port=port,
         token_file=token_file,
@@ -109,7 +112,7 @@ def serve(
         from linguarec.serving.server import run as run_server
         from linguarec.serving.server import run_workers
 
-        live = Live.open(run, settings.state, users) if workers == 1 else None
+        live = Live.open(run, settings.state, users, approximate) if workers == 1 else None
         address = "http://{}:{}".format(f"[{host}]" if ":" in host else host, listening.getsockname()[1])
         console = plain_console()
         console.print(f"{run} is served at {address} (Ctrl+C ends it)", soft_wrap=True)

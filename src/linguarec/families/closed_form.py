@@ -19,8 +19,8 @@ from linguarec.files import writing_file
 from linguarec.memory import peak_memory_gib
 from linguarec.ranking.scorer import Scorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.fit import CURVE_FILE
 from linguarec.training.processes import is_main_process
+from linguarec.training.record import CURVE_FILE
 from linguarec.training.stages import PlannedStage, StageResult
 
 log = logging.getLogger(__name__)

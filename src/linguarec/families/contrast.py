@@ -15,7 +15,6 @@ from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
 from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.module import PreTraining
 from linguarec.training.processes import is_main_process
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
@@ -64,6 +63,8 @@ def plan_contrast(
     loader = make_loader(steps)
 
     def begin(before: Sequence[StageResult]) -> Fit:
+        from linguarec.training.module import PreTraining
+
         return Fit(
             PreTraining(network, loader, training, seed),
             validate,

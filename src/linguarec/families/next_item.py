@@ -28,7 +28,6 @@ from linguarec.ranges import tuned
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.module import FineTuning
 from linguarec.training.settings import TrainingSettings
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
@@ -180,6 +179,8 @@ def plan_next_item(
     steps = data.loader(training, seed)  # refuses impossible settings
 
     def begin(before: Sequence[StageResult]) -> Fit:
+        from linguarec.training.module import FineTuning  # with Lightning, which a run in use does not need
+
         return Fit(
             FineTuning(network, data.candidates, steps, training, seed),
             data.validate,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from linguarec.bounds import check_sizes
 from linguarec.checks import sizes_of_weights
@@ -125,6 +126,25 @@ def open_model(folder: Path) -> tuple[nn.Module, ModelDescription]:
     return model.eval(), description
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves tensors as they are instead of drawing their values.
+
+    On the meta device torch draws by a Python implementation that imports its compiler: seconds for nothing.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call every function but those that draw, or scale what was drawn by a number."""
+        named = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in ("normal_", "uniform_", "kaiming_uniform_"):  # of tensors, and of torch.nn.init
+            return args[0] if args else named["tensor"]
+        if name == "mul" and isinstance(args[1], int | float):
+            return args[0]
+        if function in (torch.randn, torch.rand):
+            return torch.empty(*args, **named)
+        return function(*args, **named)
+
+
 def check_buildable(description: ModelDescription, folder: Path) -> None:
     """Refuse weights that do not fit the description, before memory for a network of that size is taken.
 
@@ -138,7 +158,7 @@ def check_buildable(description: ModelDescription, folder: Path) -> None:
             with reading_tensors(file):
                 check_sizes(sizes, folder / CONFIG_FILE, [file], CheckpointMismatchError)
     try:
-        with torch.device("meta"):  # tensors without memory
+        with torch.device("meta"), _Undrawn():  # tensors without memory
             expected = description.build().state_dict()
     except (RuntimeError, ValueError, SettingsError) as error:
         raise CheckpointMismatchError(

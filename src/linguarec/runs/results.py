@@ -16,7 +16,7 @@ from linguarec.portable import portable_values
 from linguarec.ranking.scorer import LeftOut
 from linguarec.result import Result, metrics_line
 from linguarec.runs.tables import plain_console
-from linguarec.training.fit import CURVE_FILE
+from linguarec.training.record import CURVE_FILE
 from linguarec.training.stages import STAGE_FILE, StageResult
 
 _PARTS = {  # of the metrics of a training -> as they are shown

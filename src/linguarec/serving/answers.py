@@ -23,6 +23,7 @@ from linguarec.ranking.ranks import full_precision
 from linguarec.recommendations import candidates, explained, recommended
 from linguarec.recommender import Recommender
 from linguarec.runs.results import METRICS_FILE
+from linguarec.serving.indexing import rank_approximately
 from linguarec.serving.problems import Problem, unknown_item
 from linguarec.serving.schemas import RecommendRequest, SimilarRequest
 from linguarec.serving.upserts import check_ranks_new, new_rows
@@ -72,25 +73,28 @@ def _written_items(catalogue: Catalogue, entries: Entries) -> Iterator[bytes]:
 class Served:
     """A run as it is served. A reload makes a new one; the recommender exchanges its snapshots itself.
 
-    `own`: entries of the catalogue as the run has it, without live changes.
+    `own`: entries of the catalogue as the run has it, without live changes. `approximate`: whether an index is searched.
     """
 
     recommender: Recommender
     folder: Path
     own: int
+    approximate: bool = False
     items: ItemJson = field(default_factory=ItemJson)
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open a run.
+    def open(cls, folder: Path, approximate: bool = False) -> Self:
+        """Open a run; `approximate`: search an index of its items instead of scoring all of them.
 
         Raises:
-            LinguarecError: it cannot be opened, or has no items.
+            LinguarecError: it cannot be opened, has no items, or cannot be ranked approximately.
         """
         recommender = Recommender.load(folder)
         if not len(recommender.catalogue):
             raise DataFormatError(f"{folder} has no items to recommend. Serve the run of a fine-tuning.")
-        return cls(recommender, folder, len(recommender.catalogue))
+        if approximate:
+            rank_approximately(recommender, folder)
+        return cls(recommender, folder, len(recommender.catalogue), approximate)
 
     @property
     def run(self) -> str:

@@ -55,19 +55,20 @@ class Live:
         self._reloading = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, state: str, users: Path | None = None) -> Self:
+    def open(cls, folder: Path, state: str, users: Path | None = None, approximate: bool = False) -> Self:
         """Open a run and its state, and put the live changes into the run.
 
         Args:
             folder: of the run.
             state: URL of the state.
             users: prepared folder; the histories of its users become those of the service's, once.
+            approximate: search an index of the items instead of scoring all of them.
 
         Raises:
             LinguarecError: the run, the state or the folder cannot be opened.
         """
-        served = Served.open(folder)
-        fingerprint = fingerprint_of(served.recommender.catalogue)
+        served = Served.open(folder, approximate)
+        fingerprint = fingerprint_of(folder)
         store = Store.open(state, fingerprint)
         try:
             live = cls(served, store)
@@ -187,8 +188,8 @@ class Live:
         try:
             started = time.perf_counter()
             before = self.store.run
-            fresh = Served.open(self.served.folder if folder is None else folder)
-            fingerprint = fingerprint_of(fresh.recommender.catalogue)
+            fresh = Served.open(self.served.folder if folder is None else folder, self.served.approximate)
+            fingerprint = fingerprint_of(fresh.folder)
             applied = Applied()
             sequence = _catch_up(fresh, self.store, 0, applied)
             with self._writing:

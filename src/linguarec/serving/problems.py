@@ -101,9 +101,12 @@ def unknown_item(raw_id: str, field: str = "raw_id") -> Problem:
 def of_error(error: LinguarecError, field: str | None = None) -> Problem:
     """The problem that stands for an error of the library.
 
-    404 for an unknown item, 409 for a reused key, 503 while the state cannot be used, else 422.
+    404 for an unknown item, 409 for a reused key, 503 while the state cannot be used, else 422. A damaged state does not mend
+    itself, so that answer does not ask to try again.
     """
-    if isinstance(error, StateUnavailableError | StateBrokenError):
+    if isinstance(error, StateBrokenError):
+        return Problem(503, "broken-state", str(error), mend="The operator of the service has to mend its state.")
+    if isinstance(error, StateUnavailableError):
         return Problem(503, "no-state", str(error), mend="Try again later.", headers={"Retry-After": "2"})
     if isinstance(error, KeyReusedError):
         return Problem(409, "key-reused", str(error), "Idempotency-Key", "Use a new key for each call.")

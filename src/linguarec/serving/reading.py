@@ -155,6 +155,7 @@ def _described(live: Live, loaded: float) -> bytes:
             "attributes": recommender.catalogue.attributes,
             "number_attributes": list(recommender.catalogue.numbers),
             "takes_new_items": family.ranks_new,
+            "approximate": served.approximate,
             "encoder": source.encoder_id,
             "learned_repeats": recommender.repeats is not None,
             "metrics": served.metrics,

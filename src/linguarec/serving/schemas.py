@@ -346,6 +346,7 @@ class ModelAnswer(BaseModel):
     attributes: list[str]
     number_attributes: list[str]
     takes_new_items: bool
+    approximate: bool = Field(description="Whether an index of the items is searched; else all are scored.")
     encoder: str | None
     learned_repeats: bool
     metrics: dict[str, dict[str, float]]

@@ -235,7 +235,7 @@ def _work(settings: ServiceSettings, listening: socket.socket, siblings: Sibling
     log_as_json()
     _, folder = siblings.last()
     try:
-        live = Live.open(folder, settings.state, settings.users)
+        live = Live.open(folder, settings.state, settings.users, settings.approximate)
         run(settings, live, listening, siblings)
     except LinguarecError as error:
         log.error("%s", error)

@@ -51,6 +51,7 @@ class ServiceSettings:
     """How a run is served.
 
     `folder`: of the run. `state`: URL of the state. `users`: prepared folder whose histories become those of its users.
+    `approximate`: search an index of the items.
     `hosts`: names that a request may call this service by, beside those of the loopback address; empty = any if the service
     is bound to another address. `writes`: whether the catalogue and the users may be changed. `protect_reads`: reading needs
     a token too. `window`: seconds that a request waits for others. `batch`: histories that are ranked together. `poll`: seconds
@@ -60,6 +61,7 @@ class ServiceSettings:
     folder: Path
     state: str
     users: Path | None = None
+    approximate: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     token_file: Path | None = None

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow as pa
 
 from linguarec.catalogue import Catalogue
 from linguarec.errors import DataFormatError, LinguarecError, SettingsError
-from linguarec.recommender import Recommender
+from linguarec.recommender import CATALOGUE_FILE, Recommender
+from linguarec.seals import digest_of
 from linguarec.serving.state import ItemChange
 from linguarec.snapshot import Snapshot
 from linguarec.sources.source import ItemSource
@@ -38,14 +40,9 @@ class Applied:
         self.left_out |= other.left_out
 
 
-def fingerprint_of(catalogue: Catalogue) -> str:
-    """Identifies the ids and texts of a catalogue."""
-    digest = hashlib.sha256()
-    for name in ("raw_id", "text"):
-        for start in range(0, len(catalogue), 1 << 16):
-            entries = np.arange(start, min(start + (1 << 16), len(catalogue)))
-            digest.update("\0".join(catalogue.values(name, entries)).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+def fingerprint_of(run: Path) -> str:
+    """Identifies the catalogue of a run: the digest of its file, so that nothing of it need be read into memory."""
+    return digest_of(run / CATALOGUE_FILE)
 
 
 # -- vectors as they are stored ----------------------------------------------------------------------------------------

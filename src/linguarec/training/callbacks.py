@@ -16,8 +16,8 @@ from linguarec.files import writing_file
 from linguarec.memory import peak_memory_gib
 from linguarec.progress import Advance, progress_bar
 from linguarec.training.module import Stage
+from linguarec.training.record import Metrics
 
-Metrics = dict[str, float]
 log = logging.getLogger(__name__)
 
 

@@ -22,17 +22,14 @@ from linguarec.training.callbacks import (
     EpochCheckpoint,
     EpochRecord,
     LastWeights,
-    Metrics,
     Patience,
     StepCheckpoint,
     StepProgress,
 )
 from linguarec.training.module import Stage
+from linguarec.training.record import CURVE_FILE, MONITOR, Metrics
 from linguarec.training.settings import TrainingSettings
 from linguarec.unpickling import UNREADABLE
-
-MONITOR = "ndcg@10"
-CURVE_FILE = "metrics.csv"  # one row per epoch
 
 
 @dataclass(frozen=True)

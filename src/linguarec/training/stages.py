@@ -9,17 +9,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import write_json
 from linguarec.stored import AGAIN, read_record
-from linguarec.training.callbacks import Metrics
-from linguarec.training.fit import fit
-from linguarec.training.module import Stage
 from linguarec.training.processes import is_main_process
+from linguarec.training.record import Metrics
+
+if TYPE_CHECKING:
+    from linguarec.training.module import Stage
 
 STAGE_FILE = "metrics.json"
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Fit:
     must be exceeded.
     """
 
-    stage: Stage
+    stage: "Stage"
     validate: Callable[[nn.Module], Metrics] | None
     keep: Callable[[nn.Module], None]
     before: float | None = None
@@ -59,6 +60,8 @@ class Fit:
 
     def run(self, folder: Path, resume: bool) -> StageResult:
         """Train; every process returns the same result."""
+        from linguarec.training.fit import fit  # Lightning takes seconds to import, and a run in use does not need it
+
         result = fit(self.stage, folder, self.validate, self.keep, resume, self.best_before)
         best = next((row for row in result.history if row["epoch"] == result.best_epoch), {})
         return StageResult(

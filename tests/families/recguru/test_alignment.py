@@ -12,8 +12,9 @@ from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import leave_one_out, training_sequences
 from linguarec.data.synthetic import TINY, generate_world
-from linguarec.families.recguru.alignment import Alignment, AlignmentSettings, WholeSequenceLoader
+from linguarec.families.recguru.alignment import AlignmentSettings, WholeSequenceLoader
 from linguarec.families.recguru.model import AlignedShops, RecGURU, RecGURUConfig, reverse_gradient
+from linguarec.families.recguru.module import Alignment
 from linguarec.nn.encoders import TransformerConfig, TransformerEncoder
 from linguarec.nn.shape import CatalogueShape
 from linguarec.training.settings import TrainingSettings

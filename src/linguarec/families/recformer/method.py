@@ -27,7 +27,6 @@ from linguarec.families.recformer.masking import WordMasking
 from linguarec.families.recformer.model import Recformer, RecformerConfig
 from linguarec.families.recformer.released import RELEASED
 from linguarec.families.recformer.scorer import SentenceScorer, encode_tokens, open_scorer
-from linguarec.families.recformer.stages import RunParts, TokenPreTraining, two_stages
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
@@ -61,6 +60,8 @@ class RecformerOptions:
 
 def plan_finetuning(request: Request) -> Plan:
     """Two stages: item vectors are re-encoded after every epoch, then fixed."""
+    from linguarec.families.recformer.stages import RunParts, two_stages
+
     training, seed, dataset = request.training, request.seed, request.dataset
     request = _checked(request)
     options: RecformerOptions = request.options
@@ -177,6 +178,8 @@ def plan_pretraining(request: Request) -> Plan:
         return ranked_means(scorer, encoded, training.exclude_history)
 
     def stage(before: Sequence[StageResult]) -> Fit:
+        from linguarec.families.recformer.stages import TokenPreTraining
+
         return Fit(
             TokenPreTraining(network, TokenPairsLoader(steps, masking), training, seed),
             validate,

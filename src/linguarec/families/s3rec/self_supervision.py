@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from linguarec.batching.batches import ItemBatch
-from linguarec.batching.self_supervised import PrefixLoader, SelfSupervisedBatch, SelfSupervisedLoader
+from linguarec.batching.self_supervised import PrefixLoader, SelfSupervisedLoader
 from linguarec.checks import above_zero, at_least, probabilities
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
@@ -23,8 +22,6 @@ from linguarec.families.next_item import FirstStage, NextItemData
 from linguarec.families.s3rec.model import S3Rec, S3RecLearner, TaskWeights
 from linguarec.families.weights import load_weights, save_weights
 from linguarec.sources.embeddings import EmbeddingSource
-from linguarec.training.module import Stage
-from linguarec.training.settings import TrainingSettings
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 FOLDER, WEIGHTS = "self-supervision", "weights.safetensors"
@@ -65,30 +62,6 @@ class SelfSupervisionSettings:
             raise SettingsError([f"self_supervision.{problem}" for problem in problems])
 
 
-class SelfSupervision(Stage):
-    """`S3RecLearner.loss` over the trained items."""
-
-    def __init__(
-        self,
-        learner: S3RecLearner,
-        items: ItemBatch,
-        loader: SelfSupervisedLoader,
-        settings: TrainingSettings,
-        seed: int,
-    ) -> None:
-        super().__init__(learner, loader, settings, seed)
-        self.items = items
-
-    def on_fit_start(self) -> None:
-        """Move the items to the device once."""
-        self.items = self.items.to(self.device)
-
-    def step_loss(self, batch: SelfSupervisedBatch) -> Tensor:
-        """This process's share."""
-        loss: Tensor = self.model.loss(batch, self.items)  # type: ignore[operator]
-        return loss
-
-
 def self_supervision_stage(request: Request, vectors: EmbeddingSource, settings: SelfSupervisionSettings) -> FirstStage:
     """The stage that trains the network by the four tasks.
 
@@ -118,6 +91,8 @@ def self_supervision_stage(request: Request, vectors: EmbeddingSource, settings:
         )
 
         def begin(before: Sequence[StageResult]) -> Fit:
+            from linguarec.families.s3rec.module import SelfSupervision
+
             torch.manual_seed(request.seed)
             weights = TaskWeights(
                 settings.item, settings.masked_attribute, settings.attribute, settings.segment

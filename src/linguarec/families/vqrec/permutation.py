@@ -22,9 +22,8 @@ from linguarec.families.vqrec.model import VQRec
 from linguarec.families.vqrec.permuted import PermutedVQRec
 from linguarec.files import writing_file
 from linguarec.stored import AGAIN, read_array
-from linguarec.training.fit import MONITOR
-from linguarec.training.module import FineTuning
 from linguarec.training.processes import is_main_process
+from linguarec.training.record import MONITOR
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 FOLDER, ORDER_FILE = "permutation", "order.npy"
@@ -81,6 +80,8 @@ def permutation_stage(
         folder = request.output / FOLDER
 
         def begin(before: Sequence[StageResult]) -> Fit:
+            from linguarec.training.module import FineTuning
+
             learner = PermutedVQRec(copy.deepcopy(network), settings.temperature, settings.rounds)
             start = data.validate(learner)[MONITOR]
             if is_main_process():
