@@ -52,7 +52,7 @@ def write_onnx(recommender: Recommender, folder: Path) -> dict[str, Any]:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise SettingsError([f"exporting to ONNX needs {error.name}: pip install 'linguarec[onnx]'"]) from error
-    model = make(recommender.scorer, now.inputs, now.ranker)
+    model = make(recommender.scorer, now.inputs, now.exact)
     for part in model.left_out:
         log.warning("left out of the export: %s, weight %.3g (%s)", part["model"], part["weight"], part["reason"])
     with writing_file(folder / MODEL_FILE) as temporary:
