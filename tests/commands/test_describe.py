@@ -47,7 +47,7 @@ def test_problems_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 LENGTHS = (40, 0, 21, 1, 30)  # of the users: 88 pairs of neighbours
-CLOSED_FORM = [f"linguarec finetune {name} DATA -o RUN" for name in ("ease", "itemknn", "textknn")]
+CLOSED_FORM = [f"linguarec finetune {name} DATA -o RUN" for name in ("ease", "ease-text", "itemknn", "textknn")]
 NEXT_ITEM = "models that predict the next item: --ties shuffled"
 
 
@@ -89,7 +89,7 @@ def test_what_to_try_first_where_timestamps_tie(
     for line in advice:  # its flags exist
         words = (
             line.removeprefix("linguarec finetune ")
-            if line in advice[:3]
+            if line in advice[: len(CLOSED_FORM)]
             else line.replace(NEXT_ITEM, "sasrec DATA -o RUN --ties shuffled")
         )
         assert parse(finetune, words.split(), "linguarec finetune", COMMANDS["finetune"]) is not None
