@@ -31,6 +31,17 @@ class NoOptions:
     """There are no options beside the settings of the model."""
 
 
+@dataclass(frozen=True)
+class VectorOptions:
+    """The item vectors.
+
+    Args:
+        features: name of the item text vectors; not needed if the folder has one kind
+    """
+
+    features: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Solve:
     """Computes what the model knows, validates it once, and keeps it. There is nothing to resume: it starts again."""

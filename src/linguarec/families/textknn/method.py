@@ -1,6 +1,5 @@
 """Use of text-kNN: one stage, which computes the mean of the catalogue's text vectors."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.training_data import TrainingData
-from linguarec.families.closed_form import plan_closed_form
+from linguarec.families.closed_form import VectorOptions, plan_closed_form
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.families.textknn.model import TextKNN, TextKNNConfig
 from linguarec.nn.encoders import EncoderConfig
@@ -22,17 +21,6 @@ from linguarec.ranking.scorer import Scorer, VectorScorer
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.sources.inputs import VectorInputs
 from linguarec.sources.source import ItemSource
-
-
-@dataclass(frozen=True)
-class TextKNNOptions:
-    """The item vectors.
-
-    Args:
-        features: name of the item text vectors; not needed if the folder has one kind
-    """
-
-    features: str | None = None
 
 
 class TextKNNScorer(VectorScorer):
@@ -83,7 +71,7 @@ TEXT_KNN = Family(
     config=TextKNNConfig,
     build=build,
     source=EmbeddingSource,
-    finetuning=Task(TextKNNOptions, plan_finetuning),
+    finetuning=Task(VectorOptions, plan_finetuning),
     encoders={},
     carries=False,
     closed_form=True,
