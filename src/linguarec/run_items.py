@@ -43,9 +43,12 @@ class RunItems:
     names: Mapping[str, str | None] = field(default_factory=dict)
     repeats: RepeatTerm | None = None
 
-    def rank(self, cases: EvaluationCases) -> Protocols:
-        """Rank the targets of `cases`, which hold item rows of the folder, under every protocol."""
-        return rank_by_protocol(self.scorer, self.inputs, self.ranker, cases, self.repeats)
+    def rank(self, cases: EvaluationCases, best: int = 0) -> Protocols:
+        """Rank the targets of `cases`, which hold item rows of the folder, under every protocol.
+
+        `best`: also give the best so many items of each case.
+        """
+        return rank_by_protocol(self.scorer, self.inputs, self.ranker, cases, self.repeats, best=best)
 
 
 def items_of_run(run: Path, dataset: PreparedDataset, zero_shot: bool, asked: Asked, device: torch.device) -> RunItems:
@@ -150,9 +153,10 @@ def with_repeats(
     return replace(items, repeats=term)
 
 
-def ranked(run: Path, dataset: PreparedDataset, cases: EvaluationCases) -> Protocols:
-    """Rank `cases` of the folder that the run was trained on with the run, on a GPU if there is one."""
-    return items_of_recommender(Recommender.load(run), dataset, zero_shot=False, device=device_for(None)).rank(cases)
+def ranked(run: Path, dataset: PreparedDataset, cases: EvaluationCases, best: int = 0) -> Protocols:
+    """Rank `cases` of the folder that the run was trained on with the run, on a GPU if there is one; see `RunItems.rank`."""
+    items = items_of_recommender(Recommender.load(run), dataset, zero_shot=False, device=device_for(None))
+    return items.rank(cases, best)
 
 
 def _check_unknown(

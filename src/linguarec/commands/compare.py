@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import Protocols
+    from linguarec.evaluation.lists import ListedItems, Measures
     from linguarec.families.family import Family
     from linguarec.runs.comparison import Compared
     from linguarec.training.settings import TrainingSettings
@@ -34,7 +35,8 @@ class CompareResult(Result):
     among the candidates; `excluded`: without them; `learned`: with the repeat term. `differences`: protocol -> name -> metric
     -> the difference to `baseline`, user by user. `minutes`, `memory`: median training time and largest memory in GiB.
     `runs`: system -> run folders, one for each seed. `left_out`: model -> why it does not take part. `slices`: the systems by
-    parts of the targets. `new_items`: the same figures for the split of held-out items. `report`: the HTML file.
+    parts of the targets. `lists`: protocol -> name -> measure of the lists of ten -> median and seeds; `list_vectors`: name of
+    the text vectors that diversity is by, `no_diversity`: why it is not measured. `new_items`: the same figures for the split of held-out items. `report`: the HTML file.
     """
 
     data: str
@@ -53,6 +55,9 @@ class CompareResult(Result):
     runs: dict[str, list[str]]
     left_out: dict[str, str]
     slices: list[dict[str, Any]]
+    lists: dict[str, dict[str, dict[str, Any]]]
+    list_vectors: str | None = None
+    no_diversity: str | None = None
     new_items: dict[str, Any] | None = None
     report: str
 
@@ -89,10 +94,22 @@ class _Trainings:
 
 @dataclass
 class _Rows:
-    """The systems of one split: their results on test and their run folders, one for each seed."""
+    """The systems of one split: their results on test, the measures of their lists and their run folders, one for each seed."""
 
-    results: "dict[str, list[Protocols]]"
+    listed: "ListedItems"
+    results: "dict[str, list[Protocols]]" = field(default_factory=dict)
+    lists: "list[Measures]" = field(default_factory=list)
     runs: dict[str, list[Path]] = field(default_factory=dict)
+
+    def add(self, name: str, result: "Protocols", run: Path | None = None) -> None:
+        """Add the next seed of a system. Its lists are measured now, and not kept."""
+        from linguarec.evaluation.lists import measured
+
+        self.lists.append(measured({name: result}, self.listed))
+        without = {protocol: replace(found, best=None) for protocol, found in result.items()}
+        self.results.setdefault(name, []).append(without)
+        if run is not None:
+            self.runs.setdefault(name, []).append(run)
 
 
 @one_writer
@@ -347,6 +364,7 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
     from linguarec.data.splits import evaluation_cases, training_sequences
     from linguarec.evaluation.baselines import chance, popularity
     from linguarec.evaluation.comparison import Comparison
+    from linguarec.evaluation.lists import LENGTH, ListedItems, Lists, popular_lists
     from linguarec.evaluation.slices import slices, training_counts
     from linguarec.run_items import ranked
     from linguarec.runs.comparison import Compared, costs_of
@@ -355,45 +373,40 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
     dataset, roles = plan.dataset, plan.dataset.roles(plan.split)
     cases, valid = (evaluation_cases(dataset.sequences, roles, part) for part in ("test", "valid"))
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
-    found = _Rows(
-        {
-            "chance": [chance(cases, dataset.num_items, valid)],
-            "popularity": [popularity(cases, counts, valid)],
-        }
-    )
+    found = _Rows(ListedItems.of(dataset, counts))
+    found.add("chance", chance(cases, dataset.num_items, valid))
+    popular, lists = popularity(cases, counts, valid), popular_lists(cases, counts)
+    found.add("popularity", {name: replace(of, best=lists.get(name)) for name, of in popular.items()})
     simple = {"popularity": popularity(valid, counts)["kept"].mean("ndcg@10")}
     for name, family in plan.families.items():
         for seed in plan.seeds[:1] if family.closed_form else plan.seeds:
             run, reached = _trained(plan, name, seed)
-            found.runs.setdefault(name, []).append(run)
-            found.results.setdefault(name, []).append(ranked(run, dataset, cases))
+            found.add(name, ranked(run, dataset, cases, LENGTH), run)
         if family.closed_form:
             simple[name] = reached
-    parts = dict(found.runs)
+    parts = {name: list(runs) for name, runs in found.runs.items()}
     for name, runs in rows.items():
         settings = read_settings(runs[0])
         own = settings.get("data_fingerprint") == dataset.fingerprint
         if own and settings.get("split", plan.split) != plan.split:
             continue  # it is a row of the other split
-        found.runs[name] = list(runs)
-        found.results[name] = [
-            ranked(run, dataset, cases) if own else _by_text(run, dataset, cases, valid) for run in runs
-        ]
+        for run in runs:
+            found.add(name, ranked(run, dataset, cases, LENGTH) if own else _by_text(run, dataset, cases, valid), run)
         if own:
-            parts[name] = found.runs[name]
+            parts[name] = list(runs)
     if blend and len(parts) > 1:
         for number in range(max(map(len, parts.values()))):
             place = plan.folder / BLENDED / f"seed{plan.seeds[0] + number}"
             _blended(
                 [runs[min(number, len(runs) - 1)] for runs in parts.values()], place, dataset, plan.seeds[0] + number
             )
-            found.runs.setdefault(BLENDED, []).append(place)
-            found.results.setdefault(BLENDED, []).append(ranked(place, dataset, cases))
+            found.add(BLENDED, ranked(place, dataset, cases, LENGTH), place)
     if plan.split == NEW_ITEMS and len(simple) > 1:
         del simple["popularity"]  # valid targets are known items: of new ones it knows nothing
     reference = baseline if baseline in found.results else max(simple, key=lambda name: simple[name])
     comparison = Comparison.of(found.results, reference, slices(cases, counts), KS, TESTED)
-    return Compared(plan.split, comparison, costs_of(found.runs), found.runs, len(plan.seeds))
+    lists = Lists.of(found.lists, found.listed)
+    return Compared(plan.split, comparison, lists, costs_of(found.runs), found.runs, len(plan.seeds))
 
 
 def _trained(plan: _Trainings, name: str, seed: int) -> tuple[Path, float]:
@@ -419,12 +432,13 @@ def _trained(plan: _Trainings, name: str, seed: int) -> tuple[Path, float]:
 def _by_text(run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", valid: "EvaluationCases") -> "Protocols":
     """The ranks by a model that was not trained on the data, with a repeat term fitted on valid, which is not stored."""
     from linguarec.devices import device_for
+    from linguarec.evaluation.lists import LENGTH
     from linguarec.evaluation.stacking import Part, fit_repeats
     from linguarec.run_items import items_of_run
 
     items = items_of_run(run, dataset, True, {}, device_for(None))
     term = fit_repeats(Part.of(items.scorer, items.inputs, items.ranker), valid)
-    return replace(items, repeats=term).rank(cases)
+    return replace(items, repeats=term).rank(cases, LENGTH)
 
 
 def _blended(parts: Sequence[Path], folder: Path, dataset: "PreparedDataset", seed: int) -> None:

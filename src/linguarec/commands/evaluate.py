@@ -1,7 +1,7 @@
 """Evaluate: rank the targets of a split with a trained run, beside popularity and chance."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,9 @@ class EvaluateResult(Result):
     `items_`: number of items that targets are ranked among; `items_read_by_text`: number of those that the run did not know.
     `cut`: how many histories and items are longer than the model reads. `systems`: model, popularity and chance -> metric ->
     mean, low and high, with the items of the history among the candidates; `excluded`: without them; `learned`: with the
-    repeat terms, if the run has one. `slices`: the same for parts of the targets. `files`: ranks and plots.
+    repeat terms, if the run has one. `slices`: the same for parts of the targets. `lists`: protocol -> model and popularity ->
+    measures of the lists of ten (`linguarec.evaluation.lists`); `list_vectors`: name of the text vectors that diversity is by,
+    `no_diversity`: why it is not measured. `files`: ranks and plots.
     """
 
     run: str
@@ -48,6 +50,9 @@ class EvaluateResult(Result):
     excluded: dict[str, dict[str, dict[str, float]]]
     learned: dict[str, dict[str, dict[str, float]]] | None = None
     slices: list[dict[str, Any]]
+    lists: dict[str, dict[str, dict[str, float]]]
+    list_vectors: str | None = None
+    no_diversity: str | None = None
     files: list[str]
 
     def _lines(self) -> list[str]:
@@ -60,6 +65,7 @@ class EvaluateResult(Result):
         return [
             f"{self.model} on {self.data}, {self.protocol}, {self.split}: {self.targets:,} targets among {self.items_:,} items",
             *(f"{name}: {metrics_line(found)}" for name, found in means.items()),
+            *(f"lists of {self.model}, {name}: {metrics_line(of[self.model])}" for name, of in self.lists.items()),
             f"run folder: {self.run}",
         ]
 
@@ -78,6 +84,8 @@ def evaluate(
     **options: Any,
 ) -> EvaluateResult:
     """Rank each target among the whole catalogue and report recall, ndcg and mrr, beside popularity and chance.
+
+    Beside that accuracy: coverage, novelty, diversity and popularity bias of the ten best items of each history.
 
     Each is reported with the items of the history as candidates (kept, as published), without them (excluded, as recommend
     works by default), and with the repeat term that the run learned (learned).
@@ -110,6 +118,7 @@ def evaluate(
     from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines
+    from linguarec.evaluation.lists import LENGTH, ListedItems, measured, measures_table, popular_lists
     from linguarec.evaluation.slices import slices, training_counts
     from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.families.opening import read_description
@@ -165,14 +174,17 @@ def evaluate(
     cut = left_out(items.scorer, items.inputs, {split: cases.histories})
     log_left_out(cut)
     started = time.perf_counter()
-    result = items.rank(cases)
+    result = items.rank(cases, best=LENGTH)
     seconds = time.perf_counter() - started
     fitted_on = None if items.repeats is None else valid
+    listed = ListedItems.of(dataset, counts)
     systems = {
         model_name: result,
         "popularity": baselines.popularity(cases, counts, fitted_on),
         "chance": baselines.chance(cases, dataset.num_items, fitted_on),
     }
+    for name, rows in popular_lists(cases, counts).items():
+        systems["popularity"][name] = replace(systems["popularity"][name], best=rows)
     summary = {
         "run": str(run),
         "model": model_name,
@@ -191,6 +203,12 @@ def evaluate(
         **({} if cut is None else {"cut": cut}),
         "seconds": round(seconds, 3),
         **summarise(systems, slices(cases, counts), ks, seed),
+        "lists": measured(systems, listed),
+        **{
+            name: found
+            for name, found in (("list_vectors", listed.name), ("no_diversity", listed.lacking))
+            if found is not None
+        },
     }
     folder = run / "evaluation"
     name = _result_name(split, settings, dataset, protocol, own_data, zero_shot)
@@ -204,6 +222,11 @@ def evaluate(
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
     show_table(console, systems_table(summary, list(summary["systems"][model_name])), what)
     show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")
+    by_text = "no diversity" if listed.name is None else f"diversity by the text vectors {listed.name}"
+    title = f"beyond accuracy: the {LENGTH} best items of each history, {by_text}"
+    show_table(console, measures_table(summary["lists"], list(systems)[:2]), title)
+    if listed.lacking:
+        console.print(f"diversity is not measured: {listed.lacking}")
     if summary["targets_without_history"]:
         console.print(f"left out: {summary['targets_without_history']:,} targets without a history before them")
     console.print(f"written: {folder / f'{name}.json'}")

@@ -1,7 +1,7 @@
 """Evaluate a model: score the catalogue after each history, and rank the target."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,13 +12,15 @@ from torch import nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH
+from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
+from linguarec.ranking.adjusted import AdjustedRanker
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker, protocols_of
 from linguarec.ranking.ranker import Ranker
 from linguarec.ranking.ranks import TargetRanks
-from linguarec.ranking.repeats import RepeatTerm
+from linguarec.ranking.repeats import Adjustments, RepeatTerm
 from linguarec.ranking.scorer import Scorer, VectorScorer, evaluating
 
 
@@ -26,12 +28,14 @@ from linguarec.ranking.scorer import Scorer, VectorScorer, evaluating
 class EvaluationResult:
     """Ranks of Q evaluated cases.
 
-    `cases` [Q]: index of each case in its `EvaluationCases`, ascending. `users` [Q]: user row of each.
+    `cases` [Q]: index of each case in its `EvaluationCases`, ascending. `users` [Q]: user row of each. `best` [Q, k]: rows of
+    the best k items after each history, best first, -1 where there are fewer; None = not asked for.
     """
 
     ranks: TargetRanks
     cases: npt.NDArray[np.int64]
     users: npt.NDArray[np.int64]
+    best: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -45,7 +49,8 @@ class EvaluationResult:
 
     def select(self, mask: npt.NDArray[np.bool_]) -> "EvaluationResult":
         """The cases where `mask` [Q] is true."""
-        return EvaluationResult(self.ranks[mask], self.cases[mask], self.users[mask])
+        best = None if self.best is None else self.best[mask]
+        return EvaluationResult(self.ranks[mask], self.cases[mask], self.users[mask], best)
 
     def per_user(self, ks: Sequence[int] = (10, 50)) -> dict[str, FloatArray]:
         """Each metric for each distinct user (ascending), [U]: the mean over the user's cases."""
@@ -138,15 +143,17 @@ def rank_by_protocol(
     cases: EvaluationCases,
     repeats: RepeatTerm | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
+    best: int = 0,
 ) -> Protocols:
     """Rank the target of every case among the whole catalogue under every protocol, in one pass.
 
     `kept`: items of the history are candidates, as published. `excluded`: they are not, as `recommend` works. `learned`: they
-    are, with the repeat term added to their scores; only with `repeats`. Other arguments as in `rank_cases`.
+    are, with the repeat term added to their scores; only with `repeats`. `best`: how many of the best items to give for each
+    case; for `excluded`, a target of the history is none of them. Other arguments as in `rank_cases`.
     """
     with evaluating(scorer.network), torch.inference_mode():
         queries = scorer.queries(inputs, cases.histories, cases.users, tokens_per_batch)
-        return ranked_by_protocol(queries, ranker, cases, repeats)
+        return ranked_by_protocol(queries, ranker, cases, repeats, best)
 
 
 def ranked_by_protocol(
@@ -154,16 +161,34 @@ def ranked_by_protocol(
     ranker: ExactRanker[Any, Any],
     cases: EvaluationCases,
     repeats: RepeatTerm | None = None,
+    best: int = 0,
 ) -> Protocols:
     """As `rank_by_protocol`, with queries that are made already, batch by batch: the indices of the cases, their queries."""
     found: dict[str, list[tuple[npt.NDArray[np.int64], TargetRanks]]] = {name: [] for name in protocols_of(repeats)}
+    lists = {name: np.full((len(cases), best), -1, dtype=np.int32) for name in found if best}
     for index, of_index in queries:
         histories = cases.histories.select(index)
         adjustments = None if repeats is None else repeats(histories)
         ranks = ranker.ranks_by_protocol(of_index, cases.targets[index].astype(np.int64), histories, adjustments)
         for name, of_name in ranks.items():
             found[name].append((index, of_name))
-    return {name: _result(of_name, cases.users) for name, of_name in found.items()}
+        if best:
+            for name, rows in _best(ranker, of_index, best, histories, adjustments).items():
+                lists[name][index] = rows
+    return {
+        name: replace(result, best=lists[name][result.cases]) if best else result
+        for name, result in ((name, _result(of_name, cases.users)) for name, of_name in found.items())
+    }
+
+
+def _best(
+    ranker: ExactRanker[Any, Any], queries: Any, k: int, histories: Ragged, adjustments: Adjustments | None
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows [Q, k] of the best items of each query under each protocol."""
+    found = {"kept": ranker.top_k(queries, k).rows, "excluded": ranker.top_k(queries, k, exclude=histories).rows}
+    if adjustments is not None:
+        found["learned"] = AdjustedRanker(ranker).top_k((queries, adjustments), k).rows
+    return found
 
 
 def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:

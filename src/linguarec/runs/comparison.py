@@ -9,6 +9,7 @@ import numpy as np
 
 from linguarec.errors import CheckpointMismatchError
 from linguarec.evaluation.comparison import Comparison, Costs, differences_table, median_of, protocols_table
+from linguarec.evaluation.lists import LENGTH, Lists, systems_measures_table
 from linguarec.evaluation.plots import MOST_LINES, plot_by_slice, plot_learning_curves, plot_systems
 from linguarec.evaluation.published import PublishedValue
 from linguarec.evaluation.report import Figure, Section, Table, write_report
@@ -27,10 +28,12 @@ Published = Mapping[str, Sequence[PublishedValue]]
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison on one split. `runs`: system -> run folders, one for each seed; `seeds`: number of the trained models'."""
+    """The comparison on one split. `lists`: measures of the lists of recommendations. `runs`: system -> run folders, one for each
+    seed; `seeds`: number of the trained models'."""
 
     split: str
     comparison: Comparison
+    lists: Lists
     costs: Costs
     runs: Mapping[str, Sequence[Path]]
     seeds: int
@@ -39,6 +42,7 @@ class Compared:
         """JSON-able form."""
         return {
             **self.comparison.to_dict(),
+            **self.lists.to_dict(),
             "minutes": dict(self.costs.minutes),
             "memory": dict(self.costs.memory),
             "runs": {name: [str(run) for run in runs] for name, runs in self.runs.items()},
@@ -99,8 +103,10 @@ def write_comparison(
             figures=[_systems_plot(output / "plots" / "systems.png", summary["data"], first, published)],
         ),
         *_difference_sections(first, "Differences"),
+        _lists_section(first, "Beyond accuracy"),
     ]
     console_tables = [(table, f"{summary['data']}, {first.split}, test: {_interval_of(first)}"), *_tests_of(first)]
+    console_tables.append(_lists_on_screen(first))
     for each in more:
         new = protocols_table(each.comparison.systems, {}, each.costs, SHOWN)
         note = (
@@ -110,7 +116,9 @@ def write_comparison(
         figure = _systems_plot(output / "plots" / "new-items.png", summary["data"], each, {})
         sections.append(Section("New items", table=new, note=note, figures=[figure]))
         sections += _difference_sections(each, "New items, differences")
+        sections.append(_lists_section(each, "New items, beyond accuracy"))
         console_tables += [(new, f"{summary['data']}, {each.split}, test: {_interval_of(each)}"), *_tests_of(each)]
+        console_tables.append(_lists_on_screen(each))
     sections += [*_slice_sections(output, summary), _training_section(output, summary)]
     if summary["left_out"]:
         reasons = Table(["left out", "because"], [[name, why] for name, why in summary["left_out"].items()])
@@ -166,6 +174,26 @@ def _difference_sections(compared: Compared, title: str) -> list[Section]:
         for protocol, of in found.differences.items()
         if of
     ]
+
+
+def _lists_section(compared: Compared, title: str) -> Section:
+    by = f"by the text vectors {compared.lists.vectors}" if compared.lists.vectors else "not measured"
+    return Section(
+        title,
+        f"Of the {LENGTH} best items of each history, {median_of(compared.seeds)}. coverage: fraction of the catalogue that is "
+        "in a list. novelty: mean of -log2 of the item's share of the training interactions. diversity: 1 - mean cosine of the "
+        f"pairs of a list, {by}. popularity: mean popularity percentile, 0.5 = a random item. gini: inequality of how often "
+        "each item is in a list, 0 = equal.",
+        systems_measures_table(compared.lists.medians),
+        note=f"No diversity: {compared.lists.lacking}." if compared.lists.lacking else "",
+    )
+
+
+def _lists_on_screen(compared: Compared) -> tuple[Table, str]:
+    by = f"diversity by the text vectors {compared.lists.vectors}"
+    lacking = f"no diversity: {compared.lists.lacking}"
+    title = f"{compared.split}, beyond accuracy: lists of {LENGTH}, {by if compared.lists.vectors else lacking}"
+    return systems_measures_table(compared.lists.medians), title
 
 
 def _systems_plot(place: Path, data: str, compared: Compared, published: Published) -> Figure:
