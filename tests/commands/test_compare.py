@@ -122,8 +122,18 @@ def test_new_items_are_compared_among_models_that_can_rank_them(with_new_items, 
     assert new["users"] == len(
         set(evaluation_cases(with_new_items.sequences, with_new_items.roles("held-out-items"), "test").users)
     )
+    assert found.list_vectors == "enc"
+    lists = found.lists["excluded"]
+    assert set(lists) == {"popularity", "ease", "ease-text", "itemknn", "textknn"}
+    assert lists["textknn"]["diversity@10"]["median"] < lists["popularity"]["diversity@10"]["median"]  # alike by text
+    evaluated = evaluate(found.runs["ease"][0], plots=False)
+    assert {name: values["ease"] for name, values in evaluated.lists.items()} == {
+        name: {measure: value["median"] for measure, value in of["ease"].items()} for name, of in found.lists.items()
+    }
+    assert set(new["lists"]["excluded"]) == {"popularity", "ease-text", "textknn"}
     assert new["runs"]["textknn"] == [str(tmp_path / "out" / "runs-new-items" / "textknn" / "seed0")]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Beyond accuracy</h2>" in page and "<td>textknn, learned</td>" in page
     assert "<h2>New items</h2>" in page and page.count("data:image/png;base64,") == 4
 
 

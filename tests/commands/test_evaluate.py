@@ -7,6 +7,7 @@ from prepared import catalogue_batch, untrained
 from results import stored_result
 
 from linguarec.commands.evaluate import evaluate
+from linguarec.commands.finetune import finetune
 from linguarec.data.splits import TEST, draw_users, evaluation_cases, held_out_items, training_sequences
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
@@ -66,6 +67,38 @@ def test_means_are_those_of_the_model(run, dataset):
     assert (found["targets"], found["users"], found["targets_without_history"]) == (50, 50, 0)
     interval = found["systems"]["sasrec-text"]["recall@10"]
     assert interval["low"] < interval["mean"] < interval["high"]
+
+
+def test_lists_are_measured_as_they_are_recommended(run, dataset, capsys):
+    found = evaluate(run, plots=False)
+    cases = evaluation_cases(dataset.sequences, dataset.roles(), "test")
+    ids = dataset.raw_item_ids
+    histories = [[ids[row] for row in cases.histories[case]] for case in range(len(cases))]
+    lists = Recommender.load(run).recommend(histories, k=10)
+    rows = [[dataset.item_row[one.raw_id] for one in best] for best in lists]
+    distinct = {row for best in rows for row in best}
+    of_run, popular = (found.lists["excluded"][name] for name in ("sasrec-text", "popularity"))
+    assert of_run["coverage@10"] == len(distinct) / NUM_ITEMS
+    units = vectors(NUM_ITEMS) / np.linalg.norm(vectors(NUM_ITEMS), axis=1, keepdims=True)
+    expected = [1 - (np.square(units[best].sum(axis=0)).sum() - 10) / 90 for best in rows]
+    assert of_run["diversity@10"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found.list_vectors == "enc" and found.no_diversity is None
+    assert popular["novelty@10"] < of_run["novelty@10"] and popular["popularity@10"] > of_run["popularity@10"]
+    assert found.lists["kept"]["popularity"]["coverage@10"] == 10 / NUM_ITEMS
+    assert set(found.lists) == {"kept", "excluded"}  # the run has no repeat term
+    shown = capsys.readouterr().out
+    assert "diversity by the text vectors enc" in shown and "coverage@10, excluded" in shown
+    assert stored_result(run / "evaluation" / "test.json")["lists"] == found.lists
+    assert "lists of sasrec-text, excluded: coverage@10" in repr(found)
+
+
+def test_diversity_is_not_made_up_where_there_are_no_vectors(make_dataset, tmp_path, capsys):
+    shop = make_dataset(sequences(), num_items=NUM_ITEMS)
+    finetune("itemknn", shop.path, tmp_path / "knn")
+    found = evaluate(tmp_path / "knn", plots=False)
+    assert "diversity@10" not in found.lists["kept"]["itemknn"] and found.list_vectors is None
+    assert found.no_diversity == "tiny has no text vectors (`linguarec encode` makes them)"
+    assert "diversity is not measured: tiny has no text vectors" in capsys.readouterr().out
 
 
 def test_items_are_copied_only_where_rows_differ(run, dataset, make_dataset):

@@ -74,9 +74,7 @@ def test_diversity_is_the_mean_over_all_pairs_and_of_items_with_a_vector():
     vectors = rng.standard_normal((20, 6)).astype(np.float32)
     rows = np.array([rng.permutation(20)[:7] for _ in range(5)])
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    expected = [
-        1 - np.mean([units[a] @ units[b] for i, a in enumerate(each) for b in each[i + 1 :]]) for each in rows
-    ]
+    expected = [1 - np.mean([units[a] @ units[b] for i, a in enumerate(each) for b in each[i + 1 :]]) for each in rows]
     assert list_diversity(rows, vectors) == pytest.approx(expected, abs=1e-6)
     vectors[rows[0, 2]] = 0  # an item without a text
     without = np.delete(rows[0], 2)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.evaluate import Protocols
-    from linguarec.evaluation.lists import ListedItems, Measures
     from linguarec.families.family import Family
     from linguarec.runs.comparison import Compared
     from linguarec.training.settings import TrainingSettings
@@ -36,7 +35,8 @@ class CompareResult(Result):
     -> the difference to `baseline`, user by user. `minutes`, `memory`: median training time and largest memory in GiB.
     `runs`: system -> run folders, one for each seed. `left_out`: model -> why it does not take part. `slices`: the systems by
     parts of the targets. `lists`: protocol -> name -> measure of the lists of ten -> median and seeds; `list_vectors`: name of
-    the text vectors that diversity is by, `no_diversity`: why it is not measured. `new_items`: the same figures for the split of held-out items. `report`: the HTML file.
+    the text vectors that diversity is by, `no_diversity`: why it is not measured. `new_items`: the same figures for the
+    split of held-out items. `report`: the HTML file.
     """
 
     data: str
@@ -92,26 +92,6 @@ class _Trainings:
     seeds: Sequence[int]
 
 
-@dataclass
-class _Rows:
-    """The systems of one split: their results on test, the measures of their lists and their run folders, one for each seed."""
-
-    listed: "ListedItems"
-    results: "dict[str, list[Protocols]]" = field(default_factory=dict)
-    lists: "list[Measures]" = field(default_factory=list)
-    runs: dict[str, list[Path]] = field(default_factory=dict)
-
-    def add(self, name: str, result: "Protocols", run: Path | None = None) -> None:
-        """Add the next seed of a system. Its lists are measured now, and not kept."""
-        from linguarec.evaluation.lists import measured
-
-        self.lists.append(measured({name: result}, self.listed))
-        without = {protocol: replace(found, best=None) for protocol, found in result.items()}
-        self.results.setdefault(name, []).append(without)
-        if run is not None:
-            self.runs.setdefault(name, []).append(run)
-
-
 @one_writer
 def compare(
     data: AnyPath,
@@ -161,6 +141,7 @@ def compare(
     from linguarec.portable import portable_values
     from linguarec.runs.comparison import write_comparison
     from linguarec.runs.folder import check_report_folder
+    from linguarec.runs.rows import check_runs, named_runs
     from linguarec.training.settings import TrainingSettings
 
     data, output = Path(data), Path(output)
@@ -169,7 +150,7 @@ def compare(
     asked = [name for name in named if name != ALL]
     wanted = [*asked, *(name for name, family in FAMILIES.items() if family.trained and ALL in named)]
     wanted += [name for name, family in FAMILIES.items() if family.closed_form and baselines]
-    rows = _named_runs(runs or [], [*FAMILIES, "chance", "popularity"])
+    rows = named_runs(runs or [], [*FAMILIES, "chance", "popularity"])
     _check(wanted if ALL in named else asked, seeds, first_seed, training, baseline, [*wanted, *rows, "popularity"])
     families = {name: FAMILIES[name] for name in dict.fromkeys(wanted)}
     dataset = PreparedDataset.open(data)
@@ -183,7 +164,7 @@ def compare(
     if _with_new_items(dataset, split, new_items, ALL in named):
         ranking_new = {name: family for name, family in families.items() if family.ranks_new}
         plans.append(replace(plans[0], split=NEW_ITEMS, folder=output / "runs-new-items", families=ranking_new))
-    _check_runs(rows, dataset, [plan.split for plan in plans])
+    check_runs(rows, dataset, [plan.split for plan in plans])
     for plan in plans:  # refuses bad settings of all models before the first one is trained
         _check_plans(plan, asked, left_out)
     _tell(plans)
@@ -207,31 +188,6 @@ def compare(
     write_comparison(output, summary, compared, values)
     write_json(output / "comparison.json", portable_values(summary, output, ("runs", "report")))
     return CompareResult.of_dict(summary)
-
-
-def _named_runs(folders: Sequence[AnyPath], taken: Sequence[str]) -> dict[str, list[Path]]:
-    """Row name -> run folders. A folder that is no run, but holds runs, is one row of several seeds.
-
-    Raises:
-        SettingsError: a folder is no run and holds none.
-    """
-    from linguarec.families.weights import SETTINGS_FILE
-
-    found: dict[str, list[Path]] = {}
-    problems = []
-    for folder in map(Path, folders):
-        runs = [folder] if (folder / SETTINGS_FILE).exists() else sorted(folder.glob(f"*/{SETTINGS_FILE}"))
-        runs = [run.parent if run.name == SETTINGS_FILE else run for run in runs]
-        if not runs:
-            problems.append(f"--runs {folder}: it is no run folder and holds none (no {SETTINGS_FILE} there)")
-        name = f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed") else folder.name
-        name = name if name not in (*taken, *found) else str(folder)
-        if name in found:
-            problems.append(f"--runs {folder} is named twice")
-        found[name] = runs
-    if problems:
-        raise SettingsError(problems)
-    return found
 
 
 def _check(
@@ -287,28 +243,6 @@ def _with_new_items(dataset: "PreparedDataset", split: str, asked: bool, every_m
             [f"--new-items: no item of {dataset.path} is held out; prepare it again with --held-out-share 0.1"]
         )
     return found
-
-
-def _check_runs(rows: Mapping[str, Sequence[Path]], dataset: "PreparedDataset", splits: Sequence[str]) -> None:
-    """Refuse runs that were trained on these data in another way, since targets may be among what they learned from.
-
-    Raises:
-        SettingsError: there is one.
-        CheckpointMismatchError: a folder is no run.
-    """
-    from linguarec.runs.settings import read_settings
-
-    problems = []
-    for run in (run for of_row in rows.values() for run in of_row):
-        settings = read_settings(run)
-        own = settings.get("data_fingerprint") == dataset.fingerprint
-        if own and settings.get("split", "leave-one-out") not in splits:
-            problems.append(
-                f"--runs {run} was trained on the split {settings['split']} of these data, and {' and '.join(splits)} are "
-                "compared: targets may be among what it learned from"
-            )
-    if problems:
-        raise SettingsError(problems)
 
 
 def _check_plans(plan: _Trainings, asked: Sequence[str], left_out: dict[str, str]) -> None:
@@ -368,12 +302,13 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
     from linguarec.evaluation.slices import slices, training_counts
     from linguarec.run_items import ranked
     from linguarec.runs.comparison import Compared, costs_of
+    from linguarec.runs.rows import Rows
     from linguarec.runs.settings import read_settings
 
     dataset, roles = plan.dataset, plan.dataset.roles(plan.split)
     cases, valid = (evaluation_cases(dataset.sequences, roles, part) for part in ("test", "valid"))
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
-    found = _Rows(ListedItems.of(dataset, counts))
+    found = Rows(ListedItems.of(dataset, counts))
     found.add("chance", chance(cases, dataset.num_items, valid))
     popular, lists = popularity(cases, counts, valid), popular_lists(cases, counts)
     found.add("popularity", {name: replace(of, best=lists.get(name)) for name, of in popular.items()})

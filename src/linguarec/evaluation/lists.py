@@ -4,12 +4,12 @@
     novelty     mean over a list of -log2 p(item)                                   (Zhou et al., PNAS 107(10), 2010)
     diversity   1 - mean cosine of the pairs of a list, by text vectors             (Ziegler et al., WWW 2005)
     popularity  mean over a list of the item's popularity percentile                (after Abdollahpouri et al., RMSE 2019)
-    gini        Gini coefficient of how often each item is in a list                (Fleder and Hosanagar, Management Science 2009)
+    gini        Gini coefficient of how often each item is in a list                (Fleder and Hosanagar, Manag. Sci., 2009)
 
-p(item) = (n + 1) / (sum of n + N): n of its occurrences in training, smoothed by one occurrence of each of the N items, so that
-an item that was never seen has a finite value. The percentile of an item is the fraction of the catalogue that occurs less often
-in training, items that occur equally often counted half: a random item has 0.5. Coverage and gini are of all lists together, the
-others are means over lists, then over users.
+p(item) = (n + 1) / (sum of n + N): n of its occurrences in training, smoothed by one occurrence of each of the N items, so
+that an item that was never seen has a finite value. The percentile of an item is the fraction of the catalogue that occurs
+less often in training, items that occur equally often counted half: a random item has 0.5. Coverage and gini are of all lists
+together, the others are means over lists, then over users.
 """
 
 from collections.abc import Mapping, Sequence
@@ -114,13 +114,18 @@ def list_diversity(rows: npt.NDArray[np.integer[Any]], vectors: npt.NDArray[Any]
     lists_at_once = max(1, _NUMBERS_AT_ONCE // max(1, rows.shape[1] * vectors.shape[1]))
     for start in range(0, len(rows), lists_at_once):
         part = rows[start : start + lists_at_once]
-        gathered = np.asarray(vectors[np.maximum(part, 0)], dtype=np.float64)
-        lengths = np.linalg.norm(gathered, axis=2)
-        known = (part >= 0) & (lengths > 0)
-        units = gathered / np.where(known, lengths, 1.0)[:, :, None] * known[:, :, None]
+        items, place = np.unique(np.maximum(part, 0), return_inverse=True)
+        units = np.asarray(vectors[items], dtype=np.float32)
+        lengths = np.linalg.norm(units, axis=1)
+        units /= np.where(lengths > 0, lengths, 1)[:, None]
+        place = place.reshape(part.shape)
+        known = (part >= 0) & (lengths[place] > 0)
+        total = np.zeros((len(part), units.shape[1]), dtype=np.float32)
+        for column in range(part.shape[1]):
+            total += units[place[:, column]] * known[:, column, None]
         count = known.sum(axis=1)
         # |sum of unit vectors|^2 = their number + twice the sum of the cosines of the pairs
-        cosines = np.square(units.sum(axis=1)).sum(axis=1) - count
+        cosines = np.square(total).sum(axis=1, dtype=np.float64) - count
         pairs = count * (count - 1)
         enough = pairs > 0
         found[start : start + len(part)][enough] = 1 - cosines[enough] / pairs[enough]
@@ -190,7 +195,8 @@ class Lists:
         """The median over the seeds."""
         return {
             protocol: {
-                system: {name: float(np.median(seeds)) for name, seeds in values.items()} for system, values in of.items()
+                system: {name: float(np.median(seeds)) for name, seeds in values.items()}
+                for system, values in of.items()
             }
             for protocol, of in self.seeds.items()
         }

@@ -28,8 +28,11 @@ Published = Mapping[str, Sequence[PublishedValue]]
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison on one split. `lists`: measures of the lists of recommendations. `runs`: system -> run folders, one for each
-    seed; `seeds`: number of the trained models'."""
+    """The comparison on one split.
+
+    `lists`: measures of the lists of recommendations. `runs`: system -> run folders, one for each seed; `seeds`: number of the
+    trained models'.
+    """
 
     split: str
     comparison: Comparison
