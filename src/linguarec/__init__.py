@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from linguarec.commands.pretrain import pretrain
     from linguarec.commands.quantize import quantize
     from linguarec.commands.tokenize import tokenize
+    from linguarec.commands.update import update
     from linguarec.data.dataset import PreparedDataset
     from linguarec.errors import (
         CheckpointMismatchError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         StaleFeaturesError,
         StateError,
         UnknownItemError,
+        WorseModelError,
     )
     from linguarec.hub import from_pretrained, push_to_hub, save_pretrained
     from linguarec.nn.encoders import TransformerConfig
@@ -51,6 +53,7 @@ __all__ = [
     "TrainingSettings",
     "TransformerConfig",
     "UnknownItemError",
+    "WorseModelError",
     "__version__",
     "compare",
     "encode",
@@ -65,6 +68,7 @@ __all__ = [
     "quantize",
     "save_pretrained",
     "tokenize",
+    "update",
 ]
 
 _MODULES = {
@@ -82,6 +86,7 @@ _MODULES = {
     "quantize": "linguarec.commands.quantize",
     "save_pretrained": "linguarec.hub",
     "tokenize": "linguarec.commands.tokenize",
+    "update": "linguarec.commands.update",
 }
 
 

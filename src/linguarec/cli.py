@@ -97,6 +97,13 @@ COMMANDS: dict[str, Command] = {
         model="model",
         options="finetuning",
     ),
+    "update": Command(
+        "linguarec.commands.update",
+        "update",
+        "A run made anew from newer data of its shop, unless that is worse.",
+        ("run", "data"),
+        options="reading",
+    ),
     "blend": Command(
         "linguarec.commands.blend", "blend", "Several trained runs as one, weights fitted on valid.", ("runs",)
     ),

@@ -88,6 +88,17 @@ class SettingsError(LinguarecError):
         super().__init__("\n".join(problems))
 
 
+class WorseModelError(LinguarecError):
+    """An updated model is significantly worse than the one that it would replace.
+
+    `judged`: the figures of both, as in the result of `linguarec.update`.
+    """
+
+    def __init__(self, message: str, judged: Mapping[str, Any]) -> None:
+        self.judged = dict(judged)
+        super().__init__(message)
+
+
 class FilterError(LinguarecError):
     """A filter of items cannot be read or does not fit the attributes.
 

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.devices import device_for
 from linguarec.errors import DataFormatError, SettingsError
-from linguarec.evaluation.evaluate import Protocols, rank_by_protocol
+from linguarec.evaluation.baselines import distinct_seen
+from linguarec.evaluation.evaluate import EvaluationResult, Protocols, rank_by_protocol
 from linguarec.evaluation.stacking import Part, fit_repeats
 from linguarec.families.family import Start
 from linguarec.families.flags import refuse
@@ -21,7 +23,7 @@ from linguarec.families.opening import open_start, read_description
 from linguarec.families.weights import seal_model
 from linguarec.files import updating_folder
 from linguarec.ranking.exact import ExactRanker
-from linguarec.ranking.ranks import full_precision
+from linguarec.ranking.ranks import TargetRanks, full_precision
 from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.scorer import Scorer
 from linguarec.recommender import CATALOGUE_FILE, Recommender
@@ -130,6 +132,46 @@ def items_of_recommender(
         inputs = inputs.joined(new_inputs).select(order)
         ranker = ranker.with_added(new_keys).subset(order)
     return RunItems(scorer, inputs.to(device), ranker.to(device), len(unknown), repeats=recommender.repeats)
+
+
+def rank_on_newer_data(recommender: Recommender, dataset: PreparedDataset, cases: EvaluationCases) -> Protocols:
+    """Rank cases of newer data of a run's shop with the run, as it would serve them.
+
+    Items that it does not know are read by their text. A model that ranks by ID alone puts them behind all others, tied, and
+    reads past them in histories; a history without any item that it knows says nothing, so that all items tie.
+    """
+    device = device_for(None)
+    if recommender.description.family.ranks_new:
+        return items_of_recommender(recommender, dataset, True, device).rank(cases)
+    now = recommender.snapshot
+    entries = now.catalogue.find(dataset.raw_item_ids)
+    entries[np.isin(entries, now.exact.removed)] = -1
+    known = np.flatnonzero(entries >= 0)
+    place = np.full(dataset.num_items, -1, dtype=np.int64)
+    place[known] = np.arange(len(known))
+    read = place[cases.histories.values]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(read >= 0)])[cases.histories.offsets]
+    histories, targets = Ragged(read[read >= 0].astype(np.int32), offsets), place[cases.targets].astype(np.int32)
+    readable = histories.lengths > 0
+    ranked = np.flatnonzero(readable & (targets >= 0))
+    scorer = recommender.scorer.to(device)
+    inputs, ranker = now.inputs.select(entries[known]), now.exact.subset(entries[known])
+    items = RunItems(scorer, inputs.to(device), ranker.to(device), 0, repeats=recommender.repeats)
+    found = items.rank(EvaluationCases(histories.select(ranked), targets[ranked], cases.users[ranked]))
+    seen_by, seen = distinct_seen(cases)  # without the target
+    of_known = place[seen] >= 0
+    seen_known = np.bincount(seen_by[of_known], minlength=len(cases))
+    seen_unknown = np.bincount(seen_by[~of_known], minlength=len(cases))
+    protocols: Protocols = {}
+    for protocol, result in found.items():
+        barred = protocol == "excluded"
+        behind = len(known) - seen_known * barred
+        unknown = dataset.num_items - len(known) - seen_unknown * barred
+        greater = np.where(readable, behind, 0)
+        ties = np.where(readable, unknown, behind + unknown)
+        greater[ranked], ties[ranked] = result.ranks.greater, result.ranks.ties
+        protocols[protocol] = EvaluationResult(TargetRanks(greater, ties), np.arange(len(cases)), cases.users)
+    return protocols
 
 
 def with_repeats(

@@ -36,6 +36,30 @@ class EvaluationCases:
         return EvaluationCases(self.histories.select(index), self.targets[index], self.users[index])
 
 
+@dataclass(frozen=True)
+class TimeCuts:
+    """A temporal split: first time, in seconds since 1970, of `valid`, of `test` and of what is `excluded` (None = nothing is)."""
+
+    valid: int
+    test: int
+    excluded: int | None = None
+
+    @property
+    def split(self) -> str:
+        """Name of the split that these cuts make; other cuts have another name."""
+        cuts = (self.valid, self.test) if self.excluded is None else (self.valid, self.test, self.excluded)
+        return "-".join(["temporal", *map(str, cuts)])
+
+    def roles(self, timestamps: npt.NDArray[np.int64]) -> Roles:
+        """Roles of interactions at these times; equal times get the same role."""
+        roles = np.full(len(timestamps), TRAIN, dtype=np.int8)
+        roles[timestamps >= self.valid] = VALID
+        roles[timestamps >= self.test] = TEST
+        if self.excluded is not None:
+            roles[timestamps >= self.excluded] = EXCLUDED
+        return roles
+
+
 def leave_one_out(offsets: npt.NDArray[np.int64]) -> Roles:
     """Last item of a user = test, the one before it = valid; users with fewer than 3 items only train."""
     roles = np.full(offsets[-1], TRAIN, dtype=np.int8)
@@ -52,11 +76,8 @@ def training_only(offsets: npt.NDArray[np.int64]) -> Roles:
 
 def global_temporal(timestamps: npt.NDArray[np.int64], valid_share: float = 0.1, test_share: float = 0.1) -> Roles:
     """Interactions after one moment = test, after an earlier one = valid; equal timestamps get the same role."""
-    cut_valid, cut_test = np.quantile(timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher")
-    roles = np.full(len(timestamps), TRAIN, dtype=np.int8)
-    roles[timestamps >= cut_valid] = VALID
-    roles[timestamps >= cut_test] = TEST
-    return roles
+    cuts = np.quantile(timestamps, [1 - valid_share - test_share, 1 - test_share], method="higher")
+    return TimeCuts(*map(int, cuts)).roles(timestamps)
 
 
 def held_out_items(sequences: Ragged, num_items: int, share: float, seed: int) -> Roles:

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from linguarec.data.dataset import PATIENCE, PreparedDataset
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import (
-    TEST,
-    TRAIN,
-    VALID,
     Roles,
+    TimeCuts,
     choose_held_out,
     held_out_roles,
     leave_one_out,
     training_only,
 )
 from linguarec.errors import DataFormatError
+from linguarec.files import updating_folder, writing_file
 from linguarec.regular import check_regular
 
 BLOCK = 1 << 21  # interactions per block
@@ -61,7 +61,35 @@ def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
     if (folder / "sequences/timestamps.npy").exists():
         times = np.load(folder / "sequences/timestamps.npy", mmap_mode="r")
         cuts = temporal_cuts(times, settings.valid_share, settings.test_share)
-        _write_roles(folder, "temporal", total, (_roles_by_cuts(piece, cuts) for piece in _pieces(times)))
+        _write_roles(folder, "temporal", total, (TimeCuts(*cuts).roles(piece) for piece in _pieces(times)))
+
+
+def add_temporal_split(dataset: PreparedDataset, cuts: TimeCuts) -> str:
+    """Store the split that these cuts make in a prepared folder, beside its own, unless it is there; returns its name.
+
+    Raises:
+        DataFormatError: the folder has no times.
+        OutputError: it is not writable.
+    """
+    times, file = times_of(dataset), dataset.path / "splits" / f"{cuts.split}.npy"
+    if not file.exists():
+        with updating_folder(file.parent, PATIENCE) as folder, writing_file(folder / file.name) as temporary:
+            write_npy(temporary, np.int8, len(times), (cuts.roles(piece) for piece in _pieces(times)))
+    return cuts.split
+
+
+def times_of(dataset: PreparedDataset) -> npt.NDArray[np.int64]:
+    """The time of each interaction of a folder.
+
+    Raises:
+        DataFormatError: it knows only their order.
+    """
+    if dataset.timestamps is None:
+        raise DataFormatError(
+            f"{dataset.path} has no times of its interactions, only their order, so it cannot be split by time; prepare it "
+            "from a log with times, or take the split leave-one-out."
+        )
+    return dataset.timestamps
 
 
 def user_blocks(offsets: npt.NDArray[np.int64], size: int = BLOCK) -> Iterator[tuple[int, int]]:
@@ -97,13 +125,6 @@ def _order_statistic(times: npt.NDArray[np.int64], rank: int, lowest: int, highe
         else:
             lowest = middle + 1
     return lowest
-
-
-def _roles_by_cuts(times: npt.NDArray[np.int64], cuts: tuple[int, int]) -> Roles:
-    roles = np.full(len(times), TRAIN, dtype=np.int8)
-    roles[times >= cuts[0]] = VALID
-    roles[times >= cuts[1]] = TEST
-    return roles
 
 
 def _pieces(values: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

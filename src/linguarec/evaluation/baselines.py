@@ -24,7 +24,7 @@ def popularity(cases: EvaluationCases, counts: IntArray, valid: EvaluationCases 
     up_to = np.searchsorted(ordered, of_target, side="right")
     greater = len(counts) - up_to
     ties = up_to - np.searchsorted(ordered, of_target, side="left")
-    case, item = _distinct_seen(cases)
+    case, item = distinct_seen(cases)
     above = np.bincount(case[counts[item] > of_target[case]], minlength=len(cases))
     equal = np.bincount(case[counts[item] == of_target[case]], minlength=len(cases))
     found = {"kept": _result(cases, greater, ties), "excluded": _result(cases, greater - above, ties - equal)}
@@ -37,7 +37,7 @@ def chance(cases: EvaluationCases, num_items: int, valid: EvaluationCases | None
     Under `learned` the repeat term alone ranks.
     """
     none, ties = np.zeros(len(cases), dtype=np.int64), np.full(len(cases), num_items)
-    fewer = ties - np.bincount(_distinct_seen(cases)[0], minlength=len(cases))
+    fewer = ties - np.bincount(distinct_seen(cases)[0], minlength=len(cases))
     found = {"kept": _result(cases, none, ties), "excluded": _result(cases, none, fewer)}
     return found | _learned(np.zeros(num_items), cases, valid)
 
@@ -48,7 +48,7 @@ def _learned(scores: npt.NDArray[np.float64], cases: EvaluationCases, valid: Eva
     return {} if term is None else {"learned": part.rank(cases, term)["learned"]}
 
 
-def _distinct_seen(cases: EvaluationCases) -> tuple[IntArray, IntArray]:
+def distinct_seen(cases: EvaluationCases) -> tuple[IntArray, IntArray]:
     """(case, item) of each distinct history item that is not the target."""
     case = np.repeat(np.arange(len(cases)), cases.histories.lengths)
     item = cases.histories.values.astype(np.int64)

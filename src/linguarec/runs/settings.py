@@ -24,13 +24,25 @@ _READ_BACK: dict[str, Any] = {
     "stage": str,
     "data_name": str,
     "data_fingerprint": str | None,
+    "data_until": int | None,
     "split": str,
     "users": float,
     "seed": int,
 }
 SETTINGS_MARKER = Marker(SETTINGS_FILE, "model")
 # Paths of folders and versions of libraries may differ when a run is resumed; the contents are compared by fingerprints.
-_MAY_DIFFER = ("versions", "data", "valid", "from.folder", "from.backbone", "options.backbone", "backbone", "sources")
+# A run of an earlier version does not record `data_until`.
+_MAY_DIFFER = (
+    "versions",
+    "data",
+    "data_until",
+    "valid",
+    "from.folder",
+    "from.backbone",
+    "options.backbone",
+    "backbone",
+    "sources",
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +171,7 @@ class RunSettings:
                 "data": str(dataset.path),
                 "data_name": dataset.name,
                 "data_fingerprint": dataset.fingerprint,
+                "data_until": last_time(dataset),
             }
         return {
             "stage": "pretrain",
@@ -190,6 +203,12 @@ def read_settings(run: Path) -> dict[str, Any]:
     if lacking := [name for name in needed if name not in settings]:
         raise CheckpointMismatchError(f"{file} does not describe a run: it lacks {', '.join(lacking)}. {AGAIN}")
     return located_values(settings, run, SETTINGS_PATHS)
+
+
+def last_time(dataset: PreparedDataset) -> int | None:
+    """Time of the last interaction of a folder in seconds since 1970; None = times are not known."""
+    times = dataset.timestamps
+    return None if times is None or len(times) == 0 else int(times.max())
 
 
 def versions() -> dict[str, str]:
