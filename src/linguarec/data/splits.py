@@ -38,7 +38,7 @@ class EvaluationCases:
 
 @dataclass(frozen=True)
 class TimeCuts:
-    """A temporal split: first time, in seconds since 1970, of `valid`, of `test` and of what is `excluded` (None = nothing is)."""
+    """A temporal split: first time, in seconds since 1970, of `valid`, `test` and what is `excluded` (None = nothing)."""
 
     valid: int
     test: int

@@ -46,8 +46,9 @@ def shared_items(run: Path, catalogue: Catalogue, dataset: PreparedDataset) -> S
         raise SettingsError(
             [
                 f"{dataset.path} is not of the shop of {run}: {found.common:,} of its {dataset.num_items:,} items are among "
-                f"the {len(catalogue):,} of the run by raw id, and at least {LEAST_COMMON:.0%} of the smaller number is expected. "
-                "Prepare it with the ids that the run knows; for another shop: `linguarec finetune MODEL DATA --from RUN`"
+                f"the {len(catalogue):,} of the run by raw id, and at least {LEAST_COMMON:.0%} of the smaller number is "
+                "expected. Prepare it with the ids that the run knows; for another shop: `linguarec finetune MODEL DATA --from "
+                "RUN`"
             ]
         )
     rules = catalogue.text_rules
