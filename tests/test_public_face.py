@@ -54,7 +54,17 @@ def test_every_name_is_there_and_is_the_function_of_the_command() -> None:
     for name in linguarec.__all__:
         assert getattr(linguarec, name) is not None
     functions = {command.function: command.module for command in COMMANDS.values()}
-    for name in ("prepare_table", "encode", "quantize", "tokenize", "pretrain", "finetune", "evaluate", "compare"):
+    for name in (
+        "prepare_table",
+        "encode",
+        "quantize",
+        "tokenize",
+        "pretrain",
+        "finetune",
+        "evaluate",
+        "compare",
+        "update",
+    ):
         assert getattr(linguarec, name) is getattr(importlib.import_module(functions[name]), name)
     errors = [name for name in linguarec.__all__ if name.endswith("Error")]
     kinds = {kind.__name__ for kind in LinguarecError.__subclasses__()} | {"LinguarecError"}
@@ -149,7 +159,8 @@ def test_evaluate_gives_its_figures(trained: Any, folder: Path) -> None:
     assert [line.split(":")[0].strip() for line in shown[3:]] == [
         *("popularity", "chance"),
         *("sasrec, excluded", "popularity, excluded", "chance, excluded"),
-        *("sasrec, learned", "popularity, learned", "chance, learned", "run folder"),
+        *("sasrec, learned", "popularity, learned", "chance, learned"),
+        *("lists of sasrec, kept", "lists of sasrec, excluded", "lists of sasrec, learned", "run folder"),
     ]
 
 

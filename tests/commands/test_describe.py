@@ -34,6 +34,7 @@ def test_problems_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "interactions at the same time as the user's one before": 1,
         "leave-one-out test targets older than the last training interaction": 1,
         "training interactions later than the median leave-one-out test target": 1,
+        "training interactions later than a leave-one-out test target, mean over the targets": 1,
         "items without a text": 2,
         "items whose text another item has too": 2,
         "items with a text of 2,000 characters and more": 0,

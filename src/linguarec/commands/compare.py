@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,9 @@ class CompareResult(Result):
     `runs`: system -> run folders, one for each seed. `left_out`: model -> why it does not take part. `slices`: the systems by
     parts of the targets. `lists`: protocol -> name -> measure of the lists of ten -> median and seeds; `list_vectors`: name of
     the text vectors that diversity is by, `no_diversity`: why it is not measured. `new_items`: the same figures for the
-    split of held-out items. `report`: the HTML file.
+    split of held-out items. `windows`: of several windows of time, the oldest first, what each is and its systems; the other
+    fields are of the newest one; `mean_of_windows`: protocol -> name -> metric. `leakage`: how much of the training is later than the
+    test targets (`linguarec.data.leakage`); None where times are not known. `report`: the HTML file.
     """
 
     data: str
@@ -59,6 +61,9 @@ class CompareResult(Result):
     list_vectors: str | None = None
     no_diversity: str | None = None
     new_items: dict[str, Any] | None = None
+    windows: list[dict[str, Any]] | None = None
+    mean_of_windows: dict[str, dict[str, dict[str, float]]] | None = None
+    leakage: dict[str, Any] | None = None
     report: str
 
     def _lines(self) -> list[str]:
@@ -73,6 +78,11 @@ class CompareResult(Result):
                     (", learned", self.learned or {}),
                     (", new items", (self.new_items or {}).get("systems", {})),
                 )
+                for name, found in of.items()
+            ),
+            *(
+                f"{name}, {protocol}: ndcg@10 {found['ndcg@10']:.4f}, mean of {len(self.windows or [])} windows"
+                for protocol, of in (self.mean_of_windows or {}).items()
                 for name, found in of.items()
             ),
             f"report: {self.report}",
@@ -102,6 +112,7 @@ def compare(
     baseline: str | None = None,
     training: "TrainingSettings | None" = None,
     split: str = "leave-one-out",
+    windows: int | None = None,
     baselines: bool = True,
     blend: bool = False,
     runs: list[AnyPath] | None = None,
@@ -124,7 +135,8 @@ def compare(
         first_seed: seed of the first run; the others follow
         baseline: system that the others are tested against; by default the baseline that is best on valid
         training: training settings of all models; each model's own defaults apply to those that are not set
-        split: which interactions train, validate and test
+        split: which interactions train, validate and test (leave-one-out, temporal, held-out-items)
+        windows: with --split temporal: test on so many successive windows of time, and train before each of them
         baselines: also fit the models that need no training by gradients, in closed form
         blend: add a row with the blend of all models of a seed, weights fitted on valid (see `linguarec blend`)
         runs: run folders to add as rows, whatever they were trained from, or folders of such (seed0, seed1 ...) as one row;
@@ -134,6 +146,7 @@ def compare(
         options: flags of the models, each passed to the models that have it
     """
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.leakage import Leakage
     from linguarec.evaluation.published import published_values
     from linguarec.families import FAMILIES
     from linguarec.families.flags import refuse
@@ -142,6 +155,7 @@ def compare(
     from linguarec.runs.comparison import write_comparison
     from linguarec.runs.folder import check_report_folder
     from linguarec.runs.rows import check_runs, named_runs
+    from linguarec.runs.windows import Windows
     from linguarec.training.settings import TrainingSettings
 
     data, output = Path(data), Path(output)
@@ -161,6 +175,9 @@ def compare(
     numbers = range(first_seed, first_seed + seeds)
     left_out: dict[str, str] = {}
     plans = [_Trainings(dataset, split, output / "runs", families, settings, own, numbers)]
+    if windows is not None:
+        plans = _window_plans(plans[0], windows)
+    in_time = len(plans)  # the others are of new items
     if _with_new_items(dataset, split, new_items, ALL in named):
         ranking_new = {name: family for name, family in families.items() if family.ranks_new}
         plans.append(replace(plans[0], split=NEW_ITEMS, folder=output / "runs-new-items", families=ranking_new))
@@ -169,7 +186,13 @@ def compare(
         _check_plans(plan, asked, left_out)
     _tell(plans)
 
+    leakage = Leakage.of(dataset, dataset.roles(plans[0].split))
+    warning = "" if leakage is None else leakage.told(split)
+    if warning:
+        log.warning("%s", warning)
     compared = [_compared(plan, rows, blend, baseline) for plan in plans]
+    of_windows = Windows.of(dataset, compared[:in_time]) if windows is not None else None
+    compared = [compared[0], *compared[in_time:]]
     values = published_values(dataset.manifest.counts, split)
     if not published:
         values = {name: found for name, found in values.items() if name in compared[0].comparison.systems["kept"]}
@@ -181,13 +204,35 @@ def compare(
         "items": dataset.num_items,
         **compared[0].to_dict(),
         "left_out": left_out,
+        **({} if of_windows is None else of_windows.to_dict()),
+        **({} if leakage is None else {"leakage": asdict(leakage)}),
         "report": str(output / "report.html"),
     }
     if len(compared) > 1:
         summary["new_items"] = {"split": NEW_ITEMS, **compared[1].to_dict()}
-    write_comparison(output, summary, compared, values)
+    table = None if of_windows is None else of_windows.table(TESTED[-1])
+    write_comparison(output, summary, compared, values, table, warning)
     write_json(output / "comparison.json", portable_values(summary, output, ("runs", "report")))
     return CompareResult.of_dict(summary)
+
+
+def _window_plans(plan: _Trainings, windows: int) -> list[_Trainings]:
+    """A plan for each window of time, the newest one first. The splits are stored in the folder.
+
+    Raises:
+        SettingsError: the split is not temporal, or there are too many windows.
+        DataFormatError: the folder has no times, or too few.
+    """
+    from linguarec.data.splitting import SplitSettings, add_temporal_split, window_cuts
+
+    if plan.split != "temporal":
+        raise SettingsError([f"--windows is for --split temporal; --split is {plan.split}"])
+    found = []
+    for cuts in window_cuts(plan.dataset, windows, SplitSettings())[::-1]:
+        split = add_temporal_split(plan.dataset, cuts)
+        place = plan.folder.with_name(f"runs-{split}")
+        found.append(replace(plan, split=split, folder=place, families=dict(plan.families)))
+    return found
 
 
 def _check(

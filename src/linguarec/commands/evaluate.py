@@ -1,7 +1,7 @@
 """Evaluate: rank the targets of a split with a trained run, beside popularity and chance."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,8 @@ class EvaluateResult(Result):
     mean, low and high, with the items of the history among the candidates; `excluded`: without them; `learned`: with the
     repeat terms, if the run has one. `slices`: the same for parts of the targets. `lists`: protocol -> model and popularity ->
     measures of the lists of ten (`linguarec.evaluation.lists`); `list_vectors`: name of the text vectors that diversity is by,
-    `no_diversity`: why it is not measured. `files`: ranks and plots.
+    `no_diversity`: why it is not measured. `leakage`: of a run of these data whose times are known, how much of its training is
+    later than the test targets (`linguarec.data.leakage`). `files`: ranks and plots.
     """
 
     run: str
@@ -53,6 +54,7 @@ class EvaluateResult(Result):
     lists: dict[str, dict[str, dict[str, float]]]
     list_vectors: str | None = None
     no_diversity: str | None = None
+    leakage: dict[str, Any] | None = None
     files: list[str]
 
     def _lines(self) -> list[str]:
@@ -115,6 +117,7 @@ def evaluate(
 
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PATIENCE, PreparedDataset
+    from linguarec.data.leakage import Leakage
     from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines
@@ -167,6 +170,9 @@ def evaluate(
             settings["split"],
             protocol,
         )
+    leakage = Leakage.of(dataset, roles) if own_data and split == "test" else None
+    if leakage is not None and (warning := leakage.told(protocol)):
+        log.warning("%s", warning)
     items = items_of_run(run, dataset, zero_shot, options, place)
     valid = evaluation_cases(dataset.sequences, roles, "valid")
     if fit_repeats:
@@ -206,7 +212,11 @@ def evaluate(
         "lists": measured(systems, listed),
         **{
             name: found
-            for name, found in (("list_vectors", listed.name), ("no_diversity", listed.lacking))
+            for name, found in (
+                ("list_vectors", listed.name),
+                ("no_diversity", listed.lacking),
+                ("leakage", None if leakage is None else asdict(leakage)),
+            )
             if found is not None
         },
     }

@@ -18,10 +18,11 @@ from linguarec.data.splits import (
     leave_one_out,
     training_only,
 )
-from linguarec.errors import DataFormatError
+from linguarec.errors import DataFormatError, SettingsError
 from linguarec.files import updating_folder, writing_file
 from linguarec.regular import check_regular
 
+LEAST_TRAINING = 0.25  # of the interactions, in the oldest of several windows of time
 BLOCK = 1 << 21  # interactions per block
 
 
@@ -76,6 +77,37 @@ def add_temporal_split(dataset: PreparedDataset, cuts: TimeCuts) -> str:
         with updating_folder(file.parent, PATIENCE) as folder, writing_file(folder / file.name) as temporary:
             write_npy(temporary, np.int8, len(times), (cuts.roles(piece) for piece in _pieces(times)))
     return cuts.split
+
+
+def window_cuts(dataset: PreparedDataset, windows: int, settings: SplitSettings) -> list[TimeCuts]:
+    """Temporal splits whose test parts are successive windows of time up to the last interaction, the oldest first.
+
+    Each has `test_share` of the interactions as test, `valid_share` before them as valid, and everything earlier as training;
+    what is later than its window is excluded. The newest one has the cuts of the split `temporal`.
+
+    Raises:
+        DataFormatError: the folder has no times, or too few different ones.
+        SettingsError: there are so many windows that the oldest one would leave less than a quarter for training.
+    """
+    times, valid, test = times_of(dataset), settings.valid_share, settings.test_share
+    most = int((1 - LEAST_TRAINING - valid) / test + 1e-9)
+    if not 1 <= windows <= most:
+        raise SettingsError(
+            [
+                f"--windows is {windows}; it must be between 1 and {most}: each takes {test:.0%} of the interactions, "
+                f"{valid:.0%} are valid, and the oldest window must leave {LEAST_TRAINING:.0%} for training"
+            ]
+        )
+    found: list[TimeCuts] = []
+    for number in range(1, windows + 1):
+        cuts = TimeCuts(*temporal_cuts(times, valid, number * test), found[-1].test if found else None)
+        if cuts.valid >= cuts.test or (cuts.excluded is not None and cuts.test >= cuts.excluded):
+            raise DataFormatError(
+                f"{dataset.path}: its interactions have too few different times for {windows} windows; ask for fewer with "
+                "--windows."
+            )
+        found.append(cuts)
+    return found[::-1]
 
 
 def times_of(dataset: PreparedDataset) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.leakage import Leakage
 from linguarec.data.splits import EXCLUDED, TEST, TRAIN, VALID
 from linguarec.data.splitting import user_blocks
 from linguarec.data.ties import TiedNeighbours
@@ -133,17 +134,16 @@ def log_problems(dataset: PreparedDataset, ties: TiedNeighbours | None) -> list[
 
 def _leaked_future(dataset: PreparedDataset, roles: npt.NDArray[np.int8]) -> list[Problem]:
     """Under leave-one-out every user has an own test moment: others' training interactions may lie after it."""
-    times = dataset.timestamps
-    if times is None:
+    found = Leakage.of(dataset, roles)
+    if found is None or dataset.timestamps is None:
         return []
-    training, targets = np.sort(times[roles == TRAIN]), times[roles == TEST]
-    if len(training) == 0 or len(targets) == 0:
-        return []
-    exposed = int(np.count_nonzero(targets < training[-1]))
-    later = len(training) - int(np.searchsorted(training, np.median(targets), side="right"))
+    of_training, of_targets = dataset.timestamps[roles == TRAIN], dataset.timestamps[roles == TEST]
+    later = int(np.count_nonzero(of_training > np.median(of_targets)))
+    what = "training interactions later than a leave-one-out test target, mean over the targets"
     return [
-        Problem("leave-one-out test targets older than the last training interaction", exposed, len(targets)),
-        Problem("training interactions later than the median leave-one-out test target", later, len(training)),
+        Problem("leave-one-out test targets older than the last training interaction", found.exposed, found.targets),
+        Problem("training interactions later than the median leave-one-out test target", later, found.training),
+        Problem(what, round(found.share * found.training), found.training),
     ]
 
 

@@ -83,7 +83,12 @@ def is_blend_of(folder: Path, parts: Sequence[Path]) -> bool:
 
 
 def write_comparison(
-    output: Path, summary: Mapping[str, Any], compared: Sequence[Compared], published: Published
+    output: Path,
+    summary: Mapping[str, Any],
+    compared: Sequence[Compared],
+    published: Published,
+    windows: Table | None = None,
+    warning: str = "",
 ) -> None:
     """Draw the plots, write report.html into `output`, and show its tables.
 
@@ -92,6 +97,8 @@ def write_comparison(
         summary: content of comparison.json.
         compared: the comparison, and that of new items if there is one.
         published: values to show beside the first one.
+        windows: the systems in several windows of time, of which the first comparison is the newest.
+        warning: on interactions that are later than the test targets.
     """
     first, *more = compared
     of_new = summary.get("new_items", {})
@@ -108,7 +115,12 @@ def write_comparison(
         *_difference_sections(first, "Differences"),
         _lists_section(first, "Beyond accuracy"),
     ]
+    if warning:
+        sections.insert(0, Section("Trained on the future", f"{warning}."))
     console_tables = [(table, f"{summary['data']}, {first.split}, test: {_interval_of(first)}"), *_tests_of(first)]
+    if windows is not None:
+        sections.insert(0, Section("Windows of time", _WINDOWS, windows))
+        console_tables.insert(0, (windows, f"{summary['data']}, windows of time: trained before each, tested in it"))
     console_tables.append(_lists_on_screen(first))
     for each in more:
         new = protocols_table(each.comparison.systems, {}, each.costs, SHOWN)
@@ -138,6 +150,10 @@ def write_comparison(
 
 
 _NAMED_IN_TITLE = 6
+_WINDOWS = (
+    "Every model is trained on what lies before a window of time, and tested on the targets in it; what is later is left out. "
+    "The mean counts each window once. All other figures of this report are of the newest window."
+)
 _EXPLAINED = (
     "Items of the history are candidates (kept), are none (excluded), or are candidates with the learned repeat term added to "
     "their scores (learned)."
