@@ -9,7 +9,8 @@ import torch
 
 from linguarec.data.ragged import Ragged
 from linguarec.ranking.dense import DenseRanker
-from linguarec.ranking.exact import highest, removed_rows
+from linguarec.ranking.exact import removed_rows
+from linguarec.ranking.ordering import highest
 
 NUM_ITEMS, NUM_QUERIES = 409, 23
 

@@ -37,8 +37,8 @@ class CompareResult(Result):
     parts of the targets. `lists`: protocol -> name -> measure of the lists of ten -> median and seeds; `list_vectors`: name of
     the text vectors that diversity is by, `no_diversity`: why it is not measured. `new_items`: the same figures for the
     split of held-out items. `windows`: of several windows of time, the oldest first, what each is and its systems; the other
-    fields are of the newest one; `mean_of_windows`: protocol -> name -> metric. `leakage`: how much of the training is later than the
-    test targets (`linguarec.data.leakage`); None where times are not known. `report`: the HTML file.
+    fields are of the newest one; `mean_of_windows`: protocol -> name -> metric. `leakage`: how much of the training is
+    later than the test targets (`linguarec.data.leakage`); None where times are not known. `report`: the HTML file.
     """
 
     data: str

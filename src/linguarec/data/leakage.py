@@ -1,8 +1,8 @@
 """Training interactions that are later than the targets that a model is tested on.
 
 In leave-one-out every user has an own test moment, while other users go on: a model is trained on interactions that nobody
-could know at that moment (Ji, Sun, Zhang and Li, "A critical study on data leakage in recommender system offline evaluation", TOIS
-2023). A split by one moment for all users has none of it.
+could know at that moment (Ji, Sun, Zhang and Li, "A critical study on data leakage in recommender system offline evaluation",
+TOIS 2023). A split by one moment for all users has none of it.
 """
 
 from dataclasses import dataclass

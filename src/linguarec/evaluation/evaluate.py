@@ -12,15 +12,14 @@ from torch import nn
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH
-from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
-from linguarec.ranking.adjusted import AdjustedRanker
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker, protocols_of
+from linguarec.ranking.ordering import BestLists
 from linguarec.ranking.ranker import Ranker
 from linguarec.ranking.ranks import TargetRanks
-from linguarec.ranking.repeats import Adjustments, RepeatTerm
+from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.scorer import Scorer, VectorScorer, evaluating
 
 
@@ -169,26 +168,18 @@ def ranked_by_protocol(
     for index, of_index in queries:
         histories = cases.histories.select(index)
         adjustments = None if repeats is None else repeats(histories)
-        ranks = ranker.ranks_by_protocol(of_index, cases.targets[index].astype(np.int64), histories, adjustments)
+        noted = BestLists(best) if best and len(index) else None
+        targets = cases.targets[index].astype(np.int64)
+        ranks = ranker.ranks_by_protocol(of_index, targets, histories, adjustments, noted)
         for name, of_name in ranks.items():
             found[name].append((index, of_name))
-        if best:
-            for name, rows in _best(ranker, of_index, best, histories, adjustments).items():
-                lists[name][index] = rows
+        if noted is not None:
+            for name in ranks:
+                lists[name][index] = noted.rows(name)
     return {
         name: replace(result, best=lists[name][result.cases]) if best else result
         for name, result in ((name, _result(of_name, cases.users)) for name, of_name in found.items())
     }
-
-
-def _best(
-    ranker: ExactRanker[Any, Any], queries: Any, k: int, histories: Ragged, adjustments: Adjustments | None
-) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows [Q, k] of the best items of each query under each protocol."""
-    found = {"kept": ranker.top_k(queries, k).rows, "excluded": ranker.top_k(queries, k, exclude=histories).rows}
-    if adjustments is not None:
-        found["learned"] = AdjustedRanker(ranker).top_k((queries, adjustments), k).rows
-    return found
 
 
 def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:

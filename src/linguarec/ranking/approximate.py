@@ -22,7 +22,7 @@ from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import writing_file
 from linguarec.ranking.dense import DenseRanker, Keys
-from linguarec.ranking.exact import ordered
+from linguarec.ranking.ordering import ordered
 from linguarec.ranking.ranker import Best, IntArray, Within
 from linguarec.ranking.ranks import TargetRanks, full_precision
 from linguarec.records import record_of

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from linguarec.data.ragged import Ragged
+from linguarec.ranking.ordering import BestLists, highest, joined, ordered
 from linguarec.ranking.ranker import Best, IntArray, Within
 from linguarec.ranking.ranks import TargetRanks, chunk_rows, full_precision
 from linguarec.ranking.repeats import Adjustments
@@ -29,7 +30,6 @@ Added = TypeVar("Added")
 Scores = npt.NDArray[np.floating[Any]]
 
 _SPARE = 16  # candidates beyond k that are taken at once: rounding and small groups of equal items need no second look
-_BLOCK = 128  # scores of which the largest is looked at first
 _SCORES_AT_ONCE = 1 << 22  # of `top_k`: 16 MB, about what the caches of a CPU hold; but 32 queries at least
 _MANY_ITEMS = 50_000
 _FEW = 8  # for the best k, a list of candidates shorter than an eighth of the catalogue is scored by itself
@@ -128,7 +128,12 @@ class ExactRanker(ABC, Generic[Query, Added]):
         return self._ranks(queries, targets, (protocol,), within, exclude)[protocol]
 
     def ranks_by_protocol(
-        self, queries: Query, targets: IntArray, histories: Ragged, adjustments: Adjustments | None = None
+        self,
+        queries: Query,
+        targets: IntArray,
+        histories: Ragged,
+        adjustments: Adjustments | None = None,
+        lists: BestLists | None = None,
     ) -> dict[str, TargetRanks]:
         """Ranks among all items under each protocol, of one product: `kept`, `excluded` and, with adjustments, `learned`.
 
@@ -137,11 +142,12 @@ class ExactRanker(ABC, Generic[Query, Added]):
             targets: [Q] rows.
             histories: Q lists of rows, which are candidates (`kept`) or not (`excluded`; the target always is one).
             adjustments: of the repeat term, for these histories.
+            lists: collects the best items under each protocol, too, by the same product.
 
         Raises:
             ValueError: as in `ranks`.
         """
-        return self._ranks(queries, targets, protocols_of(adjustments), None, histories, adjustments)
+        return self._ranks(queries, targets, protocols_of(adjustments), None, histories, adjustments, lists)
 
     def _ranks(
         self,
@@ -151,6 +157,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         within: Within | None,
         histories: Ragged | None,
         adjustments: Adjustments | None = None,
+        lists: BestLists | None = None,
     ) -> dict[str, TargetRanks]:
         """Ranks among the candidates under some protocols, of which only `kept` needs no histories."""
         total = self.count(queries)
@@ -158,6 +165,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
             raise ValueError(f"{total} queries and {len(targets)} targets must be equally many")
         of_target = self._targets(targets)
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in protocols}
+        note = (lambda protocol, scores: None) if lists is None else lists.note
         with full_precision(self.device):
             self.error(queries)  # refuses what is not finite
             closed = self._closed(within)
@@ -170,17 +178,20 @@ class ExactRanker(ABC, Generic[Query, Added]):
                 target_scores = scores.gather(1, target)
                 _check_targets(target_scores.squeeze(1).cpu().numpy() == -np.inf)
                 if "kept" in found:
+                    note("kept", scores)
                     found["kept"].append(_compared(scores, target_scores))
                 if histories is None:
                     continue
                 pairs = _pairs(histories, start, len(scores), scores.device)
                 seen = scores[pairs]
                 scores[pairs] = -torch.inf
+                note("excluded", scores)
                 scores.scatter_(1, target, target_scores)
                 found["excluded"].append(_compared(scores, target_scores))
                 if adjustments is not None:
                     scores[pairs] = seen
                     add_adjustments(scores, adjustments.slice(start, stop))
+                    note("learned", scores)
                     found["learned"].append(_compared(scores, scores.gather(1, target)))
         return {name: _joined_ranks(parts) for name, parts in found.items()}
 
@@ -356,52 +367,6 @@ def removed_rows(removed: npt.NDArray[np.int64], rows: IntArray, count: int) -> 
     places = np.searchsorted(removed, fresh)
     known = np.append(removed, -1)[places] == fresh
     return np.insert(removed, places[~known], fresh[~known])
-
-
-def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row of `scores` [Q, N] and their columns, largest first, equal ones in any order.
-
-    The largest of each block of columns is looked at first: of N scores, `torch.topk` alone takes longer than the product.
-    """
-    blocks = scores.shape[1] // _BLOCK
-    if blocks < 4 * count or scores.device.type != "cpu":
-        values, columns = scores.topk(count, dim=1)
-        return values, columns
-    even = blocks * _BLOCK
-    largest = scores[:, :even].unflatten(1, (blocks, _BLOCK)).amax(2)
-    chosen = largest.topk(count, dim=1, sorted=False).indices.unsqueeze(2) * _BLOCK
-    columns = (chosen + torch.arange(_BLOCK)).flatten(1)
-    rest = torch.arange(even, scores.shape[1]).expand(len(scores), -1)
-    columns = torch.cat([columns, rest], dim=1)
-    values, places = scores.gather(1, columns).topk(count, dim=1)
-    return values, columns.gather(1, places)
-
-
-def ordered(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], k: int) -> Best:
-    """The best k of distinct `rows` [Q, C] by `scores` [Q, C]; what has -inf is no candidate.
-
-    Raises:
-        ValueError: a score is NaN or infinite.
-    """
-    if not (scores < np.inf).all():
-        raise ValueError("scores are not finite: the model has diverged")
-    order = np.lexsort((rows, -scores), axis=1)[:, :k]
-    rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return joined([Best(np.where(scores == -np.inf, -1, rows), scores)], k)
-
-
-def joined(parts: list[Best], k: int, queries: int = 0) -> Best:
-    """The results of several groups of queries as one, each filled up to `k`; without parts, nothing for `queries`."""
-    total = sum(map(len, parts)) if parts else queries
-    if len(parts) == 1 and parts[0].rows.shape[1] == k:
-        return parts[0]
-    rows, scores = np.full((total, k), -1, dtype=np.int64), np.full((total, k), -np.inf, dtype=np.float32)
-    start = 0
-    for part in parts:
-        found = slice(start, start + len(part)), slice(0, part.rows.shape[1])
-        rows[found], scores[found] = part.rows, part.scores
-        start += len(part)
-    return Best(rows, scores)
 
 
 def _compared(scores: Tensor, target_scores: Tensor) -> tuple[Tensor, Tensor]:
