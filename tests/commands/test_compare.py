@@ -8,7 +8,8 @@ from results import stored_result
 from linguarec.commands.compare import compare
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
-from linguarec.data.splits import evaluation_cases, held_out_items
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import TEST, TRAIN, evaluation_cases, global_temporal, held_out_items
 from linguarec.errors import DataFormatError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.ease.model import EASEConfig
@@ -135,6 +136,72 @@ def test_new_items_are_compared_among_models_that_can_rank_them(with_new_items, 
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<h2>Beyond accuracy</h2>" in page and "<td>textknn, learned</td>" in page
     assert "<h2>New items</h2>" in page and page.count("data:image/png;base64,") == 4
+
+
+@pytest.fixture
+def in_time(dataset):
+    """The dataset with times: every user acts once a day, and begins on another day."""
+    starts = np.repeat(np.random.default_rng(1).integers(0, 20, size=80), dataset.sequences.lengths)
+    positions = np.concatenate([np.arange(length) for length in dataset.sequences.lengths])
+    times = (starts + positions) * 86_400 + np.random.default_rng(2).integers(0, 86_400, size=len(starts))
+    np.save(dataset.path / "sequences" / "timestamps.npy", times)
+    np.save(dataset.path / "splits" / "temporal.npy", global_temporal(times))
+    return PreparedDataset.open(dataset.path)
+
+
+def test_windows_of_time_each_with_its_own_training(in_time, tmp_path, capsys):
+    found = compare(in_time.path, ["itemknn"], tmp_path / "out", split="temporal", windows=2)
+    assert len(found.windows) == 2 and found.split == "temporal"
+    for window in found.windows:
+        roles = in_time.roles(window["split"])
+        cases = evaluation_cases(in_time.sequences, roles, "test")
+        assert window["users"] == len(set(cases.users)) and window["training"] == np.count_nonzero(roles == TRAIN)
+        finetune("itemknn", in_time.path, tmp_path / window["split"], split=window["split"])
+        metrics = json.loads((tmp_path / window["split"] / "metrics.json").read_text())
+        assert window["systems"]["kept"]["itemknn"] == pytest.approx(metrics["test"])
+    assert found.windows[0]["test_from"] < found.windows[1]["test_from"]
+    for protocol in ("kept", "excluded", "learned"):
+        values = [window["systems"][protocol]["itemknn"]["ndcg@10"] for window in found.windows]
+        assert found.mean_of_windows[protocol]["itemknn"]["ndcg@10"] == pytest.approx(np.mean(values))
+    # All other figures are of the newest window, which is the split `temporal`.
+    assert np.array_equal(in_time.roles(found.windows[1]["split"]), in_time.roles("temporal"))
+    assert found.systems["itemknn"]["ndcg@10"]["median"] == found.windows[1]["systems"]["kept"]["itemknn"]["ndcg@10"]
+    whole = compare(in_time.path, ["itemknn"], tmp_path / "one", split="temporal")
+    assert whole.windows is None and whole.systems == found.systems
+    assert whole.leakage == {**found.leakage, "exposed": 0, "share": 0.0}
+    shown = capsys.readouterr().out
+    assert f"from {found.windows[0]['test_from'][:10]}" in shown and "windows of time: trained before each" in shown
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Windows of time</h2>" in page and "Trained on the future" not in page
+    assert "itemknn, learned: ndcg@10" in repr(found) and "mean of 2 windows" in repr(found)
+
+
+def test_training_on_the_future_is_told(in_time, tmp_path, caplog):
+    found = compare(in_time.path, ["itemknn"], tmp_path / "out", baselines=False)
+    roles, times = in_time.roles(), in_time.timestamps
+    later = [(times[roles == TRAIN] > moment).mean() for moment in times[roles == TEST]]
+    assert found.leakage["share"] == pytest.approx(np.mean(later)) and np.mean(later) > 0.1
+    warning = f"leave-one-out: {np.mean(later):.1%} of the training interactions are later than a test target"
+    assert warning in caplog.text
+    assert "<h2>Trained on the future</h2>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    caplog.clear()
+    evaluated = evaluate(found.runs["itemknn"][0], plots=False)
+    assert evaluated.leakage == found.leakage and warning in caplog.text
+
+
+def test_windows_that_cannot_be_compared_are_refused(in_time, make_dataset, tmp_path):
+    with pytest.raises(SettingsError, match="--windows is for --split temporal; --split is leave-one-out"):
+        compare(in_time.path, ["itemknn"], tmp_path / "out", windows=2)
+    with pytest.raises(SettingsError, match="--windows is 9; it must be between 1 and 6"):
+        compare(in_time.path, ["itemknn"], tmp_path / "out", split="temporal", windows=9)
+    order = make_dataset([[0, 1, 2, 3]] * 9, name="order")
+    with pytest.raises(DataFormatError, match="order has no times of its interactions, only their order"):
+        compare(order.path, ["itemknn"], tmp_path / "out", split="temporal", windows=2)
+    with pytest.raises(
+        DataFormatError, match=r"has no split 'temporal'; it has: .*\. The times of its interactions are not known"
+    ):
+        compare(order.path, ["itemknn"], tmp_path / "out", split="temporal")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_the_split_of_new_items_is_refused(dataset, tmp_path):

@@ -1,11 +1,13 @@
 """Splits written in blocks equal the ones computed whole."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from linguarec.data import splitting
+from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import (
     EXCLUDED,
@@ -17,7 +19,15 @@ from linguarec.data.splits import (
     held_out_items,
     leave_one_out,
 )
-from linguarec.data.splitting import SplitSettings, temporal_cuts, user_blocks, write_splits
+from linguarec.data.splitting import (
+    SplitSettings,
+    add_temporal_split,
+    temporal_cuts,
+    user_blocks,
+    window_cuts,
+    write_splits,
+)
+from linguarec.errors import DataFormatError, SettingsError
 
 
 def test_blocks_equal_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +84,41 @@ def test_user_blocks_cover_all_users_once() -> None:
     offsets = np.array([0, 3, 3, 10, 11, 30], dtype=np.int64)
     blocks = list(user_blocks(offsets, 5))
     assert [user for first, last in blocks for user in range(first, last)] == [0, 1, 2, 3, 4]
+
+
+def test_windows_of_time_follow_each_other(make_dataset: Any) -> None:
+    times = np.random.default_rng(0).permutation(1_000)
+    shop = make_dataset([[0, 1, 2, 3, 4]] * 200)
+    np.save(shop.path / "sequences" / "timestamps.npy", times)
+    windows = window_cuts(shop, 3, SplitSettings())
+    names = [add_temporal_split(shop, cuts) for cuts in windows]
+    assert names[-1] == f"temporal-{windows[-1].valid}-{windows[-1].test}" and len(set(names)) == 3
+    roles = [shop.roles(name) for name in names]
+    assert np.array_equal(roles[-1], global_temporal(times))
+    for earlier, later, number in ((roles[0], roles[1], 3), (roles[1], roles[2], 2)):
+        assert times[earlier == TEST].max() < times[later == TEST].min()
+        assert (
+            times[earlier == EXCLUDED].min() == times[later == TEST].min()
+        )  # the next window begins where this one ends
+        assert np.count_nonzero(earlier == EXCLUDED) == pytest.approx(100 * (number - 1), abs=2)
+    for each in roles:
+        assert np.count_nonzero(each == TEST) == pytest.approx(100, abs=2)
+        assert np.count_nonzero(each == VALID) == pytest.approx(100, abs=2)
+        assert times[each == TRAIN].max() < times[each == VALID].min()
+        assert times[each == VALID].max() < times[each == TEST].min()
+    file = shop.path / "splits" / f"{names[0]}.npy"
+    before = file.stat().st_mtime_ns
+    add_temporal_split(shop, windows[0])
+    assert file.stat().st_mtime_ns == before  # it is there already
+
+
+def test_windows_that_cannot_be(make_dataset: Any) -> None:
+    shop = make_dataset([[0, 1, 2, 3, 4]] * 20)
+    with pytest.raises(DataFormatError, match="has no times of its interactions, only their order"):
+        window_cuts(shop, 2, SplitSettings())
+    np.save(shop.path / "sequences" / "timestamps.npy", np.repeat([1, 2], 50))
+    again = PreparedDataset.open(shop.path)
+    with pytest.raises(SettingsError, match="--windows is 7; it must be between 1 and 6"):
+        window_cuts(again, 7, SplitSettings())
+    with pytest.raises(DataFormatError, match="too few different times for 2 windows"):
+        window_cuts(again, 2, SplitSettings())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from linguarec.cli import main
-from linguarec.data.synthetic import TINY, generate_world
+from linguarec.data.synthetic import LAUNCH, TINY, generate_world
 from linguarec.families import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -167,6 +167,25 @@ def test_evaluation(run: Run, trained: None) -> None:
     for block in code_of("docs/evaluation.md", "python"):
         exec(compile(block, "docs/evaluation.md", "exec"), known)
     assert np.isfinite(known["result"].means()["mrr"])  # type: ignore[attr-defined]
+
+
+def test_updating(run: Run, shops: Path) -> None:
+    log = (shops / "log.csv").read_text().splitlines()
+    old = [log[0], *(line for line in log[1:] if int(line.split(",")[2]) < LAUNCH)]
+    (shops / "old.csv").write_text("\n".join(old) + "\n")
+    run("linguarec prepare table --interactions old.csv --items items.csv -o OLD-DATA --k-core 0")
+    run("linguarec finetune ease OLD-DATA -o RUN-OLD")
+    for line in commands_of("docs/updating.md"):
+        line = line.replace(
+            "LOG_UNTIL_TODAY.csv --items ITEMS.csv -o DATA2", "log.csv --items items.csv -o DATA2 --k-core 0"
+        )
+        run(re.sub(r"\bRUN DATA2", "RUN-OLD DATA2", line))
+    assert Path("RUN2/evaluation/update.json").exists()
+    for block in code_of("docs/updating.md", "python"):
+        for name, place in {"runs/may": "RUN-OLD", "data/june": "DATA2", "runs/june": "RUN-JUNE"}.items():
+            block = block.replace(name, place)
+        exec(compile(block, "docs/updating.md", "exec"), {})
+    assert Path("RUN-JUNE/evaluation/update.json").exists()
 
 
 PAGES = {

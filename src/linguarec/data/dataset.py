@@ -215,7 +215,9 @@ class PreparedDataset:
         file = self.path / "splits" / f"{split}.npy"
         if not file.exists():
             known = ", ".join(sorted(f.stem for f in (self.path / "splits").glob("*.npy"))) or "none"
-            raise DataFormatError(f"{self.path} has no split {split!r}; it has: {known}.")
+            untimed = split.startswith("temporal") and self.timestamps is None
+            why = " The times of its interactions are not known, only their order." if untimed else ""
+            raise DataFormatError(f"{self.path} has no split {split!r}; it has: {known}.{why}")
         roles = self._of_interactions(f"splits/{split}.npy", np.int8)
         check_roles(roles, file, AGAIN)
         return roles
