@@ -269,6 +269,8 @@ def test_what_cannot_be_judged_is_refused(shop: Shop, shop_of: Callable[..., Pre
         update(run, after.path, run)
     with pytest.raises(SettingsError, match="--epochs is 0"):
         update(run, after.path, new, epochs=0)
+    with pytest.raises(SettingsError, match="update trains and judges in one process"):
+        update(run, after.path, new, training=TrainingSettings(devices=2))
     with pytest.raises(SettingsError, match="--since 'yesterday' is no time"):
         update(run, after.path, new, since="yesterday")
     both = tmp_path / "blend"

@@ -110,6 +110,10 @@ def test_windows_of_time_follow_each_other(make_dataset: Any) -> None:
     before = file.stat().st_mtime_ns
     add_temporal_split(shop, windows[0])
     assert file.stat().st_mtime_ns == before  # it is there already
+    for stale in (roles[0][:-1], 1 - roles[0]):  # of a folder that was replaced by another one
+        np.save(file, stale)
+        add_temporal_split(shop, windows[0])
+        assert np.array_equal(PreparedDataset.open(shop.path).roles(names[0]), roles[0])
 
 
 def test_windows_that_cannot_be(make_dataset: Any) -> None:

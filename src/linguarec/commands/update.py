@@ -1,6 +1,7 @@
 """Update: take newer data of a run's own shop in, judge the new model on the newest of them, and keep it unless it is worse."""
 
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -114,7 +115,7 @@ def update(
     started = time.perf_counter()
     run, data, output = Path(run), Path(data), Path(output)
     settings = read_settings(run)
-    _check(run, settings, output, epochs)
+    _check(run, settings, output, epochs, 1 if training is None else training.devices)
     start, dataset = open_start(run), PreparedDataset.open(data)
     old = Recommender.load(run)
     shared = shared_items(run, old.catalogue, dataset)
@@ -192,7 +193,7 @@ def update(
     return result
 
 
-def _check(run: Path, settings: Mapping[str, Any], output: Path, epochs: int | None) -> None:
+def _check(run: Path, settings: Mapping[str, Any], output: Path, epochs: int | None, devices: int) -> None:
     """Refuse what cannot be updated.
 
     Raises:
@@ -201,6 +202,8 @@ def _check(run: Path, settings: Mapping[str, Any], output: Path, epochs: int | N
     """
     if run.resolve() == output.resolve():
         raise SettingsError([f"--output {output} is the run to update; write the new run into another folder"])
+    if devices > 1 or os.environ.get("WORLD_SIZE", "1") != "1":
+        raise SettingsError(["update trains and judges in one process; run it without torchrun and --training.devices"])
     if epochs is not None and epochs < 1:
         raise SettingsError([f"--epochs is {epochs}; it must be at least 1"])
     if settings.get("command") == "blend":

@@ -68,15 +68,33 @@ def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
 def add_temporal_split(dataset: PreparedDataset, cuts: TimeCuts) -> str:
     """Store the split that these cuts make in a prepared folder, beside its own, unless it is there; returns its name.
 
+    One that was made of other interactions, before the folder was replaced, is made again.
+
     Raises:
         DataFormatError: the folder has no times.
         OutputError: it is not writable.
     """
     times, file = times_of(dataset), dataset.path / "splits" / f"{cuts.split}.npy"
-    if not file.exists():
+    if not _holds(file, len(times), (cuts.roles(piece) for piece in _pieces(times))):
         with updating_folder(file.parent, PATIENCE) as folder, writing_file(folder / file.name) as temporary:
             write_npy(temporary, np.int8, len(times), (cuts.roles(piece) for piece in _pieces(times)))
     return cuts.split
+
+
+def _holds(file: Path, length: int, pieces: Iterator[Roles]) -> bool:
+    """Whether a file holds these roles."""
+    try:
+        stored = np.load(file, mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    if stored.shape != (length,) or stored.dtype != np.int8:
+        return False
+    start = 0
+    for piece in pieces:
+        if not np.array_equal(stored[start : start + len(piece)], piece):
+            return False
+        start += len(piece)
+    return True
 
 
 def window_cuts(dataset: PreparedDataset, windows: int, settings: SplitSettings) -> list[TimeCuts]:
