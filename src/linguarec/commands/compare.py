@@ -355,8 +355,8 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
     counts = training_counts(training_sequences(dataset.sequences, roles).values, dataset.num_items)
     found = Rows(ListedItems.of(dataset, counts))
     found.add("chance", chance(cases, dataset.num_items, valid))
-    popular, lists = popularity(cases, counts, valid), popular_lists(cases, counts)
-    found.add("popularity", {name: replace(of, best=lists.get(name)) for name, of in popular.items()})
+    popular, best = popularity(cases, counts, valid), popular_lists(cases, counts)
+    found.add("popularity", {name: replace(of, best=best.get(name)) for name, of in popular.items()})
     simple = {"popularity": popularity(valid, counts)["kept"].mean("ndcg@10")}
     for name, family in plan.families.items():
         for seed in plan.seeds[:1] if family.closed_form else plan.seeds:

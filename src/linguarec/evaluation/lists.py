@@ -250,7 +250,8 @@ def _mean_of_lists(values: FloatArray, rows: npt.NDArray[np.int32]) -> FloatArra
     listed = rows >= 0
     total = np.where(listed, values[np.maximum(rows, 0)], 0.0).sum(axis=1)
     count = listed.sum(axis=1)
-    return np.divide(total, count, out=np.full(len(rows), np.nan), where=count > 0)
+    found: FloatArray = np.divide(total, count, out=np.full(len(rows), np.nan), where=count > 0)
+    return found
 
 
 def _mean(values: FloatArray, users: IntArray) -> float:

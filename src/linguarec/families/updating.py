@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from types import NoneType
 from typing import Any, get_args
 
 from linguarec.data.dataset import PreparedDataset
@@ -58,8 +57,8 @@ def arguments_of_update(start: Start, dataset: PreparedDataset, asked: Mapping[s
     for flag, hint in hints.items():
         if flag in stored or settings.get(flag) is None:
             continue
-        groups = [kind for kind in get_args(hint) if is_dataclass(kind) and kind is not NoneType]
-        options[flag] = record_of(groups[0], settings[flag]) if groups else settings[flag]  # type: ignore[type-var]
+        groups = [kind for kind in get_args(hint) if isinstance(kind, type) and is_dataclass(kind)]
+        options[flag] = record_of(groups[0], settings[flag]) if groups else settings[flag]
     if (encoder := start.description.encoder) is not None:
         kind = encoder_kind(encoder)
         options[kind] = encoder
