@@ -93,7 +93,7 @@ def test_windows_of_time_follow_each_other(make_dataset: Any) -> None:
     windows = window_cuts(shop, 3, SplitSettings())
     names = [add_temporal_split(shop, cuts) for cuts in windows]
     assert names[-1] == f"temporal-{windows[-1].valid}-{windows[-1].test}" and len(set(names)) == 3
-    roles = [shop.roles(name) for name in names]
+    roles = [np.array(shop.roles(name)) for name in names]
     assert np.array_equal(roles[-1], global_temporal(times))
     for earlier, later, number in ((roles[0], roles[1], 3), (roles[1], roles[2], 2)):
         assert times[earlier == TEST].max() < times[later == TEST].min()
