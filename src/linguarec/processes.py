@@ -1,10 +1,11 @@
 """The processes that torchrun started for one command: which of them writes, what each works on, how the writer gets the rest.
 
     processes = Processes.here()
-    for made in processes.gathered(map(work, processes.share(parts))):    # in the order of the parts, as one process makes them
-        write(made)
+    made = processes.gathered(map(work, processes.share(parts)))
     if not processes.is_writer:
         return Result.of_later_process()
+    for each in made:                                      # in the order of the parts, as one process makes them
+        write(each)
 
 Parts are dealt out one by one, and after each round the writer gathers what was made of them. So it never holds more than a
 round, the later processes write nothing, and one that has died is noticed at the next round.
@@ -13,7 +14,7 @@ round, the later processes write nothing, and one that has died is noticed at th
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -24,7 +25,6 @@ from linguarec.errors import LostProcessError
 LONGEST_WAIT = timedelta(hours=1)  # of one process for another, whose machine may have been lost without a word
 Made = TypeVar("Made")
 Part = TypeVar("Part")
-Entered = TypeVar("Entered")
 
 
 def is_main_process() -> bool:
@@ -81,17 +81,19 @@ class Processes:
         return islice(parts, self.rank, None, self.count)
 
     def gathered(self, made: Iterable[Made]) -> Iterator[Made]:
-        """In the writer: what all processes make of their shares, in the order of the parts. In the others: nothing.
+        """What all processes make of their shares: the writer gets it one by one, in the order of the parts.
 
-        Each process must iterate to the end; a later one works meanwhile.
+        The others work on their shares at once, and get nothing.
 
         Raises:
             LostProcessError: another process has ended before its share was done.
         """
         if self.count == 1:
-            yield from made
-            return
-        own = iter(made)
+            return iter(made)
+        rounds = self._rounds(iter(made))
+        return rounds if self.is_writer else iter(list(rounds))
+
+    def _rounds(self, own: Iterator[Made]) -> Iterator[Made]:
         whole_round = True
         while whole_round:
             of_round = list(islice(own, 1))
@@ -114,15 +116,6 @@ class Processes:
         with _lost_processes(self.count):
             distributed.broadcast_object_list(found, src=0, group=_connect())
         return cast(Made, found[0])
-
-    @contextmanager
-    def in_writer(self, context: AbstractContextManager[Entered]) -> Iterator[Entered]:
-        """Enter a context, such as that of an output file, in the writer alone; elsewhere nothing is entered or yielded."""
-        if not self.is_writer:
-            yield cast(Entered, None)
-            return
-        with context as entered:
-            yield entered
 
     def _all(self, here: bool) -> bool:
         """Whether it is so in all processes."""
