@@ -173,9 +173,9 @@ def free_port() -> int:
         return port
 
 
-def on_two_machines(script: Path, commands: Sequence[Sequence[object]]) -> list[subprocess.Popen[str]]:
+def on_two_machines(script: Path, commands: Sequence[Sequence[object]], patch: str = "") -> list[subprocess.Popen[str]]:
     """Two launchers that meet on this machine, with one process each."""
-    script.write_text(SCRIPT.format(patch=""))
+    script.write_text(SCRIPT.format(patch=patch))
     words = json.dumps([[*map(str, command), "--json"] for command in commands])
     meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
     command = [*TORCHRUN, *meeting, "--rdzv-id=test", "--local-addr=127.0.0.1", str(script), words]
@@ -202,6 +202,21 @@ def test_two_launchers_work_as_one_process(shops: list[PreparedDataset], tmp_pat
     weights, found = (load_file(folder / "model.safetensors") for folder in (alone, together))
     for name in weights:
         np.testing.assert_allclose(found[name], weights[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_that_of_another_launcher(
+    shops: list[PreparedDataset], tiny_backbone: str, tmp_path: Path
+) -> None:
+    data, told = shops[0].path, tmp_path / "killed"
+    patch = KILLED.format(rank=1, told=str(told))
+    machines = on_two_machines(tmp_path / "script.py", [encoding(data, tiny_backbone)], patch)
+    ended = [machine.communicate(timeout=600)[1] for machine in machines]
+    assert time.time() - float(told.read_text()) < 30
+    assert all(machine.returncode for machine in machines)
+    assert sum("error: Another one of the 2 processes has ended" in errors for errors in ended) == 1
+    assert PreparedDataset.open(data).feature_names == ["words"]
+    assert not list(data.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("name", [name for name, command in cli.COMMANDS.items() if not command.shared])

@@ -22,7 +22,7 @@ from linguarec.text.encoders import TOKENS_A_BATCH, TextEncoder, Vectors, batche
 
 Rows = npt.NDArray[np.int64]
 
-TOKENS_A_SHARD = {"cpu": 1 << 15, "cuda": 1 << 20}  # a few seconds; processes share the shards out
+TOKENS_A_SHARD = {"cpu": 1 << 14, "cuda": 1 << 20}  # a few seconds; processes share the shards out
 
 
 @dataclass(frozen=True, eq=False)
