@@ -38,6 +38,11 @@ def started_together() -> int:
     return int(os.environ.get("WORLD_SIZE", 1)) if _by_torchrun() else 1
 
 
+def place_on_machine() -> int:
+    """The number of this process, from 0, among those that were started together on its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
 def _by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ  # schedulers set variables such as RANK, too
 
