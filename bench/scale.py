@@ -9,8 +9,9 @@ imports do not count:
 
     cost(U, N, M) = (last - one before) / (driver of the last - driver of the one before) x driver(U, N, M)
 
-where the driver is what the step's cost grows with, such as U x N for the scores of all users. Differences below a second or
-100 MiB are noise and are not carried on. `bench/scaling.py` measures a training over one catalogue of a fixed size.
+where the driver is what the step's cost grows with, such as U x N for the scores of all users. Differences below a second (of
+an answer: a millisecond) or 100 MiB are noise and are not carried on. `bench/scaling.py` measures a training over one catalogue
+of a fixed size.
 """
 
 import argparse
@@ -33,7 +34,7 @@ USERS, ITEMS, LENGTH = 2_500, 500, 11
 LARGE = {"U": 100_000_000, "N": 10_000_000, "M": 1_100_000_000}
 ENCODER = "all-MiniLM-L6-v2"
 ASKED = 50  # single histories
-NOISE = {"processor_seconds": 1.0, "peak_mib": 100}
+NOISE, NOISE_OF_A_CALL = {"processor_seconds": 1.0, "peak_mib": 100}, 0.001
 DRIVERS: dict[str, Callable[[dict], float]] = {
     "-": lambda size: 0.0,
     "U": lambda size: size["U"],
@@ -150,7 +151,7 @@ def tables(results: list[dict]) -> str:
             if driver != "-" and len(scales) > 1:
                 before, last = (DRIVERS[driver](sizes[scale]) for scale in scales[-2:])
                 more = values[-1] - values[-2]
-                if more < NOISE[key] and step.words:
+                if more < (NOISE[key] if step.words or unit == "MiB" else NOISE_OF_A_CALL):
                     slope, carried = "below the noise", "not carried on"
                 else:
                     slope, carried = _carried(more / (last - before), driver, what)

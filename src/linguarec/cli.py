@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from linguarec.arguments import parse
 from linguarec.errors import LinguarecError, SettingsError
 from linguarec.parameters import Command
-from linguarec.processes import is_main_process, started_together
+from linguarec.processes import is_main_process, place_on_machine, started_together
 from linguarec.screen import VisibleFormatter, visible_lines
 
 PREPARE = "linguarec.commands.prepare"
@@ -227,7 +227,7 @@ def _say_error(message: str) -> None:
 
 def _is_later_process() -> bool:
     """Whether torchrun or Lightning started this process, and it is not the first one on this machine."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    return place_on_machine() > 0
 
 
 def _run(words: list[str]) -> int:
