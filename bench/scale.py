@@ -186,7 +186,7 @@ def _seconds(value: float) -> str:
 def put_into(docs: str, text: str) -> str:
     """`docs` with the measured tables replaced."""
     return re.sub(
-        r"(<!-- measured -->\n).*?(\n<!-- end -->)", lambda found: found[1] + text + found[2], docs, flags=re.DOTALL
+        "(<!-- measured -->\n).*?(<!-- end -->)", lambda found: f"{found[1]}\n{text}\n\n{found[2]}", docs, flags=re.S
     )
 
 
