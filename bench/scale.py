@@ -4,14 +4,13 @@
     python bench/scale.py --docs           writes the tables of those results into docs/scale.md
 
 Each step is a command in a process of its own, imports included; processor seconds and peak memory are the process's. 1x are
-2,500 users, 500 items and 27,500 interactions. A cost is carried on by its slope between the two largest sizes, so that
-imports do not count:
+2,500 users U, 500 items N and 27,500 interactions M, and all of them grow by the scale s. A cost is split by its measurements:
 
-    cost(U, N, M) = (last - one before) / (driver of the last - driver of the one before) x driver(U, N, M)
+    cost(s) = fixed + a s                  where it grows with U, N or M: a by the two largest scales
+    cost(s) = fixed + a s + b s^p          where it also grows with U x N, M x N, N^2 (p = 2) or N^3 (p = 3): by three scales
 
-where the driver is what the step's cost grows with, such as U x N for the scores of all users. Differences below a second (of
-an answer: a millisecond) or 100 MiB are noise and are not carried on. `bench/scaling.py` measures a training over one catalogue
-of a fixed size.
+and carried on: a by U, N or M, b by the product. Terms below a second (of an answer: a millisecond) or 100 MiB at the largest
+scale are noise and are not carried on. `bench/scaling.py` measures a training over one catalogue of a fixed size.
 """
 
 import argparse
@@ -35,11 +34,7 @@ LARGE = {"U": 100_000_000, "N": 10_000_000, "M": 1_100_000_000}
 ENCODER = "all-MiniLM-L6-v2"
 ASKED = 50  # single histories
 NOISE, NOISE_OF_A_CALL = {"processor_seconds": 1.0, "peak_mib": 100}, 0.001
-DRIVERS: dict[str, Callable[[dict], float]] = {
-    "-": lambda size: 0.0,
-    "U": lambda size: size["U"],
-    "N": lambda size: size["N"],
-    "M": lambda size: size["M"],
+PRODUCTS: dict[str, Callable[[dict], float]] = {
     "M x N": lambda size: size["M"] * size["N"],
     "U x N": lambda size: size["U"] * size["N"],
     "N^2": lambda size: size["N"] ** 2,
@@ -49,26 +44,26 @@ DRIVERS: dict[str, Callable[[dict], float]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its command (`{}` = the folder), and what its seconds and its memory grow with."""
+    """A step: its command (`{}` = the folder), and what its seconds and its memory grow with: U, N or M, and a product."""
 
     name: str
     words: str
-    seconds: str
-    memory: str
+    seconds: tuple[str, ...]
+    memory: tuple[str, ...]
 
 
 TRAINING = "--training.max_epochs 1 --training.targets_per_step 2048"
 STEPS = (
-    Step("prepare", "prepare table --interactions {}/log.parquet --items {}/items.parquet -o {}/data", "M", "-"),
-    Step("encode", "encode {}/data", "N", "N"),
-    Step("quantize", f"quantize {{}}/data --features {ENCODER}", "N", "N"),
-    Step("tokenize", "tokenize {}/data", "N", "N"),
-    Step("finetune, an epoch", f"finetune sasrec-text {{}}/data -o {{}}/run {TRAINING}", "M x N", "N"),
-    Step("evaluate", "evaluate {}/run --no-plots", "U x N", "U"),
-    Step("recommend --for", "recommend {}/run --for {}/data -o {}/best.parquet", "U x N", "U"),
-    Step("serve, a history", "", "N", "N"),
-    Step("finetune ease", "finetune ease {}/data -o {}/ease", "N^3", "N^2"),
-    Step("finetune itemknn", "finetune itemknn {}/data -o {}/itemknn", "M", "M"),
+    Step("prepare", "prepare table --interactions {}/log.parquet --items {}/items.parquet -o {}/data", ("M",), ("M",)),
+    Step("encode", "encode {}/data", ("N",), ("N",)),
+    Step("quantize", f"quantize {{}}/data --features {ENCODER}", ("N",), ("N",)),
+    Step("tokenize", "tokenize {}/data", ("N",), ("N",)),
+    Step("finetune, an epoch", f"finetune sasrec-text {{}}/data -o {{}}/run {TRAINING}", ("M", "M x N"), ("N",)),
+    Step("evaluate", "evaluate {}/run --no-plots", ("U", "U x N"), ("M",)),
+    Step("recommend --for", "recommend {}/run --for {}/data -o {}/best.parquet", ("U", "U x N"), ("U",)),
+    Step("serve, a history", "", ("N",), ("N",)),
+    Step("finetune ease", "finetune ease {}/data -o {}/ease", ("U", "N^3"), ("U", "N^2")),
+    Step("finetune itemknn", "finetune itemknn {}/data -o {}/itemknn", ("M",), ("M",)),
 )
 
 
@@ -138,35 +133,68 @@ def tables(results: list[dict]) -> str:
     sizes = {scale: rows["prepare", scale] for scale in scales}
     shown = "; ".join(f"{s}x: {z['U']:,} users, {z['N']:,} items, {z['M']:,} interactions" for s, z in sizes.items())
     lines = [f"{shown}.", ""]
-    for what, key, unit in (("seconds", "processor_seconds", "s"), ("memory", "peak_mib", "MiB")):
+    for key, title in (("processor_seconds", "processor time"), ("peak_mib", "peak memory")):
         heading = [f"{s}x" for s in scales]
-        title = "processor time" if what == "seconds" else "peak memory"
-        lines += [f"| step: {title} | grows with | {' | '.join(heading)} | slope | 100 M users, 10 M items |"]
+        lines += [f"| step: {title} | grows with | {' | '.join(heading)} | a, b | 100 M users, 10 M items |"]
         lines += ["|---" * (4 + len(scales)) + "|"]
         for step in STEPS:
-            values = [rows[step.name, scale][key] for scale in scales]
-            driver = step.seconds if what == "seconds" else step.memory
-            cells = [_seconds(value) if unit == "s" else f"{value:,} MiB" for value in values]
-            slope, carried = "-", "as measured" if driver == "-" else "-"
-            if driver != "-" and len(scales) > 1:
-                before, last = (DRIVERS[driver](sizes[scale]) for scale in scales[-2:])
-                more = values[-1] - values[-2]
-                if more < (NOISE[key] if step.words or unit == "MiB" else NOISE_OF_A_CALL):
-                    slope, carried = "below the noise", "not carried on"
-                else:
-                    slope, carried = _carried(more / (last - before), driver, what)
-            lines.append(f"| {step.name} | {driver} | {' | '.join(cells)} | {slope} | {carried} |")
+            values = {scale: rows[step.name, scale][key] for scale in scales}
+            terms = step.memory if key == "peak_mib" else step.seconds
+            noise = NOISE[key] if step.words or key == "peak_mib" else NOISE_OF_A_CALL
+            shown_as = _memory if key == "peak_mib" else _seconds
+            rates, whole = _carried(values, terms, sizes, noise)
+            slopes = ", ".join(f"{_rate(rate, key)} {term}" for term, rate in rates.items())
+            cells = [step.name, ", ".join(terms), *map(shown_as, values.values())]
+            cells += [slopes or "-", shown_as(whole) if rates else "-"]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
-def _carried(rate: float, driver: str, what: str) -> tuple[str, str]:
-    """The slope for a readable number of its driver, and the cost of the large shop."""
-    per = {"M x N": 1e9, "U x N": 1e9, "N^2": 1e6, "N^3": 1e9}.get(driver, 1e6)
-    whole = rate * DRIVERS[driver](LARGE)
-    if what == "seconds":
-        return f"{rate * per:.3g} s for {per:.0e} {driver}".replace("e+0", "e"), _seconds(whole)
-    return f"{rate * 2**20:,.3g} bytes for 1 {driver}", f"{whole / 1024:,.3g} GiB"
+def _carried(
+    values: dict[int, float], terms: tuple[str, ...], sizes: dict[int, dict], noise: float
+) -> tuple[dict[str, float], float]:
+    """The cost of one more of each term that is above the noise, and the terms' cost of the large shop."""
+    *_, first, middle, last = [0, 0, *values]
+    if len(values) < 1 + len(terms):
+        return {}, 0.0
+    drivers = {term: PRODUCTS.get(term, lambda size, term=term: size[term]) for term in terms}
+    grown = {term: {scale: driver(size) for scale, size in sizes.items()} for term, driver in drivers.items()}
+    linear = grown[terms[0]]
+
+    def slope(of: dict[int, float], one: int, other: int) -> float:
+        return (of[other] - of[one]) / (linear[other] - linear[one])
+
+    rates = {terms[0]: slope(values, middle, last)}
+    if len(terms) > 1:
+        product = grown[terms[1]]
+        bend = slope(values, middle, last) - slope(values, first, middle)
+        more = bend / (slope(product, middle, last) - slope(product, first, middle))
+        if more * product[last] >= noise:
+            rates = {
+                terms[0]: slope(values, middle, last) - more * slope(product, middle, last),
+                terms[1]: more,
+            }
+    rates = {term: rate for term, rate in rates.items() if rate * grown[term][last] >= noise}
+    return rates, sum(rate * drivers[term](LARGE) for term, rate in rates.items())
+
+
+def _rate(rate: float, key: str) -> str:
+    """The cost of one more.
+
+    >>> _rate(2.5e-3, "processor_seconds"), _rate(2.5e-9, "processor_seconds"), _rate(0.001, "peak_mib")
+    ('2.5 ms a', '2.5 ns a', '1,049 bytes a')
+    """
+    if key == "peak_mib":
+        return f"{rate * 2**20:,.0f} bytes a"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if rate >= size:
+            return f"{rate / size:.3g} {unit} a"
+    return f"{rate / 1e-12:.3g} ps a"
+
+
+def _memory(mib: float) -> str:
+    return f"{mib:,.0f} MiB" if mib < 10_240 else f"{mib / 1024:,.0f} GiB"
 
 
 def _seconds(value: float) -> str:
