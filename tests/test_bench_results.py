@@ -81,5 +81,5 @@ def test_the_tables_of_scale_are_those_of_the_results(monkeypatch: pytest.Monkey
 
     results = json.loads((BENCH / "results" / "scale.json").read_text(encoding="utf-8"))["results"]
     docs = (BENCH.parent / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert "| recommend --for | U x N |" in docs
+    assert "| recommend --for | U, U x N |" in docs
     assert put_into(docs, tables(results)) == docs
