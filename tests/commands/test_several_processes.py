@@ -153,12 +153,14 @@ def test_a_killed_process_ends_all_and_the_next_start_goes_on(
     assert all(left[file] == content for file, content in before.items())
     stored = [file for file in left.keys() - before.keys() if file.endswith(".npy")]
     assert stored and all(file.startswith(".tiny.shards/") for file in stored)
+    if rank == 1:
+        return  # the next start is tried once, where the writer was killed
 
     again = run(tmp_path / "script.py", [encoding(data, tiny_backbone)], 2)
     assert again.returncode == 0, again.stderr
     result = json.loads(again.stdout.splitlines()[-1])
     assert 0 < result["resumed_texts"] < result["distinct_texts"]
-    shutil.copytree(shops[1].path.parent / shops[0].path.name, tmp_path / "alone")
+    shutil.copytree(data, tmp_path / "alone")
     assert (
         run(tmp_path / "script.py", [[*encoding(tmp_path / "alone", tiny_backbone), "--overwrite"]], 1).returncode == 0
     )
