@@ -22,6 +22,7 @@ from linguarec.families.flags import refuse
 from linguarec.families.opening import open_start, read_description
 from linguarec.families.weights import seal_model
 from linguarec.files import updating_folder
+from linguarec.processes import ALONE, Processes
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.ranks import TargetRanks, full_precision
 from linguarec.ranking.repeats import RepeatTerm
@@ -45,12 +46,11 @@ class RunItems:
     names: Mapping[str, str | None] = field(default_factory=dict)
     repeats: RepeatTerm | None = None
 
-    def rank(self, cases: EvaluationCases, best: int = 0) -> Protocols:
-        """Rank the targets of `cases`, which hold item rows of the folder, under every protocol.
-
-        `best`: also give the best so many items of each case.
-        """
-        return rank_by_protocol(self.scorer, self.inputs, self.ranker, cases, self.repeats, best=best)
+    def rank(self, cases: EvaluationCases, processes: Processes = ALONE, best: int = 0) -> Protocols:
+        """Rank the targets of `cases`, which hold item rows of the folder, under every protocol; see `rank_by_protocol`."""
+        return rank_by_protocol(
+            self.scorer, self.inputs, self.ranker, cases, self.repeats, processes=processes, best=best
+        )
 
 
 def items_of_run(run: Path, dataset: PreparedDataset, zero_shot: bool, asked: Asked, device: torch.device) -> RunItems:
@@ -198,7 +198,7 @@ def with_repeats(
 def ranked(run: Path, dataset: PreparedDataset, cases: EvaluationCases, best: int = 0) -> Protocols:
     """Rank `cases` of the folder that the run was trained on with the run, on a GPU if there is one; see `RunItems.rank`."""
     items = items_of_recommender(Recommender.load(run), dataset, zero_shot=False, device=device_for(None))
-    return items.rank(cases, best)
+    return items.rank(cases, best=best)
 
 
 def _check_unknown(

@@ -418,7 +418,7 @@ def _by_text(run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", va
 
     items = items_of_run(run, dataset, True, {}, device_for(None))
     term = fit_repeats(Part.of(items.scorer, items.inputs, items.ranker), valid)
-    return replace(items, repeats=term).rank(cases, LENGTH)
+    return replace(items, repeats=term).rank(cases, best=LENGTH)
 
 
 def _blended(parts: Sequence[Path], folder: Path, dataset: "PreparedDataset", seed: int) -> None:

@@ -127,6 +127,7 @@ def evaluate(
     from linguarec.families.opening import read_description
     from linguarec.files import updating_folder, write_json
     from linguarec.portable import portable_values
+    from linguarec.processes import Processes
     from linguarec.ranking.scorer import left_out, log_left_out
     from linguarec.run_items import items_of_run, with_repeats
     from linguarec.runs.settings import read_settings
@@ -170,18 +171,22 @@ def evaluate(
             settings["split"],
             protocol,
         )
+    processes = Processes.here()
     leakage = Leakage.of(dataset, roles) if own_data and split == "test" else None
-    if leakage is not None and (warning := leakage.told(protocol)):
+    if processes.is_writer and leakage is not None and (warning := leakage.told(protocol)):
         log.warning("%s", warning)
     items = items_of_run(run, dataset, zero_shot, options, place)
     valid = evaluation_cases(dataset.sequences, roles, "valid")
     if fit_repeats:
-        items = with_repeats(run, items, valid, dataset, own_data)
+        repeats = processes.of_writer(lambda: with_repeats(run, items, valid, dataset, own_data).repeats)
+        items = replace(items, repeats=repeats)
     cut = left_out(items.scorer, items.inputs, {split: cases.histories})
     log_left_out(cut)
     started = time.perf_counter()
-    result = items.rank(cases, best=LENGTH)
+    result = items.rank(cases, processes, LENGTH)
     seconds = time.perf_counter() - started
+    if not processes.is_writer:
+        return EvaluateResult.of_later_process()
     fitted_on = None if items.repeats is None else valid
     listed = ListedItems.of(dataset, counts)
     systems = {

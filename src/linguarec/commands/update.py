@@ -1,7 +1,6 @@
 """Update: take newer data of a run's own shop in, judge the new model on the newest of them, and keep it unless it is worse."""
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -202,7 +201,9 @@ def _check(run: Path, settings: Mapping[str, Any], output: Path, epochs: int | N
     """
     if run.resolve() == output.resolve():
         raise SettingsError([f"--output {output} is the run to update; write the new run into another folder"])
-    if devices > 1 or os.environ.get("WORLD_SIZE", "1") != "1":
+    from linguarec.processes import started_together
+
+    if devices > 1 or started_together() > 1:
         raise SettingsError(["update trains and judges in one process; run it without torchrun and --training.devices"])
     if epochs is not None and epochs < 1:
         raise SettingsError([f"--epochs is {epochs}; it must be at least 1"])

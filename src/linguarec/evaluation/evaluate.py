@@ -14,6 +14,7 @@ from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
+from linguarec.processes import ALONE, Processes
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker, protocols_of
 from linguarec.ranking.ordering import BestLists
@@ -69,6 +70,7 @@ class EvaluationResult:
         return means[metric]
 
 
+_Rows = dict[str, npt.NDArray[np.int32]]  # protocol -> rows [Q, k] of the best items
 Protocols = dict[str, EvaluationResult]  # protocol (kept, excluded, learned) -> result on the same cases
 
 
@@ -142,17 +144,20 @@ def rank_by_protocol(
     cases: EvaluationCases,
     repeats: RepeatTerm | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
+    processes: Processes = ALONE,
     best: int = 0,
 ) -> Protocols:
     """Rank the target of every case among the whole catalogue under every protocol, in one pass.
 
     `kept`: items of the history are candidates, as published. `excluded`: they are not, as `recommend` works. `learned`: they
-    are, with the repeat term added to their scores; only with `repeats`. `best`: how many of the best items to give for each
-    case; for `excluded`, a target of the history is none of them. Other arguments as in `rank_cases`.
+    are, with the repeat term added to their scores; only with `repeats`. Other arguments as in `rank_cases`.
+
+    `processes`: share the batches; the writer gets the result of one process to the bit, the others one without cases. `best`:
+    how many of the best items to give for each case; for `excluded`, a target of the history is none of them.
     """
     with evaluating(scorer.network), torch.inference_mode():
-        queries = scorer.queries(inputs, cases.histories, cases.users, tokens_per_batch)
-        return ranked_by_protocol(queries, ranker, cases, repeats, best)
+        queries = scorer.queries(inputs, cases.histories, cases.users, tokens_per_batch, processes.shard)
+        return ranked_by_protocol(queries, ranker, cases, repeats, processes, best)
 
 
 def ranked_by_protocol(
@@ -160,22 +165,32 @@ def ranked_by_protocol(
     ranker: ExactRanker[Any, Any],
     cases: EvaluationCases,
     repeats: RepeatTerm | None = None,
+    processes: Processes = ALONE,
     best: int = 0,
 ) -> Protocols:
-    """As `rank_by_protocol`, with queries that are made already, batch by batch: the indices of the cases, their queries."""
-    found: dict[str, list[tuple[npt.NDArray[np.int64], TargetRanks]]] = {name: [] for name in protocols_of(repeats)}
-    lists = {name: np.full((len(cases), best), -1, dtype=np.int32) for name in found if best}
-    for index, of_index in queries:
+    """As `rank_by_protocol`, with queries that are made already, batch by batch: the indices of the cases, their queries.
+
+    With several processes those of this one's share.
+    """
+
+    def ranks_of(
+        batch: tuple[npt.NDArray[np.int64], Any],
+    ) -> tuple[npt.NDArray[np.int64], dict[str, TargetRanks], _Rows]:
+        index, of_index = batch
         histories = cases.histories.select(index)
         adjustments = None if repeats is None else repeats(histories)
         noted = BestLists(best) if best and len(index) else None
         targets = cases.targets[index].astype(np.int64)
         ranks = ranker.ranks_by_protocol(of_index, targets, histories, adjustments, noted)
+        return index, ranks, {} if noted is None else {name: noted.rows(name) for name in ranks}
+
+    found: dict[str, list[tuple[npt.NDArray[np.int64], TargetRanks]]] = {name: [] for name in protocols_of(repeats)}
+    lists = {name: np.full((len(cases), best), -1, dtype=np.int32) for name in found if best}
+    for index, ranks, rows in processes.gathered(map(ranks_of, queries)):
         for name, of_name in ranks.items():
             found[name].append((index, of_name))
-        if noted is not None:
-            for name in ranks:
-                lists[name][index] = noted.rows(name)
+        for name, of_lists in rows.items():
+            lists[name][index] = of_lists
     return {
         name: replace(result, best=lists[name][result.cases]) if best else result
         for name, result in ((name, _result(of_name, cases.users)) for name, of_name in found.items())
