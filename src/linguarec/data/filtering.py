@@ -18,10 +18,10 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 
 
-def codes_by_appearance(log: ir.Table, key: str) -> ir.Table:
-    """`raw_id`, `code`: the distinct values of column `key`, numbered from 0 as they first appear in the source file."""
+def codes_by_appearance(engine: Engine, log: ir.Table, key: str) -> ir.Table:
+    """Stored `raw_id`, `code`: the distinct values of column `key`, numbered from 0 as they first appear in the source file."""
     first = log.group_by(raw_id=log[key]).agg(first=log.position.min())
-    return first.select("raw_id", code=ibis.row_number().over(order_by=first.first).cast("int32"))
+    return engine.numbered(first, "first")
 
 
 def coded(log: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:

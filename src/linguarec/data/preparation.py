@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from linguarec.data import filtering
-from linguarec.data.engine import Engine, open_engine
+from linguarec.data.engine import Engine, EngineChoice, open_engine
 from linguarec.data.filtering import Duplicates, Ties
 from linguarec.data.folder import Content
 from linguarec.data.item_ids import example_id, why_no_item_matches
@@ -42,14 +42,14 @@ class FilterSettings:
     duplicates: Duplicates
     catalogue: Catalogue
     drop_without_metadata: bool
-    memory: str
+    engine: EngineChoice
 
 
 @dataclass(frozen=True)
 class Source:
     """What a reader found.
 
-    `log`: a stored table as `filtering` describes it, without the column `position`. `catalogue`: a stored table
+    `log`: a table as `Engine.store_rows` stores it, as `filtering` describes it, without the column `position`. `catalogue`: a stored table
     `raw_id`, `position`, the attribute columns; None = there is no catalogue. `has_times`: whether `time` is a moment
     in the world (and not only a rank). `dropped`: rows of the log that the reader dropped, by reason. `counted`: what else
     it counted for the report; `rows_read` if it dropped rows. `texts`: attributes that the source holds as text, so that they
@@ -75,7 +75,7 @@ def prepare_content(scratch: Path, read: Reader, settings: FilterSettings, make_
     Raises:
         DataFormatError: a source is malformed, the log and the catalogue share no item, or no interaction is left.
     """
-    with open_engine(scratch, settings.memory) as engine:
+    with open_engine(scratch, settings.engine) as engine:
         source = read(engine, scratch)
         report = {**source.counted, **source.dropped}
         users, items, log = _code(engine, source, settings, report)
@@ -101,13 +101,13 @@ def _code(
     engine: Engine, source: Source, settings: FilterSettings, report: dict[str, int]
 ) -> tuple[ir.Table, ir.Table, ir.Table]:
     """Codes of users, codes of items, and the log in these codes."""
-    raw = source.log.mutate(position=source.log.rowid())
+    raw = engine.positioned(source.log)
     report["rows_read"] = report.get("rows_read", engine.value(raw.count()))
     nameless = raw.filter(raw.user.isnull() | raw.item.isnull())
     report["rows_without_user_or_item"] = engine.value(nameless.count())
     raw = raw.filter(raw.user.notnull() & raw.item.notnull())
-    users = engine.store(filtering.codes_by_appearance(raw, "user"))
-    items = engine.store(filtering.codes_by_appearance(raw, "item"))
+    users = filtering.codes_by_appearance(engine, raw, "user")
+    items = filtering.codes_by_appearance(engine, raw, "item")
     if source.catalogue is not None:
         unknown = items.anti_join(source.catalogue, "raw_id")
         number_unknown, number = engine.value(unknown.count()), engine.value(items.count())

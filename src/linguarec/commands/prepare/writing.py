@@ -24,6 +24,7 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 Catalogue = Literal["log", "all"]
 Encoding = Literal["utf-8", "latin-1"]
+EngineName = Literal["duckdb", "spark"]
 TimeUnit = Literal["seconds", "milliseconds", "microseconds"]
 
 
