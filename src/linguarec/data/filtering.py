@@ -106,6 +106,16 @@ def ordered(log: ir.Table, ties: Ties, seed: int) -> ir.Table:
     return log.order_by([*keys, log.position])
 
 
+def ordered_after(log: ir.Table, ties: Ties, seed: int, earlier: int, has_times: bool) -> ir.Table:
+    """Total order of a log whose rows with `position` below `earlier` are in order already, and come before others of their time;
+    without times, before all others."""
+    late = log.position >= earlier
+    keys = [log.user, log.time, late] if has_times else [log.user, late, log.time]
+    if ties == "random":
+        keys.append(ibis.ifelse(late, shuffle_key(log.position - earlier, seed), 0))
+    return log.order_by([*keys, log.position])
+
+
 def shuffle_key(position: ir.IntegerColumn, seed: int) -> ir.IntegerColumn:
     """A 32-bit hash of each position and the seed, in plain integer arithmetic: the same in every engine and version."""
     return _mix32(_mix32(position % 2**32) ^ _mix32(seed % 2**32))

@@ -82,16 +82,18 @@ def prepare_content(scratch: Path, read: Reader, settings: FilterSettings, make_
         log = _filter(engine, log, settings, report)
 
         counts = engine.store(log.group_by("user").agg(rows=log.count()))
-        offsets = _offsets(engine, counts)
+        offsets = offsets_of(engine, counts)
         kept_items = engine.store(items.semi_join(log.select(code="item"), "code"))
-        item_row = _dense(engine, kept_items, engine.value(items.code.max()))
+        item_row = dense_rows(engine, kept_items, engine.value(items.code.max()))
         users = users.semi_join(counts.select(code="user"), "code").order_by("code").select("raw_id")
         yield Content(
-            items=_catalogue_pieces(engine, source, kept_items, settings.catalogue, make_text, report),
+            items=catalogue_pieces(engine, source, kept_items, settings.catalogue, make_text, report),
             attributes=source.attributes,
             users=(batch.column(0) for batch in engine.stream(users)),
             offsets=offsets,
-            interactions=_interactions(engine, log, item_row, source.has_times, settings),
+            interactions=interactions_in_order(
+                engine, filtering.ordered(log, settings.ties, settings.seed), item_row, source.has_times
+            ),
             report=report,
             texts=source.texts,
         )
@@ -152,12 +154,13 @@ def _filter(engine: Engine, log: ir.Table, settings: FilterSettings, report: dic
     return log
 
 
-def _offsets(engine: Engine, counts: ir.Table) -> npt.NDArray[np.int64]:
+def offsets_of(engine: Engine, counts: ir.Table) -> npt.NDArray[np.int64]:
+    """Where each user's interactions begin, from a table `user`, `rows`; users in the order of their codes."""
     lengths = [batch.column(0).to_numpy() for batch in engine.stream(counts.order_by("user").select("rows"))]
     return np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
 
 
-def _dense(engine: Engine, kept_items: ir.Table, highest: int) -> npt.NDArray[np.int32]:
+def dense_rows(engine: Engine, kept_items: ir.Table, highest: int) -> npt.NDArray[np.int32]:
     """Row in the folder of each item code, -1 = not kept."""
     row = np.full(highest + 1, -1, dtype=np.int32)
     start = 0
@@ -167,16 +170,16 @@ def _dense(engine: Engine, kept_items: ir.Table, highest: int) -> npt.NDArray[np
     return row
 
 
-def _interactions(
-    engine: Engine, log: ir.Table, item_row: npt.NDArray[np.int32], has_times: bool, settings: FilterSettings
+def interactions_in_order(
+    engine: Engine, in_order: ir.Table, item_row: npt.NDArray[np.int32], has_times: bool
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]]:
-    in_order = filtering.ordered(log, settings.ties, settings.seed)
+    """Item rows and times in seconds of an ordered log, in pieces."""
     for batch in engine.stream(in_order.select("item", "time") if has_times else in_order.select("item")):
         times = batch.column(1).to_numpy() // MICROSECONDS if has_times else None
         yield item_row[batch.column(0).to_numpy()], times
 
 
-def _catalogue_pieces(
+def catalogue_pieces(
     engine: Engine,
     source: Source,
     kept_items: ir.Table,

@@ -104,11 +104,6 @@ def as_address(given: "str | Path") -> str | None:
     return f"{found[1]}{slashes}{text[found.end() :]}"
 
 
-def shown_name(given: "str | Path") -> str:
-    """The last part of a path or an address, for a manifest; without the query of an address, which may hold a signature."""
-    return PurePosixPath(str(given).partition("?")[0]).name if as_address(given) else Path(given).name
-
-
 def _within(path: Path) -> list[Path]:
     return _parts(path) if path.is_dir() else [path]
 

@@ -58,8 +58,8 @@ class TableColumns:
 def read_table(
     engine: Engine,
     scratch: Path,
-    interactions: Path | SourceFiles,
-    items: Path | SourceFiles | None,
+    interactions: str | Path | SourceFiles,
+    items: str | Path | SourceFiles | None,
     columns: TableColumns,
     encoding: Encoding = "utf-8",
     delimiter: str | None = None,
