@@ -24,7 +24,12 @@ def two_days(seed: int = 0, number: int = 160) -> tuple[list[Row], list[Row]]:
     rng = np.random.default_rng(seed)
 
     def rows(first: int, users: int, items: int) -> list[Row]:
-        drawn = zip(rng.integers(users, size=number), rng.integers(items, size=number), rng.integers(6, size=number), strict=True)
+        drawn = zip(
+            rng.integers(users, size=number),
+            rng.integers(items, size=number),
+            rng.integers(6, size=number),
+            strict=True,
+        )
         return [(f"u{user}", f"i{item}", first + int(step)) for user, item, step in drawn]
 
     return rows(DAY * 19_000, 9, 12), rows(DAY * 19_001, 14, 18)
@@ -127,7 +132,11 @@ def test_users_and_items_below_the_core_wait(tmp_path: Path) -> None:
     second = write_log(tmp_path / "b.csv", [*rows(["d"], ["i0", "i1"], 19_001), *rows(["a"], ["i2", "i7"], 19_001)])
     result = prepare_append(tmp_path / "data", second, catalogue(tmp_path / "new.csv", range(7, 8)))
     assert (result.users_added, result.items_added, result.interactions_added) == (0, 0, 1)
-    assert {key: result.report[f"{key}_waiting"] for key in ("rows", "users", "items")} == {"rows": 3, "users": 2, "items": 3}
+    assert {key: result.report[f"{key}_waiting"] for key in ("rows", "users", "items")} == {
+        "rows": 3,
+        "users": 2,
+        "items": 3,
+    }
     waiting = pq.read_table(tmp_path / "data/waiting/log.parquet").to_pylist()
     assert [(row["user"], row["item"]) for row in waiting] == [("d", "i0"), ("d", "i1"), ("a", "i7")]
     # They enter with what waited, and i7 with the text that the second piece brought.
@@ -139,7 +148,9 @@ def test_users_and_items_below_the_core_wait(tmp_path: Path) -> None:
     assert dataset.texts[dataset.item_row["i7"]] == "Thing 7. 7.5."
     assert [item for item, _ in sequences(tmp_path / "data")["d"]] == ["i0", "i1", "i2", "i7"]
     assert [piece["interactions"] for piece in dataset.manifest.pieces] == ["b.csv", "c.csv"]
-    everything = write_log(tmp_path / "all.csv", [*rows(["a", "b", "c"], old, 19_000), *_rows_of(second), *_rows_of(third)])
+    everything = write_log(
+        tmp_path / "all.csv", [*rows(["a", "b", "c"], old, 19_000), *_rows_of(second), *_rows_of(third)]
+    )
     prepare_table(everything, tmp_path / "all", catalogue(tmp_path / "every.csv", range(8)), k_core=3)
     assert sequences(tmp_path / "all") == sequences(tmp_path / "data")
 
@@ -165,7 +176,11 @@ def test_overlapping_pieces_count_once(tmp_path: Path, days: dict[str, Path]) ->
     prepare_table(days["both"], tmp_path / "both", k_core=0)
     prepare_table(days["first"], tmp_path / "data", k_core=0)
     result = prepare_append(tmp_path / "data", days["both"])
-    assert result.report["rows_already_in_the_folder"] == 320 - result.report["duplicate_rows"] - result.interactions_added > 0
+    assert (
+        result.report["rows_already_in_the_folder"]
+        == 320 - result.report["duplicate_rows"] - result.interactions_added
+        > 0
+    )
     assert result.fingerprint == PreparedDataset.open(tmp_path / "both").fingerprint
 
 
@@ -188,7 +203,9 @@ def test_all_of_the_catalogue_and_amazon(tmp_path: Path) -> None:
 def test_tables_in_memory_and_other_attributes(tmp_path: Path, days: dict[str, Path]) -> None:
     prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0)
     rows = [{"user_id": "u0", "item_id": "i50", "timestamp": DAY * 19_005}]
-    with pytest.raises(SettingsError, match=r"has the attributes 'title', but .*data has 'title', 'price'; give the new items"):
+    with pytest.raises(
+        SettingsError, match=r"has the attributes 'title', but .*data has 'title', 'price'; give the new items"
+    ):
         prepare_append(tmp_path / "data", rows, [{"item_id": "i50", "title": "New"}])
     linguarec.prepare_append(tmp_path / "data", rows, [{"item_id": "i50", "title": "New", "price": 3}])
     dataset = PreparedDataset.open(tmp_path / "data")
@@ -204,7 +221,9 @@ def test_vectors_stay_and_lack_the_new_items(tmp_path: Path, days: dict[str, Pat
     result = prepare_append(tmp_path / "data", days["second"], days["items"])
     assert result.incomplete == ["enc"]
     dataset = PreparedDataset.open(tmp_path / "data")
-    with pytest.raises(StaleFeaturesError, match=r"enc\.npy lacks 6 items that were appended .* `linguarec encode .* --encoder enc`"):
+    with pytest.raises(
+        StaleFeaturesError, match=r"enc\.npy lacks 6 items that were appended .* `linguarec encode .* --encoder enc`"
+    ):
         dataset.features("enc")
     so_far = dataset.vectors_so_far("enc")
     assert so_far is not None
@@ -243,11 +262,13 @@ def test_other_folders_are_refused(tmp_path: Path, days: dict[str, Path]) -> Non
     with pytest.raises(DataFormatError, match="is not a prepared dataset folder"):
         prepare_append(tmp_path / "none", days["second"])
     prepare_table(days["first"], tmp_path / "data", k_core=0)
-    with pytest.raises(SettingsError, match="--items is a catalogue, but .* was made without one"):
+    with pytest.raises(SettingsError, match=r"--items is a catalogue, but .* was made without one"):
         prepare_append(tmp_path / "data", days["second"], days["items"])
 
 
-def test_a_failure_leaves_the_folder_as_it_was(tmp_path: Path, days: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_the_folder_as_it_was(
+    tmp_path: Path, days: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The new folder is written beside: an error just before the exchange leaves nothing."""
     from linguarec.data import folder
 

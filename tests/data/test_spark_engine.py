@@ -22,7 +22,7 @@ from linguarec.errors import DataFormatError, SettingsError
 
 pytest.importorskip("pyspark")
 
-from linguarec.data.spark_engine import SparkEngine  # noqa: E402
+from linguarec.data.spark_engine import SparkEngine
 
 pytestmark = pytest.mark.slow
 
@@ -75,8 +75,8 @@ def in_spark(engine: Engine, **columns: list[Any]) -> ir.Table:
 
 
 def write_shop(folder: Path, rows: int = 900) -> tuple[Path, Path]:
-    """A log with repeated rows, many ties, rows without a user, and users and items outside the 5-core; a catalogue whose texts have
-    quotes and line breaks, with items that are there twice or not at all."""
+    """A log with repeated rows, many ties, rows without a user, and users and items outside the 5-core; a catalogue
+    whose texts have quotes and line breaks, with items that are there twice or not at all."""
     rng = np.random.default_rng(7)
     lines = ["user_id,item_id,timestamp"]
     for _ in range(rows):
@@ -86,9 +86,13 @@ def write_shop(folder: Path, rows: int = 900) -> tuple[Path, Path]:
             lines.append(lines[-1])
     log = folder / "log.csv"
     log.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    texts = [f'i{k},"A ""thing"", no {k}\nwith a second line, ö",{"" if k % 5 == 0 else f"B{k % 3}"}' for k in range(64)]
+    texts = [
+        f'i{k},"A ""thing"", no {k}\nwith a second line, ö",{"" if k % 5 == 0 else f"B{k % 3}"}' for k in range(64)
+    ]
     items = folder / "items.csv"
-    items.write_text("item_id,title,brand\n" + "\n".join([*texts, "i3,Another,B0", "i99,Unseen,B1"]) + "\n", encoding="utf-8")
+    items.write_text(
+        "item_id,title,brand\n" + "\n".join([*texts, "i3,Another,B0", "i99,Unseen,B1"]) + "\n", encoding="utf-8"
+    )
     return log, items
 
 
@@ -184,7 +188,10 @@ def test_an_unreadable_row_is_named(engine: Engine, tmp_path: Path) -> None:
 
     file = tmp_path / "log.csv"
     file.write_text("a,b\nx,1\ny,2,3\n")
-    with pytest.raises(DataFormatError, match=r"log\.csv, line 3: .*'y,2,3'"), open_engine(tmp_path, EngineChoice("spark")) as own:
+    with (
+        pytest.raises(DataFormatError, match=r"log\.csv, line 3: .*'y,2,3'"),
+        open_engine(tmp_path, EngineChoice("spark")) as own,
+    ):
         own.store_rows(csv_table(own, SourceFiles.of(file), tmp_path, {"a": "a"}))
     with pytest.raises(DataFormatError, match="one JSON array, which Spark cannot read in parts"):
         (tmp_path / "meta.json").write_text("[" + json.dumps({"asin": "i1", "title": "x"}) + "]")

@@ -13,7 +13,8 @@ from linguarec.result import Result
 class EncodeResult(Result):
     """Figures of an encoding.
 
-    `features`: name of the vectors. `items_`: number of items, of which `kept_items` had vectors before. Of the distinct texts `cut_texts` are longer than `max_tokens`;
+    `features`: name of the vectors. `items_`: number of items, of which `kept_items` had vectors before. Of the
+    distinct texts `cut_texts` are longer than `max_tokens`;
     `resumed_texts` were encoded by an earlier run; `items_per_second` is None if all were.
     """
 
@@ -119,12 +120,15 @@ def encode(
         differences = dataset.feature_info(name).differences(info)
         if differences or word_drop_draws:
             raise OutputError(
-                f"{data} has vectors {name!r} of all but the last {dataset.num_items - len(known):,} items, which cannot be added with "
+                f"{data} has vectors {name!r} of all but the last {dataset.num_items - len(known):,} items, which "
+                f"cannot be added with "
                 f"{', '.join(differences) or 'word-drop draws'}; pass --overwrite to encode all, or --name another."
             )
     started = time.perf_counter()
     with owned(scratch):
-        found = encode_in_shards(model, dataset.texts[0 if known is None else len(known) :], scratch, f"Encoding by {name}")
+        found = encode_in_shards(
+            model, dataset.texts[0 if known is None else len(known) :], scratch, f"Encoding by {name}"
+        )
         seconds = time.perf_counter() - started
         generator = np.random.default_rng(seed)
         drawn = []
@@ -156,7 +160,9 @@ def encode(
         weights_sha256=reference.weights_sha256,
         word_drop_draws=word_drop_draws,
         seconds=round(seconds, 3),
-        items_per_second=round((dataset.num_items - (0 if known is None else len(known))) / seconds, 1) if encoded else None,
+        items_per_second=round((dataset.num_items - (0 if known is None else len(known))) / seconds, 1)
+        if encoded
+        else None,
     )
     _show(result)
     return result

@@ -1,12 +1,14 @@
 """A piece of a log added to a prepared folder, without the raw logs that the folder was made of.
 
-The folder's own interactions, the rows that earlier pieces left waiting, and the piece go through the steps of a preparation. What
-holds afterwards:
+The folder's own interactions, the rows that earlier pieces left waiting, and the piece go through the steps of a
+preparation. What holds afterwards:
 
-- An item of the folder keeps its row, a user of the folder their row, and every interaction of the folder stays. New ones follow.
-- Order: by time, where times are known, also among those of the folder. At one time the folder's rows come first, in their order, then
-  the piece's (by file or shuffled, as the folder was made). Without times the piece follows what is there.
-- k-core: that of all these rows. It holds the folder's, since a k-core stays within the k-core of more rows. Rows outside wait in
+- An item of the folder keeps its row, a user of the folder their row, and every interaction of the folder stays. New
+  ones follow.
+- Order: by time, where times are known, also among those of the folder. At one time the folder's rows come first, in
+  their order, then the piece's (by file or shuffled, as the folder was made). Without times the piece follows what is there.
+- k-core: that of all these rows. It holds the folder's, since a k-core stays within the k-core of more rows. Rows
+  outside wait in
   `waiting/` and count at the next piece. What the first preparation left out is gone: it had not been kept.
 - A row that the folder has already (user, item, time in whole seconds) is dropped where repeated rows are.
 
@@ -101,7 +103,10 @@ def append_content(
             users=(batch.column(0) for batch in engine.stream(users)),
             offsets=offsets_of(engine, counts),
             interactions=interactions_in_order(
-                engine, filtering.ordered_after(log, settings.ties, settings.seed, rows.number, source.has_times), item_row, source.has_times
+                engine,
+                filtering.ordered_after(log, settings.ties, settings.seed, rows.number, source.has_times),
+                item_row,
+                source.has_times,
             ),
             report=report,
             texts=texts,
@@ -131,7 +136,10 @@ def _check_fits(dataset: PreparedDataset, source: Source, piece: str, fingerprin
     for number, before in enumerate(dataset.manifest.pieces, start=1):
         if before.get("fingerprint") == fingerprint:
             raise SettingsError(
-                [f"{piece} was appended to {dataset.path} already, as piece {number} ({before.get('interactions')}); nothing was changed."]
+                [
+                    f"{piece} was appended to {dataset.path} already, as piece {number} "
+                    f"({before.get('interactions')}); nothing was changed."
+                ]
             )
     if source.catalogue is not None and source.attributes != dataset.manifest.attributes:
         raise SettingsError(
@@ -160,12 +168,19 @@ def _catalogue(engine: Engine, dataset: PreparedDataset, source: Source, scratch
     waiting = stored.select(**{name: column for column, name in columns.items()}, position="position")
     if source.catalogue is None:
         return engine.store(waiting.anti_join(known, "raw_id"))
-    new = source.catalogue.select("raw_id", *attributes, position=source.catalogue.position + engine.value(waiting.count()))
+    new = source.catalogue.select(
+        "raw_id", *attributes, position=source.catalogue.position + engine.value(waiting.count())
+    )
     return engine.store(waiting.union(new).anti_join(known, "raw_id"))
 
 
 def _code(
-    engine: Engine, dataset: PreparedDataset, source: Source, settings: FilterSettings, report: dict[str, int], scratch: Path
+    engine: Engine,
+    dataset: PreparedDataset,
+    source: Source,
+    settings: FilterSettings,
+    report: dict[str, int],
+    scratch: Path,
 ) -> _Rows:
     raw = engine.positioned(source.log)
     report["rows_read"] = engine.value(raw.count())
@@ -182,8 +197,12 @@ def _code(
         number += engine.value(waited.count())
         raw = waited.union(raw.mutate(position=raw.position + (number - settled)))
     raw = engine.store(raw)
-    users = _codes(engine, raw, "user", _read(engine, dataset.path / "users.parquet", {"raw_id": "raw_id", "code": "user"}))
-    items = _codes(engine, raw, "item", _read(engine, dataset.path / "items.parquet", {"raw_id": "raw_id", "code": "item"}))
+    users = _codes(
+        engine, raw, "user", _read(engine, dataset.path / "users.parquet", {"raw_id": "raw_id", "code": "user"})
+    )
+    items = _codes(
+        engine, raw, "item", _read(engine, dataset.path / "items.parquet", {"raw_id": "raw_id", "code": "item"})
+    )
     assert source.catalogue is not None
     unknown = items.filter(items.code >= dataset.num_items).anti_join(source.catalogue, "raw_id")
     if dataset.manifest.attributes:
@@ -220,9 +239,13 @@ def _old_log(dataset: PreparedDataset, scratch: Path) -> Path:
         for first, last in user_blocks(offsets):
             start, stop = int(offsets[first]), int(offsets[last])
             users = np.repeat(np.arange(first, last), np.diff(offsets[first : last + 1])).astype(np.int32)
-            moments = pa.nulls(stop - start, pa.int64()) if times is None else pa.array(times[start:stop] * MICROSECONDS)
+            moments = (
+                pa.nulls(stop - start, pa.int64()) if times is None else pa.array(times[start:stop] * MICROSECONDS)
+            )
             items = pa.array(np.asarray(dataset.sequences.values[start:stop]))
-            writer.write_table(pa.table([pa.array(users), items, moments, pa.array(np.arange(start, stop))], schema=schema))
+            writer.write_table(
+                pa.table([pa.array(users), items, moments, pa.array(np.arange(start, stop))], schema=schema)
+            )
     return file
 
 
@@ -239,7 +262,10 @@ def _without_repeated(
         # A row of the piece may be earlier than the folder's.
         all_rows = earlier.union(fresh.select("user", "item", "time", "position")).mutate(variant=ibis.null("int64"))
         first = engine.store(filtering.without_duplicates(all_rows, "first"))
-        earlier, fresh = engine.store(first.filter(first.position < rows.number)), engine.store(first.filter(first.position >= rows.number))
+        earlier, fresh = (
+            engine.store(first.filter(first.position < rows.number)),
+            engine.store(first.filter(first.position >= rows.number)),
+        )
     elif settings.duplicates == "first" or (settings.duplicates == "identical" and has_times):
         keys = ["user", "item"] if settings.duplicates == "first" else ["user", "item", "time"]
         fresh = engine.store(fresh.anti_join(earlier, keys))
@@ -247,7 +273,8 @@ def _without_repeated(
     report["rows_already_in_the_folder"] = distinct - number
     if number == 0 and settings.catalogue == "log":
         raise DataFormatError(
-            f"There is nothing to append: of the {report['rows_read']:,} rows read, {report['rows_without_user_or_item']:,} lack a user "
+            f"There is nothing to append: of the {report['rows_read']:,} rows read, "
+            f"{report['rows_without_user_or_item']:,} lack a user "
             f"or an item, {report['duplicate_rows']:,} repeat others, {distinct:,} are in the folder already."
         )
     return replace(rows, earlier=earlier, fresh=fresh)

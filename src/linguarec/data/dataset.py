@@ -40,8 +40,8 @@ class Manifest:
 
     `counts` holds at least `users`, `items`, `interactions`; `attributes` names the attribute columns of `items.parquet`
     in order; `report` counts every row that was dropped or repaired, by reason; `fingerprint` is the SHA-256 of the content;
-    `numbers` names the attributes whose values are all numbers (they are stored as they were written, too); `pieces` describes what
-    was appended later, each with its own report.
+    `numbers` names the attributes whose values are all numbers (they are stored as they were written, too); `pieces`
+    describes what was appended later, each with its own report.
     """
 
     recipe: str
@@ -297,7 +297,8 @@ class PreparedDataset:
                 draw.replace(folder / f"{name}.drop{number}.npy")
 
     def vectors_so_far(self, name: str) -> npt.NDArray[Any] | None:
-        """The vectors `name` [n, D] if they are those of the first n items, and others were appended since; None if they are not.
+        """The vectors `name` [n, D] if they are those of the first n items, and others were appended since; None if
+        they are not.
 
         Raises:
             StaleFeaturesError: the file is damaged.
@@ -360,7 +361,9 @@ class PreparedDataset:
                 "They were imported: mend the file that they came from and prepare the folder again, or make others by "
                 f"`linguarec encode {self.path}`."
             )
-        return f"Encode again: `linguarec encode {self.path} --encoder {info.encoder}{self._name_flag(name)} --overwrite`."
+        return (
+            f"Encode again: `linguarec encode {self.path} --encoder {info.encoder}{self._name_flag(name)} --overwrite`."
+        )
 
     def _name_flag(self, name: str) -> str:
         return f" --name {name}" if name != Path(self.feature_info(name).encoder.rstrip("/")).name else ""

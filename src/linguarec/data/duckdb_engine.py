@@ -47,7 +47,8 @@ class DuckDBEngine(Engine):
         files = SourceFiles.of(address)
         with _reporting(files):
             found = self.connection.con.execute(
-                f"SELECT line FROM read_csv({_sql_text(address)}, columns={{'line': 'VARCHAR'}}, auto_detect=false, header=false, "
+                f"SELECT line FROM read_csv({_sql_text(address)}, columns={{'line': 'VARCHAR'}}, auto_detect=false, "
+                f"header=false, "
                 "delim='\x1f', quote='', escape='') LIMIT 1"
             ).fetchone()
         if found is None or not found[0]:
@@ -111,7 +112,8 @@ class DuckDBEngine(Engine):
 
 @contextlib.contextmanager
 def opened(scratch: Path, choice: EngineChoice) -> Iterator[DuckDBEngine]:
-    """An engine that keeps its spill files in `scratch` and at most `choice.memory` in RAM (`linguarec.data.engine.open_engine`)."""
+    """An engine that keeps its spill files in `scratch` and at most `choice.memory` in RAM
+    (`linguarec.data.engine.open_engine`)."""
     memory = choice.memory
     if not re.fullmatch(r"\d+(\.\d+)?\s*([KMGT]i?B|%)", memory, re.IGNORECASE):
         raise SettingsError([f'--memory is {memory!r}; give a number and a unit, such as "1500MB" or "4GB".'])
@@ -154,7 +156,8 @@ def _reporting(files: SourceFiles) -> Iterator[None]:
         if not files.remote:
             raise
         raise DataFormatError(
-            f"DuckDB cannot open {files.shown} ({_short(_first_line(error))}). Check the address and its credentials. Addresses need "
+            f"DuckDB cannot open {files.shown} ({_short(_first_line(error))}). Check the address and its credentials. "
+            f"Addresses need "
             "DuckDB's extension httpfs (https, s3, gs) or azure, which DuckDB installs from its server when it is first used: "
             "without that connection install it beforehand, or copy the files here."
         ) from error

@@ -1,7 +1,7 @@
 """The seam between preparation and the database that runs it: DuckDB on one machine, Spark on a cluster.
 
-Preparation is written once, as Ibis expressions over an `Engine`. What the two databases do differently is here and nowhere else:
-how files are opened, how rows are numbered in the order of the files, where the tables of the steps lie.
+Preparation is written once, as Ibis expressions over an `Engine`. What the two databases do differently is here and
+nowhere else: how files are opened, how rows are numbered in the order of the files, where the tables of the steps lie.
 """
 
 import contextlib
@@ -104,7 +104,9 @@ def open_engine(scratch: Path, choice: EngineChoice) -> Iterator[Engine]:
         SettingsError: the memory is no amount of memory, or what the engine needs is not there.
     """
     if choice.name == "duckdb" and choice.master is not None:
-        raise SettingsError(["--master names a Spark master, which DuckDB does not use; pass --engine spark, or leave it out."])
+        raise SettingsError(
+            ["--master names a Spark master, which DuckDB does not use; pass --engine spark, or leave it out."]
+        )
     # The other engine's libraries are not loaded.
     module = importlib.import_module(f"linguarec.data.{choice.name}_engine")
     with module.opened(scratch, choice) as engine:

@@ -107,8 +107,8 @@ def ordered(log: ir.Table, ties: Ties, seed: int) -> ir.Table:
 
 
 def ordered_after(log: ir.Table, ties: Ties, seed: int, earlier: int, has_times: bool) -> ir.Table:
-    """Total order of a log whose rows with `position` below `earlier` are in order already, and come before others of their time;
-    without times, before all others."""
+    """Total order of a log whose rows with `position` below `earlier` are in order already, and come before others of
+    their time; without times, before all others."""
     late = log.position >= earlier
     keys = [log.user, log.time, late] if has_times else [log.user, late, log.time]
     if ties == "random":

@@ -33,8 +33,8 @@ Integers = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Appended:
-    """Marks a content as a folder with something more: the folder `before`, the description of the `piece`, and tables by the names
-    of their files in `waiting/`, for the next piece."""
+    """Marks a content as a folder with something more: the folder `before`, the description of the `piece`, and
+    tables by the names of their files in `waiting/`, for the next piece."""
 
     before: PreparedDataset
     piece: dict[str, Any]
@@ -192,7 +192,8 @@ def check_carried_over(folder: Path) -> None:
             found.append(f"word-drop draws of features/{name}")
     if found:
         raise OutputError(
-            f"{folder} holds what was made for its items as they are, and would lack the new ones: {listed(found)}. Pass --discard to "
+            f"{folder} holds what was made for its items as they are, and would lack the new ones: {listed(found)}. "
+            f"Pass --discard to "
             "throw that away (vectors that `encode` made stay), and make it again afterwards."
         )
 

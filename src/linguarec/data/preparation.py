@@ -49,7 +49,8 @@ class FilterSettings:
 class Source:
     """What a reader found.
 
-    `log`: a table as `Engine.store_rows` stores it, as `filtering` describes it, without the column `position`. `catalogue`: a stored table
+    `log`: a table as `Engine.store_rows` stores it, as `filtering` describes it, without the column `position`.
+    `catalogue`: a stored table
     `raw_id`, `position`, the attribute columns; None = there is no catalogue. `has_times`: whether `time` is a moment
     in the world (and not only a rank). `dropped`: rows of the log that the reader dropped, by reason. `counted`: what else
     it counted for the report; `rows_read` if it dropped rows. `texts`: attributes that the source holds as text, so that they

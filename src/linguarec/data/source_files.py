@@ -42,8 +42,8 @@ class TextForm(Protocol):
 class SourceFiles:
     """Files that make up one table: their rows are numbered file by file, in the order of `paths`.
 
-    `shown`: what messages call them. `remote`: `paths` is one address, which is handed to the engine as it is. `root`: the folder
-    below which `KEY=VALUE` folders name values of `partitions`.
+    `shown`: what messages call them. `remote`: `paths` is one address, which is handed to the engine as it is.
+    `root`: the folder below which `KEY=VALUE` folders name values of `partitions`.
     """
 
     shown: str
@@ -67,9 +67,12 @@ class SourceFiles:
         if path.is_dir():
             found = _parts(path)
         elif not path.exists() and _GLOB.search(str(given)):
-            found = [file for each in glob.glob(str(given), recursive=True) for file in _within(Path(each))]
+            matches = glob.glob(str(given), recursive=True)  # noqa: PTH207 - Path.glob needs the folder apart
+            found = [file for each in matches for file in _within(Path(each))]
             if not found:
-                raise DataFormatError(f"{given} matches no file; check the path, and quote it, so that the shell leaves it alone.")
+                raise DataFormatError(
+                    f"{given} matches no file; check the path, and quote it, so that the shell leaves it alone."
+                )
         else:
             return cls(str(path), (str(path),))
         paths = sorted({str(file) for file in found})
@@ -114,7 +117,10 @@ def _parts(folder: Path) -> list[Path]:
     parquet = [file for file in files if file.suffix in PARQUET]
     text = [file for file in files if set(file.suffixes) & set(TEXT)]
     if parquet and text:
-        raise DataFormatError(f"{folder} holds Parquet files ({parquet[0].name}) and text ({text[0].name}); name one kind, as in {folder}/*.parquet.")
+        raise DataFormatError(
+            f"{folder} holds Parquet files ({parquet[0].name}) and text ({text[0].name}); name one kind, as in "
+            f"{folder}/*.parquet."
+        )
     if not parquet and not text:
         raise DataFormatError(f"{folder} is a folder without Parquet or CSV files; check the path.")
     return parquet or text
@@ -126,7 +132,9 @@ def _is_hidden(relative: Path) -> bool:
 
 def _partitions(paths: Sequence[str], shown: str) -> tuple[tuple[str, ...], str | None]:
     """Keys of the `KEY=VALUE` folders, and the folder above the first of them."""
-    found = {path: [match[1] for part in Path(path).parts[:-1] if (match := _PARTITION.fullmatch(part))] for path in paths}
+    found = {
+        path: [match[1] for part in Path(path).parts[:-1] if (match := _PARTITION.fullmatch(part))] for path in paths
+    }
     keys = found[paths[0]]
     for path, others in found.items():
         if others != keys:

@@ -2,13 +2,15 @@
 
 What Ibis does not say on Spark, or says in another way, is said here:
 
-- **The order of a file.** Spark reads a file in parts, on several workers, and its tables have no order. Each row gets its file, the
-  first byte of its part, and its number within the part; parts are then counted, so that `position` is the row in the files. Files are
-  sorted by path. Nothing depends on which worker reads what.
-- **Rows of files** are made by DuckDB in the workers (`spark_rows`), so that there is one parser of CSV, JSON, numbers and dates.
-- **Numbering** by a window without partitions would bring all rows to one worker. `numbered` sorts by ranges, and counts the ranges.
-- **Tables of steps** are local checkpoints: they lie on the disks of the workers, and the plan of a step does not hold those before.
-  Where `spark.checkpoint.dir` is set they lie there, and survive the loss of a worker.
+- **The order of a file.** Spark reads a file in parts, on several workers, and its tables have no order. Each row
+  gets its file, the first byte of its part, and its number within the part; parts are then counted, so that
+  `position` is the row in the files. Files are sorted by path. Nothing depends on which worker reads what.
+- **Rows of files** are made by DuckDB in the workers (`spark_rows`), so that there is one parser of CSV, JSON,
+  numbers and dates.
+- **Numbering** by a window without partitions would bring all rows to one worker. `numbered` sorts by ranges, and
+  counts the ranges.
+- **Tables of steps** are local checkpoints: they lie on the disks of the workers, and the plan of a step does not
+  hold those before. Where `spark.checkpoint.dir` is set they lie there, and survive the loss of a worker.
 - **Large results** come as Arrow batches, range by range, so that this process never holds them whole.
 """
 
@@ -56,7 +58,8 @@ class SparkEngine(Engine):
         """
         if getattr(form, "is_array", False):
             raise DataFormatError(
-                f"{files.shown} is one JSON array, which Spark cannot read in parts; write one object a line, or use --engine duckdb."
+                f"{files.shown} is one JSON array, which Spark cannot read in parts; write one object a line, or use "
+                f"--engine duckdb."
             )
         table: ir.Table = ibis.table(form.columns, name=self._name("rows"))
         self._files[table.get_name()] = _Files(files, form)
@@ -67,7 +70,9 @@ class SparkEngine(Engine):
         with _reporting(files):
             read = self._parquet(files)
             chosen = [read[f"`{name.replace('`', '``')}`"].alias(key) for key, name in columns.items()]
-            frame = read.select(*chosen, read["_metadata.file_path"].alias("_file"), read["_metadata.row_index"].alias("_row"))
+            frame = read.select(
+                *chosen, read["_metadata.file_path"].alias("_file"), read["_metadata.row_index"].alias("_row")
+            )
             schema = self._schema(frame.select(*columns))
         table: ir.Table = ibis.table(schema, name=self._name("rows"))
         self._files[table.get_name()] = _Files(files, None, frame)
@@ -181,9 +186,9 @@ class SparkEngine(Engine):
         return self.spark.sql(self.connection.compile(expression))
 
     def _schema(self, frame: "DataFrame") -> "ibis.Schema":
-        from ibis.backends.pyspark.datatypes import PySparkSchema
+        from ibis.backends.pyspark.datatypes import PySparkType
 
-        return PySparkSchema.to_ibis(frame.schema)
+        return ibis.schema({field.name: PySparkType.to_ibis(field.dataType) for field in frame.schema})
 
     def _source(self, expression: ir.Table) -> "tuple[str, _Files]":
         (source,) = expression.op().find(ops.UnboundTable)
@@ -192,8 +197,8 @@ class SparkEngine(Engine):
     def _parquet(self, files: SourceFiles) -> "DataFrame":
         reader = self.spark.read.option("mergeSchema", "false")
         if files.root is not None:
-            reader = reader.option("basePath", _uri(files.root))
-        return _literal_paths(reader, files).parquet(*map(_uri, files.paths) if not files.remote else files.paths)
+            reader = reader.option("basePath", f"file://{Path(files.root).absolute()}")
+        return reader.parquet(*_addresses(files))
 
     def _frame(self, read: "_Files", whole: bool) -> "DataFrame":
         """Lines of bytes, or columns, with the file and the part."""
@@ -203,15 +208,17 @@ class SparkEngine(Engine):
             columns = [name for name in read.frame.columns if name not in PLACE.names]
             return read.frame.select(*map(_quoted, columns), "_file", F.lit(0).cast("bigint").alias("_part"), "_row")
         before = self.spark.conf.get("spark.sql.files.maxPartitionBytes")
-        reader = _literal_paths(self.spark.read.option("lineSep", "\n"), read.files)
-        paths = list(read.files.paths) if read.files.remote else [_uri(path) for path in read.files.paths]
         if whole:
             self.spark.conf.set("spark.sql.files.maxPartitionBytes", _WHOLE)
         try:
-            lines = reader.text(paths).select(
-                F.col("value").cast("binary").alias("line"),
-                F.col("_metadata.file_path").alias("_file"),
-                F.col("_metadata.file_block_start").alias("_part"),
+            lines = (
+                self.spark.read.option("lineSep", "\n")
+                .text(_addresses(read.files))
+                .select(
+                    F.col("value").cast("binary").alias("line"),
+                    F.col("_metadata.file_path").alias("_file"),
+                    F.col("_metadata.file_block_start").alias("_part"),
+                )
             )
             if whole:
                 lines.rdd.getNumPartitions()  # plans the parts while the setting holds
@@ -236,7 +243,9 @@ class SparkEngine(Engine):
         grouped = stored.groupBy("_file", "_part").agg(F.min("_row"), F.max("_row"))
         return [tuple(row) for row in grouped.collect()]
 
-    def _with_offsets(self, stored: "DataFrame", offsets: list[tuple[str, int, int]], columns: Mapping[str, Any]) -> ir.Table:
+    def _with_offsets(
+        self, stored: "DataFrame", offsets: list[tuple[str, int, int]], columns: Mapping[str, Any]
+    ) -> ir.Table:
         from pyspark.sql import functions as F
 
         parts = F.broadcast(self.spark.createDataFrame(offsets, "_of string, _begin bigint, _before bigint"))
@@ -301,16 +310,21 @@ def _reporting(files: SourceFiles | None, scratch: Path = Path("/")) -> Iterator
             where = f" (lines are counted from byte {begin:,} of the file, where a part begins)" if begin else ""
             raise DataFormatError(explain(message, scratch) + where) from error
         if re.search(r"no space left|disk (is )?full", text, re.IGNORECASE):
-            raise OutputError("The disk of a Spark worker is full; free some space, or set spark.local.dir to a larger disk.") from error
+            raise OutputError(
+                "The disk of a Spark worker is full; free some space, or set spark.local.dir to a larger disk."
+            ) from error
         reason = _cause(text)
         if files is not None and files.remote:
             raise DataFormatError(
-                f"Spark cannot read {files.shown} ({reason}). Check the address, its credentials, and that Spark has the jar for it "
+                f"Spark cannot read {files.shown} ({reason}). Check the address, its credentials, and that Spark has "
+                f"the jar for it "
                 "(s3a: hadoop-aws, gs: gcs-connector); http and https are not read by Spark."
             ) from error
         if files is not None:
             raise DataFormatError(f"Spark cannot read {files.shown}: {reason}.") from error
-        raise SettingsError([f"Spark failed: {reason}. Its log tells more; --engine duckdb prepares on this machine."]) from error
+        raise SettingsError(
+            [f"Spark failed: {reason}. Its log tells more; --engine duckdb prepares on this machine."]
+        ) from error
 
 
 def _cause(text: str) -> str:
@@ -320,13 +334,11 @@ def _cause(text: str) -> str:
     return line.strip()[:300]
 
 
-def _literal_paths(reader: Any, files: SourceFiles) -> Any:
-    """A local path is no pattern, whatever brackets it has."""
-    return reader if files.remote else reader.option("__globPaths__", "false")
-
-
-def _uri(path: str) -> str:
-    return f"file://{Path(path).absolute()}"
+def _addresses(files: SourceFiles) -> list[str]:
+    """What Spark is to read: an address as it is, local paths as literal names (Spark takes every path for a pattern)."""
+    if files.remote:
+        return list(files.paths)
+    return ["file://" + re.sub(r"([\[\]{}*?\\])", r"\\\1", str(Path(path).absolute())) for path in files.paths]
 
 
 def _quoted(name: str) -> str:

@@ -1,8 +1,9 @@
 """What runs in Spark's workers: parts of source files to rows of columns, in the order of the file.
 
-Spark cuts the files into parts and hands them out; the rows of a part are made by DuckDB in the worker, with the same form of the file
-and the same expressions as on one machine. So both engines agree on every quote, date, number and JSON value by construction: Spark's
-own parsers differ from DuckDB's in such things ("2024-05" is a timestamp, "1d" a number, a stray quote part of the value).
+Spark cuts the files into parts and hands them out; the rows of a part are made by DuckDB in the worker, with the same
+form of the file and the same expressions as on one machine. So both engines agree on every quote, date, number and
+JSON value by construction: Spark's own parsers differ from DuckDB's in such things ("2024-05" is a timestamp, "1d" a
+number, a stray quote part of the value).
 """
 
 import json
@@ -174,7 +175,9 @@ class _database:
         from linguarec.data.readers import functions
 
         self.connection = ibis.duckdb.connect(threads=1)
-        self.connection.con.execute("SET enable_external_file_cache = false")  # the file of a part is written again and again
+        self.connection.con.execute(
+            "SET enable_external_file_cache = false"
+        )  # the file of a part is written again and again
         functions.register(self.connection)
         return self.connection
 

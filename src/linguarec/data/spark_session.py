@@ -30,20 +30,26 @@ def session(choice: EngineChoice) -> "Iterator[SparkSession]":
     """A session of our own in the Spark context of this process, which is started if there is none, and then stopped.
 
     Raises:
-        SettingsError: PySpark or Java is missing or too old, the memory or the master is not one for Spark, or Spark does not start.
+        SettingsError: PySpark or Java is missing or too old, the memory or the master is not one for Spark, or Spark
+        does not start.
     """
     try:
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise SettingsError(
-            ["--engine spark needs PySpark, which is not installed; run `pip install 'linguarec[spark]'`, or use --engine duckdb."]
+            [
+                "--engine spark needs PySpark, which is not installed; run `pip install 'linguarec[spark]'`, or use "
+                "--engine duckdb."
+            ]
         ) from error
     running = SparkSession.getActiveSession()
     if running is not None:
         master = running.sparkContext.master
         if choice.master not in (None, master):
-            raise SettingsError([f"--master is {choice.master}, but this process has a Spark context on {master}; stop that first."])
+            raise SettingsError(
+                [f"--master is {choice.master}, but this process has a Spark context on {master}; stop that first."]
+            )
         yield _own(running)
         return
     settings = _settings(choice)
@@ -56,7 +62,9 @@ def session(choice: EngineChoice) -> "Iterator[SparkSession]":
     try:
         started = builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
-        raise SettingsError([f"Spark does not start: {str(error).strip().splitlines()[0]}. Check --master and Java. {_JAVA}"]) from error
+        raise SettingsError(
+            [f"Spark does not start: {str(error).strip().splitlines()[0]}. Check --master and Java. {_JAVA}"]
+        ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] != "py4j":
             raise
@@ -76,10 +84,13 @@ def _settings(choice: EngineChoice) -> dict[str, str]:
     problems = []
     amount = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B", choice.memory, re.IGNORECASE)
     if amount is None:
-        problems.append(f'--memory is {choice.memory!r}; with Spark give a number and a unit, such as "1500MB" or "4GB".')
+        problems.append(
+            f'--memory is {choice.memory!r}; with Spark give a number and a unit, such as "1500MB" or "4GB".'
+        )
     if choice.master is not None and not re.match(r"(local(\[.+\])?|spark://.+|k8s://.+|yarn)$", choice.master):
         problems.append(
-            f"--master is {choice.master!r}; expected the URL of a Spark master: local[8], spark://HOST:7077, k8s://... or yarn."
+            f"--master is {choice.master!r}; expected the URL of a Spark master: local[8], spark://HOST:7077, "
+            f"k8s://... or yarn."
         )
     if problems or amount is None:
         raise SettingsError(problems)

@@ -25,9 +25,9 @@ def prepare_append(
 ) -> AppendResult:
     """Add a piece of a log to a prepared folder, without reading the logs again that it was made of.
 
-    The piece is read as the folder was: names of columns, times, filters and text rules are those of its manifest. Items and users
-    keep their rows, new ones follow, and splits are made again. Users and items below the k-core wait in the folder for the next piece.
-    Stored vectors stay: `linguarec encode` adds those of the new items.
+    The piece is read as the folder was: names of columns, times, filters and text rules are those of its manifest.
+    Items and users keep their rows, new ones follow, and splits are made again. Users and items below the k-core wait
+    in the folder for the next piece. Stored vectors stay: `linguarec encode` adds those of the new items.
 
     Args:
         data: the prepared folder, of `prepare table` or `prepare amazon-*`; it is replaced when the new one is complete
@@ -48,12 +48,17 @@ def prepare_append(
     made = manifest.arguments
     if manifest.recipe not in RECIPES:
         raise SettingsError(
-            [f"{data} was made by prepare {manifest.recipe}, to which nothing is appended; expected one of {', '.join(RECIPES)}."]
+            [
+                f"{data} was made by prepare {manifest.recipe}, to which nothing is appended; expected one of "
+                f"{', '.join(RECIPES)}."
+            ]
         )
     by_table = manifest.recipe == "table"
     problems = []
     if by_table and items is not None and not manifest.attributes:
-        problems.append(f"--items is a catalogue, but {data} was made without one; leave it out, or prepare the folder again.")
+        problems.append(
+            f"--items is a catalogue, but {data} was made without one; leave it out, or prepare the folder again."
+        )
     if not by_table and items is None:
         problems.append("--items is missing: the metadata of the items in the piece.")
     if problems:
@@ -67,7 +72,9 @@ def prepare_append(
         log_file = log_source.file(scratch)
         items_file = None if items_source is None else items_source.file(scratch)
         if not by_table and items_file is not None:
-            edition = {"2014": amazon.AMAZON_2014, "2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[manifest.recipe[-4:]]
+            edition = {"2014": amazon.AMAZON_2014, "2018": amazon.AMAZON_2018, "2023": amazon.AMAZON_2023}[
+                manifest.recipe[-4:]
+            ]
             return amazon.read_amazon(database, scratch, edition, Path(log_file), Path(items_file), made["attributes"])
         columns = TableColumns(
             user,

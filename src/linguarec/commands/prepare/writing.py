@@ -56,8 +56,8 @@ class PrepareResult(Result):
 class AppendResult(Result):
     """Figures of a piece that was appended, and of the folder that it was appended to.
 
-    `pieces`: how many were appended so far. `incomplete`: stored vectors that lack the new items. `report`: what was counted of the
-    piece, by reason.
+    `pieces`: how many were appended so far. `incomplete`: stored vectors that lack the new items. `report`: what was
+    counted of the piece, by reason.
     """
 
     output: str
@@ -75,7 +75,8 @@ class AppendResult(Result):
     def _lines(self) -> list[str]:
         counted = ", ".join(f"{what.replace('_', ' ')} {number:,}" for what, number in self.report.items() if number)
         lines = [
-            f"{self.users_added:,} users, {self.items_added:,} items, {self.interactions_added:,} interactions more in {self.output}",
+            f"{self.users_added:,} users, {self.items_added:,} items, {self.interactions_added:,} interactions more in "
+            f"{self.output}",
             f"now {self.users:,} users, {self.items_:,} items, {self.interactions:,} interactions",
             f"counted: {counted or 'nothing'}",
         ]

@@ -149,7 +149,12 @@ def _log(engine: Engine, scratch: Path, edition: Edition, file: Path) -> tuple[i
             )
         has_header = not _is_number(first[width - 1])
         raw = csv_table(
-            engine, SourceFiles.of(file), scratch, edition.ratings, names=None if has_header else edition.ratings_header, delimiter=","
+            engine,
+            SourceFiles.of(file),
+            scratch,
+            edition.ratings,
+            names=None if has_header else edition.ratings_header,
+            delimiter=",",
         )
         user, item, moment, rating = raw.user, raw.item, raw.moment, raw.rating
         variant = rating.hash()

@@ -12,7 +12,15 @@ import pyarrow.parquet as pq
 from linguarec.data.attribute_names import same_names
 from linguarec.data.engine import Engine
 from linguarec.data.readers.forms import CsvForm
-from linguarec.data.readers.packing import check_exists, duckdb_compression, is_parquet, opened, packing, scratch_copy, unpacked
+from linguarec.data.readers.packing import (
+    check_exists,
+    duckdb_compression,
+    is_parquet,
+    opened,
+    packing,
+    scratch_copy,
+    unpacked,
+)
 from linguarec.data.source_files import SourceFiles
 from linguarec.errors import DataFormatError, listed, quoted
 
@@ -58,7 +66,8 @@ def csv_table(
             headers.append(_named_columns(header, names, delimiter, wanted, file, quotes))
             if headers[-1] != headers[0]:
                 raise DataFormatError(
-                    f"{file} has the columns {listed(headers[-1][1])}, but {source.paths[0]} has {listed(headers[0][1])}; files of "
+                    f"{file} has the columns {listed(headers[-1][1])}, but {source.paths[0]} has "
+                    f"{listed(headers[0][1])}; files of "
                     "one table need the same columns in the same order."
                 )
         (delimiter, found), opened_files, compression = headers[0], source.moved(plain), duckdb_compression(plain[0])
@@ -67,7 +76,12 @@ def csv_table(
 
 
 def _named_columns(
-    line: str | None, names: Sequence[str] | None, delimiter: str | None, wanted: Sequence[str], shown: Path, quotes: bool
+    line: str | None,
+    names: Sequence[str] | None,
+    delimiter: str | None,
+    wanted: Sequence[str],
+    shown: Path,
+    quotes: bool,
 ) -> tuple[str, list[str]]:
     """The delimiter and the names of the columns: those of the header `line`, or `names`."""
     found = (delimiter or ",", list(names)) if names is not None else None
@@ -94,7 +108,8 @@ def parquet_table(engine: Engine, source: SourceFiles, columns: Mapping[str, str
         for name in set(wanted) & set(schema.names):
             if types.setdefault(name, schema.field(name).type) != schema.field(name).type:
                 raise DataFormatError(
-                    f"{file}: the column {name!r} holds {schema.field(name).type}, but {types[name]} in {source.paths[0]}; write all "
+                    f"{file}: the column {name!r} holds {schema.field(name).type}, but {types[name]} in "
+                    f"{source.paths[0]}; write all "
                     "parts with one type."
                 )
     return engine.parquet_rows(source, columns)
@@ -110,7 +125,9 @@ def are_parquet(source: SourceFiles) -> bool:
         return source.seems_parquet
     kinds = {is_parquet(file): file for file in source.files}
     if len(kinds) > 1:
-        raise DataFormatError(f"{source.shown}: {kinds[True]} is Parquet, {kinds[False]} is not; name files of one kind.")
+        raise DataFormatError(
+            f"{source.shown}: {kinds[True]} is Parquet, {kinds[False]} is not; name files of one kind."
+        )
     return True in kinds
 
 
@@ -220,7 +237,13 @@ def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> 
 
 
 def column_names(
-    engine: Engine, source: SourceFiles, scratch: Path, known: str, encoding: Encoding, delimiter: str | None, quotes: bool
+    engine: Engine,
+    source: SourceFiles,
+    scratch: Path,
+    known: str,
+    encoding: Encoding,
+    delimiter: str | None,
+    quotes: bool,
 ) -> list[str]:
     """Names of the columns of CSV or Parquet files, one of which must be `known`; of several files those of the first.
 

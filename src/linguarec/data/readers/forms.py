@@ -1,4 +1,5 @@
-"""How rows are written in text files, and how DuckDB opens them: as a whole, or the part of a file that a worker of Spark has."""
+"""How rows are written in text files, and how DuckDB opens them: as a whole, or the part of a file that a worker of
+Spark has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

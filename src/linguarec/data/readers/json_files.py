@@ -44,7 +44,8 @@ def is_json(file: Path, scratch: Path) -> bool:
 
 
 def open_json(file: Path, scratch: Path, plain_only: bool = False) -> JsonFile:
-    """Unpack the file where needed (`plain_only`: also gzip), and find out its form. Python dictionaries become JSON in `scratch`.
+    """Unpack the file where needed (`plain_only`: also gzip), and find out its form. Python dictionaries become JSON
+    in `scratch`.
 
     Raises:
         DataFormatError: the file is missing or damaged, or does not begin with an object.

@@ -139,7 +139,10 @@ def _samples(
     if not nested:
         return []
     first = opened.select(**{key: _json_text(opened[column]) for key, column in nested.items()})
-    return [{key: json.loads(text) for key, text in row.items() if text is not None} for row in engine.first_rows(first, SAMPLE)]
+    return [
+        {key: json.loads(text) for key, text in row.items() if text is not None}
+        for row in engine.first_rows(first, SAMPLE)
+    ]
 
 
 def _log(engine: Engine, raw: ir.Table, file: str, columns: TableColumns) -> tuple[ir.Table, dict[str, int]]:
