@@ -1,6 +1,8 @@
 """Prepare append: a day's log into a folder, against a preparation of both days at once."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -282,4 +284,24 @@ def test_a_failure_leaves_the_folder_as_it_was(
     with pytest.raises(OutputError, match="no space left"):
         prepare_append(tmp_path / "data", days["second"])
     assert {file: file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file()} == content
+    assert not list(tmp_path.glob(".*partial"))
+
+
+KILLED = """
+import os, signal, sys
+from linguarec.commands.prepare import prepare_append
+from linguarec.data import folder
+folder.write_splits = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+prepare_append(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_kill_leaves_the_folder_as_it_was(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    before = PreparedDataset.open(tmp_path / "data").fingerprint
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "data", days["second"]], check=False)
+    assert killed.returncode == -9
+    assert list(tmp_path.glob(".*partial"))
+    assert PreparedDataset.open(tmp_path / "data").fingerprint == before
+    assert prepare_append(tmp_path / "data", days["second"]).pieces == 1
     assert not list(tmp_path.glob(".*partial"))

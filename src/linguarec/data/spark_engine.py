@@ -207,7 +207,7 @@ class SparkEngine(Engine):
         if read.frame is not None:
             columns = [name for name in read.frame.columns if name not in PLACE.names]
             return read.frame.select(*map(_quoted, columns), "_file", F.lit(0).cast("bigint").alias("_part"), "_row")
-        before = self.spark.conf.get("spark.sql.files.maxPartitionBytes")
+        before = str(self.spark.conf.get("spark.sql.files.maxPartitionBytes"))
         if whole:
             self.spark.conf.set("spark.sql.files.maxPartitionBytes", _WHOLE)
         try:
