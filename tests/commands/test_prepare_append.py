@@ -1,5 +1,6 @@
 """Prepare append: a day's log into a folder, against a preparation of both days at once."""
 
+import json
 import os
 import subprocess
 import sys
@@ -266,6 +267,21 @@ def test_other_folders_are_refused(tmp_path: Path, days: dict[str, Path]) -> Non
     prepare_table(days["first"], tmp_path / "data", k_core=0)
     with pytest.raises(SettingsError, match=r"--items is a catalogue, but .* was made without one"):
         prepare_append(tmp_path / "data", days["second"], days["items"])
+
+
+def test_a_manifest_that_does_not_say_how_is_refused(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    (tmp_path / "data/files.json").unlink()
+    file = tmp_path / "data/manifest.json"
+    manifest = json.loads(file.read_text())
+    for arguments, said in (
+        ({"ties": "hash"}, "ties is 'hash', expected one of"),
+        ({"order": ...}, "order is missing"),
+    ):
+        changed = {key: value for key, value in {**manifest["arguments"], **arguments}.items() if value is not ...}
+        file.write_text(json.dumps({**manifest, "arguments": changed}))
+        with pytest.raises(DataFormatError, match=rf"the arguments that the folder was made with, {said}"):
+            prepare_append(tmp_path / "data", days["second"])
 
 
 def test_a_failure_leaves_the_folder_as_it_was(

@@ -1,10 +1,19 @@
 """`prepare append`: a day's log, and the items that are new in it, into a folder that is prepared already."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from linguarec.commands.prepare.writing import AppendResult, write_appended
-from linguarec.errors import SettingsError
+from linguarec.commands.prepare.writing import (
+    AppendResult,
+    Catalogue,
+    Duplicates,
+    Encoding,
+    Ties,
+    TimeUnit,
+    write_appended,
+)
+from linguarec.errors import DataFormatError, SettingsError
 from linguarec.files import AnyPath
 
 if TYPE_CHECKING:
@@ -13,6 +22,27 @@ if TYPE_CHECKING:
     from linguarec.tables import TableLike
 
 RECIPES = ("table", "amazon-2014", "amazon-2018", "amazon-2023")
+# What a manifest has to say of how its folder was made.
+_MADE: dict[str, Any] = {
+    "attributes": list[str] | None,
+    "k_core": int,
+    "ties": Ties,
+    "seed": int,
+    "duplicates": Duplicates,
+    "catalogue": Catalogue,
+    "items_without_metadata": Literal["keep", "drop"],
+    "held_out_share": float,
+}
+_MADE_OF_TABLE: dict[str, Any] = {
+    "user_column": str,
+    "item_column": str,
+    "time_column": str,
+    "items_item_column": str,
+    "order": Literal["time", "rank", "file"],
+    "time_unit": TimeUnit,
+    "time_format": str | None,
+    "encoding": Encoding,
+}
 
 
 def prepare_append(
@@ -54,6 +84,7 @@ def prepare_append(
             ]
         )
     by_table = manifest.recipe == "table"
+    _check_made(made, _MADE | _MADE_OF_TABLE if by_table else _MADE, data)
     problems = []
     if by_table and items is not None and not manifest.attributes:
         problems.append(
@@ -100,3 +131,20 @@ def prepare_append(
         EngineChoice(memory=memory),
     )
     return write_appended(Path(data), manifest, log_source.name, read, filters, discard, large_archives)
+
+
+def _check_made(made: Mapping[str, Any], hints: Mapping[str, Any], data: AnyPath) -> None:
+    """Refuse arguments of a manifest by which a piece cannot be read as the folder was.
+
+    Raises:
+        DataFormatError: one is missing or no such value.
+    """
+    from linguarec.records import misfit
+
+    for name, hint in hints.items():
+        wrong = misfit(made[name], hint) if name in made else "missing"
+        if wrong:
+            raise DataFormatError(
+                f"{data}/manifest.json: of the arguments that the folder was made with, {name} is {wrong}; prepare the folder "
+                "again, with all its logs."
+            )
