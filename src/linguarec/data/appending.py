@@ -171,7 +171,8 @@ def _catalogue(engine: Engine, dataset: PreparedDataset, source: Source, scratch
     new = source.catalogue.select(
         "raw_id", *attributes, position=source.catalogue.position + engine.value(waiting.count())
     )
-    return engine.store(waiting.union(new).anti_join(known, "raw_id"))
+    # Of an item that waits the newest text counts, as it is not in the folder yet.
+    return engine.store(waiting.anti_join(new, "raw_id").union(new).anti_join(known, "raw_id"))
 
 
 def _code(

@@ -1,11 +1,13 @@
 """A Spark session for preparation: settings are made, and what cannot work is said before Spark starts."""
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +46,9 @@ def session(choice: EngineChoice) -> "Iterator[SparkSession]":
                 "--engine duckdb."
             ]
         ) from error
+    # Nothing here uses pandas, which Ibis imports; errors of a query are reported by us, in a sentence.
+    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     running = SparkSession.getActiveSession()
     if running is not None:
         master = running.sparkContext.master
