@@ -200,9 +200,9 @@ def test_an_unreadable_row_is_named(engine: Engine, tmp_path: Path) -> None:
     from linguarec.data.readers.files import csv_table
 
     file = tmp_path / "log.csv"
-    file.write_text("a,b\nx,1\ny,2,3\n")
+    file.write_text("a,b\n" + "x,1\n" * 3000 + "y,2,3\n")
     with (
-        pytest.raises(DataFormatError, match=r"log\.csv, line 3: .*'y,2,3'"),
+        pytest.raises(DataFormatError, match=r"log\.csv, line 3002: .*'y,2,3'"),
         open_engine(tmp_path, EngineChoice("spark")) as own,
     ):
         own.store_rows(csv_table(own, SourceFiles.of(file), tmp_path, {"a": "a"}))

@@ -103,7 +103,7 @@ class SparkEngine(Engine):
             stored = self._keep(self._read(read, query, arrow, whole=False))
             parts = self._parts(stored)
             if any(first == CUT_APART for _, _, first, _ in parts):
-                # A row has a line break within quotes where a part ends: each file is one part then.
+                # A row has a line break within quotes where a part ends, or a row is malformed, whose line is then counted.
                 self._forget(stored)
                 with self._whole_files():
                     stored = self._keep(self._read(read, query, arrow, whole=True))
@@ -311,9 +311,7 @@ def _reporting(files: SourceFiles | None, scratch: Path = Path("/")) -> Iterator
     except (PySparkException, Py4JError) as error:
         text = str(error)
         if problem := problem_in(text):
-            message, begin = problem
-            where = f" (lines are counted from byte {begin:,} of the file, where a part begins)" if begin else ""
-            raise DataFormatError(explain(message, scratch) + where) from error
+            raise DataFormatError(explain(problem, scratch)) from error
         if re.search(r"no space left|disk (is )?full", text, re.IGNORECASE):
             raise OutputError(
                 "The disk of a Spark worker is full; free some space, or set spark.local.dir to a larger disk."

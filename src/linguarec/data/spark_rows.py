@@ -22,7 +22,7 @@ from linguarec.data.source_files import TextForm
 
 # Beside the columns of the rows: the file, the part of it (its first byte), the row within the part.
 PLACE = pa.schema([("_file", pa.string()), ("_part", pa.int64()), ("_row", pa.int64())])
-CUT_APART = -1  # as `_row`: a row of this part goes on in the next one
+CUT_APART = -1  # as `_row`: the part cannot be read by itself
 ROWS = "source_rows"  # the view that the query of a worker reads
 MARK = "rows that cannot be read: "
 
@@ -33,7 +33,7 @@ Batches = Iterator[pa.RecordBatch]
 class TextReader:
     """Reads lines of text. The `query` in SQL of DuckDB computes rows of `schema` from the view `ROWS`.
 
-    `whole`: every file is one part, so that a part which ends within quotes is an error of the file.
+    `whole`: every file is one part, so that what is wrong with a part is wrong with the file, and lines are counted from its begin.
     """
 
     form: TextForm
@@ -88,8 +88,8 @@ class _Part:
         self.left += values[stop:]
 
     def end(self) -> Batches:
-        """The last rows, or the sign that the part ends within quotes: then its other rows may be wrong as well."""
-        if self.open_quote and not self.reader.whole:
+        """The last rows, or the sign that the part cannot be read by itself: it begins or ends within quotes, or is malformed."""
+        if not self.reader.whole and (self.open_quote or self.problem is not None):
             nothing = pa.RecordBatch.from_pylist([{}], schema=self.reader.schema)
             yield _with_place(nothing, self.source, self.begin, np.array([CUT_APART]))
             return
@@ -109,9 +109,8 @@ class _Part:
         try:
             rows = self.connection.con.sql(self.reader.query).to_arrow_table()
         except _errors() as error:
-            # Told at the end of the part: the reason may be that it begins within quotes.
             shift = before - len(names)
-            self.problem = _unreadable(error, self.file, self.source, self.begin, shift)
+            self.problem = _unreadable(error, self.file, self.source, shift)
             return
         first, self.rows = self.rows, self.rows + len(rows)
         for batch in _fitting(rows, self.reader.schema).to_batches():
@@ -192,22 +191,22 @@ def _errors() -> type[Exception]:
     return found
 
 
-def _unreadable(error: Exception, file: Path, source: str, begin: int, shift: int) -> RuntimeError:
-    """An error that `problem_in` finds in what Spark says of a failed task; lines are counted from the begin of the part."""
+def _unreadable(error: Exception, file: Path, source: str, shift: int) -> RuntimeError:
+    """An error that `problem_in` finds in what Spark says of a failed task; `shift` lines of the part came before."""
     import re
 
     message = str(error).replace(str(file), shown_path(source))
     for form in (r"(Line: )(\d+)", r"(in line )(\d+)"):
         message = re.sub(form, lambda found: f"{found[1]}{int(found[2]) + shift}", message)
-    return RuntimeError(f"{MARK}{json.dumps({'message': message, 'begin': begin})}")
+    return RuntimeError(f"{MARK}{json.dumps(message)}")
 
 
-def problem_in(text: str) -> tuple[str, int] | None:
-    """DuckDB's message and the first byte of the part, from the text of an error of Spark's; None: it has another cause."""
+def problem_in(text: str) -> str | None:
+    """DuckDB's message in the text of an error of Spark's; None: it has another cause."""
     if MARK not in text:
         return None
     found, _ = json.JSONDecoder().raw_decode(text[text.index(MARK) + len(MARK) :])
-    return found["message"], found["begin"]
+    return str(found)
 
 
 def shown_path(source: str) -> str:
