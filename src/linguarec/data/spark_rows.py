@@ -33,7 +33,7 @@ Batches = Iterator[pa.RecordBatch]
 class TextReader:
     """Reads lines of text. The `query` in SQL of DuckDB computes rows of `schema` from the view `ROWS`.
 
-    `whole`: every file is one part, so that what is wrong with a part is wrong with the file, and lines are counted from its begin.
+    `whole`: every file is one part, so that what is wrong with a part is wrong with the file, whose lines are then counted.
     """
 
     form: TextForm
@@ -88,7 +88,7 @@ class _Part:
         self.left += values[stop:]
 
     def end(self) -> Batches:
-        """The last rows, or the sign that the part cannot be read by itself: it begins or ends within quotes, or is malformed."""
+        """The last rows, or the sign that the part cannot be read alone: it begins or ends within quotes, or is malformed."""
         if not self.reader.whole and (self.open_quote or self.problem is not None):
             nothing = pa.RecordBatch.from_pylist([{}], schema=self.reader.schema)
             yield _with_place(nothing, self.source, self.begin, np.array([CUT_APART]))
