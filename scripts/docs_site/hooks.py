@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from command_pages import command_pages
+from command_pages import INDEX, command_pages, table_of_commands
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -52,7 +52,7 @@ PAGE_OF |= {"examples": "examples/index.md", "examples/own_family": "examples/ow
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the pages of the commands into the nav."""
     assert config.nav is not None
-    _fill(config.nav, list(command_pages()))
+    _fill(config.nav, [INDEX, *command_pages()])
     return config
 
 
@@ -77,6 +77,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links between files of the repository into links between pages."""
     here = page.file.src_uri
+    if here == INDEX:
+        return markdown.replace("<!-- commands -->", table_of_commands())
+    if here in command_pages():
+        return markdown
     source = OUTSIDE[here][0] if here in OUTSIDE else f"docs/{here}"
     return site_links(markdown, here, source)
 
