@@ -169,9 +169,7 @@ def _value(value: Any) -> str:
 def _prose(text: str) -> str:
     """A docstring's text in Markdown: flags as code, nothing taken for markup."""
     text = re.sub(r"[<*_|]", lambda found: f"\\{found[0]}" if found[0] != "<" else "&lt;", text)
-    return re.sub(
-        r"(?<![\w`-])--?[a-z][\w\\.-]*(?<![.\\-])", lambda found: f"`{found[0]}`".replace("\\", ""), text
-    )
+    return re.sub(r"(?<![\w`-])--?[a-z][\w\\.-]*(?<![.\\-])", lambda found: f"`{found[0]}`".replace("\\", ""), text)
 
 
 def _sentence(text: str) -> str:

@@ -1,6 +1,6 @@
 """Every command and every Python block of the README and of docs/ is run, on the tiny world, with one epoch a training.
 
-What is not run stands in `NOT_RUN` and `OTHER_PROGRAMS`, each with its reason; `tests/test_documentation.py` parses all commands.
+What is not run is listed in `tests/support/documents.py`, with its reason; `tests/test_documentation.py` parses all commands.
 The encoder of the pages is a small random BERT in a folder of its name, which is found before the wheel.
 """
 
@@ -9,13 +9,14 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from documents import PAGES, ROOT, blocks_of, lines_of, words_of
+from documents import NOT_RUN, OTHER_PROGRAMS, PAGES, ROOT, blocks_of, lines_of, words_of
 from hub_server import running_hub
 from service import Service
 from small_bert import save_small_bert
@@ -32,21 +33,6 @@ RELEASED = ROOT / "tests" / "fixtures" / "released"
 CODE = ("bash", "python")
 Run = Callable[[str], None]
 
-# Commands of linguarec that are parsed only: pattern -> reason.
-NOT_RUN = {
-    r"linguarec import-codes .*": "needs the published index: tests/commands/test_import_codes.py has one",
-    r"linguarec demo( --serve)?": "trains three models: tests/end_to_end/test_demo.py runs it",
-}
-# Other programs: pattern -> what stands for running them.
-OTHER_PROGRAMS = {
-    r"bash scripts/(demo|test|docs)\.sh( serve)?": "run by CI and tests/end_to_end/test_demo.py; the file exists",
-    r"source \.venv/bin/activate": "the environment that scripts/demo.sh makes",
-    r"pip install 'linguarec\[\w+\]'": "needs an index of packages; the extra exists",
-    r"pip install notebook pandas": "needs an index of packages",
-    r"hf auth login": "needs an account at a hub",
-    r"python bench/\w+\.py .*": "takes minutes on real data; the file exists",
-}
-
 # Page -> pattern -> what stands there in the test, where the words of the page are no folders of it.
 SUBSTITUTES: dict[str, dict[str, str]] = {
     "README.md": {"ITEM_ID,ITEM_ID": "K0001,K0002", "ITEM_ID": "K0001", "convert OFFICIAL.pth": "convert OFFICIAL.pth --heads 2"},
@@ -62,7 +48,7 @@ SUBSTITUTES: dict[str, dict[str, str]] = {
     "docs/pretraining.md": {r"DATA\.\.\.": "data/games data/beauty", "DATA": "data/games", "OTHER": "data/other", "RUN": "PRE-RUN"},
     "docs/transfer.md": {
         r" \[.*?\]": "", r"PRE\.\.\.": "data/games data/beauty", "NAME.opq32x256": f"{ENCODER}.opq8x8", r"\bNAME\b": ENCODER,
-        "DATA": "data/shop2", "DIR": "DIR-moved", "-o RUN": "-o TUNED", "(vqrec data/shop2 .*)FOLDER": r"\1FOLDER-VQ",
+        "DATA": "data/shop2", "DIR": "DIR-moved", "-o RUN": "-o TUNED", "(vqrec +data/shop2 .*)FOLDER": r"\1FOLDER-VQ",
         "(recformer .*)FOLDER": r"\1FOLDER-RF",
     },
     "docs/models/recformer.md": {
@@ -84,6 +70,7 @@ SUBSTITUTES: dict[str, dict[str, str]] = {
         "UniSRec-FHCKM-300.pth": str(RELEASED / "unisrec_pretrain" / "official_recbole_config.pth"),
         "recformer_seqrec_ckpt.bin --heads 12": f"{RELEASED / 'recformer_seqrec' / 'recformer_seqrec_ckpt.bin'} --heads 4",
     },
+    "docs/serving.md": {"price <= 20": "brand != 'Nobody'"},
     "docs/sharing.md": {"B0001": "K0001", "B0002": "K0002"},
 }  # fmt: skip
 
@@ -239,8 +226,10 @@ def check_evaluation(known: dict[str, Any]) -> None:
     assert np.isfinite(known["result"].means()["mrr"])
 
 
-def known_to_blocks(page: str, shell: Shell) -> dict[str, Any]:
+def known_to_blocks(page: str) -> dict[str, Any]:
     """Names that the Python blocks of a page use and do not make."""
+    if page == "docs/serving.md":
+        return {"rows": [SimpleNamespace(id="new-2", title="Bamboo lunch box")]}
     if page != "docs/evaluation.md":
         return {}
     from linguarec.data.dataset import PreparedDataset
@@ -259,12 +248,14 @@ def known_to_blocks(page: str, shell: Shell) -> dict[str, Any]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page, *CODE)])
 def test_page(page: str, place: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     BEFORE.get(page, lambda: None)()
-    known = known_to_blocks(page, shell)
+    known = known_to_blocks(page)
     with running_hub() as hub:
         for name, value in (("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         reached = {"licence=": f'token="{hub.token}", endpoint="{hub.address}", licence='}
-        reached |= {'revision="...", fingerprint="..."': f'pushed.revision, pushed.fingerprint, endpoint="{hub.address}"'}
+        reached |= {
+            'revision="...", fingerprint="..."': f'pushed.revision, pushed.fingerprint, endpoint="{hub.address}"'
+        }
         for language, block in blocks_of(page, *CODE):
             if language == "bash":
                 for line in lines_of(block):

@@ -12,6 +12,21 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROO
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.S | re.M)
 
 
+# Commands of linguarec that are parsed only: pattern -> reason.
+NOT_RUN = {
+    r"linguarec import-codes .*": "needs the published index: tests/commands/test_quantize.py makes one",
+    r"linguarec demo( --serve)?": "trains three models: tests/end_to_end/test_demo.py runs it",
+}
+# Other programs: pattern -> what stands for running them.
+OTHER_PROGRAMS = {
+    r"bash scripts/(demo|test|docs)\.sh( serve)?": "run by CI and tests/end_to_end/test_demo.py; the file exists",
+    r"source \.venv/bin/activate": "the environment that scripts/demo.sh makes",
+    r"pip install 'linguarec\[\w+\]'": "needs an index of packages; the extra exists",
+    r"hf auth login": "needs an account at a hub",
+    r"python bench/\w+\.py .*": "takes minutes on real data; the file exists",
+}
+
+
 def text_of(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 

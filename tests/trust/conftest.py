@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from small_bert import save_small_bert
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
