@@ -81,12 +81,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown.replace("<!-- commands -->", table_of_commands())
     if here in command_pages():
         return markdown
+    markdown = re.sub(r"(\d\.\d{4}) / (\d\.\d{4})", "\\1\u00a0/\u00a0\\2", markdown)  # recall / ndcg stay in one line
     source = OUTSIDE[here][0] if here in OUTSIDE else f"docs/{here}"
     return site_links(markdown, here, source)
 
 
 def site_links(markdown: str, page: str, source: str) -> str:
-    """The text of `source`, a file of the repository, with the links of `page`, a page of the site; fenced code is left alone."""
+    """The text of `source`, a file of the repository, with links as of `page`, a page of the site; fenced code stays."""
     folder = posixpath.dirname(source)
 
     def replace(link: re.Match[str]) -> str:

@@ -35,7 +35,9 @@ Run = Callable[[str], None]
 
 # Page -> pattern -> what stands there in the test, where the words of the page are no folders of it.
 SUBSTITUTES: dict[str, dict[str, str]] = {
-    "README.md": {"ITEM_ID,ITEM_ID": "K0001,K0002", "ITEM_ID": "K0001", "convert OFFICIAL.pth": "convert OFFICIAL.pth --heads 2"},
+    "README.md": {
+        "ITEM_ID,ITEM_ID": "K0001,K0002", "ITEM_ID": "K0001", "convert OFFICIAL.pth": "convert OFFICIAL.pth --heads 2",
+    },
     "docs/using-a-run.md": {
         "B0001": "K0001", "B0002": "K0002", "B0007": "K0007", "DATA": "data/other",
         "(--history [^ ]*new-1)$": r"\1 --items new_items.csv",
@@ -45,7 +47,9 @@ SUBSTITUTES: dict[str, dict[str, str]] = {
         "DATA --zero-shot": "data/games --zero-shot", "--models all": "--models zesrec", "runs/unisrec-pretrained": "RUN",
         r"\bDIR\b": "DIR-compared", r"\bDATA\b": "data/other",
     },
-    "docs/pretraining.md": {r"DATA\.\.\.": "data/games data/beauty", "DATA": "data/games", "OTHER": "data/other", "RUN": "PRE-RUN"},
+    "docs/pretraining.md": {
+        r"DATA\.\.\.": "data/games data/beauty", "DATA": "data/games", "OTHER": "data/other", "RUN": "PRE-RUN",
+    },
     "docs/transfer.md": {
         r" \[.*?\]": "", r"PRE\.\.\.": "data/games data/beauty", "NAME.opq32x256": f"{ENCODER}.opq8x8", r"\bNAME\b": ENCODER,
         "DATA": "data/shop2", "DIR": "DIR-moved", "-o RUN": "-o TUNED", "(vqrec +data/shop2 .*)FOLDER": r"\1FOLDER-VQ",
@@ -112,7 +116,7 @@ def run_line(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Raw logs; prepared folders with vectors, codes and tokens; models: what the pages call RUN, FOLDER, runs/shop and so on."""
+    """Raw logs; prepared folders with vectors, codes and tokens; models: RUN, FOLDER, runs/shop."""
     place = tmp_path_factory.mktemp("world")
     shops = generate_world(seed=0, domains=3, size=TINY)
     save_small_bert(place / ENCODER, [item.text for shop in shops for item in shop.items], width=32)
