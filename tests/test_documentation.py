@@ -24,6 +24,7 @@ from documents import (
     parsed,
     prose_of,
     spans_of,
+    text_of,
     words_of,
     written_out,
 )
@@ -130,6 +131,31 @@ def test_every_public_name_is_in_the_reference() -> None:
     for path in named:
         module, _, name = path.rpartition(".")
         assert getattr(importlib.import_module(module), name) is not None
+
+
+# --- figures ---
+
+
+FIGURE = re.compile(r"(?<![\w.,])(?:\d{1,3}(?:,\d{3})+|\d+\.\d+)(?![\d])")
+
+
+@pytest.mark.parametrize("page", ["what-you-need", "which-model", "how-long"])
+def test_figures_stand_in_their_source(page: str) -> None:
+    """In tables with a column "source": measured figures are in the files that the row links to."""
+    place = f"docs/questions/{page}.md"
+    checked = 0
+    for table in re.findall(r"^\|.*\| source \|\n(?:\|.*\n)+", text_of(place), re.M):
+        head, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+        for row in rows:
+            files = re.findall(r"\]\(([^)#]+)", row[-1])
+            assert files, row
+            text = "".join(((ROOT / place).parent / file).read_text(encoding="utf-8") for file in files)
+            for name, cell in zip(head, row, strict=True):
+                if re.search("measured|kept|excluded|time", name):
+                    figures = FIGURE.findall(cell)
+                    assert [figure for figure in figures if figure not in text] == [], row
+                    checked += len(figures)
+    assert checked >= 5
 
 
 # --- commands ---

@@ -13,6 +13,7 @@ from typing import Any
 
 from command_pages import INDEX, command_pages, table_of_commands
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from notebook_pages import notebook_page
@@ -82,8 +83,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if here in command_pages():
         return markdown
     markdown = re.sub(r"(\d\.\d{4}) / (\d\.\d{4})", "\\1\u00a0/\u00a0\\2", markdown)  # recall / ndcg stay in one line
+    markdown = re.sub(r"^\d+\. .*\n(?:(?: {3,}.*)?\n)*", _four_spaces, markdown, flags=re.M)
     source = OUTSIDE[here][0] if here in OUTSIDE else f"docs/{here}"
     return site_links(markdown, here, source)
+
+
+def _four_spaces(item: re.Match[str]) -> str:
+    """A numbered item whose paragraphs and code are indented by three spaces, as on code hosts, indented by four."""
+    text = re.sub(r"^ {3}(?=.)", "    ", item[0], flags=re.M)
+    return f"{text}\n" if "\n\n" in text.rstrip() else text
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Nothing may be loaded from elsewhere when the site is read."""
+    foreign = re.compile(
+        r"<(?:script|img|iframe)[^>]+src=\"?https?:[^>]*>|<link[^>]+stylesheet[^>]+href=\"?https?:[^>]*>"
+    )
+    for file in Path(config.site_dir).rglob("*.html"):
+        if found := foreign.search(file.read_text(encoding="utf-8")):
+            raise PluginError(f"{file.relative_to(config.site_dir)} loads something from elsewhere: {found[0]}")
 
 
 def site_links(markdown: str, page: str, source: str) -> str:
