@@ -70,6 +70,34 @@ def test_every_page_is_in_the_menu() -> None:
     assert pages - menu() == set(), "add these pages to `nav` in mkdocs.yml"
 
 
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("mkdocs", reason="needs the extra [docs]")
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "docs_site")
+    return importlib.import_module("hooks")
+
+
+@pytest.mark.parametrize(
+    ("page", "source", "written", "expected"),
+    [
+        ("index.md", "docs/index.md", "[b](../bench/README.md#recformer)", "[b](benchmarks.md#recformer)"),
+        ("models/ease.md", "docs/models/ease.md", "[b](../../bench/README.md)", "[b](../benchmarks.md)"),
+        ("benchmarks.md", "bench/README.md", "[s](../docs/serving.md#figures)", "[s](serving.md#figures)"),
+        ("overview.md", "README.md", "![p](docs/images/page.png)", "![p](images/page.png)"),
+        ("examples/index.md", "examples/README.md", "[o](own_family/README.md)", "[o](own-family.md)"),
+        ("examples/own-family.md", "examples/own_family/README.md", "[m](model.py)", "[m](own-family.md#modelpy)"),
+        ("data.md", "docs/data.md", "[u](using-a-run.md#filters)", "[u](using-a-run.md#filters)"),
+        ("data.md", "docs/data.md", "[a](https://example.org/x.md) [here](#texts)", "[a](https://example.org/x.md) [here](#texts)"),
+        ("data.md", "docs/data.md", "[gone](../configs/x.yaml)", "[gone](../configs/x.yaml)"),
+        ("data.md", "docs/data.md", "```\n[b](../bench/README.md)\n```\n", "```\n[b](../bench/README.md)\n```\n"),
+    ],
+)  # fmt: skip
+def test_links_between_files_become_links_between_pages(
+    page: str, source: str, written: str, expected: str, hooks: Any
+) -> None:
+    assert hooks.site_links(written, page, source) == expected
+
+
 # --- reference ---
 
 
