@@ -87,7 +87,7 @@ def hooks(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("examples/index.md", "examples/README.md", "[o](own_family/README.md)", "[o](own-family.md)"),
         ("examples/own-family.md", "examples/own_family/README.md", "[m](model.py)", "[m](own-family.md#modelpy)"),
         ("data.md", "docs/data.md", "[u](using-a-run.md#filters)", "[u](using-a-run.md#filters)"),
-        ("data.md", "docs/data.md", "[a](https://example.org/x.md) [here](#texts)", "[a](https://example.org/x.md) [here](#texts)"),
+        ("data.md", "docs/data.md", "[a](https://a.org/x.md) [here](#texts)", "[a](https://a.org/x.md) [here](#texts)"),
         ("data.md", "docs/data.md", "[gone](../configs/x.yaml)", "[gone](../configs/x.yaml)"),
         ("data.md", "docs/data.md", "```\n[b](../bench/README.md)\n```\n", "```\n[b](../bench/README.md)\n```\n"),
     ],
@@ -184,6 +184,18 @@ def test_figures_stand_in_their_source(page: str) -> None:
                     assert [figure for figure in figures if figure not in text] == [], row
                     checked += len(figures)
     assert checked >= 5
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/decisions.md"])
+def test_files_of_the_repository_that_the_text_names_exist(page: str) -> None:
+    """Not in the decisions, which tell of their time."""
+    rooms = "|".join(path.name for path in (ROOT / "src" / "linguarec").iterdir() if path.is_dir())
+    full = r"(?<![\w/.-])(?:src|tests|bench|scripts|examples|configs)/[\w/*-]+(?:\.\w+)?"
+    short = rf"(?<![\w/.-])(?:{rooms})/[\w/]+\.py"
+    for span in spans_of(page):
+        for folder, pattern in ((ROOT, full), (ROOT / "src" / "linguarec", short)):
+            for path in re.findall(pattern, span):
+                assert list(folder.glob(path.rstrip("/"))), f"{page}: {path}"
 
 
 # --- commands ---
