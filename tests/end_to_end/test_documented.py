@@ -22,7 +22,7 @@ from service import Service
 from small_bert import save_small_bert
 
 from linguarec.cli import main
-from linguarec.data.synthetic import TINY, generate_world
+from linguarec.data.synthetic import LAUNCH, TINY, generate_world
 from linguarec.families import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -75,6 +75,11 @@ SUBSTITUTES: dict[str, dict[str, str]] = {
         "recformer_seqrec_ckpt.bin --heads 12": f"{RELEASED / 'recformer_seqrec' / 'recformer_seqrec_ckpt.bin'} --heads 4",
     },
     "docs/serving.md": {"price <= 20": "brand != 'Nobody'"},
+    "docs/data.md": {r"\bDATA\b": "data/other"},
+    "docs/updating.md": {
+        "LOG_UNTIL_TODAY.csv --items ITEMS.csv -o DATA2": "log.csv --items items.csv -o DATA2 --k-core 0",
+        r"\bRUN DATA2": "RUN-OLD DATA2", "runs/may": "RUN-OLD", "data/june": "DATA2", "runs/june": "RUN-JUNE",
+    },
     "docs/sharing.md": {"B0001": "K0001", "B0002": "K0002"},
 }  # fmt: skip
 
@@ -138,6 +143,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         header = "raw_id,title,brand,category\n"
         Path("new_items.csv").write_text(f"{header}new-1,Bamboo lunch box,Greenleaf,Kitchen\n", encoding="utf-8")
         Path("histories.csv").write_text('user,history\nann,"K0001,K0002"\n', encoding="utf-8")
+        later = f"user_id,item_id,timestamp\nkitchen-user-00000,K0001,{LAUNCH + 5 * 86_400}\n"
+        Path("2024-06-02.csv").write_text(later, encoding="utf-8")
         Path("in_stock.txt").write_text("K0003\nK0004\n", encoding="utf-8")
         shutil.copy(RELEASED / "sasrec" / "official.pth", "OFFICIAL.pth")
         run_line("linguarec finetune unisrec data/other -o RUN")
@@ -219,7 +226,16 @@ def before_transfer() -> None:
     run_line("linguarec pretrain vqrec data/games data/beauty -o FOLDER-VQ")
 
 
-BEFORE = {"README.md": before_readme, "docs/transfer.md": before_transfer}
+def before_updating() -> None:
+    """A run on the log until the items of the launch came."""
+    head, *log = Path("log.csv").read_text(encoding="utf-8").splitlines()
+    old = [row for row in log if int(row.split(",")[2]) < LAUNCH]
+    Path("old.csv").write_text("\n".join([head, *old]) + "\n", encoding="utf-8")
+    run_line("linguarec prepare table --interactions old.csv --items items.csv -o OLD-DATA --k-core 0")
+    run_line("linguarec finetune ease OLD-DATA -o RUN-OLD")
+
+
+BEFORE = {"docs/updating.md": before_updating, "README.md": before_readme, "docs/transfer.md": before_transfer}
 
 
 def check_readme() -> None:
