@@ -97,15 +97,11 @@ def _of_family(family: Family, own: Sequence[Parameter], several: Mapping[str, P
     if family.training:
         values = ", ".join(f"`{name}` {_value(value)}" for name, value in family.training.items())
         yield f"Its own defaults of `--{TRAINING_GROUP}.*`: {values}."
-    rows: list[tuple[str, ...]] = []
-    for p in own:
-        if _is_group(p) and several.get(p.key) != p:
-            rows += _group_rows(p)
-        elif not _is_group(p):
-            rows.append(_row(p))
+    once = {p.key for p in own if _is_group(p) and p.key in several and several[p.key].type == p.type}
+    rows = [row for p in own if p.key not in once for row in (_group_rows(p) if _is_group(p) else [_row(p)])]
     if rows:
         yield _table(HEAD, rows)
-    if links := [f"[`--{p.key}.*`](#{_anchor(p)})" for p in own if several.get(p.key) == p]:
+    if links := [f"[`--{p.key}.*`](#{_anchor(p)})" for p in own if p.key in once]:
         yield f"And the settings of {', '.join(links)}."
     if not rows and not links:
         yield "It has no flags of its own."
