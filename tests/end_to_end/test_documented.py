@@ -42,8 +42,11 @@ SUBSTITUTES: dict[str, dict[str, str]] = {
         "B0001": "K0001", "B0002": "K0002", "B0007": "K0007", "DATA": "data/other",
         "(--history [^ ]*new-1)$": r"\1 --items new_items.csv",
     },
-    # All models take minutes: tests/commands/test_compare.py has a small shop for them.
+    # Several models take long: tests/commands/test_compare.py has a smaller shop for them.
+    "docs/questions/which-model.md": {"--models ease,ease-text,unisrec": "--models ease-text"},
+    "docs/questions/failures.md": {"--models ease,sasrec": "--models ease"},
     "docs/evaluation.md": {
+        "--models sasrec,unisrec,vqrec": "--models sasrec", "--models sasrec,unisrec ": "--models sasrec ",
         "DATA --zero-shot": "data/games --zero-shot", "--models all": "--models zesrec", "runs/unisrec-pretrained": "RUN",
         r"\bDIR\b": "DIR-compared", r"\bDATA\b": "data/other",
     },
