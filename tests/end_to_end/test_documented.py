@@ -43,8 +43,8 @@ SUBSTITUTES: dict[str, dict[str, str]] = {
         "(--history [^ ]*new-1)$": r"\1 --items new_items.csv",
     },
     # Several models take long: tests/commands/test_compare.py has a smaller shop for them.
-    "docs/questions/which-model.md": {"--models ease,ease-text,unisrec": "--models ease-text"},
-    "docs/questions/failures.md": {"--models ease,sasrec": "--models ease"},
+    "docs/questions/which-model.md": {"--models ease,ease-text,unisrec": "--models sasrec"},
+    "docs/questions/failures.md": {"--models ease,sasrec": "--models sasrec"},
     "docs/evaluation.md": {
         "--models sasrec,unisrec,vqrec": "--models sasrec", "--models sasrec,unisrec ": "--models sasrec ",
         "DATA --zero-shot": "data/games --zero-shot", "--models all": "--models zesrec", "runs/unisrec-pretrained": "RUN",
