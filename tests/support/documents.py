@@ -22,6 +22,7 @@ OTHER_PROGRAMS = {
     r"bash scripts/(demo|test|docs)\.sh( serve)?": "run by CI and tests/end_to_end/test_demo.py; the file exists",
     r"source \.venv/bin/activate": "the environment that scripts/demo.sh makes",
     r"pip install 'linguarec\[\w+\]'": "needs an index of packages; the extra exists",
+    r"torchrun .*": "starts processes: parsed here, run by the tests of the commands",
     r"hf auth login": "needs an account at a hub",
     r"python bench/\w+\.py .*": "takes minutes on real data; the file exists",
 }
