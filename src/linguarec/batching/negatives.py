@@ -26,8 +26,8 @@ class StepClasses:
     draw, in which each of the C classes is with the probability `share`. A class may be both.
 
     A certain class is always in the sample, so it represents only itself; any other class represents 1 / share classes. So the
-    weighted sum over the K classes has the sum over all C as its expectation, whatever the certain ones are, and equals it if all
-    classes are drawn.
+    weighted sum over the K classes has the sum over all C as its expectation, whatever the certain ones are, and equals it if
+    all classes are drawn.
     """
 
     classes: IntArray

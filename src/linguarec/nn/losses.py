@@ -89,9 +89,7 @@ def calibrated_binary_cross_entropy(
     query, key = pairs[negatives[pairs[:, 1]]].unbind(1)
     left_out = torch.stack([query, number[key]], dim=1)
     positive = F.softplus(-(queries.float() * keys[targets].float()).sum(-1)).mean()
-    negative = _of_logits(
-        queries, keys[negatives], _softplus, lambda logits, rows: _leave_out(left_out, logits, rows)
-    )
+    negative = _of_logits(queries, keys[negatives], _softplus, lambda logits, rows: _leave_out(left_out, logits, rows))
     return (beta * positive + negative) / (int(negatives.sum()) + 1)
 
 
