@@ -16,7 +16,7 @@ class LazyAdam(torch.optim.AdamW):  # without weight decay it is Adam
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters; returns what `closure` returns."""
         loss = None
         if closure is not None:
