@@ -72,7 +72,7 @@ def test_no_other_item_is_read_or_gets_a_gradient(calibration: float | None) -> 
     stage = sampled(10, calibration, ("item.weight",))
     read: list[IntArray] = []
     stage.read_items = lambda rows: read.append(rows) or items_of(rows)  # type: ignore[func-returns-value]
-    batch = list(stage.loader)[0]
+    batch = next(iter(stage.loader))
     stage.step_loss(batch).backward()
     own = torch.cat([batch.sequences.items, batch.sequences.targets]).unique()
     own = set(own[own >= 0].tolist())
