@@ -88,6 +88,21 @@ def test_no_other_item_is_read_or_gets_a_gradient(calibration: float | None) -> 
     assert set(changed.tolist()) == set(rows.tolist())
 
 
+def test_gradients_are_clipped_as_dense_ones_are() -> None:
+    clipped = {}
+    for tables in ((), ("item.weight",)):
+        stage = sampled(10, tables=tables)
+        gradients_of(stage)
+        stage.configure_gradient_clipping(stage.adam()(stage.model.parameters()), 0.1, "norm")
+        clipped[tables] = {name: p.grad.to_dense() for name, p in stage.model.named_parameters() if p.grad is not None}
+    dense = sampled(10)
+    gradients_of(dense)
+    torch.nn.utils.clip_grad_norm_(dense.model.parameters(), 0.1)
+    expected = {name: p.grad for name, p in dense.model.named_parameters() if p.grad is not None}
+    assert_same(clipped[()], expected)
+    assert_same(clipped[("item.weight",)], expected)
+
+
 def test_a_step_draws_anew_and_again_the_same() -> None:
     first, again, other = gradients_of(sampled(10)), gradients_of(sampled(10)), gradients_of(sampled(10), 1)
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -60,3 +60,23 @@ class SampledTuning(Stage):
     def adam(self) -> Callable[..., torch.optim.Optimizer]:
         """Adam that updates item tables in the rows of the step."""
         return LazyAdam
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients together, as Lightning does; torch's own function knows no sparse ones."""
+        if not gradient_clip_val:
+            return
+        values = []
+        for parameter in self.model.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                values.append(parameter.grad.values())
+            elif parameter.grad is not None:
+                values.append(parameter.grad)
+        norm = torch.nn.utils.get_total_norm(values)
+        for value in values:
+            value.mul_((gradient_clip_val / (norm + 1e-6)).clamp(max=1.0))
