@@ -129,3 +129,20 @@ def test_what_it_cannot_do_is_refused(
     with pytest.raises(SettingsError, match=sentence):
         finetune(model, data, tmp_path / "run", softmax=softmax)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_weights_of_one(
+    data: Path, tmp_path: Path, in_two_processes: Callable[..., dict[str, Any]]
+) -> None:
+    """Gradients of the item table are exchanged as rows."""
+    groups: dict[str, Any] = {
+        "transformer": replace(SMALL, dropout=0.0),  # each process draws its own dropout
+        "training": replace(TRAINING, max_epochs=1, precision="fp32"),
+        "softmax": SoftmaxSettings("sampled", 10),
+    }
+    finetune("sasrec", data, tmp_path / "one", **groups)
+    in_two_processes("finetune", "sasrec", data, "-o", tmp_path / "two", **groups)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, expected in one.items():
+        torch.testing.assert_close(two[name], expected, atol=2e-3, rtol=1e-3)

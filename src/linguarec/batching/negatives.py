@@ -56,6 +56,10 @@ class StepClasses:
         """Index in the sample of each of some classes, which must be in it."""
         return np.searchsorted(self.classes, classes)
 
+    def sample(self, calibration: float | None = None) -> ClassSample:
+        """What the loss needs to know of the K classes."""
+        return ClassSample(torch.from_numpy(self.certain), torch.from_numpy(self.drawn), self.share, calibration)
+
     def as_items_of(self, batch: SequenceBatch, calibration: float | None = None) -> SequenceBatch:
         """The batch with the K classes as its items: `items`, `targets` and `excluded` are indices into them.
 
@@ -71,13 +75,12 @@ class StepClasses:
         excluded = batch.excluded
         if excluded is not None:
             excluded = torch.stack([excluded[:, 0], place(excluded[:, 1].contiguous())], dim=1)
-        certain, drawn = (torch.from_numpy(each).to(classes.device) for each in (self.certain, self.drawn))
         return replace(
             batch,
             items=place(batch.items),
             targets=place(batch.targets),
             excluded=excluded,
-            sample=ClassSample(certain, drawn, self.share, calibration),
+            sample=self.sample(calibration).to(classes.device),
         )
 
 
