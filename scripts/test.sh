@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up an environment of its own (.venv-test) and pass every check: lint, format, types, import rules, tests.
+# Set up an environment of its own (.venv-test) and pass every check: lint, format, types, import rules, tests, documentation.
 # Arguments go to pytest. With CI=true the environment is made anew. Real data is looked for in LINGUAREC_SHARED or ../shared.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,6 +39,8 @@ step ruff format --check .
 step mypy
 step lint-imports
 step pytest --numprocesses 2 --dist loadfile "$@"
+echo "== the documentation"
+bash scripts/docs.sh --quiet < /dev/null || failed+=("scripts/docs.sh")
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'failed: %s\n' "${failed[@]}" >&2
   exit 1
