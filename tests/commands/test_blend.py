@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prepared import tiny_shop
 
 import linguarec
 from linguarec.commands.blend import blend
@@ -13,7 +14,6 @@ from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.recommend import recommend
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recommender import Recommender
@@ -25,12 +25,7 @@ QUICK = TrainingSettings(max_epochs=3, targets_per_step=200, accelerator="cpu", 
 
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    texts = [item.text for item in domain.items]
-    features = {"enc": word_vectors(texts, 16).astype(np.float32)}
-    made: PreparedDataset = make_dataset(sequences, texts=texts, num_items=len(texts), features=features)
-    return made
+    return tiny_shop(make_dataset)
 
 
 @pytest.fixture

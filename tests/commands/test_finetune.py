@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prepared import tiny_shop
 from results import stored_result
 from safetensors.torch import load_file
 
@@ -19,7 +20,6 @@ import linguarec
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import OutputError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.families.unisrec.model import UniSRecConfig
@@ -40,11 +40,8 @@ def settings(**changes: Any) -> TrainingSettings:
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
     """The tiny world as a prepared folder with vectors and codes."""
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    texts = [item.text for item in domain.items]
-    vectors = word_vectors(texts, 16)
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    made: PreparedDataset = make_dataset(sequences, texts=texts, features={"words": vectors})
+    made = tiny_shop(make_dataset, "words")
+    vectors = made.features("words")
     centroids = vectors[:32].reshape(32, 4, 4).transpose(1, 0, 2).copy()
     book = CodeBook("pq", centroids, None, None, "words", "0" * 64)
     ItemCodes(book.encode(vectors), book, made.texts_fingerprint).save(made.codes_path("pq"))
