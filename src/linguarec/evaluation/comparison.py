@@ -81,6 +81,34 @@ def differences(
     return found
 
 
+def against_best(
+    results: Sequence[Protocols], parts: Mapping[str, Sequence[Protocols]], metrics: Sequence[str], by: str = "ndcg@10"
+) -> dict[str, dict[str, Any]]:
+    """Paired differences of a system to the best of some others on the same cases, which is hard on the system.
+
+    Args:
+        results: of each seed of the system.
+        parts: name -> the results of each seed.
+        metrics: to test.
+        by: metric that says which part is the best.
+
+    Returns:
+        Protocol -> `part`, the best one's name, and metric -> difference, low, high, p_value. A protocol that not all have is
+        left out.
+    """
+    ks = sorted({int(metric.partition("@")[2]) for metric in (*metrics, by) if "@" in metric})
+    found: dict[str, dict[str, Any]] = {}
+    for protocol in FIELDS:
+        if not all(protocol in seed for seeds in (results, *parts.values()) for seed in seeds):
+            continue
+        own = pooled([seed[protocol] for seed in results]).per_user(ks)
+        of_parts = {name: pooled([seed[protocol] for seed in seeds]).per_user(ks) for name, seeds in parts.items()}
+        best = max(of_parts, key=lambda name: float(of_parts[name][by].mean()))  # used before the next turn
+        tests = {metric: asdict(paired_difference(own[metric], of_parts[best][metric])) for metric in metrics}
+        found[protocol] = {"part": best, **tests}
+    return found
+
+
 def by_protocol(results: Mapping[str, Sequence[Protocols]]) -> dict[str, dict[str, list[EvaluationResult]]]:
     """Protocol -> system -> the results of its seeds, for those systems of which all seeds have the protocol."""
     found: dict[str, dict[str, list[EvaluationResult]]] = {}
