@@ -1,6 +1,7 @@
 """Several runs as one: weights fitted on valid, and a run like any other afterwards."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.recommend import recommend
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.splits import evaluation_cases, training_sequences
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.evaluation.slices import training_counts
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recommender import Recommender
+from linguarec.run_items import ranked
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
@@ -62,7 +66,15 @@ def test_a_blend_is_a_run_like_any_other(dataset: PreparedDataset, runs: dict[st
     assert len(shown["recommendations"]) == 4
 
 
-def test_scores_are_the_weighted_sums_of_those_of_the_parts(runs: dict[str, Path], tmp_path: Path) -> None:
+def counts(dataset: PreparedDataset) -> Any:
+    """How often each item occurs in training."""
+    trained = training_sequences(dataset.sequences, dataset.roles("leave-one-out"))
+    return training_counts(trained.values, dataset.num_items)
+
+
+def test_scores_are_the_weighted_sums_of_those_of_the_parts(
+    dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path
+) -> None:
     result = blend(list(runs.values()), tmp_path / "blend")
     together, history = Recommender.load(tmp_path / "blend"), [["i3", "i7", "i1"], ["i9"]]
     expected = np.zeros((2, len(together.catalogue)))
@@ -72,7 +84,11 @@ def test_scores_are_the_weighted_sums_of_those_of_the_parts(runs: dict[str, Path
         np.put_along_axis(scores := np.zeros_like(expected), best.rows, best.scores, axis=1)
         expected += part["weight"] * scores
     found = together.best_entries(together.catalogue.rows(history)[0], len(together.catalogue), exclude_seen=False)[1]
-    assert np.take_along_axis(expected, found.rows, axis=1) == pytest.approx(found.scores, abs=1e-4)
+    new = np.array(together.snapshot.exact.new.rows)
+    assert len(new) and set(new.tolist()) == set(np.flatnonzero(counts(dataset) == 0).tolist())
+    for rows, scores, of_history in zip(found.rows, found.scores, expected, strict=True):
+        known = ~np.isin(rows, new)  # new items have weights of their own
+        assert of_history[rows[known]] == pytest.approx(scores[known], abs=1e-4)
     alone = together.recommend(history[1], k=5)
     assert [one.raw_id for one in together.recommend(history, k=5)[1]] == [one.raw_id for one in alone]
 
@@ -96,6 +112,45 @@ def test_new_items_are_ranked_by_text_and_like_their_nearest(
     assert "new" not in {one.raw_id for one in model.recommend(["i4"], k=100)}
 
 
+def test_new_items_of_the_folder_are_ranked_as_well_as_by_text(
+    make_dataset: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last items of the users are new in the world: no model was trained on them."""
+    size = replace(TINY, users=600, items_per_taste=20, new_items_per_taste=3)
+    domain = generate_world(seed=1, domains=1, size=size)[0]
+    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+    texts = [item.text for item in domain.items]
+    data = make_dataset(
+        sequences, texts=texts, num_items=len(texts), features={"enc": word_vectors(texts, 32).astype(np.float32)}
+    )
+    names = ("ease", "itemknn", "textknn", "ease-text")
+    for name in names:
+        finetune(name, data.path, tmp_path / name)
+    result = blend([tmp_path / name for name in names], tmp_path / "blend")
+    assert result.new_items is not None
+    assert result.new_items["items"] == len(domain.new_items)
+    assert result.new_items["new_targets_ndcg@10"] >= result.new_items["best_reader_ndcg@10"]
+    assert "items treated as new: ndcg@10" in capsys.readouterr().out
+    cases = evaluation_cases(data.sequences, data.roles("leave-one-out"), "test")
+    new = cases.select(np.flatnonzero(np.isin(cases.targets, domain.new_items)))
+    assert len(new) > 30
+    reached = {
+        name: ranked(tmp_path / name, data, new)["excluded"].mean("ndcg@10")
+        for name in ("blend", "textknn", "ease-text")
+    }
+    assert reached["blend"] >= max(reached["textknn"], reached["ease-text"])
+    # A new item has its own weights, and what they add up to is explained.
+    model = linguarec.load_model(tmp_path / "blend")
+    for one in model.recommend([["i4", "i7"]], k=30, explain=True)[0]:
+        assert one.parts is not None and sum(one.parts.values()) == pytest.approx(one.score, abs=1e-5)
+        assert (one.parts.get("new item", 0.0) != 0) == (int(one.raw_id[1:]) in domain.new_items)
+    model.add_items(
+        [{"raw_id": "twin", "text": texts[domain.new_items[0]]}], vectors=word_vectors(texts, 32)[domain.new_items[:1]]
+    )
+    scores = {one.raw_id: one.score for one in model.recommend(["i4", "i7"], k=100)}
+    assert scores["twin"] == pytest.approx(scores[f"i{domain.new_items[0]}"], abs=1e-4)
+
+
 def test_a_blend_of_ids_alone_refuses_new_items(runs: dict[str, Path], tmp_path: Path) -> None:
     blend([runs["ease"], runs["itemknn"]], tmp_path / "blend")
     with pytest.raises(SettingsError, match="no part of this blend can read new items"):
@@ -105,15 +160,14 @@ def test_a_blend_of_ids_alone_refuses_new_items(runs: dict[str, Path], tmp_path:
 def test_a_part_that_is_better_alone_has_all_the_weight(
     dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from linguarec.evaluation import stacking
+    from linguarec.evaluation import choosing
 
-    real = stacking.fit_scores
+    real = choosing.fit_scores
 
     def misled(data: Any, parts: int) -> Any:
-        found = real(data, parts)
-        return stacking.Stack((0.0,) * (parts - 1) + (1.0,), found.repeats, found.cases, found.loss)
+        return replace(real(data, parts), weights=(0.0,) * (parts - 1) + (1.0,))
 
-    monkeypatch.setattr(stacking, "fit_scores", misled)
+    monkeypatch.setattr(choosing, "fit_scores", misled)
     finetune(
         "sasrec",
         dataset.path,
@@ -124,6 +178,12 @@ def test_a_part_that_is_better_alone_has_all_the_weight(
     result = blend([runs["itemknn"], tmp_path / "bad"], tmp_path / "blend")
     assert result.chosen == "part 1 alone" and result.parts[1]["weight"] == 0
     assert result.test["kept"] == pytest.approx(result.parts[0]["test"], abs=1e-9)
+    assert result.valid_difference is not None and result.valid_difference["part"] == str(runs["itemknn"])
+    assert result.valid_difference["ndcg@10"]["difference"] == 0
+    assert result.test_differences["kept"]["part"] == str(runs["itemknn"])
+    for protocol in ("kept", "excluded"):
+        assert result.test_differences[protocol]["ndcg@10"]["difference"] == pytest.approx(0, abs=1e-12)
+    assert result.new_items is None  # no part reads texts
 
 
 def test_runs_that_do_not_fit_are_refused(

@@ -1,8 +1,8 @@
 """Chooses the weights of a blend, so that it is not below its best part on cases that it was not fitted on.
 
 Ten numbers fitted on a few thousand cases look better on these cases than they are. So each way to find weights is judged by
-cross-fitting: the users are divided into two halves, weights and repeat term are fitted on the one and ranked on the other, both
-ways round, and the gains of all cases are compared pair by pair. The ways, from the simplest:
+cross-fitting: the users are divided into two halves, weights and repeat term are fitted on the one and ranked on the other,
+both ways round, and the gains of all cases are compared pair by pair. The ways, from the simplest:
 
 1. each part alone;
 2. the best two parts, three, and so on: to the best part those are added that raise ndcg@10 most;
@@ -48,8 +48,8 @@ class Weighing:
 class Choice:
     """The chosen weights.
 
-    `best_part`: the best part alone, by number from 0. `gain`: ndcg@10 with the repeat term over that part, cross-fitted; None =
-    too few users. `spread` [parts]: of the scores of each part.
+    `best_part`: the best part alone, by number from 0. `gain`: ndcg@10 with the repeat term over that part, cross-fitted; None
+    = too few users. `spread` [parts]: of the scores of each part.
     """
 
     weights: tuple[float, ...]
@@ -139,12 +139,12 @@ def _ways(data: StackData, spread: Sequence[float]) -> Iterator[Weighing]:
     yield from (found for found, _ in alone)
     if parts == 1:
         return
-    now, reached = max(alone, key=lambda each: each[1])
+    now = max(alone, key=lambda each: each[1])[0]
     for size in range(2, parts + 1):
-        now, reached = _with_one_more(pool, now, spread, f"the best {size} parts" if size < parts else "part by part")
+        now = _with_one_more(pool, now, spread, f"the best {size} parts" if size < parts else "part by part")
         yield now
     likely = fit_scores(data, parts)
-    now, reached = _with_term(pool, "maximum likelihood", np.array(likely.weights), np.array(likely.repeats.values))
+    now = _with_term(pool, "maximum likelihood", np.array(likely.weights), np.array(likely.repeats.values))[0]
     yield now
     tuned = _tuned(pool, np.array(now.weights), now.repeats, spread)
     yield _with_term(pool, "maximum likelihood, then tuned by ndcg@10", tuned, now.repeats)[0]
@@ -157,7 +157,7 @@ def _with_term(pool: StackData, way: str, weights: FloatArray, start: FloatArray
     return Weighing(way, numbers, term), reached
 
 
-def _with_one_more(pool: StackData, now: Weighing, spread: Sequence[float], way: str) -> tuple[Weighing, float]:
+def _with_one_more(pool: StackData, now: Weighing, spread: Sequence[float], way: str) -> Weighing:
     """One part added to the weights, the one with which ndcg@10 is highest, if that is not lower than without."""
     weights = np.array(now.weights)
     best, found = heads_of(pool, now.weights).ndcg(now.repeats), weights
@@ -169,7 +169,7 @@ def _with_one_more(pool: StackData, now: Weighing, spread: Sequence[float], way:
             if (ndcg := heads_of(pool, changed.tolist()).ndcg(now.repeats)) > best + _GAIN:
                 best, found = ndcg, changed
     tuned = _tuned(pool, found, now.repeats, spread, only_used=True)
-    return _with_term(pool, way, tuned, now.repeats)
+    return _with_term(pool, way, tuned, now.repeats)[0]
 
 
 def _tuned(

@@ -5,7 +5,8 @@ neither gives it scores like those of known items: weights that were chosen on k
 divided into ten folds. The items of a fold are scored as if they were new, by each part:
 
 - the valid cases whose target is in the fold say how well new targets are ranked, among known and new items;
-- as many other cases say what known targets lose by the new items that come before them.
+- as many other cases say what known targets lose by the new items that come before them. The items of the folder that no
+  training sequence holds are new, too, and stand beside those of the fold: a catalogue full of them must not crowd out others.
 
 A new item's score is then a weighted sum of its own plus an offset. Tried are the weights of known items, those of the parts
 that read texts, and each of these parts alone, at several scales, with offsets from "below all" to "above all". Taken is what
@@ -148,7 +149,11 @@ def choose_for_new(
         seed: of folds and cases.
     """
     readers = np.flatnonzero(reads)
-    shuffled = np.random.default_rng(seed).permutation(trained)
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(trained)
+    unknown = np.setdiff1d(np.arange(len(parts[0].ranker)), trained)
+    beside = rng.permutation(unknown)[:_MOST_NEW]
+    cases = cases.select(np.flatnonzero(np.isin(cases.targets, trained)))
     size = min(_MOST_NEW, len(trained) // _FOLDS)
     if not len(readers) or not size:
         return None
@@ -158,11 +163,20 @@ def choose_for_new(
     with progress_bar("Trying new items", _FOLDS, "folds") as advance:
         made: list[_Tried] = []
         for number, rows in enumerate(folds):
-            made += list(_fold(parts, weights, as_new(rows), cases, rows, trained, seed + number))
+            every = np.union1d(rows, beside)
+            index = _drawn(cases, rows, np.random.default_rng([seed, number]))
+            absent = np.union1d(rows, unknown)
+            made += list(_fold(parts, weights, as_new(every), cases.select(index), every, absent))
             advance(1)
     whole = _Tried.joined(made)
     is_new = whole.target >= 0
     return _chosen(whole.select(is_new), whole.select(~is_new), np.array(weights), readers)
+
+
+def _drawn(cases: EvaluationCases, rows: IntArray, rng: np.random.Generator) -> IntArray:
+    """The cases of a fold: those whose target is in it, and as many others at most."""
+    is_new = np.isin(cases.targets, rows)
+    return np.concatenate([rng.permutation(np.flatnonzero(of_kind))[:_MOST_CASES] for of_kind in (is_new, ~is_new)])
 
 
 def _fold(
@@ -171,19 +185,12 @@ def _fold(
     new: Sequence[Part],
     cases: EvaluationCases,
     rows: IntArray,
-    trained: IntArray,
-    seed: int,
+    absent: IntArray,
 ) -> Iterator[_Tried]:
-    """The cases of a fold, a bounded number at once."""
-    rng = np.random.default_rng(seed)
-    is_new = np.isin(cases.targets, rows)
-    index = np.concatenate([rng.permutation(np.flatnonzero(of_kind))[:_MOST_CASES] for of_kind in (is_new, ~is_new)])
-    absent = np.ones(len(parts[0].ranker), dtype=bool)
-    absent[trained] = False
-    absent[rows] = True
-    at_once = max(1, _NUMBERS // (len(absent) * (len(parts) + 1)))
-    for start in range(0, len(index), at_once):
-        some = cases.select(index[start : start + at_once])
+    """The cases of a fold, a bounded number at once; items of `new` are `rows`, `absent` ones are not among the known."""
+    at_once = max(1, _NUMBERS // (len(parts[0].ranker) * (len(parts) + 1)))
+    for start in range(0, len(cases), at_once):
+        some = cases.select(np.arange(start, min(start + at_once, len(cases))))
         yield _tried(parts, weights, new, some, rows, torch.from_numpy(absent))
 
 
@@ -196,7 +203,7 @@ def _tried(
     absent: Tensor,
 ) -> _Tried:
     nothing = Ragged(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
-    own = [scores_of_cases(part, cases, np.arange(len(absent)), nothing) for part in parts]
+    own = [scores_of_cases(part, cases, np.arange(len(part.ranker)), nothing) for part in parts]
     whole = torch.zeros_like(own[0])
     for weight, scores in zip(weights, own, strict=True):
         whole.add_(scores, alpha=weight)
@@ -217,7 +224,9 @@ def _tried(
     seen = np.isin(item, rows) & other
     is_seen = torch.zeros(len(cases), len(rows), dtype=torch.bool)
     is_seen[case[seen], np.searchsorted(rows, item[seen])] = True
-    return _Tried(of_new, is_seen, torch.from_numpy(target), torch.stack(best, dim=1), known[:, 0], (whole > known).sum(dim=1))
+    return _Tried(
+        of_new, is_seen, torch.from_numpy(target), torch.stack(best, dim=1), known[:, 0], (whole > known).sum(dim=1)
+    )
 
 
 def _chosen(new: _Tried, known: _Tried, weights: FloatArray, readers: IntArray) -> NewItemsChoice:

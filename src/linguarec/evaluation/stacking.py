@@ -73,9 +73,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Stack:
-    """`weights` of the parts, at least 0; `repeats`: in the units of the weighted sum; `cases`: number fitted on.
-
-    """
+    """`weights` of the parts, at least 0; `repeats`: in the units of the weighted sum; `cases`: number fitted on."""
 
     weights: tuple[float, ...]
     repeats: RepeatTerm

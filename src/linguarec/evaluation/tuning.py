@@ -27,8 +27,8 @@ class Heads:
     """What ndcg@10 depends on, for C cases and the S items of their histories.
 
     `target` [C]: score of the target. `above`, `equal` [C]: how many other items that are not in the history score higher, and
-    the same. `best` [C, 10]: the highest scores of such items but the target. `case`, `score`, `bucket`, `is_target` [S]: of the items of the histories.
-    `lowest`: a term that puts an item below all others.
+    the same. `best` [C, 10]: the highest scores of such items but the target. `case`, `score`, `bucket`, `is_target` [S]: of
+    the items of the histories. `lowest`: a term that puts an item below all others.
     """
 
     target: FloatArray
@@ -70,9 +70,10 @@ class Heads:
         """ndcg@10 [C] of each case with the term `values` [buckets]; ties count as their mean."""
         adjusted = self.score + values[self.bucket]
         target, above, equal = self.target.copy(), self.above.copy(), self.equal.copy()
-        repeated = self.case[self.is_target]
-        target[repeated] = adjusted[self.is_target]
-        # Of ties beyond the ten best items the number is not known; the target is not among the first ten then, or nearly so.
+        moved = self.is_target & (values[self.bucket] != 0)
+        repeated = self.case[moved]
+        target[repeated] = adjusted[moved]
+        # A moved target hardly ever ties; of ties beyond the ten best items the number is not known.
         above[repeated] = (self.best[repeated] > target[repeated, None]).sum(axis=1)
         equal[repeated] = (self.best[repeated] == target[repeated, None]).sum(axis=1)
         others = ~self.is_target

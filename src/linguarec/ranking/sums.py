@@ -183,9 +183,7 @@ def keys_of_new(
     if all(own is not None for own in keys):
         return tuple(keys)
     dense = [
-        (part, own)
-        for part, own in zip(parts, keys, strict=True)
-        if own is not None and isinstance(part, DenseRanker)
+        (part, own) for part, own in zip(parts, keys, strict=True) if own is not None and isinstance(part, DenseRanker)
     ]
     if not dense:
         raise ValueError("no part with item vectors knows the new items")

@@ -31,7 +31,7 @@ from linguarec.ranking.explaining import Explanation, weighted_sum
 from linguarec.ranking.scorer import Scorer, evaluating
 from linguarec.ranking.sums import NewItems, SumRanker
 from linguarec.sources.source import ItemSource
-from linguarec.stored import AGAIN
+from linguarec.stored import AGAIN, read_array
 
 NEW_ITEMS_FILE = "new_items.npy"  # of a blend: rows of the items that no training sequence holds
 _HISTORIES_AT_ONCE = 1_024

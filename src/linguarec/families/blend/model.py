@@ -42,5 +42,5 @@ class Blend(nn.Module):
         super().__init__()
         self.config = config
         self.shape = shape
-        for name, size in (("weights", config.parts), ("new_weights", config.parts), ("new_offset", 1)):
-            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
+        for name, count in (("weights", config.parts), ("new_weights", config.parts), ("new_offset", 1)):
+            self.register_buffer(name, torch.zeros(count, dtype=torch.float64))

@@ -51,7 +51,7 @@ def side_by_side(
     offset: FloatArray,
     left_out: Sequence[Mapping[str, Any]],
 ) -> PaddedModel:
-    """The weighted sum of the parts, of the same items, as one model. `weights` [N] of each part, `offset` [N]: of the items."""
+    """The weighted sum of the parts, of the same items, as one model; `weights` [N] of each part, `offset` [N]."""
     keys = [
         part.keys * torch.from_numpy(own).to(part.keys).unsqueeze(1) for part, own in zip(parts, weights, strict=True)
     ]
