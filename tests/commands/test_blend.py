@@ -12,15 +12,15 @@ import linguarec
 from linguarec.commands.blend import blend
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
+from linguarec.commands.prepare import prepare_table
 from linguarec.commands.recommend import recommend
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.splits import evaluation_cases, training_sequences
+from linguarec.data.features import FeatureInfo
+from linguarec.data.splits import evaluation_cases
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, SettingsError
-from linguarec.evaluation.slices import training_counts
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recommender import Recommender
-from linguarec.run_items import ranked
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
@@ -66,15 +66,7 @@ def test_a_blend_is_a_run_like_any_other(dataset: PreparedDataset, runs: dict[st
     assert len(shown["recommendations"]) == 4
 
 
-def counts(dataset: PreparedDataset) -> Any:
-    """How often each item occurs in training."""
-    trained = training_sequences(dataset.sequences, dataset.roles("leave-one-out"))
-    return training_counts(trained.values, dataset.num_items)
-
-
-def test_scores_are_the_weighted_sums_of_those_of_the_parts(
-    dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path
-) -> None:
+def test_scores_are_the_weighted_sums_of_those_of_the_parts(runs: dict[str, Path], tmp_path: Path) -> None:
     result = blend(list(runs.values()), tmp_path / "blend")
     together, history = Recommender.load(tmp_path / "blend"), [["i3", "i7", "i1"], ["i9"]]
     expected = np.zeros((2, len(together.catalogue)))
@@ -84,11 +76,8 @@ def test_scores_are_the_weighted_sums_of_those_of_the_parts(
         np.put_along_axis(scores := np.zeros_like(expected), best.rows, best.scores, axis=1)
         expected += part["weight"] * scores
     found = together.best_entries(together.catalogue.rows(history)[0], len(together.catalogue), exclude_seen=False)[1]
-    new = np.array(together.snapshot.exact.new.rows)
-    assert len(new) and set(new.tolist()) == set(np.flatnonzero(counts(dataset) == 0).tolist())
-    for rows, scores, of_history in zip(found.rows, found.scores, expected, strict=True):
-        known = ~np.isin(rows, new)  # new items have weights of their own
-        assert of_history[rows[known]] == pytest.approx(scores[known], abs=1e-4)
+    assert together.snapshot.exact.new.rows == ()  # stock that nobody took is scored like the rest
+    assert np.take_along_axis(expected, found.rows, axis=1) == pytest.approx(found.scores, abs=1e-4)
     alone = together.recommend(history[1], k=5)
     assert [one.raw_id for one in together.recommend(history, k=5)[1]] == [one.raw_id for one in alone]
 
@@ -112,43 +101,49 @@ def test_new_items_are_ranked_by_text_and_like_their_nearest(
     assert "new" not in {one.raw_id for one in model.recommend(["i4"], k=100)}
 
 
-def test_new_items_of_the_folder_are_ranked_as_well_as_by_text(
-    make_dataset: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The last items of the users are new in the world: no model was trained on them."""
-    size = replace(TINY, users=600, items_per_taste=20, new_items_per_taste=3)
-    domain = generate_world(seed=1, domains=1, size=size)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    texts = [item.text for item in domain.items]
-    data = make_dataset(
-        sequences, texts=texts, num_items=len(texts), features={"enc": word_vectors(texts, 32).astype(np.float32)}
-    )
+def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    domain = generate_world(seed=1, domains=1, size=replace(TINY, users=600, items_per_taste=20))[0]
+    pairs = [(user, item) for user in range(len(domain.sequences)) for item in domain.sequences[user].tolist()]
+    log = {
+        "user_id": [f"u{user}" for user, _ in pairs],
+        "item_id": [f"i{item}" for _, item in pairs],
+        "timestamp": list(range(1_700_000_000, 1_700_000_000 + len(pairs))),
+    }
+    items = {"item_id": [f"i{row}" for row in range(len(domain.items))], "title": [item.text for item in domain.items]}
+    prepare_table(log, tmp_path / "data", items, k_core=0, held_out_share=0.15)
+    data = PreparedDataset.open(tmp_path / "data")
+    vectors = word_vectors(data.texts, 32).astype(np.float32)
+    data.write_features("enc", vectors, FeatureInfo("enc", 32, "mean", "0" * 64, data.texts_fingerprint, "default"))
     names = ("ease", "itemknn", "textknn", "ease-text")
     for name in names:
-        finetune(name, data.path, tmp_path / name)
+        finetune(name, data.path, tmp_path / name, split="held-out-items")
     result = blend([tmp_path / name for name in names], tmp_path / "blend")
     assert result.new_items is not None
-    assert result.new_items["items"] == len(domain.new_items)
+    cases = evaluation_cases(data.sequences, data.roles("held-out-items"), "test")
+    held_out = set(cases.targets.tolist())
+    assert len(cases) > 100 and result.new_items["items"] >= len(held_out)
     assert result.new_items["new_targets_ndcg@10"] >= result.new_items["best_reader_ndcg@10"]
     assert "items treated as new: ndcg@10" in capsys.readouterr().out
-    cases = evaluation_cases(data.sequences, data.roles("leave-one-out"), "test")
-    new = cases.select(np.flatnonzero(np.isin(cases.targets, domain.new_items)))
-    assert len(new) > 30
-    reached = {
-        name: ranked(tmp_path / name, data, new)["excluded"].mean("ndcg@10")
-        for name in ("blend", "textknn", "ease-text")
-    }
-    assert reached["blend"] >= max(reached["textknn"], reached["ease-text"])
+    best = max(part["test_protocols"]["excluded"]["ndcg@10"] for part in result.parts)
+    assert result.test["excluded"]["ndcg@10"] >= best > 0
+    assert result.test_differences["excluded"]["ndcg@10"]["difference"] >= 0
+    new = [int(row) for row in linguarec.load_model(tmp_path / "blend").snapshot.exact.new.rows]
+    assert held_out <= set(new) and len(new) == result.new_items["items"]
     # A new item has its own weights, and what they add up to is explained.
     model = linguarec.load_model(tmp_path / "blend")
-    for one in model.recommend([["i4", "i7"]], k=30, explain=True)[0]:
+    known = [data.raw_item_ids[row] for row in range(len(data.raw_item_ids)) if row not in new][:2]
+    names_of_new = {data.raw_item_ids[row] for row in new}
+    recommended = model.recommend([known], k=30, explain=True)[0]
+    assert names_of_new & {one.raw_id for one in recommended}
+    for one in recommended:
         assert one.parts is not None and sum(one.parts.values()) == pytest.approx(one.score, abs=1e-5)
-        assert (one.parts.get("new item", 0.0) != 0) == (int(one.raw_id[1:]) in domain.new_items)
-    model.add_items(
-        [{"raw_id": "twin", "text": texts[domain.new_items[0]]}], vectors=word_vectors(texts, 32)[domain.new_items[:1]]
-    )
-    scores = {one.raw_id: one.score for one in model.recommend(["i4", "i7"], k=100)}
-    assert scores["twin"] == pytest.approx(scores[f"i{domain.new_items[0]}"], abs=1e-4)
+        assert (one.parts.get("new item", 0.0) != 0) == (one.raw_id in names_of_new)
+    model.add_items([{"raw_id": "twin", "text": data.texts[new[0]]}], vectors=vectors[new[:1]])
+    scores = {one.raw_id: one.score for one in model.recommend(known, k=100)}
+    assert scores["twin"] == pytest.approx(scores[data.raw_item_ids[new[0]]], abs=1e-4)
+    model.save(tmp_path / "longer")
+    again = {one.raw_id: one.score for one in linguarec.load_model(tmp_path / "longer").recommend(known, k=100)}
+    assert again == pytest.approx(scores, abs=1e-5)
 
 
 def test_a_blend_of_ids_alone_refuses_new_items(runs: dict[str, Path], tmp_path: Path) -> None:

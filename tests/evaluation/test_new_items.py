@@ -11,6 +11,7 @@ from linguarec.evaluation.stacking import Part
 from linguarec.ranking.dense import DenseRanker
 
 NUM_ITEMS, NUM_CASES = 200, 3_000
+NONE = np.zeros(0, dtype=np.int64)
 
 
 def part(scores: np.ndarray, rows: np.ndarray | None = None) -> Part:
@@ -34,18 +35,17 @@ def world():
 
 def test_new_items_are_ranked_as_well_as_by_the_text_alone(world):
     ids, text, cases = world
-    blank = np.random.default_rng(1).normal(size=ids.shape)
     found = choose_for_new(
         [part(ids), part(0.1 * text)],
         (2.0, 10.0),
-        (False, True),
-        lambda rows: [part(blank, rows), part(0.1 * text, rows)],
+        lambda rows: [None, part(0.1 * text, rows)],
         cases,
         np.arange(NUM_ITEMS),
+        NONE,
     )
     assert found is not None and found.best_reader == 1 and found.cases > 1_000
     assert found.new_targets > found.by_reader > 0
-    assert found.new.weights[0] * blank.std() < found.new.weights[1] * 0.1  # what knows nothing of them counts little
+    assert found.new.weights[0] == 0 < found.new.weights[1]
     assert found.new.rows == ()
     assert 0.7 * found.known_alone < found.known_targets < found.known_alone
 
@@ -56,10 +56,10 @@ def test_a_part_that_reads_badly_is_not_the_bar(world):
     found = choose_for_new(
         [part(ids), part(noise), part(text)],
         (2.0, 0.0, 1.0),
-        (False, True, True),
-        lambda rows: [part(0 * ids, rows), part(noise, rows), part(text, rows)],
+        lambda rows: [None, part(noise, rows), part(text, rows)],
         cases,
         np.arange(NUM_ITEMS),
+        NONE,
     )
     assert found is not None and found.best_reader == 2
     assert found.new.weights[2] > found.new.weights[1]
@@ -69,10 +69,10 @@ def test_a_part_that_reads_badly_is_not_the_bar(world):
 def test_without_readers_or_cases_nothing_is_chosen(world):
     ids, text, cases = world
     parts = [part(ids), part(text)]
-    arguments = (lambda rows: [part(ids, rows), part(text, rows)], cases, np.arange(NUM_ITEMS))
-    assert choose_for_new(parts, (1.0, 1.0), (False, False), *arguments) is None
+    every = np.arange(NUM_ITEMS)
+    assert choose_for_new(parts, (1.0, 1.0), lambda rows: [None, None], cases, every, NONE) is None
     few = cases.select(np.arange(5))
-    assert choose_for_new(parts, (1.0, 1.0), (True, True), arguments[0], few, arguments[2]) is None
+    assert choose_for_new(parts, (1.0, 1.0), lambda rows: [None, part(text, rows)], few, every, NONE) is None
 
 
 def test_a_seed_repeats_the_choice(world):
@@ -80,9 +80,25 @@ def test_a_seed_repeats_the_choice(world):
     parts = [part(ids), part(text)]
     found = [
         choose_for_new(
-            parts, (1.0, 1.0), (False, True), lambda rows: [part(0 * ids, rows), part(text, rows)], cases,
-            np.arange(NUM_ITEMS), 3,
+            parts, (1.0, 1.0), lambda rows: [None, part(text, rows)], cases,
+            np.arange(NUM_ITEMS), NONE, 3,
         )
         for _ in range(2)
     ]  # fmt: skip
     assert found[0] == found[1]
+
+
+def test_many_new_items_are_not_in_front_of_all_known_ones(world):
+    """A hundred items of the folder that are new, too, crowd out known targets; then they are put lower."""
+    ids, text, cases = world
+    parts, trained = [part(ids), part(0.1 * text)], np.arange(0, NUM_ITEMS, 2)
+
+    def as_new(rows):
+        return [None, part(0.1 * text, rows)]
+
+    alone = choose_for_new(parts, (2.0, 10.0), as_new, cases, trained, NONE)
+    among = choose_for_new(parts, (2.0, 10.0), as_new, cases, trained, np.arange(1, NUM_ITEMS, 2))
+    assert alone is not None and among is not None
+    assert among.new_targets >= among.by_reader
+    strength = [found.new.offset / found.new.weights[1] for found in (alone, among)]
+    assert strength[1] < strength[0]

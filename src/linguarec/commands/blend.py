@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from linguarec.recommender import Recommender
 
 log = logging.getLogger(__name__)
+HELD_OUT = "held-out-items"
 TESTED = ("recall@10", "ndcg@10")
 
 
@@ -80,15 +81,13 @@ def blend(
     """
     import time
 
-    import numpy as np
-
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases
     from linguarec.evaluation.choosing import choose_stack
     from linguarec.evaluation.comparison import against_best
     from linguarec.evaluation.stacking import Part
-    from linguarec.families.blending import blended, with_new_items
+    from linguarec.families.blending import blended
     from linguarec.files import write_json, writing_folder
     from linguarec.memory import peak_memory_gib, reset_peak_memory
     from linguarec.portable import portable_values
@@ -119,11 +118,7 @@ def blend(
     parts = [Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients]
     found = choose_stack(parts, valid, seed)
     new, facts_of_new = _new_items(ingredients, found.weights, dataset, split, valid, seed)
-    if new is None:
-        made = blended(ingredients, found.weights, output)
-    else:
-        unknown = np.array(new.rows, dtype=np.int64)
-        made = blended(with_new_items(ingredients, unknown), found.weights, output, new)
+    made = blended(ingredients, found.weights, output, new)
     snapshot = Snapshot(opened[0].catalogue, made.inputs, made.ranker, made.source)
     recommender = Recommender(made.scorer, made.description, snapshot, found.repeats)
     whole = Part.of(made.scorer, made.inputs, made.ranker)
@@ -194,7 +189,11 @@ def _new_items(
     valid: "EvaluationCases",
     seed: int,
 ) -> "tuple[NewItems | None, dict[str, Any] | None]":
-    """How new items are scored, with the rows of those of the folder, and the figures behind it; None = like the others."""
+    """How new items are scored, with the rows of those of the folder, and the figures behind it; None = like the others.
+
+    Items of the folder that no training sequence holds are new where the split holds items out, or where a valid target is one
+    of them. Otherwise they are stock that nobody has taken so far, and scored like the others.
+    """
     import numpy as np
 
     from linguarec.data.splits import training_sequences
@@ -202,23 +201,20 @@ def _new_items(
     from linguarec.evaluation.slices import training_counts
     from linguarec.evaluation.stacking import Part
     from linguarec.families.blending import as_if_new
-    from linguarec.ranking.sums import NewItems
 
     counts = training_counts(training_sequences(dataset.sequences, dataset.roles(split)).values, dataset.num_items)
-    trained, unknown = np.flatnonzero(counts), np.flatnonzero(counts == 0)
-    reads = [part.reads_new for part in parts]
-    if not any(reads):
+    trained, new = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    if split != HELD_OUT and not np.isin(valid.targets, new).any():
+        new = new[:0]
+    if not any(part.description.family.ranks_new for part in parts):
         return None, None
     made = [Part.of(part.scorer, part.inputs, part.ranker) for part in parts]
-    choice = choose_for_new(
-        made, weights, reads, lambda rows: as_if_new(parts, dataset, rows, unknown), valid, trained, seed
-    )
-    rows = tuple(unknown.tolist())
+    choice = choose_for_new(made, weights, lambda rows: as_if_new(parts, dataset, rows), valid, trained, new, seed)
     if choice is None:
         log.warning("too few valid targets to choose how new items are scored: they are scored like the others")
-        return NewItems(tuple(weights), 0.0, rows), None
+        return None, None
     facts = {
-        "items": len(unknown),
+        "items": len(new),
         "weights": list(choice.new.weights),
         "offset": choice.new.offset,
         "cases": choice.cases,
@@ -228,7 +224,7 @@ def _new_items(
         "known_targets_ndcg@10": choice.known_targets,
         "known_targets_alone_ndcg@10": choice.known_alone,
     }
-    return replace(choice.new, rows=rows), facts
+    return replace(choice.new, rows=tuple(new.tolist())), facts
 
 
 def _ingredient(recommender: "Recommender") -> "Ingredient":

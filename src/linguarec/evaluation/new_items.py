@@ -1,18 +1,19 @@
 """Chooses how a blend scores new items, on known items that are treated as new.
 
-A new item is in no training sequence. Models that read texts score it by its text, models of IDs by what is nearest to it, and
-neither gives it scores like those of known items: weights that were chosen on known items put it too low. So the items are
-divided into ten folds. The items of a fold are scored as if they were new, by each part:
+A new item is in no training sequence. Models that read texts score it by its text, models of IDs know nothing of it: weights
+that were chosen on known items put it too low. So the items are divided into ten folds. The items of a fold are scored as if
+they were new, by each part that reads texts:
 
 - the valid cases whose target is in the fold say how well new targets are ranked, among known and new items;
-- as many other cases say what known targets lose by the new items that come before them. The items of the folder that no
-  training sequence holds are new, too, and stand beside those of the fold: a catalogue full of them must not crowd out others.
+- as many other cases say what known targets lose by the new items that come before them. The new items that the folder has stand
+  beside those of the fold: a catalogue full of them must not crowd out others.
 
-A new item's score is then a weighted sum of its own plus an offset. Tried are the weights of known items, those of the parts
-that read texts, and each of these parts alone, at several scales, with offsets from "below all" to "above all". Taken is what
-has the best mean ndcg@10 over cases of known and of new targets (ten to one, as there are items), among those whose new
-targets are ranked as well as by the best part that reads texts: the mean difference is at least one standard error above
-zero. Items of the history are no candidates.
+A new item's score is then a weighted sum of its own plus an offset. Tried are the weights of the parts that read texts, and
+each of these parts alone, at several scales, with offsets from "below all" to "above all". Taken is what has the best mean
+ndcg@10 over cases of known and of new targets (ten to one, as there are items), among those whose new targets are ranked as
+well as by the best part that reads texts: the mean difference is at least one standard error above zero, where cases of one
+item count as one observation. Items of the history are no candidates. What models of IDs give to the nearest known items was
+tried as well, and left out: it helped popular items treated as new, and not those that are new.
 
 What a trained network learned of an item by its text cannot be taken from it without another training, so such a part looks
 better on items treated as new than it is.
@@ -34,7 +35,8 @@ from linguarec.progress import progress_bar
 from linguarec.ranking.sums import NewItems
 
 IntArray = npt.NDArray[np.int64]
-AsNew = Callable[[IntArray], Sequence[Part]]  # rows of items -> each part as a ranker of these alone, as new ones
+# Rows of items -> each part as a ranker of these alone, as new ones; None = it does not read new items.
+AsNew = Callable[[IntArray], Sequence[Part | None]]
 
 _K = 10
 _FOLDS = 10
@@ -67,11 +69,13 @@ class NewItemsChoice:
 class _Tried:
     """C cases, to each of which S items are new.
 
-    `new` [C, M, S]: scores of each part. `target` [C]: place among the new items, -1 = a known one. `best` [C, 1 + M, 10]: the
-    best scores of known items but the target, by the weighted sum and by each part. `known` [C]: the known target's score, and
-    `above` [C]: how many known items score higher. `seen` [C, S]: new items of the history, which are no candidates.
+    `item` [C]: the target's row. `new` [C, M, S]: scores of each part, 0 of one that does not read them. `target` [C]: place
+    among the new items, -1 = a known one. `best` [C, 1 + M, 10]: the best scores of known items but the target, by the weighted
+    sum and by each part. `known` [C]: the known target's score, and `above` [C]: how many known items score higher. `seen`
+    [C, S]: new items of the history, which are no candidates.
     """
 
+    item: Tensor
     new: Tensor
     seen: Tensor
     target: Tensor
@@ -131,10 +135,10 @@ class _Summed:
 def choose_for_new(
     parts: Sequence[Part],
     weights: Sequence[float],
-    reads: Sequence[bool],
     as_new: AsNew,
     cases: EvaluationCases,
     trained: IntArray,
+    new: IntArray,
     seed: int = 0,
 ) -> NewItemsChoice | None:
     """How a weighted sum scores new items; None = no part reads texts, or there are too few targets to try it on.
@@ -142,17 +146,16 @@ def choose_for_new(
     Args:
         parts: models of the same items.
         weights: of the parts, for known items.
-        reads: which of the parts read new items.
         as_new: the parts for items treated as new.
         cases: valid cases.
         trained: rows of the items that occur in training sequences.
+        new: rows of the new items.
         seed: of folds and cases.
     """
-    readers = np.flatnonzero(reads)
+    readers = np.array([number for number, part in enumerate(as_new(trained[:1])) if part is not None], dtype=np.int64)
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(trained)
-    unknown = np.setdiff1d(np.arange(len(parts[0].ranker)), trained)
-    beside = rng.permutation(unknown)[:_MOST_NEW]
+    beside = rng.permutation(new)[:_MOST_NEW]
     cases = cases.select(np.flatnonzero(np.isin(cases.targets, trained)))
     size = min(_MOST_NEW, len(trained) // _FOLDS)
     if not len(readers) or not size:
@@ -165,7 +168,7 @@ def choose_for_new(
         for number, rows in enumerate(folds):
             every = np.union1d(rows, beside)
             index = _drawn(cases, rows, np.random.default_rng([seed, number]))
-            absent = np.union1d(rows, unknown)
+            absent = np.union1d(rows, new)
             made += list(_fold(parts, weights, as_new(every), cases.select(index), every, absent))
             advance(1)
     whole = _Tried.joined(made)
@@ -182,7 +185,7 @@ def _drawn(cases: EvaluationCases, rows: IntArray, rng: np.random.Generator) -> 
 def _fold(
     parts: Sequence[Part],
     weights: Sequence[float],
-    new: Sequence[Part],
+    new: Sequence[Part | None],
     cases: EvaluationCases,
     rows: IntArray,
     absent: IntArray,
@@ -197,7 +200,7 @@ def _fold(
 def _tried(
     parts: Sequence[Part],
     weights: Sequence[float],
-    new: Sequence[Part],
+    new: Sequence[Part | None],
     cases: EvaluationCases,
     rows: IntArray,
     absent: Tensor,
@@ -207,12 +210,15 @@ def _tried(
     whole = torch.zeros_like(own[0])
     for weight, scores in zip(weights, own, strict=True):
         whole.add_(scores, alpha=weight)
-    of_new = torch.stack([scores_of_cases(part, cases, np.arange(len(rows)), nothing) for part in new], dim=1)
+    of_new = torch.zeros(len(cases), len(parts), len(rows))
+    for place, read in enumerate(new):
+        if read is not None:
+            of_new[:, place] = scores_of_cases(read, cases, np.arange(len(rows)), nothing)
     case = np.repeat(np.arange(len(cases)), cases.histories.lengths)
     item = cases.histories.values.astype(np.int64)
     other = item != cases.targets[case]
-    place = np.searchsorted(rows, cases.targets).clip(max=len(rows) - 1)
-    target = np.where(rows[place] == cases.targets, place, -1)
+    spot = np.searchsorted(rows, cases.targets).clip(max=len(rows) - 1)
+    target = np.where(rows[spot] == cases.targets, spot, -1)
     targets = torch.from_numpy(cases.targets.astype(np.int64)).unsqueeze(1)
     known = whole.gather(1, targets)
     best = []
@@ -224,9 +230,9 @@ def _tried(
     seen = np.isin(item, rows) & other
     is_seen = torch.zeros(len(cases), len(rows), dtype=torch.bool)
     is_seen[case[seen], np.searchsorted(rows, item[seen])] = True
-    return _Tried(
-        of_new, is_seen, torch.from_numpy(target), torch.stack(best, dim=1), known[:, 0], (whole > known).sum(dim=1)
-    )
+    above = (whole > known).sum(dim=1)
+    spots = torch.from_numpy(target)
+    return _Tried(targets[:, 0], of_new, is_seen, spots, torch.stack(best, dim=1), known[:, 0], above)
 
 
 def _chosen(new: _Tried, known: _Tried, weights: FloatArray, readers: IntArray) -> NewItemsChoice:
@@ -234,14 +240,14 @@ def _chosen(new: _Tried, known: _Tried, weights: FloatArray, readers: IntArray) 
     parts = np.eye(len(weights))
     by_reader = [_Summed.of(new, known, parts[part], 1 + part).gains(0.0)[0] for part in readers.tolist()]
     best = int(np.argmax([gains.mean() for gains in by_reader]))
-    bar = by_reader[best]
+    bar, item = by_reader[best], np.unique(new.item.numpy(), return_inverse=True)[1]
     found: list[tuple[bool, float, NewItems, float, float]] = []
     for mix in _mixes(new, weights, readers):
         summed = _Summed.of(new, known, mix)
         for offset in summed.offsets():
             of_new, of_known = summed.gains(offset)
             difference = of_new - bar
-            enough = difference.mean() >= difference.std(ddof=1) / np.sqrt(len(difference))
+            enough = difference.sum() >= np.sqrt(np.square(np.bincount(item, weights=difference)).sum())
             mean = (_FOLDS * of_known.mean() + of_new.mean()) / (_FOLDS + 1)
             choice = NewItems(tuple(map(float, mix)), offset)
             found.append((bool(enough), float(mean), choice, float(of_new.mean()), float(of_known.mean())))
@@ -258,10 +264,10 @@ def _chosen(new: _Tried, known: _Tried, weights: FloatArray, readers: IntArray) 
 
 
 def _mixes(new: _Tried, weights: FloatArray, readers: IntArray) -> Iterator[FloatArray]:
-    """Weights [M] to try, each mix at several scales around the spread of the weighted sum."""
-    spread = new.new.std(dim=2).mean(dim=0).double().numpy()
-    total = float((weights * spread).sum())
-    mixes = [weights, np.where(np.isin(np.arange(len(weights)), readers), weights, 0.0)]
+    """Weights [M] to try, each mix at several scales around that of the weighted sum."""
+    # From the first to the tenth known item: of the weighted sum, and of each part.
+    total, *spread = (new.best[..., 0] - new.best[..., -1]).nan_to_num(posinf=0.0).mean(dim=0).tolist()
+    mixes = [np.where(np.isin(np.arange(len(weights)), readers), weights, 0.0)]
     mixes += [np.where(np.arange(len(weights)) == part, total / max(spread[part], 1e-12), 0.0) for part in readers]
     for mix in mixes:
         if mix.any():

@@ -1,7 +1,7 @@
 """Puts trained models of the same items together as one, a blend (`linguarec.families.blend`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from linguarec.families.family import ModelDescription
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.scorer import Scorer
-from linguarec.ranking.sums import NewItems, SumRanker, keys_of_new
+from linguarec.ranking.sums import NewItems, SumRanker
 from linguarec.sources.source import ItemSource
 
 IntArray = npt.NDArray[np.int64]
@@ -33,11 +33,6 @@ class Ingredient:
     source: ItemSource
     inputs: Any
     ranker: ExactRanker[Any, Any]
-
-    @property
-    def reads_new(self) -> bool:
-        """Whether it ranks items that it was not trained on."""
-        return self.description.family.ranks_new
 
 
 def blended(
@@ -68,38 +63,21 @@ def blended(
     )
 
 
-def with_new_items(parts: Sequence[Ingredient], rows: IntArray) -> list[Ingredient]:
-    """The parts, with the items `rows`, which no model was trained on, known to each part: by text, or by what is nearest."""
-    if not len(rows):
-        return list(parts)
-    rankers = [part.ranker for part in parts]
-    keys = [part.ranker.subset(rows).keys if part.reads_new else None for part in parts]
-    whole = keys_of_new(rankers, keys, rows)
-    order = np.arange(len(rankers[0]))
-    order[rows] = len(order) + np.arange(len(rows))
-    return [
-        part if part.reads_new else replace(part, ranker=part.ranker.with_added(own).subset(order))
-        for part, own in zip(parts, whole, strict=True)
-    ]
-
-
-def as_if_new(parts: Sequence[Ingredient], dataset: PreparedDataset, rows: IntArray, unknown: IntArray) -> list[Part]:
-    """The items `rows` alone, ranked by each part as if it had not been trained on them.
-
-    Parts that read texts read theirs; a part that knows items by ID gives them what is nearest to them (`keys_of_new`).
+def as_if_new(parts: Sequence[Ingredient], dataset: PreparedDataset, rows: IntArray) -> list[Part | None]:
+    """The items `rows` alone, ranked by their texts by each part that reads texts, as if it had not been trained on them.
 
     Args:
         parts: the models.
         dataset: the folder of their items.
         rows: the items.
-        unknown: further items that no model was trained on.
     """
-    keys = [
-        part.scorer.encode(part.source.new_of(dataset, rows), new=True)[1] if part.reads_new else None for part in parts
-    ]
-    whole = keys_of_new([part.ranker for part in parts], keys, np.union1d(rows, unknown))
-    count = len(parts[0].ranker)
-    return [
-        Part.of(part.scorer, part.inputs, part.ranker.with_added(own).subset(count + np.arange(len(rows))))
-        for part, own in zip(parts, whole, strict=True)
-    ]
+    found: list[Part | None] = []
+    for part in parts:
+        if part.description.family.ranks_new:
+            keys = part.scorer.encode(part.source.new_of(dataset, rows), new=True)[1]
+            count = len(part.ranker)
+            ranker = part.ranker.with_added(keys).subset(count + np.arange(len(rows)))
+            found.append(Part.of(part.scorer, part.inputs, ranker))
+        else:
+            found.append(None)
+    return found
