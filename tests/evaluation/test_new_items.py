@@ -88,8 +88,8 @@ def test_a_seed_repeats_the_choice(world):
     assert found[0] == found[1]
 
 
-def test_many_new_items_are_not_in_front_of_all_known_ones(world):
-    """A hundred items of the folder that are new, too, crowd out known targets; then they are put lower."""
+def test_the_new_items_of_the_folder_are_counted(world):
+    """What a hundred items of the folder that are new, too, take from known targets is counted."""
     ids, text, cases = world
     parts, trained = [part(ids), part(0.1 * text)], np.arange(0, NUM_ITEMS, 2)
 
@@ -100,5 +100,6 @@ def test_many_new_items_are_not_in_front_of_all_known_ones(world):
     among = choose_for_new(parts, (2.0, 10.0), as_new, cases, trained, np.arange(1, NUM_ITEMS, 2))
     assert alone is not None and among is not None
     assert among.new_targets >= among.by_reader
-    strength = [found.new.offset / found.new.weights[1] for found in (alone, among)]
-    assert strength[1] < strength[0]
+
+    taken = [found.known_alone - found.known_targets for found in (alone, among)]
+    assert taken[1] > 2 * taken[0] > 0

@@ -5,7 +5,7 @@ that were chosen on known items put it too low. So the items are divided into te
 they were new, by each part that reads texts:
 
 - the valid cases whose target is in the fold say how well new targets are ranked, among known and new items;
-- as many other cases say what known targets lose by the new items that come before them. The new items that the folder has stand
+- as many other cases say what known targets lose by the new items that come before them. The new items of the folder stand
   beside those of the fold: a catalogue full of them must not crowd out others.
 
 A new item's score is then a weighted sum of its own plus an offset. Tried are the weights of the parts that read texts, and
