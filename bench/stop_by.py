@@ -3,9 +3,8 @@
 python bench/stop_by.py DATA --seeds 3 -o bench/results/stop-by.json          a prepared folder
 python bench/stop_by.py synthetic --seeds 3 -o bench/results/stop-by.json     the shop with a known repeat law, a new one a seed
 
-Each seed is one training. After every epoch the valid and the test targets are ranked under the three protocols, so one training
-says which epoch each rule would have kept, after how many epochs without a better value it would have stopped, and what that
-epoch's weights reach on test.
+Each seed is one training. After every epoch the valid and the test targets are ranked under the three protocols, so one
+training says which epoch each rule would have kept, and what that epoch's weights reach on test.
 """
 
 import argparse
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from linguarec.commands.finetune import finetune
@@ -89,11 +89,12 @@ def trained(data: Path, run: Path, seed: int, arguments: argparse.Namespace) -> 
     original = next_item.NextItemData.validate
 
     def recorded(self: Any, model: nn.Module) -> dict[str, float]:
-        scorer = VectorScorer(model)
-        inputs, keys = scorer.encode(self.source)
-        part = Part.of(scorer, inputs, DenseRanker(keys.float()))
-        term = fit_repeats(part, fitted)
-        ranked = {name: part.rank(cases, term) for name, cases in (("valid", valid), ("test", test))}
+        with torch.autocast("cpu", enabled=False):
+            scorer = VectorScorer(model)
+            inputs, keys = scorer.encode(self.source)
+            part = Part.of(scorer, inputs, DenseRanker(keys.float()))
+            term = fit_repeats(part, fitted)
+            ranked = {name: part.rank(cases, term) for name, cases in (("valid", valid), ("test", test))}
         epochs.append({name: {p: of[p].mean("ndcg@10") for p in PROTOCOLS} for name, of in ranked.items()})
         return original(self, model)
 
