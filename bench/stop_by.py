@@ -32,7 +32,7 @@ from linguarec.ranking.scorer import VectorScorer
 from linguarec.training.settings import TrainingSettings
 
 PROTOCOLS = ("kept", "excluded", "learned")
-SHOP = replace(DEMO, new_items_per_taste=0, users=4_000, shortest=6, longest=30)
+SHOP = replace(DEMO, new_items_per_taste=0, users=3_000, shortest=6, longest=24)
 FITTED_ON = 3_000  # valid cases of the repeat term of an epoch
 
 

@@ -162,7 +162,7 @@ def _with_one_more(pool: StackData, now: Weighing, spread: Sequence[float], way:
     weights = np.array(now.weights)
     best, found = heads_of(pool, now.weights).ndcg(now.repeats), weights
     total = float((weights * spread).sum())
-    for part in np.flatnonzero(weights == 0):
+    for part in np.flatnonzero(weights == 0).tolist():
         for share in _ADDED:
             changed = weights.copy()
             changed[part] = share * total / max(spread[part], 1e-12)
