@@ -498,10 +498,17 @@ def test_a_model_below_popularity_says_so(make_dataset: Any, tmp_path: Path, cap
     still = TrainingSettings(
         max_epochs=1, learning_rate=1e-9, targets_per_step=200, accelerator="cpu", precision="fp32"
     )
-    finetune("sasrec", data.path, tmp_path / "still", transformer=SMALL, training=still)
-    assert "ranking by popularity alone does better on valid" in caplog.text
-    assert "`linguarec finetune itemknn`" in caplog.text
+    result = finetune("sasrec", data.path, tmp_path / "still", transformer=SMALL, training=still)
+    last = caplog.messages[-1]
+    assert last.startswith("ranking by popularity alone does better on valid: ndcg@10 ") and str(result).endswith(last)
+    for better in ("finetune ease`", "finetune ease-text`", "finetune itemknn`", "blend`"):
+        assert f"`linguarec {better}" in last
+    assert result.below_popularity is not None
+    for of_protocol in result.below_popularity["valid_ndcg@10"].values():
+        assert of_protocol["popularity"] > of_protocol["model"]
+    stored = json.loads((tmp_path / "still" / "metrics.json").read_text())
+    assert stored["below_popularity"] == result.below_popularity
     caplog.clear()
     round_trips = make_dataset([[(user + step) % 30 for step in range(8)] for user in range(60)], name="rounds")
-    finetune("itemknn", round_trips.path, tmp_path / "counted")
+    assert finetune("itemknn", round_trips.path, tmp_path / "counted").below_popularity is None
     assert "popularity alone" not in caplog.text
