@@ -16,7 +16,9 @@ from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_table
 from linguarec.commands.recommend import recommend
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.data.splits import evaluation_cases
+from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recommender import Recommender
