@@ -22,6 +22,7 @@ from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranking.cosines import Cosines
 from linguarec.recommender import Recommender
 from linguarec.seals import SEAL_FILE
 from linguarec.sources.codes import CodeSource
@@ -403,3 +404,18 @@ def test_parts_of_different_runs_are_refused(recommender, tmp_path):
 def test_the_folder_names_the_encoder(recommender, tmp_path):
     recommender.save(tmp_path)
     assert json.loads((tmp_path / "encoder.json").read_text())["encoder"] == "enc"
+
+
+def test_who_asked_for_similar_items_asks_again_without_the_old_items_being_measured(dataset, monkeypatch):
+    recommender = make("unisrec", dataset)
+    recommender.similar_items(["i3"], 5)
+    monkeypatch.setattr(Cosines, "of", lambda dense: pytest.fail("all items were measured again"))
+    recommender.add_items([{"raw_id": "new", "title": TEXTS[3].rstrip(".")}])
+    recommender.remove_items(["i5"])
+    now = recommender.snapshot
+    found = recommender.similar_items(["i3"], 5)[0]
+    assert "i5" not in [each.raw_id for each in found]
+    monkeypatch.undo()
+    fresh = Cosines.of(now.dense)
+    assert torch.equal(now.by_cosine.ranker.keys, fresh.ranker.keys)
+    assert now.by_cosine.ranker.removed.tolist() == [5]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.checks import above_zero, at_least, refuse, size
-from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.next_item import next_item_loss
 from linguarec.nn.shape import CatalogueShape
 
 
@@ -70,9 +70,9 @@ class DecayedMean(nn.Module):
         return F.normalize(self.following(states[history, place]).float(), dim=-1)
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`."""
+        """Mean loss of the next item over the catalogue `items` or a sample of it."""
         inputs = self.item_inputs(items)
-        return catalogue_cross_entropy(self.queries(batch, inputs), self._keys(inputs), batch.targets)
+        return next_item_loss(self.queries(batch, inputs), self._keys(inputs), batch)
 
     def _weights(self, longest: int) -> Tensor:
         """g^(t-i) at [t, i] for i <= t, else 0: [L, L]."""

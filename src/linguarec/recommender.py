@@ -317,9 +317,9 @@ class Recommender:
         rows, _ = now.catalogue.rows([[raw_id] for raw_id in ids_of(ids, "ids")])
         allowed, _ = candidates(now.catalogue, within, filters, len(rows), False)
         with torch.inference_mode(), full_precision(self.scorer.device):
-            ranker, length = now.by_cosine
+            cosines = now.by_cosine
             found = now.dense.keys_of(torch.from_numpy(rows.values.astype(np.int64)))
-            best = ranker.top_k(F.normalize(found.float(), dim=-1) / length, k, rows, allowed)
+            best = cosines.ranker.top_k(F.normalize(found.float(), dim=-1) / cosines.length, k, rows, allowed)
         return recommended(now.catalogue, best)
 
     def item_vectors(self) -> npt.NDArray[np.float32]:
@@ -404,11 +404,11 @@ class Recommender:
             added = now.source.new(entries, vectors)
             inputs, keys = self.encode_new(added)
             log_left_out(left_out(self.scorer, inputs, {}))
-            self.snapshot = Snapshot(
-                now.catalogue.with_added(entries),
-                now.inputs.joined(inputs),
-                now.ranker.with_added(keys),
-                now.source.joined(added),
+            self.snapshot = now.changed(
+                catalogue=now.catalogue.with_added(entries),
+                inputs=now.inputs.joined(inputs),
+                ranker=now.ranker.with_added(keys),
+                source=now.source.joined(added),
             )
             return len(entries)
 
@@ -425,8 +425,8 @@ class Recommender:
         with self._writing:
             now = self.snapshot
             rows, _ = now.catalogue.rows([ids])
-            self.snapshot = Snapshot(
-                now.catalogue.with_removed(ids), now.inputs, now.ranker.with_removed(rows.values), now.source
+            self.snapshot = now.changed(
+                catalogue=now.catalogue.with_removed(ids), ranker=now.ranker.with_removed(rows.values)
             )
 
     def encode_new(self, source: ItemSource) -> tuple[Any, Any]:

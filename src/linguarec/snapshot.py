@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from linguarec.catalogue import Catalogue
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.ranking.adjusted import AdjustedRanker
 from linguarec.ranking.approximate import ApproximateRanker
+from linguarec.ranking.cosines import Cosines
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.explaining import Explanation
@@ -23,7 +23,6 @@ from linguarec.ranking.scorer import Scorer
 from linguarec.sources.source import ItemSource
 
 REPEATS = "repeats"  # name of the repeat term among the parts of a score
-_KEYS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -98,18 +97,23 @@ class Snapshot:
         return replace(found, parts=parts)
 
     @cached_property
-    def by_cosine(self) -> tuple[DenseRanker, float]:
-        """A ranker whose keys all have the same norm, and that norm: the ranker itself, or a ranker of normalised keys."""
-        ranker = self.dense
-        keys = ranker.keys
-        lengths = (
-            torch.cat([part.norm(dim=-1) for part in keys.split(_KEYS_AT_ONCE)]) if len(keys) else keys.new_ones(1)
-        )
-        longest, shortest = float(lengths.max()), float(lengths.min())
-        if longest - shortest <= 1e-4 * longest:
-            return ranker, longest or 1.0
-        normalised = DenseRanker(F.normalize(keys.float(), dim=-1))
-        return normalised.with_removed(ranker.removed), 1.0
+    def by_cosine(self) -> Cosines:
+        """Ranks the items by the cosine of their keys.
+
+        Raises:
+            SettingsError: the items of this model are no vectors.
+        """
+        return Cosines.of(self.dense)
+
+    def changed(self, **changes: Any) -> "Snapshot":
+        """The snapshot with other fields, whose items are these, or these with some added and removed.
+
+        What was computed of the items is carried on for those that stayed, where that is possible.
+        """
+        made = replace(self, **changes)
+        if "by_cosine" in self.__dict__ and (carried := self.by_cosine.after(made.dense)) is not None:
+            made.__dict__["by_cosine"] = carried  # where `cached_property` keeps it
+        return made
 
     @property
     def exact(self) -> ExactRanker[Any, Any]:

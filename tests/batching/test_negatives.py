@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from linguarec.batching.negatives import StepClasses
+from linguarec.batching.batches import SequenceBatch
+from linguarec.batching.negatives import NegativeSampling, StepClasses
 
 TARGETS = np.array([7, 3, 7, 95])
 
@@ -47,3 +49,32 @@ def test_the_weighted_sum_is_that_over_all_classes_in_expectation(drawn: int) ->
         chosen = StepClasses.draw(TARGETS, 100, drawn, seed=0, step=step)
         sums.append(values[chosen.classes] @ np.exp(chosen.log_weights))
     assert np.mean(sums) == pytest.approx(values.sum(), abs=4 * np.std(sums) / math.sqrt(len(sums)))
+
+
+def test_a_batch_is_numbered_anew_by_its_sample() -> None:
+    """Items, targets and pairs mean the same classes as before; hidden places and absent targets stay -1."""
+    items, targets = torch.tensor([40, 7, -1, 90]), torch.tensor([7, -1, 3, 90])
+    excluded = torch.tensor([[0, 40], [3, 40], [3, 7], [3, 90]])
+    zeros = torch.zeros(1, dtype=torch.int64)
+    batch = SequenceBatch(items, torch.tensor([0, 4]), torch.arange(4), targets, zeros, zeros, excluded=excluded)
+    step = StepClasses.draw(np.array([40, 7, 90, 7, 3, 90]), 100, 20, seed=1, step=5)
+    found = step.as_items_of(batch, calibration=0.5)
+    classes = torch.from_numpy(step.classes)
+    for before, after in ((items, found.items), (targets, found.targets)):
+        assert torch.equal(torch.where(after < 0, -1, classes[after]), before)
+    assert found.excluded is not None
+    assert torch.equal(found.excluded[:, 0], excluded[:, 0])
+    assert torch.equal(classes[found.excluded[:, 1]], excluded[:, 1])
+    sample = found.sample
+    assert sample is not None
+    assert (sample.share, sample.calibration, int(sample.drawn.sum())) == (0.2, 0.5, 20)
+    assert classes[sample.certain].tolist() == [3, 7, 40, 90]
+    assert bool((sample.certain | sample.drawn).all())
+    assert torch.equal(sample.log_weights, torch.from_numpy(step.log_weights))
+
+
+def test_no_more_are_drawn_than_there_are() -> None:
+    step = NegativeSampling(1000, seed=0, calibration=0.75).draw(TARGETS, 100, step=0)
+    assert step.share == 1
+    assert np.array_equal(step.classes, np.arange(100))
+    assert step.drawn.all()

@@ -1,18 +1,23 @@
 """Several runs as one: weights fitted on valid, and a run like any other afterwards."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from prepared import tiny_shop
 
 import linguarec
 from linguarec.commands.blend import blend
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
+from linguarec.commands.prepare import prepare_table
 from linguarec.commands.recommend import recommend
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
+from linguarec.data.splits import evaluation_cases
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.nn.encoders import TransformerConfig
@@ -25,12 +30,7 @@ QUICK = TrainingSettings(max_epochs=3, targets_per_step=200, accelerator="cpu", 
 
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    texts = [item.text for item in domain.items]
-    features = {"enc": word_vectors(texts, 16).astype(np.float32)}
-    made: PreparedDataset = make_dataset(sequences, texts=texts, num_items=len(texts), features=features)
-    return made
+    return tiny_shop(make_dataset)
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def test_scores_are_the_weighted_sums_of_those_of_the_parts(runs: dict[str, Path
         np.put_along_axis(scores := np.zeros_like(expected), best.rows, best.scores, axis=1)
         expected += part["weight"] * scores
     found = together.best_entries(together.catalogue.rows(history)[0], len(together.catalogue), exclude_seen=False)[1]
+    assert together.snapshot.exact.new.rows == ()  # stock that nobody took is scored like the rest
     assert np.take_along_axis(expected, found.rows, axis=1) == pytest.approx(found.scores, abs=1e-4)
     alone = together.recommend(history[1], k=5)
     assert [one.raw_id for one in together.recommend(history, k=5)[1]] == [one.raw_id for one in alone]
@@ -96,6 +97,51 @@ def test_new_items_are_ranked_by_text_and_like_their_nearest(
     assert "new" not in {one.raw_id for one in model.recommend(["i4"], k=100)}
 
 
+def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    domain = generate_world(seed=1, domains=1, size=replace(TINY, users=600, items_per_taste=20))[0]
+    pairs = [(user, item) for user in range(len(domain.sequences)) for item in domain.sequences[user].tolist()]
+    log = {
+        "user_id": [f"u{user}" for user, _ in pairs],
+        "item_id": [f"i{item}" for _, item in pairs],
+        "timestamp": list(range(1_700_000_000, 1_700_000_000 + len(pairs))),
+    }
+    items = {"item_id": [f"i{row}" for row in range(len(domain.items))], "title": [item.text for item in domain.items]}
+    prepare_table(log, tmp_path / "data", items, k_core=0, held_out_share=0.15)
+    data = PreparedDataset.open(tmp_path / "data")
+    vectors = word_vectors(data.texts, 32).astype(np.float32)
+    data.write_features("enc", vectors, FeatureInfo("enc", 32, "mean", "0" * 64, data.texts_fingerprint, "default"))
+    names = ("ease", "itemknn", "textknn", "ease-text")
+    for name in names:
+        finetune(name, data.path, tmp_path / name, split="held-out-items")
+    result = blend([tmp_path / name for name in names], tmp_path / "blend")
+    assert result.new_items is not None
+    cases = evaluation_cases(data.sequences, data.roles("held-out-items"), "test")
+    held_out = set(cases.targets.tolist())
+    assert len(cases) > 100 and result.new_items["items"] >= len(held_out)
+    assert result.new_items["new_targets_ndcg@10"] >= result.new_items["best_reader_ndcg@10"]
+    assert "items treated as new: ndcg@10" in capsys.readouterr().out
+    best = max(part["test_protocols"]["excluded"]["ndcg@10"] for part in result.parts)
+    assert result.test["excluded"]["ndcg@10"] >= best > 0
+    assert result.test_differences["excluded"]["ndcg@10"]["difference"] >= 0
+    new = [int(row) for row in linguarec.load_model(tmp_path / "blend").snapshot.exact.new.rows]
+    assert held_out <= set(new) and len(new) == result.new_items["items"]
+    # A new item has its own weights, and what they add up to is explained.
+    model = linguarec.load_model(tmp_path / "blend")
+    known = [data.raw_item_ids[row] for row in range(len(data.raw_item_ids)) if row not in new][:2]
+    names_of_new = {data.raw_item_ids[row] for row in new}
+    recommended = model.recommend([known], k=30, explain=True)[0]
+    assert names_of_new & {one.raw_id for one in recommended}
+    for one in recommended:
+        assert one.parts is not None and sum(one.parts.values()) == pytest.approx(one.score, abs=1e-5)
+        assert (one.parts.get("new item", 0.0) != 0) == (one.raw_id in names_of_new)
+    model.add_items([{"raw_id": "twin", "text": data.texts[new[0]]}], vectors=vectors[new[:1]])
+    scores = {one.raw_id: one.score for one in model.recommend(known, k=100)}
+    assert scores["twin"] == pytest.approx(scores[data.raw_item_ids[new[0]]], abs=1e-4)
+    model.save(tmp_path / "longer")
+    again = {one.raw_id: one.score for one in linguarec.load_model(tmp_path / "longer").recommend(known, k=100)}
+    assert again == pytest.approx(scores, abs=1e-5)
+
+
 def test_a_blend_of_ids_alone_refuses_new_items(runs: dict[str, Path], tmp_path: Path) -> None:
     blend([runs["ease"], runs["itemknn"]], tmp_path / "blend")
     with pytest.raises(SettingsError, match="no part of this blend can read new items"):
@@ -105,15 +151,14 @@ def test_a_blend_of_ids_alone_refuses_new_items(runs: dict[str, Path], tmp_path:
 def test_a_part_that_is_better_alone_has_all_the_weight(
     dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from linguarec.evaluation import stacking
+    from linguarec.evaluation import choosing
 
-    real = stacking.fit_scores
+    real = choosing.fit_scores
 
     def misled(data: Any, parts: int) -> Any:
-        found = real(data, parts)
-        return stacking.Stack((0.0,) * (parts - 1) + (1.0,), found.repeats, found.cases, found.loss)
+        return replace(real(data, parts), weights=(0.0,) * (parts - 1) + (1.0,))
 
-    monkeypatch.setattr(stacking, "fit_scores", misled)
+    monkeypatch.setattr(choosing, "fit_scores", misled)
     finetune(
         "sasrec",
         dataset.path,
@@ -124,6 +169,12 @@ def test_a_part_that_is_better_alone_has_all_the_weight(
     result = blend([runs["itemknn"], tmp_path / "bad"], tmp_path / "blend")
     assert result.chosen == "part 1 alone" and result.parts[1]["weight"] == 0
     assert result.test["kept"] == pytest.approx(result.parts[0]["test"], abs=1e-9)
+    assert result.valid_difference is not None and result.valid_difference["part"] == str(runs["itemknn"])
+    assert result.valid_difference["ndcg@10"]["difference"] == 0
+    assert result.test_differences["kept"]["part"] == str(runs["itemknn"])
+    for protocol in ("kept", "excluded"):
+        assert result.test_differences[protocol]["ndcg@10"]["difference"] == pytest.approx(0, abs=1e-12)
+    assert result.new_items is None  # no part reads texts
 
 
 def test_runs_that_do_not_fit_are_refused(

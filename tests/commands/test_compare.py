@@ -68,6 +68,17 @@ def test_trains_compares_and_reports(dataset, tmp_path, capsys):
         recorded = json.loads((output / "runs" / "blend" / f"seed{seed}" / "metrics.json").read_text())
         assert value == pytest.approx(recorded["test"]["kept"]["ndcg@10"], abs=1e-9)
     assert len(blends) == 2 and set(again["learned"]) == {*found["systems"], "blend"}
+    beside = again["best_parts"]["blend"]
+    assert list(beside) == ["kept", "excluded", "learned"] and found["best_parts"] == {}
+    for protocol, field in (("kept", "systems"), ("excluded", "excluded"), ("learned", "learned")):
+        means = {name: of["ndcg@10"]["mean"] for name, of in again[field].items() if name in again["runs"]}
+        best = max((name for name in means if name != "blend"), key=lambda name: means[name])
+        assert means[beside[protocol]["part"]] == means[best]
+        test = beside[protocol]["ndcg@10"]
+        assert test["difference"] == pytest.approx(means["blend"] - means[best], abs=1e-9)
+        assert test["low"] <= test["difference"] <= test["high"]
+    assert "blend and its best part" in (output / "report.html").read_text()
+    assert json.loads((output / "comparison.json").read_text())["best_parts"] == again["best_parts"]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from prepared import untrained
+from prepared import tiny_shop, untrained
 
 import linguarec
 from linguarec.commands.blend import blend
@@ -17,7 +17,6 @@ from linguarec.commands.export import export
 from linguarec.commands.finetune import finetune
 from linguarec.commands.quantize import quantize
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import OutputError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
@@ -38,11 +37,7 @@ HISTORIES, BEST = 1_000, 10
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
     """A shop with vectors and codes."""
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    texts = [item.text for item in domain.items]
-    features = {"enc": word_vectors(texts, 16).astype(np.float32)}
-    made: PreparedDataset = make_dataset(sequences, texts=texts, num_items=len(texts), features=features)
+    made = tiny_shop(make_dataset)
     quantize([made.path], features="enc", subvectors=8, centroids=16, name="codes")
     return PreparedDataset.open(made.path)
 

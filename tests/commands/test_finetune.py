@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prepared import tiny_shop
 from results import stored_result
 from safetensors.torch import load_file
 
@@ -19,7 +20,6 @@ import linguarec
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import OutputError, SettingsError
 from linguarec.evaluation.evaluate import evaluate_model
 from linguarec.families.unisrec.model import UniSRecConfig
@@ -40,11 +40,8 @@ def settings(**changes: Any) -> TrainingSettings:
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
     """The tiny world as a prepared folder with vectors and codes."""
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    texts = [item.text for item in domain.items]
-    vectors = word_vectors(texts, 16)
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    made: PreparedDataset = make_dataset(sequences, texts=texts, features={"words": vectors})
+    made = tiny_shop(make_dataset, "words")
+    vectors = made.features("words")
     centroids = vectors[:32].reshape(32, 4, 4).transpose(1, 0, 2).copy()
     book = CodeBook("pq", centroids, None, None, "words", "0" * 64)
     ItemCodes(book.encode(vectors), book, made.texts_fingerprint).save(made.codes_path("pq"))
@@ -501,10 +498,17 @@ def test_a_model_below_popularity_says_so(make_dataset: Any, tmp_path: Path, cap
     still = TrainingSettings(
         max_epochs=1, learning_rate=1e-9, targets_per_step=200, accelerator="cpu", precision="fp32"
     )
-    finetune("sasrec", data.path, tmp_path / "still", transformer=SMALL, training=still)
-    assert "ranking by popularity alone does better on valid" in caplog.text
-    assert "`linguarec finetune itemknn`" in caplog.text
+    result = finetune("sasrec", data.path, tmp_path / "still", transformer=SMALL, training=still)
+    last = caplog.messages[-1]
+    assert last.startswith("ranking by popularity alone does better on valid: ndcg@10 ") and str(result).endswith(last)
+    for better in ("finetune ease`", "finetune ease-text`", "finetune itemknn`", "blend`"):
+        assert f"`linguarec {better}" in last
+    assert result.below_popularity is not None
+    for of_protocol in result.below_popularity["valid_ndcg@10"].values():
+        assert of_protocol["popularity"] > of_protocol["model"]
+    stored = json.loads((tmp_path / "still" / "metrics.json").read_text())
+    assert stored["below_popularity"] == result.below_popularity
     caplog.clear()
     round_trips = make_dataset([[(user + step) % 30 for step in range(8)] for user in range(60)], name="rounds")
-    finetune("itemknn", round_trips.path, tmp_path / "counted")
+    assert finetune("itemknn", round_trips.path, tmp_path / "counted").below_popularity is None
     assert "popularity alone" not in caplog.text

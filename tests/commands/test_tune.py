@@ -8,16 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from postgres import PASSWORD, NoPostgres, Postgres
+from prepared import tiny_shop
 
 import linguarec
 from linguarec.cli import main
 from linguarec.commands.tune import KEPT, TuneResult, tune
 from linguarec.data.dataset import PreparedDataset
-from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import DataFormatError, SettingsError
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.runs.study import DATABASE
@@ -29,12 +28,7 @@ QUICK = TrainingSettings(targets_per_step=400, max_epochs=6, accelerator="cpu", 
 
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    texts = [item.text for item in domain.items]
-    features = {"enc": word_vectors(texts, 16).astype(np.float32)}
-    made: PreparedDataset = make_dataset(sequences, texts=texts, num_items=len(texts), features=features)
-    return made
+    return tiny_shop(make_dataset)
 
 
 def found_by(result: TuneResult) -> list[tuple[Any, ...]]:

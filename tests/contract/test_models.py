@@ -1,7 +1,9 @@
 """What every model of the table must do, unasked, with either sequence encoder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
+from linguarec.batching.negatives import StepClasses
 from linguarec.batching.windows import history_pairs
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases, evaluation_cases, leave_one_out, training_sequences
@@ -204,6 +207,52 @@ def test_pairs_that_are_left_out_of_the_softmax_are_no_classes(name: str, world:
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
+def sampled_step(
+    batch: SequenceBatch, world: World, negatives: int, step: int, t: float | None
+) -> tuple[SequenceBatch, ItemBatch]:
+    """The batch over a sample of the items, and these items."""
+    own = torch.cat([batch.items, batch.targets]).unique()
+    chosen = StepClasses.draw(own[own >= 0].numpy(), len(world.items), negatives, 0, step)
+    return chosen.as_items_of(batch, t), world.items.select(torch.from_numpy(chosen.classes))
+
+
+SAMPLED = [name for name in NAMES if hasattr(FAMILIES[name].finetuning.options, "softmax")]
+
+
+def test_every_family_of_next_items_can_sample_its_softmax() -> None:
+    assert set(SAMPLED) == {name for name in NAMES if FAMILIES[name].trained}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_sample_of_all_items_is_the_full_softmax(name: str, world: World) -> None:
+    torch.manual_seed(0)
+    description = describe(name, "transformer", world)
+    model = description.build().eval()
+    batch = training_batch(description, [4, 9, 20], len(world.items))
+    numbered, items = sampled_step(batch, world, len(world.items), 0, None)
+    losses = [model.finetune_loss(batch, world.items), model.finetune_loss(numbered, items)]
+    full, sampled = (torch.autograd.grad(loss, list(model.parameters()), allow_unused=True) for loss in losses)
+    assert torch.equal(losses[0], losses[1])
+    assert all(one is other or torch.equal(one, other) for one, other in zip(full, sampled, strict=True))
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_sample_stands_for_all_items(name: str, world: World) -> None:
+    """The mean loss over draws is that over the catalogue; without the weights of the sample it is another."""
+    torch.manual_seed(0)
+    description = describe(name, "transformer", world)
+    model = description.build().eval()
+    batch = training_batch(description, [4, 9], len(world.items))
+    with torch.no_grad():
+        full = float(model.finetune_loss(batch, world.items))
+        draws = [sampled_step(batch, world, len(world.items) // 8, step, None) for step in range(60)]
+        mean = np.mean([float(model.finetune_loss(*draw)) for draw in draws])
+        unweighted = np.mean([float(model.finetune_loss(replace(one, sample=None), items)) for one, items in draws])
+    assert abs(mean - full) < 0.3 * (full - unweighted), (
+        f"{mean:.4f} weighted, {unweighted:.4f} not, {full:.4f} over all"
+    )
+
+
 def test_positions_without_target_take_no_part_in_the_loss(
     model: nn.Module, description: ModelDescription, world: World
 ) -> None:
@@ -318,9 +367,61 @@ def test_learns_the_synthetic_world(name: str, encoder: str, request: pytest.Fix
 
     Masked items need more sequences and more updates: a step asks for a few places, and where they are has to be learned, too.
     """
+    reached, baseline, best = learned(name, encoder, request)
+    assert reached > 1.25 * baseline, f"{reached:.3f} against popularity {baseline:.3f}"
+    assert reached > 0.6 * best, f"{reached:.3f} against the best possible {best:.3f}"
+
+
+def a_quarter(t: float | None) -> Callable[..., Any]:
+    """Steps over a draw of a quarter of the items."""
+    return lambda batch, world, step: sampled_step(batch, world, len(world.items) // 4, step, t)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLED)
+def test_learns_the_synthetic_world_by_a_sampled_softmax(name: str, request: pytest.FixtureRequest) -> None:
+    reached, baseline, best = learned(name, "transformer", request, a_quarter(None))
+    assert reached > 1.25 * baseline, f"{reached:.3f} against popularity {baseline:.3f}"
+    assert reached > 0.6 * best, f"{reached:.3f} against the best possible {best:.3f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sasrec", "unisrec"])
+def test_learns_the_synthetic_world_by_gbce(name: str, request: pytest.FixtureRequest) -> None:
+    """It takes more updates: the scores first have to become those of popularity."""
+    reached, baseline, _ = learned(name, "transformer", request, a_quarter(0.75), longer=4)
+    assert reached > 1.2 * baseline, f"{reached:.3f} against popularity {baseline:.3f}"
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_every_family_lowers_its_gbce(name: str, world: World) -> None:
+    torch.manual_seed(0)
+    description = describe(name, "transformer", world)
+    model = description.build().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    loader = FAMILIES[name].loader(world.train, Steps(20, 200, None, seed=0), description.config)
+    losses = []
+    while len(losses) < 40:
+        for batch in loader:
+            optimizer.zero_grad()
+            loss = model.finetune_loss(*a_quarter(0.75)(batch.sequences, world, batch.step))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.6 * losses[0]
+
+
+def learned(
+    name: str,
+    encoder: str,
+    request: pytest.FixtureRequest,
+    sample: Callable[..., Any] = lambda batch, world, _: (batch, world.items),
+    longer: int = 1,
+) -> tuple[float, float, float]:
+    """The ndcg@10 of a trained model, of popularity, and the best possible one."""
     both_ways = FAMILIES[name].both_ways
     world: World = request.getfixturevalue("wide_world" if both_ways else "world")
-    updates = 600 if both_ways else 240
+    updates = longer * (600 if both_ways else 240)
     torch.manual_seed(0)
     description = describe(name, encoder, world)
     model = description.build()
@@ -330,11 +431,9 @@ def test_learns_the_synthetic_world(name: str, encoder: str, request: pytest.Fix
     for _ in range(updates // len(loader)):
         for batch in loader:
             optimizer.zero_grad()
-            model.finetune_loss(batch.sequences, world.items).backward()
+            model.finetune_loss(*sample(batch.sequences, world, batch.step)).backward()
             optimizer.step()
     counts = training_counts(world.train.values, len(world.items))
     baseline = popularity(world.test, counts)["kept"].mean("ndcg@10")
     reached = evaluate_model(model.eval(), world.items, world.test).mean("ndcg@10")
-    best = world.domain.best_possible()["ndcg@10"]
-    assert reached > 1.25 * baseline, f"{reached:.3f} against popularity {baseline:.3f}"
-    assert reached > 0.6 * best, f"{reached:.3f} against the best possible {best:.3f}"
+    return reached, baseline, world.domain.best_possible()["ndcg@10"]

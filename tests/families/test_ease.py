@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prepared import tiny_shop
 
 import linguarec
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import training_sequences
-from linguarec.data.synthetic import TINY, generate_world
 from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.families import FAMILIES
 from linguarec.families.ease import method
-from linguarec.families.ease.method import EASEScorer, check_resources
+from linguarec.families.ease.method import EASEScorer, check_memory
 from linguarec.families.ease.model import EASE, EASEConfig, item_weights, seconds_needed
+from linguarec.families.family import Request
 from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.ids import IdSource
+from linguarec.training.settings import TrainingSettings
 
 # Item 3 occurs twice in a sequence, item 5 nowhere.
 LOG = [[0, 1, 2], [0, 1], [3, 1, 3], [2, 0], [4], [], [4, 2, 1]]
@@ -43,10 +46,7 @@ def weights_by_regression(log: list[list[int]], num_items: int, regularisation: 
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
     """The tiny world as a prepared folder."""
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    made: PreparedDataset = make_dataset(sequences, texts=[item.text for item in domain.items])
-    return made
+    return tiny_shop(make_dataset, features=None)
 
 
 @pytest.fixture
@@ -143,9 +143,34 @@ def test_too_many_items_are_refused_before_anything_is_written(
         finetune("ease", dataset.path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(SettingsError, match=r"60,000 items need 80.5 GiB .* 16.0 GiB are .* enough for 26,754 items"):
-        check_resources(60_000, 16 * 2**30)
-    check_resources(20_000, 16 * 2**30)
-    check_resources(60_000, None)
+        check_memory(60_000, 16 * 2**30)
+    check_memory(20_000, 16 * 2**30)
+    check_memory(60_000, None)
+
+
+@pytest.mark.parametrize("name", ["ease", "ease-text"])
+def test_planning_solves_nothing(name: str, make_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a solution is measured when the training begins; what does not fit is refused before."""
+    data = tiny_shop(make_dataset)
+    solved: list[int] = []
+    monkeypatch.setattr(method, "seconds_needed", lambda items: solved.append(items) or 1.0)
+    family = FAMILIES[name]
+    request = Request(
+        family,
+        [data],
+        None,
+        None,
+        family.finetuning.options(),
+        TrainingSettings(),
+        "leave-one-out",
+        1.0,
+        0,
+        tmp_path / "run",
+    )
+    plan = family.finetuning.plan(request)
+    assert solved == []
+    plan.begin()
+    assert solved == [data.num_items]
 
 
 def test_memory_and_time_are_told_before_it_starts(

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prepared import tiny_shop
 
 import linguarec
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import training_sequences
-from linguarec.data.synthetic import TINY, generate_world
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.itemknn.method import SIMILARITY_FILES, ItemKNNScorer
 from linguarec.families.itemknn.model import ItemKNN, ItemKNNConfig, nearest
@@ -46,10 +46,7 @@ def drawn_log() -> list[list[int]]:
 @pytest.fixture
 def dataset(make_dataset: Any) -> PreparedDataset:
     """The tiny world as a prepared folder."""
-    domain = generate_world(seed=0, domains=1, size=TINY)[0]
-    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
-    made: PreparedDataset = make_dataset(sequences, texts=[item.text for item in domain.items])
-    return made
+    return tiny_shop(make_dataset, features=None)
 
 
 @pytest.fixture

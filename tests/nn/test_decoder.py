@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from linguarec.nn.decoder import Decoder, DecoderLayer
-from linguarec.nn.encoders import TransformerConfig
+from linguarec.nn.decoder import Decoder
+from linguarec.nn.encoders import TransformerConfig, TransformerLayer
 from linguarec.nn.ragged import RaggedLayout
 
 CONFIG = TransformerConfig(hidden_size=8, heads=2, inner_size=12, layers=2, max_length=6, initializer_range=0.5)
@@ -20,7 +20,7 @@ def decoder() -> Decoder:
 @torch.no_grad()
 def test_attention_to_one_vector_is_a_linear_map() -> None:
     torch.manual_seed(0)
-    layer = DecoderLayer(CONFIG).eval()
+    layer = TransformerLayer(CONFIG, reads_memory=True).eval()
     memory = torch.randn(8)
     attention = torch.nn.MultiheadAttention(8, 2, bias=True)
     copies = memory.expand(5, 8)  # the softmax over five copies of one key is uniform, whatever the query is
@@ -34,7 +34,7 @@ def test_attention_to_one_vector_is_a_linear_map() -> None:
     read = layer.attention_norm(tokens + layer.attention(tokens, layout))
     read = layer.memory_norm(read + layer.memory(memory))
     expected = layer.outer_norm(read + layer.outer(F.gelu(layer.inner(read))))
-    torch.testing.assert_close(layer(tokens, memory[None], layout), expected)
+    torch.testing.assert_close(layer(tokens, layout, memory=memory[None]), expected)
 
 
 @torch.no_grad()

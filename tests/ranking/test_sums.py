@@ -8,7 +8,7 @@ from scipy import sparse
 from linguarec.data.ragged import Ragged
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.sparse import SparseRanker
-from linguarec.ranking.sums import SumRanker
+from linguarec.ranking.sums import NewItems, SumRanker, keys_of_new
 
 NUM_ITEMS, NUM_QUERIES = 300, 40
 
@@ -90,3 +90,53 @@ def test_parts_that_do_not_fit_are_refused(world):
     for call, message in refused:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_new_items_have_weights_and_an_offset_of_their_own(world):
+    keys, weights, queries, exclude = world
+    new = NewItems((0.1, 1.0, 0.0), 7.5, (2, 5, 299))
+    whole = blend(keys, weights)
+    ranker = SumRanker(whole.parts, weights, new)
+    expected = whole.scores_of(queries, torch.arange(NUM_ITEMS).expand(NUM_QUERIES, -1)).numpy()
+    expected[:, [2, 5, 299]] = (
+        0.1 * queries[0].double() @ keys[0][[2, 5, 299]].double().T
+        + queries[1].double() @ keys[1][[2, 5, 299]].double().T
+    ).numpy() + 7.5
+    every = torch.arange(NUM_ITEMS).expand(NUM_QUERIES, -1)
+    assert ranker.scores_of(queries, every).numpy() == pytest.approx(expected)
+    out = torch.empty(NUM_QUERIES, NUM_ITEMS)
+    ranker.score(queries, out)
+    bound = ranker.error(queries)[:, None]
+    assert (np.abs(out.numpy() - expected) <= bound).all() and (bound < 1e-3).all()
+    assert (np.abs(expected) <= ranker.largest(queries)[:, None] + 1e-9).all()
+    best = ranker.top_k(queries, 10, exclude)
+    expected[np.repeat(np.arange(NUM_QUERIES), 5), exclude.values] = -np.inf
+    assert np.array_equal(best.rows, np.argsort(-expected, axis=1, kind="stable")[:, :10])
+    of_rows, offset = ranker.weights_of(np.array([[1, 2]]))
+    assert of_rows[:, 0].tolist() == [[0.5, 0.1], [-2.0, 1.0], [3.0, 0.0]] and offset.tolist() == [[0.0, 7.5]]
+
+
+def test_rows_of_new_items_follow_the_items(world):
+    keys, weights, queries, _ = world
+    ranker = SumRanker(blend(keys, weights).parts, weights, NewItems((0.1, 1.0, 0.0), 7.5, (2, 299)))
+    assert ranker.subset(np.array([299, 4, 2])).new.rows == (0, 2)
+    assert ranker.with_removed(np.array([2])).new.rows == (2, 299)
+    added = ranker.with_added((torch.randn(2, 7), torch.randn(2, 24), np.ones((NUM_ITEMS, 2))))
+    assert added.new.rows == (2, 299, 300, 301)
+    known = ranker.scores_of(queries, torch.arange(NUM_ITEMS).expand(NUM_QUERIES, -1))
+    assert torch.equal(added.scores_of(queries, torch.arange(NUM_ITEMS).expand(NUM_QUERIES, -1)), known)
+
+
+def test_what_stands_for_a_new_item_is_known_itself():
+    dense = DenseRanker(torch.eye(12))
+    counts = SparseRanker(np.arange(144.0).reshape(12, 12))
+    like = torch.zeros(1, 12)
+    like[0, :2] = torch.tensor([1.0, 0.9])
+    keys = keys_of_new([counts, dense], (None, like), [0])
+    expected = np.arange(144.0).reshape(12, 12)[:, 1:11].mean(axis=1)  # row 0 is as unknown as the new item
+    assert np.asarray(keys[0])[:, 0] == pytest.approx(expected) and keys[1] is like
+    with pytest.raises(ValueError, match="no part with item vectors"):
+        keys_of_new([counts], (None,), [])
+    for bad in ((0.1,), (0.1, 1.0, np.inf)):
+        with pytest.raises(ValueError, match=r"equally many|finite"):
+            SumRanker([dense, dense, dense], [1.0, 1.0, 1.0], NewItems(bad))

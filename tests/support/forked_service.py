@@ -1,44 +1,29 @@
 """`linguarec serve` in processes that start fast: each is forked from one that has imported everything already."""
 
 import contextlib
+import importlib
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
+from forking import ForkServer, run_command, say_to
 from service import Service, wait_until
 
 
-class Forks:
+class Forks(ForkServer):
     """A process that forks services; use it as a context manager."""
 
-    def __enter__(self) -> "Forks":
-        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | settings,
-        )
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-        self._process.stdout.close()
+    def __init__(self) -> None:
+        super().__init__(__file__)
 
     def start(self, words: list[str], said: Path) -> int:
         """Fork a process that runs the command `words` and writes what it says to `said`; its id."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps([words, str(said)]), file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
+        return int(self.ask([words, str(said)]))
 
 
 class ForkedService(Service):
@@ -85,10 +70,8 @@ class ForkedService(Service):
 
 
 def _serve_forks() -> None:
-    import linguarec.cli
-    import linguarec.commands.serve
-    import linguarec.serving.live
-    import linguarec.serving.server
+    for name in ("cli", "commands.serve", "serving.live", "serving.server"):
+        importlib.import_module(f"linguarec.{name}")
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who ends is forgotten at once
     for line in sys.stdin:
@@ -96,18 +79,8 @@ def _serve_forks() -> None:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            for stream, handle in ((0, nothing), (1, output), (2, output)):
-                os.dup2(handle, stream)
-            code: Any = 1
-            try:
-                linguarec.cli.main(words)
-            except SystemExit as stop:
-                code = stop.code
-            finally:
-                sys.stdout.flush()
-                os._exit(code if isinstance(code, int) else 1)
+            say_to(Path(said))
+            run_command(words)
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
 

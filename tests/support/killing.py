@@ -9,35 +9,21 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from forking import ForkServer, run_command, say_to
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-class Killer:
+class Killer(ForkServer):
     """A process that runs commands and kills them; use it as a context manager."""
 
-    def __enter__(self) -> "Killer":
-        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.server = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | settings,
-        )
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        assert self.server.stdin is not None
-        self.server.stdin.close()
-        self.server.wait()
+    def __init__(self) -> None:
+        super().__init__(__file__)
 
     def run(self, root: Path, words: list[str], kill_at: int | None = None, stop: str = "KILL") -> dict[str, Any]:
         """Run a command; `code` is its exit code, or minus the signal that ended it; `operations` lists what it did.
@@ -48,11 +34,7 @@ class Killer:
             kill_at: number of the operation, from 0, before which the process is ended.
             stop: the signal that ends it.
         """
-        assert self.server.stdin is not None and self.server.stdout is not None
-        request = {"root": str(root), "words": words, "kill_at": kill_at, "stop": stop}
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.server.stdout.readline())
+        answer: dict[str, Any] = self.ask({"root": str(root), "words": words, "kill_at": kill_at, "stop": stop})
         return answer
 
 
@@ -74,32 +56,18 @@ def serve() -> None:
         request = json.loads(line)
         log = Path(request["root"]).with_suffix(".operations")
         said = Path(request["root"]).with_suffix(".said")
-        log.unlink(missing_ok=True)
+        for file in (log, said):
+            file.unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
-            handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for stream in (0, 1, 2):
-                os.dup2(handle, stream)
+            say_to(said)
             _watch(request["root"], request["kill_at"], request["stop"], os.open(log, os.O_WRONLY | os.O_CREAT))
-            _end(linguarec.cli.main, request["words"])
+            run_command(request["words"])
         _, status = os.waitpid(child, 0)
         operations = log.read_text().splitlines()
         code = os.waitstatus_to_exitcode(status)
         answers.write(json.dumps({"code": code, "operations": operations, "said": said.read_text()}) + "\n")
         answers.flush()
-
-
-def _end(main: Callable[[list[str]], NoReturn], words: list[str]) -> NoReturn:
-    """Run the command and leave without the clearing up of the interpreter, which takes longer than most commands."""
-    code = 1
-    try:
-        main(words)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:

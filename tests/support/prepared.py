@@ -1,6 +1,6 @@
 """What several tests ask of prepared folders and of trainings on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import torch
 from linguarec.batching.batches import ItemBatch
 from linguarec.catalogue import Catalogue
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription, Request, Start
 from linguarec.recommender import Recommender
@@ -20,6 +21,15 @@ from linguarec.sources.ids import IdSource
 from linguarec.sources.source import ItemSource
 from linguarec.text.cleaning import TextRules
 from linguarec.training.settings import TrainingSettings
+
+
+def tiny_shop(make_dataset: Callable[..., PreparedDataset], features: str | None = "enc") -> PreparedDataset:
+    """The first shop of the tiny world as a prepared folder, with vectors of its words, 16 wide, under that name."""
+    domain = generate_world(seed=0, domains=1, size=TINY)[0]
+    sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
+    texts = [item.text for item in domain.items]
+    vectors = None if features is None else {features: word_vectors(texts, 16).astype(np.float32)}
+    return make_dataset(sequences, texts=texts, features=vectors)
 
 
 def catalogue_batch(dataset: PreparedDataset, features: str | None, codes: str | None) -> ItemBatch:

@@ -1,5 +1,6 @@
 """The batches that models read. Notation: B sequences, T tokens (flat), N items, D width, M codebooks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
@@ -7,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Batch = TypeVar("Batch", "TokenBatch", "MaskedPairs", "TokenPairs", "ItemBatch", "SequenceBatch")
+Batch = TypeVar("Batch", "TokenBatch", "MaskedPairs", "TokenPairs", "ItemBatch", "ClassSample", "SequenceBatch")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,30 @@ class ItemBatch:
 
 
 @dataclass(frozen=True)
+class ClassSample:
+    """The K keys of a step as a sample of all classes (see `negatives.StepClasses`), which the loss takes into account.
+
+    `certain` [K] bool: classes of the step itself, which represent only themselves. `drawn` [K] bool: classes of the uniform
+    draw, in which each class is with the probability `share`. `calibration`: None = a softmax over the sample with the logQ
+    correction; a number in [0, 1] = gBCE with this t over the drawn classes.
+    """
+
+    certain: Tensor
+    drawn: Tensor
+    share: float
+    calibration: float | None = None
+
+    @property
+    def log_weights(self) -> Tensor:
+        """[K] float32, the logarithm of how many classes each represents, to be added to its logit."""
+        return (~self.certain).float() * -math.log(self.share)
+
+    def to(self, device: torch.device | str) -> "ClassSample":
+        """The same sample on another device."""
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
 class SequenceBatch:
     """B histories, ragged: sequence b is the slice `offsets[b]:offsets[b + 1]` of the flat tensors.
 
@@ -132,7 +157,7 @@ class SequenceBatch:
     int64, `domain` [B] int64. `tokens`: the histories as tokens (Recformer), or None.
     `only_last`: only the query after the last item of each sequence is needed, so a model may leave out the others.
     `excluded` [P, 2] int64: pairs (query, index into the keys) that are left out of the softmax, except a query's own target;
-    None = no pairs.
+    None = no pairs. `sample`: None = the keys are all classes; else they are a sample of them.
     """
 
     items: Tensor
@@ -144,6 +169,7 @@ class SequenceBatch:
     tokens: TokenBatch | None = None
     only_last: bool = False
     excluded: Tensor | None = None
+    sample: ClassSample | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,28 @@ from linguarec.result import Result, metrics_line
 
 if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
+    from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.report import Table
     from linguarec.families.blending import Ingredient
+    from linguarec.ranking.sums import NewItems
     from linguarec.recommender import Recommender
 
 log = logging.getLogger(__name__)
+HELD_OUT = "held-out-items"
+TESTED = ("recall@10", "ndcg@10")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class BlendResult(Result):
     """Figures of a blend.
 
-    `parts`: for each part its run, model, `weight`, `share` (of the spread of the summed scores) and its own `valid` and
-    `test`. `chosen`: how the weights were found. `valid`, `test`: protocol -> metrics of the blend; those on valid, on which it
-    was fitted, are too good. `peak_memory_gib`: largest resident memory of the process meanwhile.
+    `parts`: for each part its run, model, `weight`, `share` (of the spread of the summed scores), its own `valid` and `test`
+    (kept), and `test_protocols` with its own repeat term. `chosen`: how the weights were found. `valid`, `test`: protocol ->
+    metrics of the blend; those on valid, on which it was fitted, are too good. `valid_difference`: ndcg@10 with the repeat
+    term minus that of the best part, cross-fitted on valid; None = too few users. `test_differences`: protocol -> the best
+    part on test, and the paired differences to it. `new_items`: how many items of the folder are new, how new items are
+    scored, and what that gives on known items treated as new; None = they are scored like the others.
+    `peak_memory_gib`: largest resident memory of the process meanwhile.
     """
 
     run: str
@@ -37,12 +45,16 @@ class BlendResult(Result):
     peak_memory_gib: float | None = None
     valid: dict[str, dict[str, float]]
     test: dict[str, dict[str, float]]
+    valid_difference: dict[str, Any] | None = None
+    test_differences: dict[str, dict[str, Any]]
+    new_items: dict[str, Any] | None = None
 
     def _lines(self) -> list[str]:
         return [
             f"blend of {len(self.parts)} runs on {self.data}, {self.chosen}, fitted on {self.cases:,} cases",
             *(f"{part['model']}: weight {part['weight']:.4g}, share {part['share']:.0%}" for part in self.parts),
             *(f"test, {protocol}: {metrics_line(found)}" for protocol, found in self.test.items()),
+            *_against_lines(self),
             f"run folder: {self.run}",
         ]
 
@@ -54,16 +66,17 @@ def blend(
     seed: int = 0,
     overwrite: bool = False,
 ) -> BlendResult:
-    """Sum the scores of several runs of the same data, with the weights and the repeat term that fit the valid part best.
+    """Sum the scores of several runs of the same data, with weights and a repeat term chosen on the valid part.
 
     The result is a run like any other: it is evaluated, recommends and takes new items, if one of its parts reads text. It
-    holds copies of its parts. Where no sum is better on valid than its best part, that part has all the weight.
+    holds copies of its parts. Weights are judged on users that they were not fitted on; where no sum is clearly better than
+    its best part, that part has all the weight. New items have weights of their own, chosen on known items treated as new.
 
     Args:
         runs: run folders of models that were trained on the same folder with the same split
         output: run folder to write
         data: prepared folder that the runs were trained on; by default where they recorded it
-        seed: of the cases that are drawn where there are very many
+        seed: of the halves of the users, the folds of the items, and of the cases that are drawn where there are very many
         overwrite: replace the run folder if it exists
     """
     import time
@@ -71,7 +84,9 @@ def blend(
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import evaluation_cases
-    from linguarec.evaluation.stacking import Part, choose_stack
+    from linguarec.evaluation.choosing import choose_stack
+    from linguarec.evaluation.comparison import against_best
+    from linguarec.evaluation.stacking import Part
     from linguarec.families.blending import blended
     from linguarec.files import write_json, writing_folder
     from linguarec.memory import peak_memory_gib, reset_peak_memory
@@ -101,12 +116,15 @@ def blend(
         raise SettingsError([f"{dataset.path}: split {split!r} has no valid targets to fit the weights on"])
     ingredients = [_ingredient(each) for each in opened]
     parts = [Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients]
-    found, spread = choose_stack(parts, valid, seed)
-    made = blended(ingredients, found.weights, output)
+    found = choose_stack(parts, valid, seed)
+    new, facts_of_new = _new_items(ingredients, found.weights, dataset, split, valid, seed)
+    made = blended(ingredients, found.weights, output, new)
     snapshot = Snapshot(opened[0].catalogue, made.inputs, made.ranker, made.source)
     recommender = Recommender(made.scorer, made.description, snapshot, found.repeats)
     whole = Part.of(made.scorer, made.inputs, made.ranker)
-    total = sum(weight * each for weight, each in zip(found.weights, spread, strict=True)) or 1.0
+    total = sum(weight * each for weight, each in zip(found.weights, found.spread, strict=True)) or 1.0
+    tested = [part.rank(test, each.repeats) for part, each in zip(parts, opened, strict=True)]
+    of_blend = whole.rank(test, found.repeats)
     facts = [
         {
             "run": str(folder),
@@ -114,9 +132,12 @@ def blend(
             "weight": weight,
             "share": weight * of_spread / total,
             "valid": part.rank(valid, None)["kept"].means(),
-            "test": part.rank(test, None)["kept"].means(),
+            "test": own["kept"].means(),
+            "test_protocols": {name: ranked.means() for name, ranked in own.items()},
         }
-        for folder, each, part, weight, of_spread in zip(folders, opened, parts, found.weights, spread, strict=True)
+        for folder, each, part, own, weight, of_spread in zip(
+            folders, opened, parts, tested, found.weights, found.spread, strict=True
+        )
     ]
     result = BlendResult(
         run=str(output),
@@ -126,7 +147,16 @@ def blend(
         cases=found.cases,
         seconds=0.0,
         valid={name: ranked.means() for name, ranked in whole.rank(valid, found.repeats).items()},
-        test={name: ranked.means() for name, ranked in whole.rank(test, found.repeats).items()},
+        test={name: ranked.means() for name, ranked in of_blend.items()},
+        valid_difference=None
+        if found.gain is None
+        else {"part": str(folders[found.best_part]), "ndcg@10": asdict(found.gain)},
+        test_differences=against_best(
+            [of_blend], {str(folder): [own] for folder, own in zip(folders, tested, strict=True)}, TESTED
+        )
+        if len(test)
+        else {},
+        new_items=facts_of_new,
     )
     result = replace(result, seconds=round(time.perf_counter() - started, 1), peak_memory_gib=peak_memory_gib())
     with writing_folder(output, overwrite, SETTINGS_MARKER) as folder:
@@ -145,8 +175,56 @@ def blend(
         write_json(folder / "metrics.json", portable_values(result.to_dict(), output, ("run",)))
         recommender.save(folder)  # seals the folder
     show_table(plain_console(), _table(result), f"blend on {dataset.name}: {found.chosen}")
+    for line in _against_lines(result):
+        plain_console().print(line)
     plain_console().print(f"run folder: {output}")
     return result
+
+
+def _new_items(
+    parts: "list[Ingredient]",
+    weights: Sequence[float],
+    dataset: "PreparedDataset",
+    split: str,
+    valid: "EvaluationCases",
+    seed: int,
+) -> "tuple[NewItems | None, dict[str, Any] | None]":
+    """How new items are scored, with the rows of those of the folder, and the figures behind it; None = like the others.
+
+    Items of the folder that no training sequence holds are new where the split holds items out, or where a valid target is one
+    of them. Otherwise they are stock that nobody has taken so far, and scored like the others.
+    """
+    import numpy as np
+
+    from linguarec.data.splits import training_sequences
+    from linguarec.evaluation.new_items import choose_for_new
+    from linguarec.evaluation.slices import training_counts
+    from linguarec.evaluation.stacking import Part
+    from linguarec.families.blending import as_if_new
+
+    counts = training_counts(training_sequences(dataset.sequences, dataset.roles(split)).values, dataset.num_items)
+    trained, new = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    if split != HELD_OUT and not np.isin(valid.targets, new).any():
+        new = new[:0]
+    if not any(part.description.family.ranks_new for part in parts):
+        return None, None
+    made = [Part.of(part.scorer, part.inputs, part.ranker) for part in parts]
+    choice = choose_for_new(made, weights, lambda rows: as_if_new(parts, dataset, rows), valid, trained, new, seed)
+    if choice is None:
+        log.warning("too few valid targets to choose how new items are scored: they are scored like the others")
+        return None, None
+    facts = {
+        "items": len(new),
+        "weights": list(choice.new.weights),
+        "offset": choice.new.offset,
+        "cases": choice.cases,
+        "best_reader": parts[choice.best_reader].description.name,
+        "new_targets_ndcg@10": choice.new_targets,
+        "best_reader_ndcg@10": choice.by_reader,
+        "known_targets_ndcg@10": choice.known_targets,
+        "known_targets_alone_ndcg@10": choice.known_alone,
+    }
+    return replace(choice.new, rows=tuple(new.tolist())), facts
 
 
 def _ingredient(recommender: "Recommender") -> "Ingredient":
@@ -184,6 +262,33 @@ def _check_items(folders: list[Path], opened: "list[Recommender]", dataset: "Pre
     for folder, each in zip(folders, opened, strict=True):
         if list(each.catalogue.raw_ids) != list(dataset.raw_item_ids) or len(each.snapshot.ranker.removed):
             raise SettingsError([f"{folder} does not have the items of {dataset.path}, in their order"])
+
+
+def _against_lines(result: BlendResult) -> list[str]:
+    """The blend beside its best part, and how it ranks new items."""
+    model_of = {part["run"]: part["model"] for part in result.parts}
+    lines = []
+    if result.valid_difference is not None:
+        difference, part = result.valid_difference["ndcg@10"], model_of[result.valid_difference["part"]]
+        lines.append(f"valid, cross-fitted: ndcg@10 {_shown(difference)} against {part}, its best part there")
+    lines += [
+        f"test, {protocol}: "
+        + ", ".join(f"{metric} {_shown(found[metric])}" for metric in TESTED)
+        + f" against {model_of[found['part']]}, its best part there"
+        for protocol, found in result.test_differences.items()
+    ]
+    if result.new_items is not None:
+        found = result.new_items
+        lines.append(
+            f"items treated as new: ndcg@10 {found['new_targets_ndcg@10']:.4f} of {found['cases']:,} new targets, "
+            f"{found['best_reader']} alone {found['best_reader_ndcg@10']:.4f}; known targets beside them "
+            f"{found['known_targets_ndcg@10']:.4f}, without new items {found['known_targets_alone_ndcg@10']:.4f}"
+        )
+    return lines
+
+
+def _shown(difference: dict[str, float]) -> str:
+    return f"{difference['difference']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
 
 
 def _table(result: BlendResult) -> "Table":

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ class CompareResult(Result):
 
     `items_`: number of items. `systems`: name -> metric -> median, seeds and interval on test, with the items of the history
     among the candidates; `excluded`: without them; `learned`: with the repeat term. `differences`: protocol -> name -> metric
-    -> the difference to `baseline`, user by user. `minutes`, `memory`: median training time and largest memory in GiB.
+    -> the difference to `baseline`, user by user. `best_parts`: blend -> protocol -> its best part on test, and the paired
+    differences to it. `minutes`, `memory`: median training time and largest memory in GiB.
     `runs`: system -> run folders, one for each seed. `left_out`: model -> why it does not take part. `slices`: the systems by
     parts of the targets. `lists`: protocol -> name -> measure of the lists of ten -> median and seeds; `list_vectors`: name of
     the text vectors that diversity is by, `no_diversity`: why it is not measured. `new_items`: the same figures for the
@@ -60,6 +61,7 @@ class CompareResult(Result):
     lists: dict[str, dict[str, dict[str, Any]]]
     list_vectors: str | None = None
     no_diversity: str | None = None
+    best_parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     new_items: dict[str, Any] | None = None
     windows: list[dict[str, Any]] | None = None
     mean_of_windows: dict[str, dict[str, dict[str, float]]] | None = None
@@ -384,7 +386,8 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
     if plan.split == NEW_ITEMS and len(simple) > 1:
         del simple["popularity"]  # valid targets are known items: of new ones it knows nothing
     reference = baseline if baseline in found.results else max(simple, key=lambda name: simple[name])
-    comparison = Comparison.of(found.results, reference, slices(cases, counts), KS, TESTED)
+    sums = {BLENDED: list(parts)} if BLENDED in found.results else {}
+    comparison = Comparison.of(found.results, reference, slices(cases, counts), KS, TESTED, sums)
     lists = Lists.of(found.lists, found.listed)
     return Compared(plan.split, comparison, lists, costs_of(found.runs), found.runs, len(plan.seeds))
 

@@ -9,6 +9,7 @@ from linguarec.files import AnyPath
 
 if TYPE_CHECKING:
     from linguarec.data.splits import EvaluationCases
+    from linguarec.evaluation.stacking import Part
     from linguarec.families.family import Family, Plan, Request
     from linguarec.runs.results import FinetuneResult
     from linguarec.training.settings import TrainingSettings
@@ -72,26 +73,28 @@ def finetune(
     return run_training(plan, settings, output, resume, overwrite, FinetuneResult, finish)
 
 
-def _warn_if_below_popularity(request: "Request", valid: "EvaluationCases", results: list[Any]) -> None:
-    """Say so if ranking by popularity alone does better on valid, and what may serve better."""
+def _below_popularity(
+    request: "Request", part: "Part", repeats: Any, valid: "EvaluationCases"
+) -> dict[str, Any] | None:
+    """Where ranking by popularity alone does better on valid, and which models may serve better; None = nowhere."""
     from linguarec.data.splits import training_sequences
     from linguarec.evaluation.baselines import popularity
     from linguarec.evaluation.slices import training_counts
     from linguarec.families import FAMILIES
 
+    if not len(valid):
+        return None
     dataset = request.dataset
-    own = max((result.valid["ndcg@10"] for result in results if result.valid), default=0.0)
     trained = training_sequences(dataset.sequences, dataset.roles(request.split))
-    protocol = "kept" if request.family.closed_form else request.training.stop_by
-    reached = popularity(valid, training_counts(trained.values, dataset.num_items))[protocol].mean("ndcg@10")
-    if reached > own:
-        others = [name for name, family in FAMILIES.items() if family.closed_form and name != request.family.name]
-        log.warning(
-            "ranking by popularity alone does better on valid: ndcg@10 %.4f, this model %.4f. Try %s, or `linguarec blend`",
-            reached,
-            own,
-            ", ".join(f"`linguarec finetune {name}`" for name in others),
-        )
+    counted = popularity(valid, training_counts(trained.values, dataset.num_items), valid)
+    reached = {
+        protocol: {"popularity": counted[protocol].mean("ndcg@10"), "model": found.mean("ndcg@10")}
+        for protocol, found in part.rank(valid, repeats).items()
+        if protocol in counted
+    }
+    below = {protocol: each for protocol, each in reached.items() if each["popularity"] > each["model"]}
+    others = [name for name, family in FAMILIES.items() if family.closed_form and name != request.family.name]
+    return {"valid_ndcg@10": below, "try": [*others, "blend"]} if below else None
 
 
 def finetuning_request(
@@ -175,12 +178,14 @@ def complete_run(
             evaluation_cases(dataset.sequences, roles, "test"), recommender.repeats
         ).items()
     }
-    _warn_if_below_popularity(request, valid, results)
     result = FinetuneResult(
         **metrics_of(request, plan, results, output),
         test=test["kept"],
         test_excluded=test["excluded"],
         test_learned=test.get("learned"),
+        below_popularity=_below_popularity(request, part, recommender.repeats, valid),
     )
     write_results(place, dataset.name, result, show)
+    if (warning := result.popularity_line()) is not None:
+        log.warning(warning)  # after the tables: it is the last that is read
     return result

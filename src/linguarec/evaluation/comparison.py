@@ -81,6 +81,34 @@ def differences(
     return found
 
 
+def against_best(
+    results: Sequence[Protocols], parts: Mapping[str, Sequence[Protocols]], metrics: Sequence[str], by: str = "ndcg@10"
+) -> dict[str, dict[str, Any]]:
+    """Paired differences of a system to the best of some others on the same cases, which is hard on the system.
+
+    Args:
+        results: of each seed of the system.
+        parts: name -> the results of each seed.
+        metrics: to test.
+        by: metric that says which part is the best.
+
+    Returns:
+        Protocol -> `part`, the best one's name, and metric -> difference, low, high, p_value. A protocol that not all have is
+        left out.
+    """
+    ks = sorted({int(metric.partition("@")[2]) for metric in (*metrics, by) if "@" in metric})
+    found: dict[str, dict[str, Any]] = {}
+    for protocol in FIELDS:
+        if not all(protocol in seed for seeds in (results, *parts.values()) for seed in seeds):
+            continue
+        own = pooled([seed[protocol] for seed in results]).per_user(ks)
+        of_parts = {name: pooled([seed[protocol] for seed in seeds]).per_user(ks) for name, seeds in parts.items()}
+        best = max(of_parts, key=lambda name: float(of_parts[name][by].mean()))  # used before the next turn
+        tests = {metric: asdict(paired_difference(own[metric], of_parts[best][metric])) for metric in metrics}
+        found[protocol] = {"part": best, **tests}
+    return found
+
+
 def by_protocol(results: Mapping[str, Sequence[Protocols]]) -> dict[str, dict[str, list[EvaluationResult]]]:
     """Protocol -> system -> the results of its seeds, for those systems of which all seeds have the protocol."""
     found: dict[str, dict[str, list[EvaluationResult]]] = {}
@@ -115,7 +143,8 @@ class Comparison:
     """Several systems on the cases of one split.
 
     `systems`: protocol -> name -> figures. `baseline`: what they are tested against. `differences`: protocol -> name -> metric
-    -> paired test. `slices`: the systems by parts of the targets.
+    -> paired test. `slices`: the systems by parts of the targets. `best_parts`: sum of other systems -> protocol -> its best
+    part and the paired differences to it (`against_best`).
     """
 
     systems: dict[str, dict[str, ComparedSystem]]
@@ -123,6 +152,7 @@ class Comparison:
     differences: dict[str, dict[str, dict[str, dict[str, float]]]]
     slices: list[dict[str, Any]]
     users: int
+    best_parts: dict[str, dict[str, dict[str, Any]]]
 
     @classmethod
     def of(
@@ -132,6 +162,7 @@ class Comparison:
         parts: Sequence[Slice],
         ks: Sequence[int],
         tested: Sequence[str],
+        sums: Mapping[str, Sequence[str]] | None = None,
     ) -> "Comparison":
         """Compare the results of systems on the same cases.
 
@@ -141,6 +172,7 @@ class Comparison:
             parts: of the cases.
             ks: list lengths of the metrics.
             tested: metrics of the paired tests; no test is made of chance.
+            sums: systems that are sums of others -> the names of these.
         """
         split_up = by_protocol(results)
         together = {
@@ -156,6 +188,10 @@ class Comparison:
             },
             summarise(together, parts, ks)["slices"],
             len(np.unique(next(iter(results.values()))[0]["kept"].users)),
+            {
+                name: against_best(results[name], {part: results[part] for part in of}, tested)
+                for name, of in (sums or {}).items()
+            },
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,6 +205,7 @@ class Comparison:
             },
             "differences": self.differences,
             "slices": self.slices,
+            "best_parts": self.best_parts,
         }
 
 
@@ -242,3 +279,22 @@ def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], ba
             cells.append("< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}")
         rows.append(cells)
     return Table(columns, rows)
+
+
+def best_parts_table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """A row for each sum of systems and protocol: its best part, and the differences to it with 95 % intervals."""
+    metrics = [name for name in next(iter(next(iter(found.values())).values())) if name != "part"]
+    rows = [
+        [
+            name,
+            protocol,
+            of_protocol["part"],
+            *(
+                f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})"
+                for test in (of_protocol[metric] for metric in metrics)
+            ),
+        ]
+        for name, of_system in found.items()
+        for protocol, of_protocol in of_system.items()
+    ]
+    return Table(["system", "protocol", "best part", *metrics], rows)

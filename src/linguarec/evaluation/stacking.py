@@ -25,7 +25,6 @@ from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.evaluate import Protocols, ranked_by_protocol
 from linguarec.evaluation.tuning import Heads, best_term
-from linguarec.progress import progress_bar
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.ranks import full_precision
@@ -35,9 +34,8 @@ from linguarec.ranking.scorer import Scorer, evaluating
 _NUMBERS = 1 << 28  # scores held at once: 1 GiB
 _NUMBERS_OF_STEP = 1 << 20  # scores that are worked on at once
 _MOST_CASES, _MOST_ITEMS = 20_000, 20_000
+_POOL = 64  # best items of each part, of which the best ones of a sum are found
 _PRIOR = 1e-4  # of r; keeps r finite in a shop without a repeat
-_FACTORS, _ROUNDS = (0.5, 0.7, 1.4, 2.0), 3  # of the search for weights
-_GAIN = 1e-5  # of ndcg@10; less is noise
 _LEAST = 50.0  # an r of less is as good as none: exp(-50) of the softmax
 log = logging.getLogger(__name__)
 
@@ -75,16 +73,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Stack:
-    """`weights` of the parts, at least 0; `repeats`: in the units of the weighted sum; `cases`: number fitted on.
-
-    `chosen`: how the weights were found.
-    """
+    """`weights` of the parts, at least 0; `repeats`: in the units of the weighted sum; `cases`: number fitted on."""
 
     weights: tuple[float, ...]
     repeats: RepeatTerm
     cases: int
     loss: float
-    chosen: str = "maximum likelihood"
 
 
 @dataclass(frozen=True)
@@ -102,6 +96,48 @@ class StackData:
     seen_place: Tensor
     seen_bucket: Tensor
     offset: Tensor
+
+    def slice(self, start: int, stop: int) -> "StackData":
+        """The cases `start:stop`, whose scores are not copied."""
+        first, last = np.searchsorted(self.seen_case.numpy(), [start, stop])
+        return StackData(
+            self.scores[start:stop],
+            self.target[start:stop],
+            self.seen_case[first:last] - start,
+            self.seen_place[first:last],
+            self.seen_bucket[first:last],
+            self.offset[start:stop] if len(self.offset) > 1 else self.offset,
+        )
+
+    def pooled(self, most: int = _POOL) -> "StackData":
+        """The classes that any weighted sum may rank high: the `most` best ones of each part, the target and the history."""
+        cases, parts, classes = self.scores.shape
+        absent = self.offset == -torch.inf
+        wanted = torch.zeros(cases, classes, dtype=torch.bool)
+        for part in range(parts):
+            scores = self.scores[:, part].masked_fill(absent, -torch.inf)
+            wanted.scatter_(1, scores.topk(min(most, classes), dim=1).indices, True)
+        wanted[torch.arange(cases), self.target] = True
+        wanted[self.seen_case, self.seen_place] = True
+        case, place = wanted.logical_and_(~absent).nonzero(as_tuple=True)
+        starts = torch.searchsorted(case, torch.arange(cases + 1))
+        column = torch.arange(len(case)) - starts[case]
+        table = torch.full((cases, int(torch.diff(starts).max())), -1)
+        table[case, column] = place
+        keys = case * classes + place  # ascending
+
+        def columns(of_case: Tensor, its_place: Tensor) -> Tensor:
+            return column[torch.searchsorted(keys, of_case * classes + its_place)]
+
+        taken = table.clamp(min=0)
+        return StackData(
+            self.scores.gather(2, taken.unsqueeze(1).expand(-1, parts, -1)),
+            columns(torch.arange(cases), self.target),
+            self.seen_case,
+            columns(self.seen_case, self.seen_place),
+            self.seen_bucket,
+            self.offset.expand(cases, classes).gather(1, taken).masked_fill(table < 0, -torch.inf),
+        )
 
 
 def fit_repeats(part: Part, cases: EvaluationCases, seed: int = 0) -> RepeatTerm | None:
@@ -125,55 +161,14 @@ def heads_of(data: StackData, weights: Sequence[float]) -> Heads:
     return Heads.of(scores, data.target, data.seen_case, data.seen_place, data.seen_bucket)
 
 
-def choose_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -> tuple[Stack, list[float]]:
-    """The weights and the repeat term with the best ndcg@10 on the cases, and the spread of each part's scores.
-
-    Tried are the weights of highest likelihood and each part alone, so no part is better than what is chosen; from the best of
-    them, each weight in turn is made larger and smaller as long as that helps. Arguments as in `stack_data`.
-    """
-    data = stack_data(parts, cases, seed)
-    likely = fit_scores(data, len(parts))
-    spread = data.scores.std(dim=2).mean(dim=0).tolist()
-    tried = [(likely.weights, np.array(likely.repeats.values), likely.chosen)]
-    for number in range(len(parts)):
-        alone = tuple(1.0 if number == other else 0.0 for other in range(len(parts)))
-        tried.append((alone, np.zeros(NUM_BUCKETS), f"part {number + 1} alone"))
-    best, found = -1.0, likely
-    for weights, start, chosen in tried:
-        term, reached = best_term(heads_of(data, weights), start)
-        if reached > best:
-            best = reached
-            found = Stack(weights, RepeatTerm(tuple(map(float, term))), likely.cases, likely.loss, chosen)
-    if len(parts) > 1:
-        found = _tuned(data, found, best, spread)
-    return found, spread
-
-
-def _tuned(data: StackData, found: Stack, reached: float, spread: Sequence[float]) -> Stack:
-    """The stack after a coordinate search for the weights with the best ndcg@10, its repeat term chosen anew at the end.
-
-    A weight is multiplied by a factor, or a tenth of all parts' spread is added to it, which brings in a part of weight 0.
-    """
-    weights, best, term = np.array(found.weights), reached, np.array(found.repeats.values)
-    total = _ROUNDS * len(weights) * (len(_FACTORS) + 1)
-    with progress_bar("Tuning weights", total, "trials") as advance:
-        for _ in range(_ROUNDS):
-            before = best
-            for part in range(len(weights)):
-                added = 0.1 * float((weights * spread).sum()) / max(spread[part], 1e-12)
-                for value in (*(factor * weights[part] for factor in _FACTORS), weights[part] + added):
-                    changed = weights.copy()
-                    changed[part] = value
-                    if (ndcg := heads_of(data, changed.tolist()).ndcg(term)) > best + _GAIN:
-                        weights, best = changed, ndcg
-                    advance(1)
-            if best <= before + _GAIN:
-                break
-    if best <= reached + _GAIN:
-        return found
-    repeats, _ = best_term(heads_of(data, weights.tolist()), term)
-    chosen = f"{found.chosen}, then tuned by ndcg@10"
-    return Stack(tuple(map(float, weights)), RepeatTerm(tuple(map(float, repeats))), found.cases, found.loss, chosen)
+def drawn_cases(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> EvaluationCases:
+    """As many of the cases as `stack_data` takes. Arguments as there."""
+    classes = min(len(parts[0].ranker), _MOST_ITEMS)
+    most = max(1, min(_MOST_CASES, _NUMBERS // (classes * len(parts))))
+    if len(cases) <= most:
+        return cases
+    log.info("fitted on %d cases drawn at random", most)
+    return cases.select(np.sort(np.random.default_rng(seed).permutation(len(cases))[:most]))
 
 
 def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> StackData:
@@ -187,10 +182,7 @@ def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> Stac
     rng = np.random.default_rng(seed)
     items = len(parts[0].ranker)
     classes = min(items, _MOST_ITEMS)
-    most = max(1, min(_MOST_CASES, _NUMBERS // (classes * len(parts))))
-    if len(cases) > most:
-        cases = cases.select(np.sort(rng.permutation(len(cases))[:most]))
-        log.info("fitted on %d cases drawn at random", most)
+    cases = drawn_cases(parts, cases, seed)
     seen = SeenItems.of(cases.histories)
     case = np.repeat(np.arange(len(cases)), seen.rows.lengths)
     if classes == items:
@@ -200,7 +192,7 @@ def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> Stac
         offset = torch.zeros(1, 1)
     else:
         shared, extra, target, places, offset = _sampled(cases, seen, items, classes, rng)
-    scores = torch.stack([_scores(part, cases, shared, extra) for part in parts], dim=1)
+    scores = torch.stack([scores_of_cases(part, cases, shared, extra) for part in parts], dim=1)
     return StackData(
         scores,
         _tensor(target),
@@ -247,7 +239,7 @@ def _sampled(
     return drawn, Ragged(own, offsets), target, places, offset
 
 
-def _scores(part: Part, cases: EvaluationCases, shared: npt.NDArray[np.int64], own: Ragged) -> Tensor:
+def scores_of_cases(part: Part, cases: EvaluationCases, shared: npt.NDArray[np.int64], own: Ragged) -> Tensor:
     """Scores [C, K] of the classes `shared` by all cases, then of each case's `own`; what fills a row up is 0."""
     width = len(shared) + int(own.lengths.max(initial=0))
     found = torch.zeros(len(cases), width)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from linguarec.evaluation.metrics import FloatArray, ndcg
+from linguarec.ranking.ranks import TargetRanks
 from linguarec.ranking.repeats import NUM_BUCKETS
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 _K = 10
 _TRIED, _ROUNDS = 32, 3  # values of a bucket tried in each round
@@ -25,13 +26,14 @@ _GAIN = 1e-5  # of ndcg@10; less is noise
 class Heads:
     """What ndcg@10 depends on, for C cases and the S items of their histories.
 
-    `target` [C]: score of the target. `above` [C]: how many items that are not in the history score higher. `best` [C, 10]:
-    the highest scores of such items but the target. `case`, `score`, `bucket`, `is_target` [S]: of the items of the histories.
-    `lowest`: a term that puts an item below all others.
+    `target` [C]: score of the target. `above`, `equal` [C]: how many other items that are not in the history score higher, and
+    the same. `best` [C, 10]: the highest scores of such items but the target. `case`, `score`, `bucket`, `is_target` [S]: of
+    the items of the histories. `lowest`: a term that puts an item below all others.
     """
 
     target: FloatArray
     above: IntArray
+    equal: IntArray
     best: FloatArray
     case: IntArray
     score: FloatArray
@@ -50,10 +52,12 @@ class Heads:
         scores[seen_case, seen_place] = -torch.inf
         above = torch.count_nonzero(scores > of_target, dim=1)
         scores.scatter_(1, target.unsqueeze(1), -torch.inf)
+        equal = torch.count_nonzero(scores == of_target, dim=1)
         best = scores.topk(min(_K, scores.shape[1]), dim=1).values
         return cls(
             of_target.squeeze(1).double().numpy(),
             above.numpy(),
+            equal.numpy(),
             best.double().numpy(),
             seen_case.numpy(),
             of_seen,
@@ -62,17 +66,25 @@ class Heads:
             lowest,
         )
 
+    def gains(self, values: FloatArray) -> FloatArray:
+        """ndcg@10 [C] of each case with the term `values` [buckets]; ties count as their mean."""
+        adjusted = self.score + values[self.bucket]
+        target, above, equal = self.target.copy(), self.above.copy(), self.equal.copy()
+        moved = self.is_target & (values[self.bucket] != 0)
+        repeated = self.case[moved]
+        target[repeated] = adjusted[moved]
+        # A moved target hardly ever ties; of ties beyond the ten best items the number is not known.
+        above[repeated] = (self.best[repeated] > target[repeated, None]).sum(axis=1)
+        equal[repeated] = (self.best[repeated] == target[repeated, None]).sum(axis=1)
+        others = ~self.is_target
+        of_target = target[self.case]
+        above += np.bincount(self.case[others & (adjusted > of_target)], minlength=len(target))
+        equal += np.bincount(self.case[others & (adjusted == of_target)], minlength=len(target))
+        return ndcg(TargetRanks(above, equal + 1), _K)
+
     def ndcg(self, values: FloatArray) -> float:
         """Mean ndcg@10 with the term `values` [buckets]."""
-        adjusted = self.score + values[self.bucket]
-        target, above = self.target.copy(), self.above.copy()
-        repeated = self.case[self.is_target]
-        target[repeated] = adjusted[self.is_target]
-        above[repeated] = (self.best[repeated] > target[repeated, None]).sum(axis=1)
-        higher = (adjusted > target[self.case]) & ~self.is_target
-        above = above + np.bincount(self.case[higher], minlength=len(target))
-        gains = np.where(above < _K, 1 / np.log2(above + 2.0), 0.0)
-        return float(gains.mean())
+        return float(self.gains(values).mean())
 
 
 def best_term(heads: Heads, start: FloatArray) -> tuple[FloatArray, float]:

@@ -87,7 +87,7 @@ def plan_closed_form(
     source: ItemSource,
     scorer_of: Callable[[nn.Module], Scorer],
     fit: Callable[[Any, TrainingData], None],
-    needs: str,
+    needs: Callable[[], str],
 ) -> Plan:
     """The plan of a family whose network is fitted at once.
 
@@ -96,7 +96,7 @@ def plan_closed_form(
         source: all items of the folder.
         scorer_of: makes the scorer of the network.
         fit: computes what the network knows of the training sequences.
-        needs: what it needs, for the log.
+        needs: says what it needs, for the log; called when the training begins, so it may measure.
 
     Raises:
         DataFormatError: there are no training targets, or no valid cases.
@@ -114,7 +114,7 @@ def plan_closed_form(
             log.info(
                 "%s is solved at once: of --training.* only valid_users and accelerator are read. %s",
                 family.name,
-                needs,
+                needs(),
             )
 
     def make(before: Sequence[StageResult]) -> Solve:

@@ -1,4 +1,4 @@
-"""Fine-tuning of models by their own `finetune_loss`: one stage of cross-entropy over the catalogue.
+"""Fine-tuning of models by their own `finetune_loss`: one stage over the catalogue, or over a sample of it in each step.
 
 What a step asks for (the next item at every position, or masked items) is made by the family's loader. A family may plan its
 own stages before it.
@@ -7,7 +7,7 @@ own stages before it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import rank_cases
 from linguarec.families.family import ModelDescription, Plan, Request, Steps, next_items
 from linguarec.families.options import EncoderOptions, as_chosen, freeze_encoder, settings_of
+from linguarec.families.softmax import SoftmaxSettings
 from linguarec.families.start import take_over
 from linguarec.families.weights import save_model
 from linguarec.ranges import tuned
@@ -30,6 +31,9 @@ from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.source import ItemSource
 from linguarec.training.settings import TrainingSettings
 from linguarec.training.stages import Fit, PlannedStage, StageResult
+
+if TYPE_CHECKING:
+    from linguarec.training.module import Stage
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,12 @@ class NextItemOptions(EncoderOptions):
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
             epoch, for data whose order of ties says nothing
+        softmax: over which items the loss of a step runs
     """
 
     history_in_softmax: Literal["kept", "excluded"] | None = tuned(None, choices=("kept", "excluded"))
     ties: Literal["fixed", "shuffled"] | None = None
+    softmax: SoftmaxSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class StartOptions(NextItemOptions):
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
             epoch, for data whose order of ties says nothing
+        softmax: over which items the loss of a step runs
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
     """
 
@@ -76,7 +83,8 @@ class NextItemData:
 
     `exclude_history`: in training, the items of a position's history are no classes of its softmax, except the target.
     `valid_without_history`: in validation, they are no candidates.
-    `make_loader`: the family's, with the model's settings filled in.
+    `make_loader`: the family's, with the model's settings filled in. `softmax`: over which
+    classes the loss of a step runs.
     """
 
     source: ItemSource
@@ -85,6 +93,7 @@ class NextItemData:
     exclude_history: bool = False
     valid_without_history: bool = False
     make_loader: Callable[[Ragged, Steps], TrainingLoader] = next_items
+    softmax: SoftmaxSettings = SoftmaxSettings()  # noqa: RUF009  # it is frozen
 
     @cached_property
     def known(self) -> npt.NDArray[np.int32]:
@@ -95,13 +104,35 @@ class NextItemData:
         known: npt.NDArray[np.int32] = np.unique(self.read.sequences.values)
         return known
 
-    @cached_property
-    def candidates(self) -> ItemBatch:
-        """The items of the softmax."""
-        return self.source.part(self.known.astype(np.int64))
+    def classes(self, numbers: npt.NDArray[np.int64] | None = None) -> ItemBatch:
+        """The items of the softmax, or those with some numbers among them."""
+        return self.source.part(
+            self.known.astype(np.int64) if numbers is None else self.known[numbers].astype(np.int64)
+        )
+
+    def stage(
+        self,
+        network: nn.Module,
+        steps: TrainingLoader,
+        training: TrainingSettings,
+        seed: int,
+        tables: Sequence[str] = (),
+    ) -> "Stage":
+        """The training of `network.finetune_loss` over the classes, or over a sample of them in each step.
+
+        `tables`: names of the item tables of the network.
+        """
+        # with Lightning, which a run in use does not need
+        from linguarec.training.module import FineTuning
+        from linguarec.training.sampled import SampledTuning
+
+        sampling = self.softmax.sampling(len(self.known), seed)
+        if sampling is None:
+            return FineTuning(network, self.classes(), steps, training, seed)
+        return SampledTuning(network, self.classes, len(self.known), steps, training, seed, sampling, tables)
 
     def loader(self, training: TrainingSettings, seed: int) -> TrainingLoader:
-        """The training steps, whose items are rows of `candidates`.
+        """The training steps, whose items are numbers of classes.
 
         Raises:
             SettingsError: the size of a step is impossible.
@@ -135,7 +166,8 @@ def plan_next_item(
     """The plan of a family whose network has `finetune_loss` over the whole catalogue.
 
     Args:
-        request: the requested training; its options are `TransformerOptions`, `NextItemOptions` or `StartOptions`.
+        request: the requested training; its options are `NextItemOptions`, `StartOptions`, or `TransformerOptions` with a
+            field `softmax`.
         source: all items of the folder.
         first: functions that make the earlier stages from the network and the data.
         mode: of the fine-tuning, recorded with what is taken from the start.
@@ -147,6 +179,7 @@ def plan_next_item(
     family, training, seed = request.family, request.training, request.seed
     asked = _choices(request.options)
     frozen = getattr(request.options, "frozen", None)
+    softmax: SoftmaxSettings = getattr(request.options, "softmax", None) or SoftmaxSettings()
     if frozen == "encoder" and request.start is None:
         raise SettingsError(["--frozen encoder: there is nothing trained to fix; name its folder with --from"])
     config, encoder = settings_of(request)
@@ -166,6 +199,7 @@ def plan_next_item(
         asked.get("history_in_softmax") == "excluded",
         training.exclude_history,
         lambda sequences, steps: family.loader(sequences, steps, config),
+        softmax,
     )
     description = ModelDescription(family, config, encoder, source.shape)
     torch.manual_seed(seed)
@@ -179,21 +213,21 @@ def plan_next_item(
     steps = data.loader(training, seed)  # refuses impossible settings
 
     def begin(before: Sequence[StageResult]) -> Fit:
-        from linguarec.training.module import FineTuning  # with Lightning, which a run in use does not need
-
         return Fit(
-            FineTuning(network, data.candidates, steps, training, seed),
+            data.stage(network, steps, training, seed, family.per_item),
             data.validate,
             lambda current: save_model(current, description, request.output),
         )
 
     chosen = {**asked, **names_in(request.options, source)}
+    if hasattr(request.options, "softmax"):  # None as in runs of earlier versions, which can then be resumed
+        chosen["softmax"] = None if softmax.kind == "full" else softmax
     options = replace(as_chosen(request.options, encoder), **chosen)
     stages = [*(make(network, data) for make in first), PlannedStage("", "", begin)]
     return Plan(description, network, source, stages, options, taken, source.settings())
 
 
-def _choices(options: Any) -> dict[str, str]:
+def _choices(options: Any) -> dict[str, Any]:
     """The choices of `NextItemOptions`, as set or by default; none for a family whose options do not have them."""
     if not isinstance(options, NextItemOptions):
         return {}

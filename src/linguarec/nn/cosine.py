@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.nn.encoders import SequenceEncoder
-from linguarec.nn.losses import Pairs, catalogue_cross_entropy
+from linguarec.nn.losses import Pairs
+from linguarec.nn.next_item import next_item_loss
 from linguarec.nn.shape import CatalogueShape
 
 
@@ -52,10 +53,10 @@ class CosineRecommender(nn.Module):
         return F.normalize(states.float(), dim=-1)
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`, without the pairs `batch.excluded`."""
+        """Mean loss of the next item over the catalogue `items` or a sample of it; see `next_item_loss`."""
         inputs = self.item_inputs(items)
         queries = self.queries(batch, inputs)
-        return catalogue_cross_entropy(queries, self._keys(inputs), batch.targets, excluded=batch.excluded)
+        return next_item_loss(queries, self._keys(inputs), batch)
 
     def pairs(self, batch: SequenceBatch, items: ItemBatch, queries: Tensor, inputs: Tensor) -> Pairs:
         """The (position, next item) pairs of `batch` for contrast; `queries` [T, D], `inputs` [N, D] of `items`."""

@@ -8,7 +8,7 @@ A model takes one of them as a constructor argument, so that its item encoder an
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -179,29 +179,40 @@ class SelfAttention(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each followed by dropout, residual sum and LayerNorm (post-LN)."""
+    """Attention and feed-forward, each followed by dropout, residual sum and LayerNorm (post-LN).
 
-    def __init__(self, config: TransformerConfig) -> None:
+    With `reads_memory` there is a sub-layer between them: the linear map of a vector given for each position, for decoders.
+    """
+
+    def __init__(self, config: TransformerConfig, reads_memory: bool = False) -> None:
         super().__init__()
         self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if reads_memory:
+            self.memory = nn.Linear(config.hidden_size, config.hidden_size)
+            self.memory_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.inner = nn.Linear(config.hidden_size, config.inner_size)
         self.outer = nn.Linear(config.inner_size, config.hidden_size)
         self.outer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, layout: RaggedLayout, only_last: bool = False, causal: bool = True) -> Tensor:
-        """Tokens [T, D] in block order -> [T, D]; or, with `only_last`, the last one of each sequence, [B, D]."""
+    def forward(
+        self,
+        tokens: Tensor,
+        layout: RaggedLayout,
+        only_last: bool = False,
+        causal: bool = True,
+        memory: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens and memory [T, D] in block order -> [T, D]; or, with `only_last`, the last one of each sequence, [B, D]."""
         attended = self.attention(tokens, layout, only_last, causal)
         tokens = layout.last_of(tokens) if only_last else tokens
         tokens = self.attention_norm(tokens + self.dropout(attended))
+        if memory is not None:
+            memory = layout.last_of(memory) if only_last else memory
+            tokens = self.memory_norm(tokens + self.dropout(self.memory(memory)))
         normed: Tensor = self.outer_norm(tokens + self.dropout(self.outer(F.gelu(self.inner(tokens)))))
         return normed
-
-
-def position_table(config: TransformerConfig) -> nn.Embedding | None:
-    """The vectors of the positions, [max_length, D]; None = without positions."""
-    return nn.Embedding(config.max_length, config.hidden_size) if config.positions == "learned" else None
 
 
 class TransformerEncoder(nn.Module):
@@ -211,13 +222,16 @@ class TransformerEncoder(nn.Module):
     attention still tells each position which items came before it.
     """
 
+    reads_memory: ClassVar = False
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.position = position_table(config)
+        learned = config.positions == "learned"
+        self.position = nn.Embedding(config.max_length, config.hidden_size) if learned else None
         self.input_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(TransformerLayer(config, self.reads_memory) for _ in range(config.layers))
         self.apply(lambda module: initialise(module, config.initializer_range))
 
     def forward(
@@ -227,11 +241,24 @@ class TransformerEncoder(nn.Module):
 
         `causal`: whether a position reads earlier ones only; else it reads the whole sequence.
         """
+        return self.states(inputs, positions, offsets, only_last, causal)
+
+    def states(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        offsets: Tensor,
+        only_last: bool,
+        causal: bool,
+        memory: Tensor | None = None,
+    ) -> Tensor:
+        """As `forward`; `memory` [T, D]: what the layers read beside the tokens, if they do."""
         layout = RaggedLayout.of(offsets)
+        memory = None if memory is None else layout.to_blocks(memory)
         tokens = layout.to_blocks(inputs if self.position is None else inputs + self.position(positions))
         tokens = self.dropout(self.input_norm(tokens))
         for number, layer in enumerate(self.layers, start=1):
-            tokens = layer(tokens, layout, only_last and number == len(self.layers), causal)
+            tokens = layer(tokens, layout, only_last and number == len(self.layers), causal, memory)
         return layout.in_batch_order(tokens) if only_last else layout.from_blocks(tokens)
 
 

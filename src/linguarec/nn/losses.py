@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from linguarec.nn.gathering import Gathering
 
@@ -44,19 +45,63 @@ def catalogue_cross_entropy(
     if not bool(has_target.all()):
         queries, targets = queries[has_target], targets[has_target]
     if len(targets) == 0:
-        return (
-            queries.sum() * 0 + keys.sum() * 0
-        )  # still part of the graph, because other processes wait for the gradients
+        return _nothing(queries, keys)
 
     def change(logits: Tensor, rows: slice) -> None:
         if log_weights is not None:
             logits.add_(log_weights)
         if excluded is not None:
-            row, key = excluded[(excluded[:, 0] >= rows.start) & (excluded[:, 0] < rows.stop)].unbind(1)
-            logits.view(-1).index_fill_(0, (row - rows.start) * logits.shape[1] + key, -math.inf)
+            _leave_out(excluded, logits, rows)
 
     unchanged = log_weights is None and excluded is None
     return _cross_entropy(queries, keys, targets, None if unchanged else change)
+
+
+def calibrated_binary_cross_entropy(
+    queries: Tensor, keys: Tensor, targets: Tensor, negatives: Tensor, beta: float, excluded: Tensor | None = None
+) -> Tensor:
+    """gBCE, the generalised binary cross-entropy (Petrov and Macdonald, arXiv 2308.07192, eq. 12), over the positions that
+    have a target.
+
+        -(beta log sigmoid(s+) + sum over the negatives of log(1 - sigmoid(s-))) / (K + 1)
+
+    With a the probability of a class to be among the negatives and the calibration t, beta = 1 - t (1 - a): t = 0 is the plain
+    binary cross-entropy, and with t = 1 the sigmoid of a score estimates the probability that the full one would.
+
+    Args:
+        queries: [T, D], one per position.
+        keys: [N, D], one per item, divided by the temperature.
+        targets: [T] int64 index into the keys, -1 = no loss.
+        negatives: [N] bool, the K keys that are negatives of every position whose target they are not.
+        beta: power of the positive's probability.
+        excluded: [P, 2] int64, pairs (index into the queries, index into the keys) that are not negatives; None = no pairs.
+
+    Returns:
+        A scalar; 0 if no position has a target.
+    """
+    has_target = targets >= 0
+    number = negatives.cumsum(0) - 1
+    own = torch.stack([has_target.cumsum(0)[has_target] - 1, targets[has_target]], dim=1)
+    pairs = own if excluded is None else torch.cat([own, _without_targets(excluded, targets, has_target)])
+    queries, targets = queries[has_target], targets[has_target]
+    if len(targets) == 0:
+        return _nothing(queries, keys)
+    query, key = pairs[negatives[pairs[:, 1]]].unbind(1)
+    left_out = torch.stack([query, number[key]], dim=1)
+    positive = F.softplus(-(queries.float() * keys[targets].float()).sum(-1)).mean()
+    negative = _of_logits(queries, keys[negatives], _softplus, lambda logits, rows: _leave_out(left_out, logits, rows))
+    return (beta * positive + negative) / (int(negatives.sum()) + 1)
+
+
+def _nothing(queries: Tensor, keys: Tensor) -> Tensor:
+    """0, still part of the graph, because other processes wait for the gradients."""
+    return queries.sum() * 0 + keys.sum() * 0
+
+
+def _leave_out(pairs: Tensor, logits: Tensor, rows: slice) -> None:
+    """Set the logits of the pairs [P, 2] of the queries `rows` to -inf, in place."""
+    row, key = pairs[(pairs[:, 0] >= rows.start) & (pairs[:, 0] < rows.stop)].unbind(1)
+    logits.view(-1).index_fill_(0, (row - rows.start) * logits.shape[1] + key, -math.inf)
 
 
 def _without_targets(excluded: Tensor, targets: Tensor, has_target: Tensor) -> Tensor:
@@ -113,20 +158,41 @@ def contrastive_cross_entropy(pairs: Pairs, negatives: Tensor | None = None, mas
 
 
 Change = Callable[[Tensor, slice], object]  # changes the logits of the rows of a slice, in place
+Head = Callable[[Tensor, slice], tuple[Tensor, Tensor]]  # logits of the rows -> summed loss, gradient of the logits
 
 
 def _cross_entropy(
     queries: Tensor, keys: Tensor, targets: Tensor, change: Change | None = None, negatives: Tensor | None = None
 ) -> Tensor:
+    def head(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        target = targets[rows]
+        probabilities = logits.softmax(-1)
+        row = torch.arange(len(target), device=target.device)
+        of_target = probabilities[row, target]
+        loss = -of_target.float().clamp(min=torch.finfo(torch.float32).tiny).log().sum()
+        probabilities[row, target] = of_target - 1  # now the gradient of the logits
+        return loss, probabilities
+
+    return _of_logits(queries, keys, head, change, negatives)
+
+
+def _softplus(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """-log(1 - sigmoid(logit)), summed."""
+    return F.softplus(logits.float()).sum(), logits.sigmoid()
+
+
+def _of_logits(
+    queries: Tensor, keys: Tensor, head: Head, change: Change | None, negatives: Tensor | None = None
+) -> Tensor:
     device = queries.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
     with torch.autocast(device, enabled=False):
-        loss: Tensor = _CrossEntropy.apply(queries, keys, targets, negatives, dtype, change)  # type: ignore[no-untyped-call]
+        loss: Tensor = _OfLogits.apply(queries, keys, negatives, dtype, head, change)  # type: ignore[no-untyped-call]
     return loss
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Computes logits, softmax and gradients chunk by chunk of rows; logits are never kept.
+class _OfLogits(torch.autograd.Function):
+    """Mean over the queries of a loss of logits. Logits and their gradients are computed chunk by chunk of rows, never kept.
 
     torch's own `linear_cross_entropy` makes float32 logits, log-probabilities, their gradient and a one-hot fill, all
     [T, N]: on a CPU that took as long as the matrix products (bench/README.md).
@@ -137,12 +203,12 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any,
         queries: Tensor,
         keys: Tensor,
-        targets: Tensor,
         negatives: Tensor | None,
         dtype: torch.dtype,
+        head: Head,
         change: Change | None,
     ) -> Tensor:
-        rows = max(1, _LARGEST_CHUNK // len(keys))
+        rows = max(1, _LARGEST_CHUNK // max(1, len(keys)))
         low_keys = keys.to(dtype)
         loss = queries.new_zeros((), dtype=torch.float32)
         query_grad = torch.empty_like(queries)
@@ -150,32 +216,29 @@ class _CrossEntropy(torch.autograd.Function):
         negative_grad = None if negatives is None else torch.empty_like(negatives)
         for start in range(0, len(queries), rows):
             chunk = slice(start, min(start + rows, len(queries)))
-            low_queries, target = queries[chunk].to(dtype), targets[chunk]
+            low_queries = queries[chunk].to(dtype)
             logits = low_queries @ low_keys.T
             if change is not None:
                 change(logits, chunk)
             if negatives is not None:
                 logits = torch.cat([logits, (queries[chunk] * negatives[chunk]).sum(-1, keepdim=True).to(dtype)], dim=1)
-            probabilities = logits.softmax(-1)
-            row = torch.arange(len(target), device=target.device)
-            of_target = probabilities[row, target]
-            loss -= of_target.float().clamp(min=torch.finfo(torch.float32).tiny).log().sum()
-            probabilities[row, target] = of_target - 1  # now the gradient of the logits
-            of_keys = probabilities[:, : len(keys)]
+            of_chunk, gradient = head(logits, chunk)
+            loss += of_chunk
+            of_keys = gradient[:, : len(keys)]
             query_grad[chunk] = of_keys @ low_keys
             if key_grad is not None:
                 key_grad += of_keys.T @ low_queries
             if negatives is not None and negative_grad is not None:
-                of_negative = probabilities[:, -1:].float()
+                of_negative = gradient[:, -1:].float()
                 query_grad[chunk] += of_negative * negatives[chunk]
                 negative_grad[chunk] = of_negative * queries[chunk]
         ctx.save_for_backward(query_grad, key_grad, negative_grad)
-        return loss / len(targets)
+        return loss / len(queries)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:
         query_grad, key_grad, negative_grad = ctx.saved_tensors
         scale = gradients[0] / len(query_grad)
         of_keys = None if key_grad is None else key_grad * scale
         of_negatives = None if negative_grad is None else negative_grad * scale
-        return query_grad * scale, of_keys, None, of_negatives, None, None
+        return query_grad * scale, of_keys, of_negatives, None, None, None

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from linguarec.batching.batches import SequenceBatch
 from linguarec.errors import SettingsError
-from linguarec.nn.decoder import Decoder, DecoderLayer
+from linguarec.nn.decoder import Decoder
 from linguarec.nn.encoders import GRUEncoder, PoolingEncoder, SelfAttention, TransformerEncoder, TransformerLayer
 
 
@@ -76,36 +76,38 @@ class PaddedTransformer(nn.Module):
         self, inputs: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False, causal: bool = True
     ) -> Tensor:
         """Inputs and positions [B * L, ...], offsets [B+1] -> states [B * L, D]; with `only_last` [B, D]."""
+        return self.states(inputs, positions, offsets, only_last, causal)
+
+    def states(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        offsets: Tensor,
+        only_last: bool,
+        causal: bool,
+        memory: Tensor | None = None,
+    ) -> Tensor:
+        """As `forward`; `memory` [B * L, D]: see `TransformerEncoder.states`."""
         places = _by_history(positions, offsets)
         readable = _readable(places, causal)
         tokens = _by_history(_positioned(self.encoder, inputs, positions), offsets)
+        memory = None if memory is None else _by_history(memory, offsets)
         for layer in cast(Iterable[TransformerLayer], self.encoder.layers):
             tokens = layer.attention_norm(tokens + _attended(layer.attention, tokens, readable))
+            if memory is not None:
+                tokens = layer.memory_norm(tokens + layer.memory(memory))
             tokens = layer.outer_norm(tokens + layer.outer(F.gelu(layer.inner(tokens))))
         return _last(tokens, places) if only_last else tokens.flatten(0, 1)
 
 
-class PaddedDecoder(nn.Module):
+class PaddedDecoder(PaddedTransformer):
     """See `Decoder`."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        self.config = decoder.config
-        self.decoder = decoder
-
-    def forward(
+    def forward(  # type: ignore[override]  # as of `Decoder`
         self, inputs: Tensor, memory: Tensor, positions: Tensor, offsets: Tensor, only_last: bool = False
     ) -> Tensor:
         """Inputs, memory and positions [B * L, ...], offsets [B+1] -> states [B * L, D]; with `only_last` [B, D]."""
-        places = _by_history(positions, offsets)
-        readable = _readable(places, causal=True)
-        tokens = _by_history(_positioned(self.decoder, inputs, positions), offsets)
-        memory = _by_history(memory, offsets)
-        for layer in cast(Iterable[DecoderLayer], self.decoder.layers):
-            tokens = layer.attention_norm(tokens + _attended(layer.attention, tokens, readable))
-            tokens = layer.memory_norm(tokens + layer.memory(memory))
-            tokens = layer.outer_norm(tokens + layer.outer(F.gelu(layer.inner(tokens))))
-        return _last(tokens, places) if only_last else tokens.flatten(0, 1)
+        return self.states(inputs, positions, offsets, only_last, True, memory)
 
 
 class PaddedPooling(nn.Module):
@@ -147,7 +149,7 @@ def _by_history(flat: Tensor, offsets: Tensor) -> Tensor:
     return by_history
 
 
-def _positioned(encoder: TransformerEncoder | Decoder, inputs: Tensor, positions: Tensor) -> Tensor:
+def _positioned(encoder: TransformerEncoder, inputs: Tensor, positions: Tensor) -> Tensor:
     """What the first layer reads, [B * L, D]."""
     placed = inputs if encoder.position is None else inputs + encoder.position(positions.clamp(min=0))
     normed: Tensor = encoder.input_norm(placed)

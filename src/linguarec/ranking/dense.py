@@ -284,6 +284,15 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
         """See `Ranker`."""
         return self._snapshot(self._added, removed_rows(self.removed, rows, len(self)))
 
+    def extends(self, before: "DenseRanker") -> bool:
+        """Whether this ranker was made of another one by adding and removing items, so that the first items are its own."""
+        if self._base is not before._base or len(self._added) < len(before._added):
+            return False
+        return all(
+            now.buffer is then.buffer and len(now.keys) >= len(then.keys)
+            for now, then in zip(self._added, before._added, strict=False)
+        )
+
     def _parts(self) -> list[Tensor]:
         return [self._base.keys, *(added.keys for added in self._added)]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Numbers: TypeAlias = npt.NDArray[np.float64]
+NEW = "new item"  # name of the part that a sum adds to the scores of new items
 Weigh: TypeAlias = Callable[[Rows], float]
 
 
@@ -96,13 +97,23 @@ def by_summing(
 
 
 def weighted_sum(
-    names: Sequence[str], weights: Sequence[float], explanations: Sequence[Explanation], histories: Ragged
+    names: Sequence[str], weights: Numbers, explanations: Sequence[Explanation], histories: Ragged, offset: Numbers
 ) -> Explanation:
-    """The explanation of a weighted sum of models, from theirs; a model that is there twice gets a number."""
+    """The explanation of a weighted sum of models, from theirs; a model that is there twice gets a number.
+
+    Args:
+        names: of the models.
+        weights: [models, Q, k], of each model for each item.
+        explanations: of the models.
+        histories: Q of them.
+        offset: [Q, k] what is added to the scores of new items, a part of its own where there are any.
+    """
     parts: dict[str, Numbers] = {}
     for place, (name, weight, own) in enumerate(zip(names, weights, explanations, strict=True)):
         shown = name if names.count(name) == 1 else f"{name} {names[: place + 1].count(name)}"
         parts[shown] = weight * own.scores
+    if offset.any():
+        parts[NEW] = offset
     items = [_latest_first(history) for history in _lists(histories)]
     shares = []
     for query, distinct in enumerate(items):
@@ -110,7 +121,7 @@ def weighted_sum(
         place_of = {item: place for place, item in enumerate(distinct.tolist())}
         for weight, own in zip(weights, explanations, strict=True):
             places = [place_of[item] for item in own.items[query].tolist()]  # each item once
-            total[places] += weight * own.shares[query]
+            total[places] += weight[query] * own.shares[query]
         shares.append(total)
     return Explanation(sum(parts.values(), np.zeros_like(explanations[0].scores)), items, shares, parts)
 

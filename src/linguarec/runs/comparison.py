@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from linguarec.errors import CheckpointMismatchError
-from linguarec.evaluation.comparison import Comparison, Costs, differences_table, median_of, protocols_table
+from linguarec.evaluation.comparison import (
+    Comparison,
+    Costs,
+    best_parts_table,
+    differences_table,
+    median_of,
+    protocols_table,
+)
 from linguarec.evaluation.lists import LENGTH, Lists, systems_measures_table
 from linguarec.evaluation.plots import MOST_LINES, plot_by_slice, plot_learning_curves, plot_systems
 from linguarec.evaluation.published import PublishedValue
@@ -72,8 +79,9 @@ def is_blend_of(folder: Path, parts: Sequence[Path]) -> bool:
     """Whether a folder holds the finished blend of these runs: of their models, with their figures on test."""
     if not (folder / METRICS_FILE).exists():
         return False
-    made_of = _metrics(folder)["parts"]
-    if len(made_of) != len(parts):
+    metrics = _metrics(folder)
+    made_of = metrics["parts"]
+    if len(made_of) != len(parts) or "test_differences" not in metrics:  # made by an earlier version
         return False
     for part, run in zip(made_of, parts, strict=True):
         now = _metrics(run)
@@ -171,7 +179,7 @@ def _figures_are(compared: Compared) -> str:
 def _tests_of(compared: Compared) -> list[tuple[Table, str]]:
     """The paired tests under each protocol, and titles."""
     found = compared.comparison
-    return [
+    tables = [
         (
             differences_table(of, found.baseline),
             f"{compared.split}, {protocol}: paired differences, mean of the seeds ± half the 95 % interval, p by Holm",
@@ -179,11 +187,17 @@ def _tests_of(compared: Compared) -> list[tuple[Table, str]]:
         for protocol, of in found.differences.items()
         if of
     ]
+    if found.best_parts:
+        tables.append((best_parts_table(found.best_parts), f"{compared.split}: {_BESIDE_BEST}"))
+    return tables
+
+
+_BESIDE_BEST = "the blend minus its best part on these targets, user by user, mean of the seeds, with 95 % intervals"
 
 
 def _difference_sections(compared: Compared, title: str) -> list[Section]:
     found = compared.comparison
-    return [
+    sections = [
         Section(
             f"{title}, {protocol}",
             f"User by user, mean of the seeds, against {found.baseline} ± half the 95 % bootstrap interval; p by the "
@@ -193,6 +207,10 @@ def _difference_sections(compared: Compared, title: str) -> list[Section]:
         for protocol, of in found.differences.items()
         if of
     ]
+    if found.best_parts:
+        note = f"{_BESIDE_BEST.capitalize()}."
+        sections.append(Section(f"{title}, blend and its best part", note, best_parts_table(found.best_parts)))
+    return sections
 
 
 def _lists_section(compared: Compared, title: str) -> Section:

@@ -62,17 +62,35 @@ class FinetuneResult(TrainingResult):
     """Figures of a fine-tuning.
 
     `test`: metrics of the best weights, with the items of the history among the candidates; `test_excluded`: without them;
-    `test_learned`: with the repeat term. The latter two are None in a run of an earlier version.
+    `test_learned`: with the repeat term. The latter two are None in a run of an earlier version. `below_popularity`: where
+    ranking by popularity alone is better on valid (protocol -> ndcg@10 of both), and what to `try`; None = nowhere.
     """
 
     test: dict[str, float]
     test_excluded: dict[str, float] | None = None
     test_learned: dict[str, float] | None = None
+    below_popularity: dict[str, Any] | None = None
 
     def _lines(self) -> list[str]:
         *lines, folder = super()._lines()
         tests = {"test": self.test, "excluded": self.test_excluded, "learned": self.test_learned}
-        return [*lines, *(f"{name}: {metrics_line(found)}" for name, found in tests.items() if found), folder]
+        warning = self.popularity_line()
+        shown = [f"{name}: {metrics_line(found)}" for name, found in tests.items() if found]
+        return [*lines, *shown, folder, *([] if warning is None else [warning])]
+
+    def popularity_line(self) -> str | None:
+        """That popularity does better, and what may serve better; None = it does not."""
+        if self.below_popularity is None:
+            return None
+        figures = ", ".join(
+            f"{protocol} {found['popularity']:.4f}, this model {found['model']:.4f}"
+            for protocol, found in self.below_popularity["valid_ndcg@10"].items()
+        )
+        others = ", ".join(f"`linguarec finetune {name}`" for name in self.below_popularity["try"][:-1])
+        return (
+            f"ranking by popularity alone does better on valid: ndcg@10 {figures}. This model serves these users worse than "
+            f"counting; try {others}, or several of them as one: `linguarec blend`"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

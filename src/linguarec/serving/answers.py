@@ -311,9 +311,9 @@ def _key_of_text(recommender: Recommender, now: Snapshot, request: SimilarReques
 def _nearest(served: Served, now: Snapshot, keys: Tensor, k: int, exclude: Ragged | None, within: Any) -> list[bytes]:
     """The nearest items of keys [Q, D] by cosine, as JSON lists."""
     with torch.inference_mode(), full_precision(served.recommender.scorer.device):
-        ranker, length = now.by_cosine
+        cosines = now.by_cosine
         k = min(k, len(now.catalogue))
-        best = ranker.top_k(F.normalize(keys.float(), dim=-1) / length, k, exclude, within)
+        best = cosines.ranker.top_k(F.normalize(keys.float(), dim=-1) / cosines.length, k, exclude, within)
     return _written_lists(served.items, now.catalogue, best, [k] * len(best))
 
 

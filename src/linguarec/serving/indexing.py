@@ -2,7 +2,6 @@
 
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from linguarec.errors import CheckpointMismatchError, OutputError
@@ -38,4 +37,4 @@ def rank_approximately(recommender: Recommender, folder: Path) -> None:
             index.save(file)
         except OutputError as error:
             log.warning("the index is not kept, each start builds it again: %s", error)
-    recommender.snapshot = replace(recommender.snapshot, ranker=index)
+    recommender.snapshot = recommender.snapshot.changed(ranker=index)

@@ -15,7 +15,6 @@ from linguarec.errors import DataFormatError, LinguarecError, SettingsError
 from linguarec.recommender import CATALOGUE_FILE, Recommender
 from linguarec.seals import digest_of
 from linguarec.serving.state import ItemChange
-from linguarec.snapshot import Snapshot
 from linguarec.sources.source import ItemSource
 
 Vector = npt.NDArray[np.float32]
@@ -238,4 +237,4 @@ def _exchange(recommender: Recommender, gone: Sequence[str], rows: pa.Table, vec
         new_inputs, keys = recommender.encode_new(added)
         catalogue, inputs = catalogue.with_added(rows), inputs.joined(new_inputs)
         ranker, source = ranker.with_added(keys), source.joined(added)
-    recommender.snapshot = Snapshot(catalogue, inputs, ranker, source)
+    recommender.snapshot = now.changed(catalogue=catalogue, inputs=inputs, ranker=ranker, source=source)

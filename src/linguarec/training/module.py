@@ -172,10 +172,13 @@ class Stage(LightningModule):
             return 1.0
         return max(0.0, (self.steps_planned - now) / max(1, self.steps_planned - settings.warmup_steps))
 
+    def adam(self) -> Callable[..., torch.optim.Optimizer]:
+        """The class of the optimiser."""
+        return torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
+
     def configure_optimizers(self) -> Any:
         """Adam as published; AdamW if weight decay is above 0."""
-        kind: Any = torch.optim.AdamW if self.settings.weight_decay else torch.optim.Adam
-        optimizer: torch.optim.Optimizer = kind(
+        optimizer = self.adam()(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,

@@ -15,6 +15,7 @@ from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.checks import above_zero, at_least, refuse, size
 from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.next_item import next_item_loss
 from linguarec.nn.shape import CatalogueShape
 
 
@@ -84,10 +85,8 @@ class Toy(nn.Module):
         return self.states(whole, inputs)[ends]
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the hidden items over the catalogue."""
-        return catalogue_cross_entropy(
-            self.states(batch, self.item_inputs(items)), self.item_keys(items), batch.targets
-        )
+        """Mean loss of the hidden items over the catalogue or a sample of it."""
+        return next_item_loss(self.states(batch, self.item_inputs(items)), self.item_keys(items), batch)
 
     def pretrain_loss(self, batch: PretrainingBatch) -> Tensor:
         """The same over the items of the step."""

@@ -24,6 +24,7 @@ from linguarec.families.vqrec.model import VQRec, VQRecConfig
 from linguarec.families.vqrec.permutation import PermutationSettings, permutation_stage
 from linguarec.nn.encoders import TransformerConfig, build_encoder
 from linguarec.nn.shape import CatalogueShape
+from linguarec.training.module import FineTuning, Stage
 from linguarec.training.settings import TrainingSettings
 
 BOOKS, CENTROIDS = 4, 8
@@ -76,6 +77,9 @@ class RenumberedData:
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         return evaluate_model(model, self.candidates, self.world.valid).means()
+
+    def stage(self, model: nn.Module, steps: TrainingLoader, training: TrainingSettings, seed: int) -> Stage:
+        return FineTuning(model, self.candidates, steps, training, seed)
 
     def loader(self, training: TrainingSettings, seed: int) -> TrainingLoader:
         return self.world.loader()

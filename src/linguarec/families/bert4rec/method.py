@@ -4,6 +4,8 @@ An epoch has fewer targets than one of next items (at `mask_share` 0.2 a third o
 trained for too short a time (arXiv 2207.07483), so steps are smaller and patience is longer.
 """
 
+from dataclasses import dataclass
+
 from linguarec.batching.masked import MaskedLoader
 from linguarec.data.ragged import Ragged
 from linguarec.families.bert4rec.model import BERT4Rec, BERT4RecConfig
@@ -12,8 +14,21 @@ from linguarec.families.family import Family, Plan, Request, Steps, Task, with_e
 from linguarec.families.next_item import plan_next_item
 from linguarec.families.options import TransformerOptions
 from linguarec.families.recbole_checkpoint import RECBOLE
+from linguarec.families.softmax import SoftmaxSettings
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.sources.ids import IdSource
+
+
+@dataclass(frozen=True)
+class BERT4RecOptions(TransformerOptions):
+    """The sequence encoder, and the classes of the softmax.
+
+    Args:
+        transformer: settings of the sequence encoder
+        softmax: over which items the loss of a step runs
+    """
+
+    softmax: SoftmaxSettings | None = None
 
 
 def plan_finetuning(request: Request) -> Plan:
@@ -34,7 +49,7 @@ BERT4REC = Family(
     config=BERT4RecConfig,
     build=with_encoder(BERT4Rec),
     source=IdSource,
-    finetuning=Task(TransformerOptions, plan_finetuning),
+    finetuning=Task(BERT4RecOptions, plan_finetuning),
     encoders={"transformer": TransformerConfig},
     training={"targets_per_step": 512, "max_epochs": 2000, "patience": 50},
     per_item=("item.weight", "bias"),

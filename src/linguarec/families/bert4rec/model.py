@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.checks import fractions, probabilities, refuse, small
 from linguarec.nn.encoders import SequenceEncoder, TransformerEncoder
-from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.next_item import next_item_loss
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranges import tuned
 
@@ -105,11 +105,12 @@ class BERT4Rec(nn.Module):
         return self.asking(self.encoder(places, asked.positions, asked.offsets, only_last=True, causal=False))
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the hidden items of `batch` over the catalogue `items`."""
+        """Mean loss of the hidden items of `batch` over the catalogue `items` or a sample of it; see `next_item_loss`."""
         places = self._places(batch, self.item_inputs(items))
         states = self.encoder(places, batch.positions, batch.offsets, causal=False)
         hidden = batch.targets >= 0
-        return catalogue_cross_entropy(self.asking(states[hidden]), self.item_keys(items), batch.targets[hidden])
+        asked = replace(batch, targets=batch.targets[hidden])
+        return next_item_loss(self.asking(states[hidden]), self.item_keys(items), asked)
 
     def _places(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
         """[T, D] that the encoder reads: the inputs of the items, and the mask vector at hidden places."""

@@ -12,9 +12,10 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from linguarec.arrays import save_array
 from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.ragged import Ragged
-from linguarec.errors import SettingsError
+from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.blend.items import BlendInputs, BlendSource, part_folders
 from linguarec.families.blend.model import Blend, BlendConfig
 from linguarec.families.blend.padded import side_by_side
@@ -22,14 +23,17 @@ from linguarec.families.closed_form import NoOptions
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.families.padded import PaddedModel
 from linguarec.families.weights import PARTS_FOLDER, save_model
+from linguarec.files import writing_file
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.explaining import Explanation, weighted_sum
 from linguarec.ranking.scorer import Scorer, evaluating
-from linguarec.ranking.sums import SumRanker
+from linguarec.ranking.sums import NewItems, SumRanker
 from linguarec.sources.source import ItemSource
+from linguarec.stored import AGAIN, read_array
 
+NEW_ITEMS_FILE = "new_items.npy"  # of a blend: rows of the items that no training sequence holds
 _HISTORIES_AT_ONCE = 1_024
 IntArray = npt.NDArray[np.int64]
 
@@ -77,10 +81,17 @@ class BlendScorer:
     def ranker(self, keys: tuple[Any, ...]) -> SumRanker:
         """Ranks by the weighted sum."""
         rankers = [part.scorer.ranker(own) for part, own in zip(self.parts, keys, strict=True)]
-        return SumRanker(rankers, self.weights)
+        return SumRanker(rankers, self.weights, self._new_items(()))
+
+    def _new_items(self, rows: Sequence[int]) -> NewItems:
+        blend = cast(Blend, self.network)
+        return NewItems(tuple(blend.new_weights.tolist()), float(blend.new_offset), tuple(rows))
 
     def save_keys(self, ranker: ExactRanker[Any, Any], folder: Path) -> None:
-        """Write the keys of each part into its folder."""
+        """Write which items are new, and the keys of each part into its folder."""
+        rows = np.array(cast(SumRanker, ranker).new.rows, dtype=np.int64)
+        with writing_file(folder / NEW_ITEMS_FILE, rows.nbytes) as temporary:
+            save_array(temporary, rows)
         for (place, part), own in zip(self._places(folder), cast(SumRanker, ranker).parts, strict=True):
             part.scorer.save_keys(own, place)
 
@@ -88,7 +99,10 @@ class BlendScorer:
         """The sum of the rankers of the parts."""
         places = part_folders(folder, len(self.parts))
         rankers = [part.scorer.load_ranker(place) for place, part in zip(places, self.parts, strict=True)]
-        return SumRanker(rankers, self.weights)
+        rows = read_array(folder / NEW_ITEMS_FILE, CheckpointMismatchError, AGAIN, dtype=np.int64, shape=(None,))
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(rankers[0]):
+            raise CheckpointMismatchError(f"{folder / NEW_ITEMS_FILE} does not list rows of the run's items. {AGAIN}")
+        return SumRanker(rankers, self.weights, self._new_items(rows.tolist()))
 
     def queries(
         self,
@@ -119,7 +133,8 @@ class BlendScorer:
             with evaluating(part.scorer.network):
                 found.append(part.scorer.explain(own, ranks, histories, rows))
         names = [part.description.family.name for part in self.parts]
-        return weighted_sum(names, self.weights, found, histories)
+        weights, offset = cast(SumRanker, ranker).weights_of(rows)
+        return weighted_sum(names, weights, found, histories, offset)
 
     def cut_items(self, inputs: BlendInputs) -> dict[str, int]:
         """The largest count of the parts, by limit."""
@@ -205,21 +220,23 @@ def open_padded(scorer: Scorer, inputs: Any, ranker: ExactRanker[Any, Any]) -> P
         SettingsError: no part can be exported.
     """
     blend = cast(BlendScorer, scorer)
-    own = zip(blend.parts, blend.weights, cast(BlendInputs, inputs).parts, cast(SumRanker, ranker).parts, strict=True)
+    whole = cast(SumRanker, ranker)
+    of_items, offset = whole.weights_of(np.arange(len(whole)))
+    own = zip(blend.parts, blend.weights, of_items, cast(BlendInputs, inputs).parts, whole.parts, strict=True)
     kept, weights, left_out = [], [], []
-    for part, weight, its_inputs, its_ranker in own:
+    for part, weight, its_weights, its_inputs, its_ranker in own:
         make = part.description.family.padded
         try:
             if make is None:
                 raise SettingsError(["it has no padded form"])
             kept.append(make(part.scorer, its_inputs, its_ranker))
-            weights.append(weight)
+            weights.append(its_weights)
         except SettingsError as error:
             left_out.append({"model": part.description.name, "weight": weight, "reason": str(error)})
     if not kept:
         reasons = "; ".join(f"{part['model']}: {part['reason']}" for part in left_out)
         raise SettingsError([f"no part of this blend can be exported ({reasons})"])
-    return side_by_side(kept, weights, left_out)
+    return side_by_side(kept, weights, offset, left_out)
 
 
 def refuse_finetuning(request: Request) -> Plan:

@@ -1,8 +1,10 @@
 """A blend: the score of an item is the weighted sum of its scores by several models, its parts.
 
     score(i | history) = sum over parts m of weights[m] * score_m(i | history)
+    for new items:       sum over parts m of new_weights[m] * score_m(i | history) + new_offset
 
-The weights are fitted with the parts fixed (softmax stacking: `linguarec.evaluation.stacking`). Where scores are query . key,
+A new item is in no training sequence. The weights are chosen with the parts fixed (`linguarec.evaluation.choosing`,
+`linguarec.evaluation.new_items`). Where scores are query . key,
 the sum is one model, whose queries times weights and keys stand side by side.
 """
 
@@ -30,12 +32,15 @@ class BlendConfig:
 
 
 class Blend(nn.Module):
-    """`weights` [M] float64, one for each part; the parts themselves are opened beside it."""
+    """`weights`, `new_weights` [M] float64, one for each part, `new_offset` [1]; the parts are opened beside it."""
 
     weights: Tensor
+    new_weights: Tensor
+    new_offset: Tensor
 
     def __init__(self, config: BlendConfig, shape: CatalogueShape) -> None:
         super().__init__()
         self.config = config
         self.shape = shape
-        self.register_buffer("weights", torch.zeros(config.parts, dtype=torch.float64))
+        for name, count in (("weights", config.parts), ("new_weights", config.parts), ("new_offset", 1)):
+            self.register_buffer(name, torch.zeros(count, dtype=torch.float64))

@@ -3,30 +3,36 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from linguarec.families.padded import PaddedModel
 
+FloatArray = npt.NDArray[np.float64]
+
 
 class SideBySide(nn.Module):
-    """Queries [B, sum of Dk] of all parts, each times its weight, from inputs [B, L, sum of D]."""
+    """Queries [B, sum of Dk] of all parts from inputs [B, L, sum of D]; a last number 1 with `constant`."""
 
-    def __init__(self, parts: Sequence[PaddedModel], weights: Sequence[float]) -> None:
+    def __init__(self, parts: Sequence[PaddedModel], constant: bool) -> None:
         super().__init__()
         self.networks = nn.ModuleList(part.network for part in parts)
         self.widths = [part.inputs.shape[1] for part in parts]
         self.max_lengths = [part.max_length for part in parts]
-        self.weights = list(weights)
+        self.constant = constant
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Item inputs [B, L, D], zero behind the end, and lengths [B] int64, each from 1 to L -> queries."""
         found = [
-            weight * network(*last_items(own, lengths, longest))
-            for network, own, longest, weight in zip(
-                self.networks, items.split(self.widths, dim=2), self.max_lengths, self.weights, strict=True
+            network(*last_items(own, lengths, longest))
+            for network, own, longest in zip(
+                self.networks, items.split(self.widths, dim=2), self.max_lengths, strict=True
             )
         ]
+        if self.constant:
+            found.append(torch.ones_like(found[0][:, :1]))
         return torch.cat(found, dim=1)
 
 
@@ -40,13 +46,21 @@ def last_items(items: Tensor, lengths: Tensor, max_length: int) -> tuple[Tensor,
 
 
 def side_by_side(
-    parts: Sequence[PaddedModel], weights: Sequence[float], left_out: Sequence[Mapping[str, Any]]
+    parts: Sequence[PaddedModel],
+    weights: Sequence[FloatArray],
+    offset: FloatArray,
+    left_out: Sequence[Mapping[str, Any]],
 ) -> PaddedModel:
-    """The weighted sum of the parts, of the same items, as one model."""
+    """The weighted sum of the parts, of the same items, as one model; `weights` [N] of each part, `offset` [N]."""
+    keys = [
+        part.keys * torch.from_numpy(own).to(part.keys).unsqueeze(1) for part, own in zip(parts, weights, strict=True)
+    ]
+    if constant := bool(offset.any()):
+        keys.append(torch.from_numpy(offset).to(keys[0]).unsqueeze(1))
     return PaddedModel(
-        SideBySide(parts, weights).eval(),
+        SideBySide(parts, constant).eval(),
         torch.cat([part.inputs for part in parts], dim=1),
-        torch.cat([part.keys for part in parts], dim=1),
+        torch.cat(keys, dim=1),
         max(part.max_length for part in parts),
         left_out,
     )

@@ -71,12 +71,18 @@ def plan_finetuning(request: Request) -> Plan:
         DataFormatError: there are no training targets, or no valid cases.
     """
     source = IdSource.choose(request.dataset, {})
-    needs = check_resources(len(source), available_memory())
-    return plan_closed_form(request, source, EASEScorer, lambda network, data: network.fit(data.sequences), needs)
+    check_memory(len(source), available_memory())
+    return plan_closed_form(
+        request,
+        source,
+        EASEScorer,
+        lambda network, data: network.fit(data.sequences),
+        lambda: resources_needed(len(source)),
+    )
 
 
-def check_resources(num_items: int, available: int | None) -> str:
-    """What a catalogue needs of memory and time, in a sentence; one whose matrices do not fit into memory is refused.
+def check_memory(num_items: int, available: int | None) -> None:
+    """Refuse a catalogue whose matrices do not fit into memory.
 
     Args:
         num_items: N.
@@ -95,6 +101,11 @@ def check_resources(num_items: int, available: int | None) -> str:
                 "--k-core, take a machine with more memory, or another model"
             ]
         )
+
+
+def resources_needed(num_items: int) -> str:
+    """The memory and time that a catalogue needs, in a sentence. It tries a small inverse for that."""
+    needed = memory_needed(num_items)
     return f"{num_items:,} items need up to {_gib(needed)} and about {_span(seconds_needed(num_items))}"
 
 

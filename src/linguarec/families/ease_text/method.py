@@ -7,7 +7,7 @@ from torch import nn
 
 from linguarec.data.training_data import TrainingData
 from linguarec.families.closed_form import VectorOptions, plan_closed_form
-from linguarec.families.ease.method import EASEScorer, check_resources, open_scorer
+from linguarec.families.ease.method import EASEScorer, check_memory, open_scorer, resources_needed
 from linguarec.families.ease_text.model import EASEText, EASETextConfig
 from linguarec.families.family import Family, Plan, Request, Task
 from linguarec.memory import available_memory
@@ -30,12 +30,12 @@ def plan_finetuning(request: Request) -> Plan:
         DataFormatError: there are no training targets, or no valid cases.
     """
     source = EmbeddingSource.choose(request.dataset, {"features": request.options.features})
-    needs = check_resources(len(source), available_memory())
+    check_memory(len(source), available_memory())
 
     def fit(network: Any, data: TrainingData) -> None:
         network.fit(data.sequences, np.asarray(source.vectors, dtype=np.float32))
 
-    return plan_closed_form(request, source, EASEScorer, fit, needs)
+    return plan_closed_form(request, source, EASEScorer, fit, lambda: resources_needed(len(source)))
 
 
 EASE_TEXT = Family(

@@ -23,6 +23,7 @@ class FineTuningOptions(NextItemOptions):
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
             epoch, for data whose order of ties says nothing
+        softmax: over which items the loss of a step runs
         features: name of the item text vectors; not needed if the folder has one kind
     """
 

@@ -26,7 +26,7 @@ from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.checks import probabilities, refuse, size, small
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.encoders import SequenceEncoder, build_encoder
-from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.next_item import next_item_loss
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranges import tuned
 
@@ -96,7 +96,7 @@ class FDSA(nn.Module):
         return merged
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`, without the pairs `batch.excluded`."""
+        """Mean loss of the next item over the catalogue `items` or a sample of it; see `next_item_loss`."""
         inputs = self.item_inputs(items)
         keys, queries = inputs.chunk(2, dim=1)[0], self.queries(batch, inputs)
-        return catalogue_cross_entropy(queries, keys, batch.targets, excluded=batch.excluded)
+        return next_item_loss(queries, keys, batch)

@@ -168,8 +168,13 @@ def plan_finetuning(request: Request) -> Plan:
     """
     source = IdSource.choose(request.dataset, {})
     config = request.config or ItemKNNConfig()
-    needs = f"{len(source):,} items with up to {config.neighbours} neighbours each"
-    return plan_closed_form(request, source, ItemKNNScorer, lambda network, data: network.fit(data.sequences), needs)
+    return plan_closed_form(
+        request,
+        source,
+        ItemKNNScorer,
+        lambda network, data: network.fit(data.sequences),
+        lambda: f"{len(source):,} items with up to {config.neighbours} neighbours each",
+    )
 
 
 ITEM_KNN = Family(

@@ -31,6 +31,7 @@ from linguarec.families.recformer.window_attention import WindowAttention, Windo
 from linguarec.nn.dropout import Dropout
 from linguarec.nn.gathering import Gathering
 from linguarec.nn.losses import Pairs, catalogue_cross_entropy, contrastive_cross_entropy
+from linguarec.nn.next_item import next_item_loss
 from linguarec.ranges import tuned
 
 TOKEN_TYPES = 4  # <s>, key, value, padding; the last is a row of the released table that is never read here
@@ -223,15 +224,14 @@ class Recformer(nn.Module):
             raise ValueError("Recformer reads histories as tokens, and the batch has none")
         return F.normalize(self.encode(batch.tokens).float(), dim=-1)
 
-    def finetune_loss(self, batch: SequenceBatch, keys: Tensor, log_weights: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue.
+    def finetune_loss(self, batch: SequenceBatch, keys: Tensor) -> Tensor:
+        """Mean loss of the next item over the catalogue or a sample of it; see `next_item_loss`.
 
         Args:
             batch: histories as tokens, with `targets` [B] into the keys.
             keys: [N, D] from `item_keys`, encoded beforehand (re-encoded in each epoch of the first stage).
-            log_weights: [N] if the keys are a sample of the catalogue (see `StepClasses`), else None.
         """
-        return catalogue_cross_entropy(self.queries(batch), keys, batch.targets, log_weights)
+        return next_item_loss(self.queries(batch), keys, batch)
 
     def finetuned_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that get a gradient from `finetune_loss`, and from `pretrain_loss` without masked words.

@@ -104,16 +104,16 @@ class HistoryTuning(Stage):
     def step_loss(self, batch: TrainingBatch) -> Tensor:
         """Mean over the histories of this process, times the step's `loss_scale`."""
         assert self.keys is not None
-        sequences, rows, log_weights = batch.sequences, self.classes, None
+        sequences, rows, sample = batch.sequences, self.classes, None
         targets = self.class_of[sequences.targets]
         if self.drawn:
             of_step = Gathering.of(targets).whole(targets)
             chosen = StepClasses.draw(of_step.cpu().numpy(), len(rows), self.drawn, self.seed, batch.step)
             rows = rows[torch.from_numpy(chosen.classes).to(rows.device)]
-            log_weights = torch.from_numpy(chosen.log_weights).to(rows.device)
+            sample = chosen.sample().to(rows.device)
             targets = torch.from_numpy(chosen.place(targets.cpu().numpy())).to(rows.device)
-        of_classes = replace(sequences, targets=targets)
-        mean: Tensor = self.model.finetune_loss(of_classes, self.keys[rows], log_weights)  # type: ignore[operator]
+        of_classes = replace(sequences, targets=targets, sample=sample)
+        mean: Tensor = self.model.finetune_loss(of_classes, self.keys[rows])  # type: ignore[operator]
         return mean * batch.loss_scale
 
     @property

@@ -26,6 +26,7 @@ class FineTuningOptions(NextItemOptions):
             classes of the softmax, except the target; the first stage keeps them
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
             epoch, for data whose order of ties says nothing; not in the first stage
+        softmax: over which items the loss of a step runs; the first stage has all
         sources: prepared folders of other shops, whose users share the encoder in the first stage; none = the shop alone
         alignment: settings of the first stage
     """

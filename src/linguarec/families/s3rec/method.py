@@ -9,6 +9,7 @@ from linguarec.families.padded import padded_vectors
 from linguarec.families.recbole_checkpoint import RECBOLE
 from linguarec.families.s3rec.model import S3Rec, S3RecConfig
 from linguarec.families.s3rec.self_supervision import SelfSupervisionSettings, self_supervision_stage
+from linguarec.families.softmax import SoftmaxSettings
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.sources.ids import IdSource
@@ -22,10 +23,12 @@ class S3RecOptions(TransformerOptions):
         transformer: settings of the sequence encoder
         features: name of the item text vectors; not needed if the folder has one kind
         self_supervision: settings of the first stage, in which items and sequences are learned with the texts
+        softmax: over which items the loss of a step runs; the first stage has all
     """
 
     features: str | None = None
     self_supervision: SelfSupervisionSettings | None = None
+    softmax: SoftmaxSettings | None = None
 
 
 def plan_finetuning(request: Request) -> Plan:

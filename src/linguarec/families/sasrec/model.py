@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.checks import refuse, small
 from linguarec.nn.encoders import SequenceEncoder
-from linguarec.nn.losses import catalogue_cross_entropy
+from linguarec.nn.next_item import next_item_loss
 from linguarec.nn.shape import CatalogueShape
 
 
@@ -65,7 +65,7 @@ class SASRec(nn.Module):
         return states
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`, without the pairs `batch.excluded`."""
+        """Mean loss of the next item over the catalogue `items` or a sample of it; see `next_item_loss`."""
         vectors = self.item_inputs(items)
         queries = self.queries(batch, vectors)
-        return catalogue_cross_entropy(queries, vectors, batch.targets, excluded=batch.excluded)
+        return next_item_loss(queries, vectors, batch)

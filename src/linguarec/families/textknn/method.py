@@ -62,7 +62,7 @@ def plan_finetuning(request: Request) -> Plan:
             total += chunk.features.double().sum(dim=0)
         network.mean.copy_((total / max(1, len(source))).float())
 
-    return plan_closed_form(request, source, TextKNNScorer, fit, "Nothing is trained")
+    return plan_closed_form(request, source, TextKNNScorer, fit, lambda: "Nothing is trained")
 
 
 TEXT_KNN = Family(

@@ -40,6 +40,7 @@ class FineTuningOptions(StartOptions):
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
             epoch, for data whose order of ties says nothing
+        softmax: over which items the loss of a step runs
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
         codes: name of the item codes; not needed if the folder has one kind beside those of borrowed codebooks (book-...)
         features: --mode reuse: name of the item text vectors to code the items from; not needed if the folder has one kind

@@ -80,8 +80,6 @@ def permutation_stage(
         folder = request.output / FOLDER
 
         def begin(before: Sequence[StageResult]) -> Fit:
-            from linguarec.training.module import FineTuning
-
             learner = PermutedVQRec(copy.deepcopy(network), settings.temperature, settings.rounds)
             start = data.validate(learner)[MONITOR]
             if is_main_process():
@@ -95,7 +93,7 @@ def permutation_stage(
                 patience=settings.epochs,
             )
             steps = data.loader(request.training, request.seed)
-            stage = FineTuning(learner, data.candidates, steps, schedule, request.seed)
+            stage = data.stage(learner, steps, schedule, request.seed)
             return Fit(stage, data.validate, lambda now: _save_order(now, folder), before=start)
 
         def take_over(folder: Path) -> None:

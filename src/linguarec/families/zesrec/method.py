@@ -27,6 +27,7 @@ class FineTuningOptions(StartOptions):
             classes of the softmax, except the target
         ties: fixed (default) or shuffled; shuffled draws a new order of the items of a user with equal timestamps for every
             epoch, for data whose order of ties says nothing
+        softmax: over which items the loss of a step runs
         frozen: encoder (default with --from) freezes the loaded sequence encoder except its input LayerNorm
         features: name of the item text vectors; not needed if the folder has one kind
     """

@@ -21,7 +21,8 @@ from linguarec.batching.batches import ItemBatch, SequenceBatch
 from linguarec.batching.pretraining import PretrainingBatch
 from linguarec.checks import refuse, small
 from linguarec.nn.encoders import SequenceEncoder
-from linguarec.nn.losses import Pairs, catalogue_cross_entropy, contrastive_cross_entropy
+from linguarec.nn.losses import Pairs, contrastive_cross_entropy
+from linguarec.nn.next_item import next_item_loss
 from linguarec.nn.shape import CatalogueShape
 
 
@@ -72,10 +73,10 @@ class ZESRec(nn.Module):
         return states
 
     def finetune_loss(self, batch: SequenceBatch, items: ItemBatch) -> Tensor:
-        """Mean cross-entropy of the next item over the catalogue `items`, without the pairs `batch.excluded`."""
+        """Mean loss of the next item over the catalogue `items` or a sample of it; see `next_item_loss`."""
         vectors = self.item_inputs(items)
         queries = self.queries(batch, vectors)
-        return catalogue_cross_entropy(queries, vectors, batch.targets, excluded=batch.excluded)
+        return next_item_loss(queries, vectors, batch)
 
     def pretrain_loss(self, batch: PretrainingBatch) -> Tensor:
         """Contrast of each position's state with the next items of the step."""
