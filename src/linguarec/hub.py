@@ -26,7 +26,7 @@ from linguarec.stored import AGAIN, read_json
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PLAIN = re.compile(r"[^*?\[\\:\x00-\x1f\x7f]{1,500}")  # no pattern, drive, other separator or control character
 _SUFFIXES = (".json", ".safetensors", ".npy", ".npz", ".parquet")
-_LONGEST = 600  # characters of a reason
+_LONGEST, _ERRORS = 400, 3  # characters of an error, errors behind each other
 _MARKER = Marker("config.json", "model")
 
 
@@ -200,9 +200,11 @@ def _downloaded(repository: str, revision: str | None, api: Any, cache: str | Pa
         with _hub_errors(repository, CheckpointMismatchError):
             api.snapshot_download(allow_patterns=[SEAL_FILE, *names], **place)
         _sealed(folder)
-    except CheckpointMismatchError:
+    except CheckpointMismatchError as error:
         _forget(folder)
-        raise
+        raise CheckpointMismatchError(
+            f"{repository}: {error} What does not fit was removed from the cache, so that the next call downloads it again."
+        ) from error
     return folder
 
 
@@ -285,5 +287,11 @@ def _hub_errors(repository: str, kind: type[LinguarecError]) -> Iterator[None]:
         raise kind(f"{repository}: the hub's answer cannot be read ({reason})") from error
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:_LONGEST]
+def _reason(error: BaseException) -> str:
+    """What an error says, and the errors behind it: huggingface_hub replaces the hub's answer by advice."""
+    said: list[str] = []
+    found: BaseException | None = error
+    while found is not None and len(said) < _ERRORS:
+        said.append(" ".join(str(found).split())[:_LONGEST] or type(found).__name__)
+        found = found.__cause__
+    return "; because: ".join(dict.fromkeys(said))

@@ -8,14 +8,13 @@ import io
 import logging
 import os
 import random
-import signal
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hostile import TookTooLongError, within
 
 from linguarec import cli
 from linguarec.catalogue import Catalogue
@@ -38,10 +37,6 @@ TRAINING = [
     "--training.max-epochs", "1", "--training.targets-per-step", "200", "--training.accelerator", "cpu",
     "--transformer.hidden-size", "8", "--transformer.inner-size", "8", "--transformer.layers", "1",
 ]  # fmt: skip
-
-
-class TookTooLongError(BaseException):
-    """Not an Exception, so that nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +120,12 @@ def mutated(words: list[str], flags: list[str], draw: random.Random) -> list[str
 def called(words: list[str], capfd: pytest.CaptureFixture[str]) -> int:
     """The exit code of a command in this process; what it shows is in `capfd`."""
 
-    def late(number: int, frame: types.FrameType | None) -> None:
-        raise TookTooLongError
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
     capfd.readouterr()
     try:
-        cli.main(words)
+        with within(SECONDS):
+            cli.main(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_mutated_command_lines(
