@@ -2,8 +2,8 @@
 
 The script imports the library once and then forks for each run, so that a run takes as long as its work. In the child an
 audit hook counts what changes files: opening for writing, renaming, removing, making folders, linking, truncating, the
-exchange of two folders, and the commits of what was written to a database. At the n-th operation, before it is done, the child
-kills itself with SIGKILL.
+exchange of two folders, the commits of what was written to a database, and the requests to a server. At the n-th operation,
+before it is done, the child kills itself with SIGKILL.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Killer:
 
         Args:
             root: operations elsewhere are not counted.
-            words: the command line, without the program.
+            words: the command line, without the program; or a file that ends in .py and its arguments.
             kill_at: number of the operation, from 0, before which the process is ended.
             stop: the signal that ends it.
         """
@@ -92,7 +92,8 @@ def serve() -> None:
             for stream in (0, 1, 2):
                 os.dup2(handle, stream)
             _watch(request["root"], request["kill_at"], request["stop"], os.open(log, os.O_WRONLY | os.O_CREAT))
-            _end(linguarec.cli.main, request["words"])
+            words = request["words"]
+            _end(_run_script if words[0].endswith(".py") else linguarec.cli.main, words)
         _, status = os.waitpid(child, 0)
         operations = log.read_text().splitlines()
         code = os.waitstatus_to_exitcode(status)
@@ -100,7 +101,15 @@ def serve() -> None:
         answers.flush()
 
 
-def _end(main: Callable[[list[str]], NoReturn], words: list[str]) -> NoReturn:
+def _run_script(words: list[str]) -> None:
+    import runpy
+
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+    raise SystemExit(0)
+
+
+def _end(main: Callable[[list[str]], None], words: list[str]) -> NoReturn:
     """Run the command and leave without the clearing up of the interpreter, which takes longer than most commands."""
     code = 1
     try:
@@ -114,6 +123,7 @@ def _end(main: Callable[[list[str]], NoReturn], words: list[str]) -> NoReturn:
 
 
 def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
+    import httpx2
     import sqlalchemy
 
     from linguarec import files
@@ -141,7 +151,11 @@ def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
         if isinstance(path, str) and (path.startswith(root) or not path.startswith("/")):
             operation(event, path)
 
-    exchange = files.exchange
+    exchange, send = files.exchange, httpx2.Client.send
+
+    def sent(client: httpx2.Client, request: httpx2.Request, **settings: Any) -> httpx2.Response:
+        operation(f"request {request.method}", request.url.path)
+        return send(client, request, **settings)
 
     def watched(first: Path, second: Path) -> bool:
         operation("exchange", str(second))
@@ -158,7 +172,7 @@ def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
             operation("commit", str(connection.engine.url.database))
         written.discard(connection)
 
-    files.exchange = watched
+    files.exchange, httpx2.Client.send = watched, sent  # type: ignore[method-assign]
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", execute)
     sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commit)
     sys.addaudithook(hook)
