@@ -175,7 +175,7 @@ def _inline(text: str) -> str:
 
 def _block(language: str, text: str) -> str:
     """Text in a fence that is longer than any in it."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=2))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}{fence}"
 
 

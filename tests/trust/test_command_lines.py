@@ -80,13 +80,18 @@ def commands(shop: Path, runs: dict[str, Path], backbone: str) -> dict[str, list
         "tokenize": ["tokenize", data, "--backbone", backbone, "--name", "t", "--overwrite"],
         "import-codes": ["import-codes", data, "log.csv"],
         "compare": ["compare", data, "--models", "sasrec", "--seeds", "1", "-o", "OUT", *TRAINING],
+        "blend": ["blend", str(runs["unisrec"]), str(runs["ease"]), "-o", "OUT"],
+        "tune": ["tune", "itemknn", data, "-o", "OUT", "--trials", "1"],
+        "export onnx": ["export", str(runs["recformer"]), "--form", "onnx", "-o", "OUT"],  # refused, and so soon done
+        "recommend all": ["recommend", str(runs["ease"]), "--for", data, "-o", "OUT.csv", "--filter", 'title != "a"'],
+        "serve": ["serve", str(runs["unisrec"]), "--port", "0", "--state", "OUT.sqlite"],
         "transfer": ["transfer", data, "--from", str(runs["unisrec"]), "-o", "OUT", *TRAINING],
     }  # fmt: skip
 
 
 def flags_of(words: list[str], capfd: pytest.CaptureFixture[str]) -> list[str]:
     """The flags that a command's help names."""
-    size = 2 if words[0] in ("prepare", "finetune", "pretrain") else 1
+    size = 2 if words[0] in ("prepare", "finetune", "pretrain", "tune") else 1
     called([*words[:size], "--help"], capfd)
     shown = capfd.readouterr().out
     lines = [line.strip() for line in shown.splitlines() if line.startswith("  -")]
@@ -129,12 +134,20 @@ def called(words: list[str], capfd: pytest.CaptureFixture[str]) -> int:
 
 
 def test_mutated_command_lines(
-    place: Path, shop: Path, runs: dict[str, Path], backbone: str, capfd: pytest.CaptureFixture[str]
+    place: Path,
+    shop: Path,
+    runs: dict[str, Path],
+    backbone: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines = commands(shop, runs, backbone)
     flags = {name: flags_of(words, capfd) for name, words in lines.items()}
+    flags["tune"].remove("--trials")  # thousands are no mistake
+    for name in ("run", "run_workers"):  # the service is not what is tried here
+        monkeypatch.setattr(f"linguarec.serving.server.{name}", lambda *arguments, **settings: None)
     draw, wrong = random.Random(3), []
-    for number in range(300 * SIZE):
+    for number in range(360 * SIZE):
         name = list(lines)[number % len(lines)]
         words = [word.replace("OUT", f"out{number}") for word in mutated(lines[name], flags[name], draw)]
         if "--training.devices" in words[:-1] and words[words.index("--training.devices") + 1].isdecimal():

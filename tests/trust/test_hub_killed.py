@@ -10,9 +10,7 @@ import pytest
 from hub_server import Hub, running_hub
 from killing import Killer
 
-from linguarec.commands.blend import blend
 from linguarec.commands.evaluate import evaluate
-from linguarec.commands.finetune import finetune
 from linguarec.hub import Pushed, from_pretrained, push_to_hub
 from linguarec.recommender import Recommender
 
@@ -38,15 +36,6 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
 
-@pytest.fixture(scope="module")
-def every_run(shop: Path, runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs of networks that read ids, vectors, codes and texts, one in closed form, and blends."""
-    made = tmp_path_factory.mktemp("made")
-    finetune("ease", shop, made / "ease")
-    blend([runs["recformer"], made / "ease", runs["unisrec"]], made / "blend")
-    return {**runs, "ease": made / "ease", "blend": made / "blend"}
-
-
 def best(recommender: Recommender, **settings: Any) -> list[list[tuple[str, float]]]:
     ids = recommender.catalogue.raw_ids
     histories = [[ids[row], ids[(7 * row + 3) % len(ids)]] for row in range(20)]
@@ -56,8 +45,8 @@ def best(recommender: Recommender, **settings: Any) -> list[list[tuple[str, floa
 
 
 @pytest.mark.parametrize("name", ["sasrec", "unisrec", "vqrec", "recformer", "ease", "blend"])
-def test_every_kind_of_run_comes_back(name: str, every_run: dict[str, Path], hub: Hub, tmp_path: Path) -> None:
-    run = every_run[name]
+def test_every_kind_of_run_comes_back(name: str, runs: dict[str, Path], hub: Hub, tmp_path: Path) -> None:
+    run = runs[name]
     pushed = push_to_hub(run, f"ann/{name}", token=hub.token, endpoint=hub.address)
     moved = run.with_name(f"{run.name}-away")
     run.rename(moved)  # nothing of the run is needed where it is opened
@@ -74,9 +63,9 @@ def test_every_kind_of_run_comes_back(name: str, every_run: dict[str, Path], hub
     assert kinds <= {"json", "safetensors", "npy", "npz", "parquet", "md"}
 
 
-def test_the_card_of_a_blend(every_run: dict[str, Path], shop: Path, hub: Hub, tmp_path: Path) -> None:
+def test_the_card_of_a_blend(runs: dict[str, Path], shop: Path, hub: Hub, tmp_path: Path) -> None:
     run = tmp_path / "blend"
-    shutil.copytree(every_run["blend"], run)
+    shutil.copytree(runs["blend"], run)
     for evaluated in (False, True):
         if evaluated:
             evaluate(run, shop, plots=False)
