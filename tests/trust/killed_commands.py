@@ -119,7 +119,7 @@ COMMANDS = [
     Killed("tune", ["tune", "itemknn", "data", *TUNE], "study", [], every=20, result=content_of_study),
     Killed("tune by steps", ["tune", "sasrec", "data", *TUNE, *TRAINED], "study", [], 3, content_of_study, large=True),
     Killed("export", ["export", "data", "-o", "files"], "files", every=3),
-    Killed("export onnx", ["export", "old", "--form", "onnx", "-o", "files"], "files", every=8),
+    Killed("export onnx", ["export", "old", "--form", "onnx", "-o", "files"], "files", every=10),
     Killed("evaluate", ["evaluate", "old", "data"], "old", every=4, same=True),
     Killed("recommend", ["recommend", "mix", "--histories", "HISTORIES.csv", "-o", "best.parquet"], "best.parquet"),
     Killed("compare", [*COMPARE, "--runs", "knn", "--blend"], "report", [], every=16),
