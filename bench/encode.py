@@ -83,6 +83,7 @@ def main() -> None:
     remove_shards(scratch)
     started, worked = time.perf_counter(), time.process_time()
     found = encode_in_shards(encoder, texts, scratch)
+    assert found is not None
     ours = Rates(len(texts), time.perf_counter() - started, time.process_time() - worked)
     remove_shards(scratch)
 

@@ -1,4 +1,4 @@
-"""The accuracy tables of `bench/README.md` and `bench/results/accuracy.json` hold the same figures."""
+"""The accuracy tables of `bench/README.md` and the tables of `docs/scale.md` hold the figures of `bench/results/`."""
 
 import json
 import re
@@ -72,3 +72,14 @@ def test_the_figures_are_those_of_the_readme(place: int) -> None:
     # Nothing but the named columns is taken for text where figures belong.
     for row in stored["rows"]:
         assert all(not isinstance(row[name], str) for name in row if "@" in name or name in ("valid", "test", "epochs"))
+
+
+def test_the_tables_of_scale_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/scale.md holds no other figure between its marks than `python bench/scale.py --docs` writes there."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    from scale import put_into, tables
+
+    results = json.loads((BENCH / "results" / "scale.json").read_text(encoding="utf-8"))["results"]
+    docs = (BENCH.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert "| recommend --for | U, U x N |" in docs
+    assert put_into(docs, tables(results)) == docs

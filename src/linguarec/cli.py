@@ -23,13 +23,14 @@ from typing import Any, NoReturn
 from linguarec.arguments import parse
 from linguarec.errors import LinguarecError, SettingsError
 from linguarec.parameters import Command
+from linguarec.processes import is_main_process, place_on_machine, started_together
 from linguarec.screen import VisibleFormatter, visible_lines
 
 PREPARE = "linguarec.commands.prepare"
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")  # of torch
 # Errors without a file's name: those of standard output, since writers of files name them.
 _OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-PATIENCE = 5.0  # seconds that the later processes of a training wait before they print an error
+PATIENCE = 5.0  # seconds that the later processes of a command wait before they print an error
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("linguarec.commands.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),
@@ -62,9 +63,15 @@ COMMANDS: dict[str, Command] = {
         "Prepared folders as benchmark or pre-training files; a run for onnxruntime.",
         ("data",),
     ),
-    "encode": Command("linguarec.commands.encode", "encode", "Item texts to vectors, by a language model.", ("data",)),
+    "encode": Command(
+        "linguarec.commands.encode", "encode", "Item texts to vectors, by a language model.", ("data",), shared=True
+    ),
     "tokenize": Command(
-        "linguarec.commands.tokenize", "tokenize", "Item attributes to key-value tokens, for Recformer.", ("data",)
+        "linguarec.commands.tokenize",
+        "tokenize",
+        "Item attributes to key-value tokens, for Recformer.",
+        ("data",),
+        shared=True,
     ),
     "quantize": Command("linguarec.commands.quantize", "quantize", "Item vectors to discrete codes.", ("data",)),
     "import-codes": Command(
@@ -80,6 +87,7 @@ COMMANDS: dict[str, Command] = {
         ("model", "data"),
         model="model",
         options="pretraining",
+        shared=True,
     ),
     "finetune": Command(
         "linguarec.commands.finetune",
@@ -88,6 +96,7 @@ COMMANDS: dict[str, Command] = {
         ("model", "data"),
         model="model",
         options="finetuning",
+        shared=True,
     ),
     "tune": Command(
         "linguarec.commands.tune",
@@ -106,8 +115,11 @@ COMMANDS: dict[str, Command] = {
         "Full-ranking metrics of a trained run.",
         ("run", "data"),
         options="reading",
+        shared=True,
     ),
-    "recommend": Command("linguarec.commands.recommend", "recommend", "The next items for a history.", ("run",)),
+    "recommend": Command(
+        "linguarec.commands.recommend", "recommend", "The next items for a history.", ("run",), shared=True
+    ),
     "serve": Command("linguarec.commands.serve", "serve", "An HTTP API and a page over a trained run.", ("run",)),
     "convert": Command(
         "linguarec.commands.convert",
@@ -203,7 +215,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _say_error(message: str) -> None:
-    """Print the message of an error only once, though every process of a training raises it.
+    """Print the message of an error only once, though every process of a command raises it.
 
     Later processes wait first. If the first process fails with the same error, its launcher ends them before they print.
     """
@@ -215,7 +227,7 @@ def _say_error(message: str) -> None:
 
 def _is_later_process() -> bool:
     """Whether torchrun or Lightning started this process, and it is not the first one on this machine."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    return place_on_machine() > 0
 
 
 def _run(words: list[str]) -> int:
@@ -237,16 +249,31 @@ def _run(words: list[str]) -> int:
     call = parse(function, rest, f"linguarec {name}", command)
     if call is None:  # help was requested and shown
         return 0
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    if not command.shared:
+        _check_alone(name)
+    # What the later processes of a command say, the first one says, too.
+    logging.basicConfig(level=logging.INFO if is_main_process() else logging.ERROR, stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(VisibleFormatter("%(message)s"))
     for chatty in ("lightning", "sentence_transformers", "transformers", "matplotlib", "httpx", "faiss"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     result = function(**call.arguments)
-    if call.json and result:  # only the first process of a training has a result
+    if call.json and result:  # only the first of several processes has a result
         print(_as_json(dict(result)), flush=True)  # noqa: T201
     return 0
+
+
+def _check_alone(name: str) -> None:
+    """Refuse several processes for a command that works in one: they would do the same work and write the same output."""
+    if (count := started_together()) > 1:
+        sharing = ", ".join(name for name, command in COMMANDS.items() if command.shared)
+        raise SettingsError(
+            [
+                f"torchrun started {count} processes, and `linguarec {name}` works in one: start it without torchrun. "
+                f"Commands whose work processes share: {sharing}."
+            ]
+        )
 
 
 def _as_json(result: dict[str, Any]) -> str:

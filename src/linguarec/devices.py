@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linguarec.errors import SettingsError
+from linguarec.processes import place_on_machine, started_together
 
 if TYPE_CHECKING:
     import torch
@@ -12,13 +13,19 @@ if TYPE_CHECKING:
 def device_for(asked: str | None) -> "torch.device":
     """The requested device ("cpu", "cuda", "cuda:1"); None = a GPU if there is one, else the CPU.
 
+    Processes that torchrun started on one machine get its GPUs in turn.
+
     Raises:
         SettingsError: this machine has no such device.
     """
     import torch
 
     if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if started_together() == 1:
+            return torch.device("cuda")
+        return torch.device("cuda", place_on_machine() % torch.cuda.device_count())
     try:
         device = torch.device(asked)
     except RuntimeError:

@@ -64,6 +64,10 @@ class UnknownItemError(LinguarecError):
     """A raw item id is not in the catalogue."""
 
 
+class LostProcessError(LinguarecError):
+    """Another one of the processes that torchrun started for a command has ended, or cannot be reached."""
+
+
 class StateError(LinguarecError):
     """The durable state of a service cannot be used, or refuses what it is given."""
 

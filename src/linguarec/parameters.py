@@ -31,7 +31,8 @@ class Command:
     `given`: parameters whose values follow from the command's name. `model`: the parameter that selects the model family; the
     function's `config` parameter then has that family's config class, and its flags are written `--model.<field>`. `options`:
     which flags `**options` stands for: those that model families declare for fine-tuning or pre-training, or the names of
-    what they read from a folder; the flags of the selected family, else of all families.
+    what they read from a folder; the flags of the selected family, else of all families. `shared`: whether processes that
+    torchrun starts share its work.
     """
 
     module: str
@@ -41,6 +42,7 @@ class Command:
     model: str | None = None
     options: Literal["finetuning", "pretraining", "reading"] | None = None
     given: Mapping[str, str] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True)

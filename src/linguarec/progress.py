@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from linguarec.processes import is_main_process
 from linguarec.screen import visible
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def progress_bar(description: str, total: int | None, unit: str) -> Iterator[Adv
     """Show a bar with done/total, rate in `unit`/s and the time left; yields the function that advances it.
 
     A bar that is opened while another one is shown stands below that one, and vanishes at its end. Nothing is drawn when
-    standard error is not a terminal; then only start and end are logged.
+    standard error is not a terminal, or in the later ones of several processes.
     """
     from rich.console import Console
     from rich.progress import (
@@ -55,7 +56,10 @@ def progress_bar(description: str, total: int | None, unit: str) -> Iterator[Adv
     console = Console(stderr=True)
     title = TextColumn("{task.description}", markup=False)
     columns = (title, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar, _messages_above(bar):
+    with (
+        Progress(*columns, console=console, disable=not (console.is_terminal and is_main_process())) as bar,
+        _messages_above(bar),
+    ):
         task = bar.add_task(visible(description), total=total, unit=unit)
         _open.append(bar)
         try:

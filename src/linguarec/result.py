@@ -22,7 +22,7 @@ class Result(Mapping[str, Any]):
 
     @classmethod
     def of_later_process(cls) -> Self:
-        """What a command returns in the processes that train beside the first: no field is set, and it is false."""
+        """What a command returns in the processes that work beside the first: no field is set, and it is false."""
         return object.__new__(cls)
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Result(Mapping[str, Any]):
         return len(self._names())
 
     def __repr__(self) -> str:
-        lines = self._lines() if self else ["(the result is with the first process of the training)"]
+        lines = self._lines() if self else ["(the result is with the first process)"]
         return "\n  ".join([type(self).__name__, *lines])
 
     @abstractmethod

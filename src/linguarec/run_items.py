@@ -20,6 +20,7 @@ from linguarec.families.flags import refuse
 from linguarec.families.opening import open_start, read_description
 from linguarec.families.weights import seal_model
 from linguarec.files import updating_folder
+from linguarec.processes import ALONE, Processes
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.repeats import RepeatTerm
@@ -43,9 +44,9 @@ class RunItems:
     names: Mapping[str, str | None] = field(default_factory=dict)
     repeats: RepeatTerm | None = None
 
-    def rank(self, cases: EvaluationCases) -> Protocols:
-        """Rank the targets of `cases`, which hold item rows of the folder, under every protocol."""
-        return rank_by_protocol(self.scorer, self.inputs, self.ranker, cases, self.repeats)
+    def rank(self, cases: EvaluationCases, processes: Processes = ALONE) -> Protocols:
+        """Rank the targets of `cases`, which hold item rows of the folder, under every protocol; see `rank_by_protocol`."""
+        return rank_by_protocol(self.scorer, self.inputs, self.ranker, cases, self.repeats, processes=processes)
 
 
 def items_of_run(run: Path, dataset: PreparedDataset, zero_shot: bool, asked: Asked, device: torch.device) -> RunItems:

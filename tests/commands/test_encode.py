@@ -124,7 +124,7 @@ from pathlib import Path
 import linguarec.text.shards as shards
 from linguarec.commands.encode import encode
 
-shards.encode_in_shards.__defaults__ = ("Encoding", 100)
+shards.TOKENS_A_SHARD["cpu"] = 100
 shards.TOKENS_A_BATCH["cpu"] = 100
 written = 0
 write = shards.save_array
@@ -150,7 +150,7 @@ def test_killed_it_goes_on_where_it_stopped(
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert dataset.feature_names == []
-    monkeypatch.setattr(shards.encode_in_shards, "__defaults__", ("Encoding", 100))
+    monkeypatch.setitem(shards.TOKENS_A_SHARD, "cpu", 100)
     monkeypatch.setitem(shards.TOKENS_A_BATCH, "cpu", 100)
     result = encode(dataset.path, precision="fp32")
     assert 0 < result["resumed_texts"] < result["distinct_texts"]

@@ -276,3 +276,29 @@ def test_scores_of_sparse_queries_are_known_to_be_close():
     ranker.score(queries, out)
     wrong = (out.double() - ranker.scores_of(queries, torch.arange(50).expand(2, 50))).abs().amax(dim=1).numpy()
     assert wrong[0] <= sparse_error and wrong[1] <= dense_error
+
+
+def test_wide_queries_of_few_values_rank_as_whole_products_do():
+    width = 1_500
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(width, width)).astype(np.float32)
+    keys[7] = keys[1_203]  # equal items tie
+    added = rng.normal(size=(3, width)).astype(np.float32)
+    queries = torch.zeros(40, width)
+    for query in queries:
+        query[rng.choice(width, 9, replace=False)] = torch.from_numpy(rng.random(9, dtype=np.float32))
+    queries[5] = torch.from_numpy(rng.normal(size=width).astype(np.float32))  # one of many values among them
+    targets = rng.integers(0, width + 3, 40)
+    targets[:3] = 7
+    ranker = DenseRanker(keys).with_added(added)
+    exact = queries.double().numpy() @ np.concatenate([keys, added]).astype(np.float64).T
+    target = exact[np.arange(40), targets][:, None]
+    tied = np.abs(exact - target) < 1e-9
+    ranks = ranker.ranks(queries, targets)
+    np.testing.assert_array_equal(ranks.greater, (exact > target + 1e-9).sum(axis=1))
+    np.testing.assert_array_equal(ranks.ties, tied.sum(axis=1))
+    assert (ranks.ties[:3] == 2).all()
+    alone = [ranker.ranks(queries[row : row + 1], targets[row : row + 1]).greater[0] for row in range(40)]
+    np.testing.assert_array_equal(alone, ranks.greater)
+    best = ranker.top_k(queries, 5)
+    np.testing.assert_array_equal(best.rows, np.argsort(-exact, axis=1, kind="stable")[:, :5])

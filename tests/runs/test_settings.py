@@ -52,7 +52,7 @@ def dataset(make_dataset: Callable[..., PreparedDataset]) -> PreparedDataset:
     ItemCodes(book.encode(vectors), book, made.texts_fingerprint).save(made.codes_path("pq"))
     tokenizer = AttributeTokenizer.load("all-MiniLM-L6-v2", ["title"], attribute_tokens=8)
     with writing_folder(made.tokens_path("words")) as folder:
-        write_tokens(folder, tokenizer, [{"title": made.texts}], made.fingerprint)
+        write_tokens(folder, tokenizer, map(tokenizer.tokenize, [{"title": made.texts}]), made.fingerprint)
     return made
 
 

@@ -32,7 +32,7 @@ def write(dataset: PreparedDataset, tokenizer: AttributeTokenizer, name: str = "
     """Store the tokens of the folder's titles, described with some changes of their form."""
     described = AttributeTokenizer(replace(tokenizer.form, **changes), tokenizer._tokenizer)
     with writing_folder(dataset.tokens_path(name), overwrite=True) as folder:
-        write_tokens(folder, described, [{"title": dataset.texts}], dataset.fingerprint)
+        write_tokens(folder, described, map(described.tokenize, [{"title": dataset.texts}]), dataset.fingerprint)
 
 
 @pytest.fixture

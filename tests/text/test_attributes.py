@@ -155,7 +155,7 @@ def test_the_store_is_the_same_however_the_catalogue_is_cut(
     minilm: AttributeTokenizer, tmp_path: Path, size: int
 ) -> None:
     done: list[int] = []
-    counts = write_tokens(tmp_path, minilm, pieces(size), "f", done.append)
+    counts = write_tokens(tmp_path, minilm, map(minilm.tokenize, pieces(size)), "f", done.append)
     expected, expected_counts = minilm.tokenize(COLUMNS)
     stored = open_tokens(tmp_path, "f")
     assert isinstance(stored.tokens.ids, np.memmap)
@@ -171,7 +171,7 @@ def test_the_store_is_the_same_however_the_catalogue_is_cut(
 def test_tokens_of_another_catalogue_or_damaged_ones_are_refused(minilm: AttributeTokenizer, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    write_tokens(folder, minilm, pieces(6), "f")
+    write_tokens(folder, minilm, map(minilm.tokenize, pieces(6)), "f")
     with pytest.raises(
         StaleFeaturesError, match=r"from another catalogue than the folder has now\. Copy the folder again"
     ):
@@ -198,7 +198,7 @@ def test_tokens_of_another_catalogue_or_damaged_ones_are_refused(minilm: Attribu
 
 
 def test_tokens_of_an_earlier_version_can_be_read(minilm: AttributeTokenizer, tmp_path: Path) -> None:
-    counts = write_tokens(tmp_path, minilm, pieces(6), "f")
+    counts = write_tokens(tmp_path, minilm, map(minilm.tokenize, pieces(6)), "f")
     info = json.loads((tmp_path / "tokens.json").read_text())
     info["counts"]["converted_values"] = 3
     (tmp_path / "tokens.json").write_text(json.dumps(info))

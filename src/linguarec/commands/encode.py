@@ -57,7 +57,7 @@ def encode(
 ) -> EncodeResult:
     """Encode the item texts of a prepared folder and store the vectors in it.
 
-    A run that was killed is resumed by the same command.
+    A run that was killed is resumed by the same command. Behind torchrun the processes share the texts out.
 
     Args:
         data: a prepared folder
@@ -72,6 +72,7 @@ def encode(
         device: cpu or cuda; by default a GPU if there is one
         overwrite: replace vectors of that name
     """
+    import contextlib
     import time
     from dataclasses import asdict
 
@@ -81,6 +82,7 @@ def encode(
     from linguarec.data.features import FeatureInfo
     from linguarec.errors import DataFormatError, OutputError, SettingsError
     from linguarec.files import clear_up, owned, writing_file
+    from linguarec.processes import Processes, is_main_process
     from linguarec.text.encoders import TextEncoder
     from linguarec.text.references import stored_name
     from linguarec.text.shards import encode_in_shards, remove_shards
@@ -100,30 +102,34 @@ def encode(
     dataset = PreparedDataset.open(data)
     scratch = dataset.path / f".{name}.shards"
     if name in dataset.feature_names and not overwrite:
-        clear_up(
-            dataset.feature_path(name).parent, PATIENCE
-        )  # of an encoding that was killed after its vectors were stored
-        clear_up(scratch)
-        remove_shards(scratch)
+        if is_main_process():  # after an encoding that was killed when its vectors were stored
+            clear_up(dataset.feature_path(name).parent, PATIENCE)
+            clear_up(scratch)
+            remove_shards(scratch)
         raise OutputError(f"{data} has vectors {name!r} already; pass --overwrite to replace them, or --name another.")
     if not any(text.strip() for text in dataset.texts):
         raise DataFormatError(
             f"No item of {data} has a text, so all would get one vector; prepare it with a catalogue that has texts (--items)."
         )
     model = TextEncoder.load(encoder, pooling, precision, max_tokens, dataset.manifest.text_rules, device)
+    processes = Processes.here()
     started = time.perf_counter()
-    with owned(scratch):
-        found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}")
+    with owned(scratch) if processes.is_writer else contextlib.nullcontext():
+        found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}", processes)
         seconds = time.perf_counter() - started
         generator = np.random.default_rng(seed)
         drawn = []
         for draw in range(word_drop_draws):
             dropped = [drop_words(text, word_drop, generator) for text in dataset.texts]
             title = f"Word-drop draw {draw + 1} of {word_drop_draws}"
-            vectors = encode_in_shards(model, dropped, scratch, title).vectors
+            of_draw = encode_in_shards(model, dropped, scratch, title, processes)
+            if of_draw is None:
+                continue
             drawn.append(scratch / f"drop{draw}.npy")
-            with writing_file(drawn[-1], vectors.nbytes) as temporary:
-                save_array(temporary, vectors)
+            with writing_file(drawn[-1], of_draw.vectors.nbytes) as temporary:
+                save_array(temporary, of_draw.vectors)
+        if found is None:
+            return EncodeResult.of_later_process()
         reference = model.reference
         info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
         dataset.write_features(name, found.vectors, info, drawn)

@@ -102,6 +102,7 @@ def evaluate(
         options: with --zero-shot: names of the vectors, codes or tokens to read; by default those that fit the model
     """
     import time
+    from dataclasses import replace
 
     import numpy as np
 
@@ -115,6 +116,7 @@ def evaluate(
     from linguarec.families.opening import read_description
     from linguarec.files import updating_folder, write_json
     from linguarec.portable import portable_values
+    from linguarec.processes import Processes
     from linguarec.ranking.scorer import left_out, log_left_out
     from linguarec.run_items import items_of_run, with_repeats
     from linguarec.runs.settings import read_settings
@@ -158,15 +160,19 @@ def evaluate(
             settings["split"],
             protocol,
         )
+    processes = Processes.here()
     items = items_of_run(run, dataset, zero_shot, options, place)
     valid = evaluation_cases(dataset.sequences, roles, "valid")
     if fit_repeats:
-        items = with_repeats(run, items, valid, dataset, own_data)
+        repeats = processes.of_writer(lambda: with_repeats(run, items, valid, dataset, own_data).repeats)
+        items = replace(items, repeats=repeats)
     cut = left_out(items.scorer, items.inputs, {split: cases.histories})
     log_left_out(cut)
     started = time.perf_counter()
-    result = items.rank(cases)
+    result = items.rank(cases, processes)
     seconds = time.perf_counter() - started
+    if not processes.is_writer:
+        return EvaluateResult.of_later_process()
     fitted_on = None if items.repeats is None else valid
     systems = {
         model_name: result,

@@ -1,6 +1,6 @@
 """Recommend: the next items after one history, after those in a file, or for all users of a prepared folder."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +35,8 @@ def recommend(
 ) -> dict[str, Any]:
     """Show the items that a trained run recommends after a history of raw item ids, or write those for many histories.
 
-    New items can be added from a file with their text; then they are recommended like the others.
+    New items can be added from a file with their text; then they are recommended like the others. Behind torchrun the
+    processes share the histories of --histories or --for out.
 
     Args:
         run: run folder of a trained model
@@ -55,6 +56,7 @@ def recommend(
         skip_unknown: leave unknown ids out, and count them, instead of stopping
         overwrite: replace the output file
     """
+    from linguarec.processes import started_together
     from linguarec.recommender import Recommender
 
     asked = [
@@ -74,6 +76,8 @@ def recommend(
         problems.append("--explain is for --history")
     if k < 1:
         problems.append(f"k is {k}; it must be at least 1")
+    if history is not None and started_together() > 1:
+        problems.append("--history is one history, which processes cannot share; start the command without torchrun")
     if problems:
         raise SettingsError(problems)
     recommender = Recommender.load(run)
@@ -157,30 +161,41 @@ def _write(
     skip_unknown: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
-    """Write the best items for each history, in blocks of some thousand histories."""
+    """Write the best items for each history, in blocks of some thousand histories, which processes share out."""
     import time
 
-    from linguarec.data.item_files import writing_rows
+    from linguarec.data.item_files import rows_format, writing_rows
+    from linguarec.processes import Processes
     from linguarec.progress import progress_bar
     from linguarec.recommendations import columns_of
     from linguarec.runs.tables import plain_console
 
+    processes = Processes.here()
     started = time.perf_counter()
     total, named = _histories(histories, data)
+    encoded = rows_format(output).encoded
+
+    def best_of(start: int) -> tuple[Any, int, int, int]:
+        """The rows of a block, the number of its histories, how many of them have a known item, and of unknown ids."""
+        part = named(slice(start, start + HISTORIES_AT_ONCE))
+        kept, rows, unknown = _known(recommender, part, skip_unknown)
+        catalogue, best = recommender.best_entries(rows, k, exclude_seen, filter_)
+        columns = columns_of(catalogue, best)
+        columns["user"] = [kept[history] for history in columns.pop("history")]
+        return encoded(columns), len(part), len(kept), unknown
+
+    blocks = processes.gathered(map(best_of, processes.share(range(0, total, HISTORIES_AT_ONCE))))
+    if not processes.is_writer:
+        return {}
     done = left_out = unknown_ids = 0
     with (
         writing_rows(output, overwrite) as write,
         progress_bar("Recommending", total, "histories") as advance,
     ):
-        for part in _in_parts(named):
-            kept, rows, unknown = _known(recommender, part, skip_unknown)
-            left_out, unknown_ids = left_out + len(part) - len(kept), unknown_ids + unknown
-            catalogue, best = recommender.best_entries(rows, k, exclude_seen, filter_)
-            columns = columns_of(catalogue, best)
-            columns = {"user": [kept[history] for history in columns.pop("history")], **columns}
-            write(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-            done += len(kept)
-            advance(len(part))
+        for rows, of_block, kept, unknown in blocks:
+            write(rows)
+            done, left_out, unknown_ids = done + kept, left_out + of_block - kept, unknown_ids + unknown
+            advance(of_block)
     seconds = time.perf_counter() - started
     console = plain_console()
     console.print(f"{done:,} histories in {seconds:.1f} s ({done / seconds:,.0f} a second): {output}")
@@ -199,32 +214,26 @@ def _write(
     }
 
 
-def _histories(file: Path | None, data: Path | None) -> "tuple[int, Iterator[NamedHistory]]":
-    """The number of histories in a file or folder, and each history with the user's raw id, or its number from 1."""
+def _histories(file: Path | None, data: Path | None) -> "tuple[int, Callable[[slice], list[NamedHistory]]]":
+    """The number of histories in a file or folder, and a function that gives some: the user's raw id, or its number from 1."""
+    import numpy as np
+
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.item_files import read_histories
 
     if file is not None:
         found = read_histories(file)
-        return len(found), iter(found)
+        return len(found), found.__getitem__
     assert data is not None
     dataset = PreparedDataset.open(data)
     raw_ids, users = dataset.raw_item_ids, dataset.raw_user_ids
+    not_empty = np.flatnonzero(dataset.sequences.lengths > 0)
 
-    def each() -> "Iterator[NamedHistory]":
-        for row, user in enumerate(users):
-            history = [raw_ids[item] for item in dataset.sequences[row].tolist()]
-            if history:
-                yield user, history
+    def named(places: slice) -> "list[NamedHistory]":
+        rows = not_empty[places].tolist()
+        return [(users[row], [raw_ids[item] for item in dataset.sequences[row].tolist()]) for row in rows]
 
-    return int((dataset.sequences.lengths > 0).sum()), each()
-
-
-def _in_parts(named: "Iterator[NamedHistory]") -> "Iterator[list[NamedHistory]]":
-    from itertools import islice
-
-    while part := list(islice(named, HISTORIES_AT_ONCE)):
-        yield part
+    return len(not_empty), named
 
 
 def _known(

@@ -1,11 +1,16 @@
 """Tokenize: item attributes to key-value tokens, for models that read histories as text (Recformer)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from linguarec.checks import name_problems
 from linguarec.files import AnyPath
 from linguarec.result import Result
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
+    from linguarec.text.attributes import Counts, ItemTokens
 
 ITEMS_A_PIECE = 16_384
 HISTORY_ITEMS, HISTORY_TOKENS = 50, 1024  # Recformer's defaults; longer histories are reported
@@ -56,7 +61,7 @@ def tokenize(
     """Turn the attributes of the items into tokens of a language model, once for the whole catalogue, and store them.
 
     An item becomes a sentence of attribute names and values. A model that starts from a backbone needs the tokens of this
-    backbone's tokenizer.
+    backbone's tokenizer. Behind torchrun the processes share the items out.
 
     Args:
         data: a prepared folder
@@ -74,6 +79,7 @@ def tokenize(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.errors import DataFormatError, SettingsError
     from linguarec.files import writing_folder
+    from linguarec.processes import Processes
     from linguarec.progress import progress_bar
     from linguarec.text.attributes import AttributeTokenizer
     from linguarec.text.references import stored_name
@@ -108,17 +114,20 @@ def tokenize(
         told = ", ".join(f"{key!r} alone takes {length}" for key, length in without_room.items())
         raise SettingsError([f"attribute_tokens is {attribute_tokens}, which leaves no room for values: {told}."])
 
-    def pieces() -> "Iterator[dict[str, list[str | None]]]":
-        for batch in items.iter_batches(ITEMS_A_PIECE, columns=chosen):
-            yield {column: batch[column].to_pylist() for column in chosen}
+    def tokenized(batch: "RecordBatch") -> "tuple[ItemTokens, Counts]":
+        return tokenizer.tokenize({column: batch[column].to_pylist() for column in chosen})
 
+    processes = Processes.here()
     started = time.perf_counter()
+    pieces = processes.gathered(map(tokenized, processes.share(items.iter_batches(ITEMS_A_PIECE, columns=chosen))))
+    if not processes.is_writer:
+        return TokenizeResult.of_later_process()
     target = dataset.tokens_path(name)
     with (
         writing_folder(target, overwrite) as folder,
         progress_bar(f"Tokenizing for {name}", dataset.num_items, "items") as advance,
     ):
-        counts = write_tokens(folder, tokenizer, pieces(), dataset.fingerprint, advance)
+        counts = write_tokens(folder, tokenizer, pieces, dataset.fingerprint, advance)
         if counts.items_without_tokens == dataset.num_items:
             raise DataFormatError(
                 f"No item of {data} has a value of {', '.join(chosen)}, so there is nothing to tokenize; choose others with "

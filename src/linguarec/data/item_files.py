@@ -1,11 +1,12 @@
 """Small input files of the user: new items, lists of ids, histories."""
 
 import csv
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from linguarec.comma_lists import split_by_commas
 from linguarec.errors import DataFormatError, OutputError, SettingsError, listed, quoted
@@ -16,7 +17,8 @@ _LONGEST_FIELD = 1 << 27
 _JSON_ENDINGS = (".jsonl", ".ndjson")
 
 NamedHistory = tuple[str, list[str]]
-Rows = Iterable[Mapping[str, Any]]
+Columns = Mapping[str, Sequence[Any]]
+ROW_FIELDS = ("user", "rank", "raw_id", "score", "title")  # of a recommendation
 
 
 def read_items(file: Path) -> list[dict[str, Any]]:
@@ -63,58 +65,95 @@ def read_histories(file: Path) -> list[NamedHistory]:
     return found
 
 
+class RowsFormat(Protocol):
+    """How a kind of file holds recommendations: rows are encoded by any process, and written in order by one."""
+
+    def encoded(self, columns: Columns) -> Any:
+        """Rows as the file holds them; `columns`: those of `ROW_FIELDS`, of equal lengths."""
+
+    def writing(self, file: Path) -> AbstractContextManager[Callable[[Any], None]]:
+        """Open a new file; yields the function that appends encoded rows."""
+
+
+def rows_format(file: Path) -> RowsFormat:
+    """The format of a file of recommendations by its suffix: Parquet, CSV or JSON lines.
+
+    Raises:
+        SettingsError: the suffix names another format.
+    """
+    kinds: dict[str, RowsFormat] = {
+        ".parquet": _ParquetRows(),
+        ".csv": _CsvRows(),
+        **dict.fromkeys(_JSON_ENDINGS, _JsonRows()),
+    }
+    if file.suffix.lower() not in kinds:
+        raise SettingsError([f"output is {file}; expected a file that ends in {', '.join(kinds)}"])
+    return kinds[file.suffix.lower()]
+
+
 @contextmanager
-def writing_rows(file: Path, overwrite: bool) -> Iterator[Callable[[Rows], None]]:
-    """Write recommendations into a Parquet, CSV or JSON-lines file; yields the function that appends rows.
+def writing_rows(file: Path, overwrite: bool) -> Iterator[Callable[[Any], None]]:
+    """Write recommendations into a file; yields the function that appends rows that its `rows_format` encoded.
 
     Raises:
         SettingsError: the suffix names another format.
         OutputError: the file exists, and `overwrite` is false.
     """
-    kinds = {".parquet": _parquet_writer, ".csv": _csv_writer, **dict.fromkeys(_JSON_ENDINGS, _json_writer)}
-    kind = file.suffix.lower()
-    if kind not in kinds:
-        raise SettingsError([f"output is {file}; expected a file that ends in {', '.join(kinds)}"])
+    kind = rows_format(file)
     if file.exists() and not overwrite:
         raise OutputError(f"{file} exists already; choose another file, or pass --overwrite to replace it.")
-    with writing_file(file) as temporary, kinds[kind](temporary) as write:
+    with writing_file(file) as temporary, kind.writing(temporary) as write:
         yield write
 
 
-@contextmanager
-def _parquet_writer(file: Path) -> Iterator[Callable[[Rows], None]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class _ParquetRows:
+    def encoded(self, columns: Columns) -> Any:
+        import pyarrow as pa
 
-    schema = pa.schema(
-        [
-            ("user", pa.string()),
-            ("rank", pa.int32()),
-            ("raw_id", pa.string()),
-            ("score", pa.float32()),
-            ("title", pa.string()),
-        ]
-    )
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        yield lambda rows: writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))
+        return pa.table(dict(columns), schema=self._schema())
 
+    @contextmanager
+    def writing(self, file: Path) -> Iterator[Callable[[Any], None]]:
+        import pyarrow.parquet as pq
 
-@contextmanager
-def _csv_writer(file: Path) -> Iterator[Callable[[Rows], None]]:
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, ["user", "rank", "raw_id", "score", "title"])
-        writer.writeheader()
-        yield writer.writerows
+        with pq.ParquetWriter(file, self._schema(), compression="zstd") as writer:
+            yield writer.write_table
+
+    def _schema(self) -> Any:
+        import pyarrow as pa
+
+        kinds = (pa.string(), pa.int32(), pa.string(), pa.float32(), pa.string())
+        return pa.schema(list(zip(ROW_FIELDS, kinds, strict=True)))
 
 
-@contextmanager
-def _json_writer(file: Path) -> Iterator[Callable[[Rows], None]]:
-    with file.open("w", encoding="utf-8") as opened:
+class _TextRows:
+    header = ""
 
-        def write(rows: Rows) -> None:
-            opened.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+    @contextmanager
+    def writing(self, file: Path) -> Iterator[Callable[[bytes], None]]:
+        with file.open("wb") as opened:
 
-        yield write
+            def write(rows: bytes) -> None:
+                opened.write(rows)
+
+            write(self.header.encode())
+            yield write
+
+
+class _CsvRows(_TextRows):
+    header = ",".join(ROW_FIELDS) + "\r\n"
+
+    def encoded(self, columns: Columns) -> bytes:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(zip(*(columns[name] for name in ROW_FIELDS), strict=True))
+        return text.getvalue().encode()
+
+
+class _JsonRows(_TextRows):
+    def encoded(self, columns: Columns) -> bytes:
+        rows = zip(*(columns[name] for name in ROW_FIELDS), strict=True)
+        lines = (json.dumps(dict(zip(ROW_FIELDS, row, strict=True)), ensure_ascii=False) for row in rows)
+        return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _rows(file: Path, what: str, needed: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from linguarec.batching.batches import ItemBatch
 from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.metrics import FloatArray, per_case, per_user
+from linguarec.processes import ALONE, Processes
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker, protocols_of
 from linguarec.ranking.ranker import Ranker
@@ -138,15 +139,18 @@ def rank_by_protocol(
     cases: EvaluationCases,
     repeats: RepeatTerm | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
+    processes: Processes = ALONE,
 ) -> Protocols:
     """Rank the target of every case among the whole catalogue under every protocol, in one pass.
 
     `kept`: items of the history are candidates, as published. `excluded`: they are not, as `recommend` works. `learned`: they
     are, with the repeat term added to their scores; only with `repeats`. Other arguments as in `rank_cases`.
+
+    `processes`: share the batches; the writer gets the result of one process to the bit, the others one without cases.
     """
     with evaluating(scorer.network), torch.inference_mode():
-        queries = scorer.queries(inputs, cases.histories, cases.users, tokens_per_batch)
-        return ranked_by_protocol(queries, ranker, cases, repeats)
+        queries = scorer.queries(inputs, cases.histories, cases.users, tokens_per_batch, processes.shard)
+        return ranked_by_protocol(queries, ranker, cases, repeats, processes)
 
 
 def ranked_by_protocol(
@@ -154,13 +158,21 @@ def ranked_by_protocol(
     ranker: ExactRanker[Any, Any],
     cases: EvaluationCases,
     repeats: RepeatTerm | None = None,
+    processes: Processes = ALONE,
 ) -> Protocols:
-    """As `rank_by_protocol`, with queries that are made already, batch by batch: the indices of the cases, their queries."""
-    found: dict[str, list[tuple[npt.NDArray[np.int64], TargetRanks]]] = {name: [] for name in protocols_of(repeats)}
-    for index, of_index in queries:
+    """As `rank_by_protocol`, with queries that are made already, batch by batch: the indices of the cases, their queries.
+
+    With several processes those of this one's share.
+    """
+
+    def ranks_of(batch: tuple[npt.NDArray[np.int64], Any]) -> tuple[npt.NDArray[np.int64], dict[str, TargetRanks]]:
+        index, of_index = batch
         histories = cases.histories.select(index)
         adjustments = None if repeats is None else repeats(histories)
-        ranks = ranker.ranks_by_protocol(of_index, cases.targets[index].astype(np.int64), histories, adjustments)
+        return index, ranker.ranks_by_protocol(of_index, cases.targets[index].astype(np.int64), histories, adjustments)
+
+    found: dict[str, list[tuple[npt.NDArray[np.int64], TargetRanks]]] = {name: [] for name in protocols_of(repeats)}
+    for index, ranks in processes.gathered(map(ranks_of, queries)):
         for name, of_name in ranks.items():
             found[name].append((index, of_name))
     return {name: _result(of_name, cases.users) for name, of_name in found.items()}

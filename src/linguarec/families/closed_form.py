@@ -17,9 +17,9 @@ from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.weights import save_model
 from linguarec.files import writing_file
 from linguarec.memory import peak_memory_gib
+from linguarec.processes import is_main_process
 from linguarec.ranking.scorer import Scorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.processes import is_main_process
 from linguarec.training.record import CURVE_FILE
 from linguarec.training.stages import PlannedStage, StageResult
 

@@ -13,9 +13,9 @@ from linguarec.families.options import as_chosen, settings_of
 from linguarec.families.start import take_over
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
+from linguarec.processes import is_main_process
 from linguarec.ranking.scorer import VectorScorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.processes import is_main_process
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 

@@ -15,7 +15,7 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.family import Family, Start
 from linguarec.families.weights import WEIGHTS_FILE
 from linguarec.given import given
-from linguarec.training.processes import is_main_process
+from linguarec.processes import is_main_process
 from linguarec.training.record import CURVE_FILE
 from linguarec.training.stages import STAGE_FILE
 

@@ -12,9 +12,9 @@ from linguarec.data.splits import EvaluationCases, evaluation_cases
 from linguarec.errors import DataFormatError
 from linguarec.evaluation.evaluate import rank_cases
 from linguarec.families.family import Request
+from linguarec.processes import is_main_process
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import Scorer
-from linguarec.training.processes import is_main_process
 
 log = logging.getLogger(__name__)
 VALID_CASES = 2048  # targets to rank in each folder

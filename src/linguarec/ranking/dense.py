@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from linguarec.ranking.exact import ExactRanker, removed_rows
@@ -20,6 +21,8 @@ _SMALLEST_BUFFER = 1_024  # rows that a buffer of added keys has room for, at le
 # Numbers gathered at once to score candidates exactly: 512 KB in float64, which stays in a core's cache; 128 MB on a GPU.
 _GATHERED, _GATHERED_ON_GPU = 1 << 16, 1 << 24
 _UNIT = 2.0**-24  # largest relative error of one rounding to float32
+# A query of at least this width with at most one value in so many that is not zero is multiplied value by value.
+_WIDE, _ONE_IN = 1_024, 32
 
 
 class _Base:
@@ -32,6 +35,7 @@ class _Base:
     def __init__(self, keys: Tensor) -> None:
         self.keys = keys
         self._longest: float | None = None
+        self._by_column: npt.NDArray[np.float32] | None = None
 
     @property
     def longest(self) -> float:
@@ -39,6 +43,13 @@ class _Base:
         if self._longest is None:
             self._longest = _longest(self.keys)
         return self._longest
+
+    @property
+    def by_column(self) -> npt.NDArray[np.float32]:
+        """The keys as [D, N], each row in one piece: a copy, made when it is first asked for."""
+        if self._by_column is None:
+            self._by_column = self.keys.T.contiguous().numpy()
+        return self._by_column
 
 
 class _Buffer:
@@ -142,14 +153,46 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
         return queries[start:stop]
 
     def score(self, queries: Tensor, out: Tensor) -> None:
-        """See `ExactRanker`: queries are filled up with zeros to the rows of `out`."""
-        filled = queries.to(self.device, torch.float32)
+        """See `ExactRanker`: queries are filled up with zeros to the rows of `out`.
+
+        Wide queries that are nearly all zeros, one value for each item of a history, are multiplied value by value on the
+        CPU. Which way a query goes depends on it alone, so its scores do not depend on the others.
+        """
+        queries = queries.to(self.device, torch.float32)
+        few = self._few_values(queries)
+        if few.all():
+            self._score_few(queries, out[: len(queries)])
+            return
+        filled = queries
         if len(out) > len(queries):
             filled = torch.cat([filled, filled.new_zeros(len(out) - len(queries), self.width)])
         first = 0
         for keys in self._parts():
             torch.mm(filled, keys.T, out=out[:, first : first + len(keys)])
             first += len(keys)
+        if few.any():
+            rows = torch.from_numpy(np.flatnonzero(few))
+            scores = torch.empty(len(rows), out.shape[1])
+            self._score_few(queries[rows], scores)
+            out[rows] = scores
+
+    def _few_values(self, queries: Tensor) -> npt.NDArray[np.bool_]:
+        """[Q] which queries are better multiplied value by value."""
+        if self.device.type != "cpu" or self.width < _WIDE or not len(queries):
+            return np.zeros(len(queries), dtype=bool)
+        few: npt.NDArray[np.bool_] = torch.count_nonzero(queries, dim=1).numpy() * _ONE_IN <= self.width
+        return few
+
+    def _score_few(self, queries: Tensor, out: Tensor) -> None:
+        """Scores [Q, N] of queries that are nearly all zeros: for each of their values, a multiple of a column of the keys."""
+        values = sparse.csr_array(queries.numpy())
+        columns = len(self._base.keys)
+        out[:, :columns] = torch.from_numpy(values @ self._base.by_column)
+        first = columns
+        for added in self._added:
+            stop = first + len(added.keys)
+            out[:, first:stop] = torch.from_numpy(values @ np.ascontiguousarray(added.keys.numpy().T))
+            first = stop
 
     def error(self, queries: Tensor) -> npt.NDArray[np.float64]:
         """See `ExactRanker`: a sum of n products is wrong by n roundings of |query| |key| at most, in any order.

@@ -14,11 +14,11 @@ from linguarec.families.start import log_start
 from linguarec.families.weights import CONFIG_FILE as MODEL_FILE
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.files import check_free, followed, owned, put_in_place
+from linguarec.processes import is_main_process
 from linguarec.runs.results import METRICS_FILE, TrainingResult, remove_checkpoints, show_metrics
 from linguarec.runs.settings import SETTINGS_MARKER, RunSettings, read_settings
 from linguarec.seals import unseal
 from linguarec.stored import AGAIN, read_record
-from linguarec.training.processes import is_main_process
 from linguarec.training.stages import StageResult, run_stages
 
 Kind = TypeVar("Kind", bound=TrainingResult)

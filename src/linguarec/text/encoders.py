@@ -6,6 +6,7 @@ run in bfloat16 if the processor supports it natively.
 """
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 Vectors = npt.NDArray[np.float32]
 
 _LOADING = threading.Lock()  # transformers changes settings of the whole process while it loads
+TEXTS_AT_ONCE = 1 << 14  # that are tokenised; as lists of Python they take several times their memory
 TOKENS_A_BATCH = {"cpu": 1024, "cuda": 65_536}  # with padding; on a CPU small enough for its caches
 
 
@@ -175,17 +177,18 @@ class TextEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Token ids of the texts, cut at the encoder's limit."""
-        if not len(texts):
-            return Tokens(np.empty(0, np.int64), np.zeros(1, np.int64), 0)
-        with self._tokenizing:
-            found = self._tokenizer(list(texts), truncation=True, max_length=self.reference.max_tokens)
-        encodings = found.encodings or []
         # A tokenizer without special tokens gives no token for an empty text, but the model needs at least one.
         blank = [self._tokenizer.pad_token_id or 0]
-        ids = [row or blank for row in found["input_ids"]]
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-        flat = np.fromiter((token for row in ids for token in row), dtype=np.int64, count=int(offsets[-1]))
-        return Tokens(flat, offsets, sum(bool(encoding.overflowing) for encoding in encodings))
+        flat, lengths, cut = [np.empty(0, np.int64)], [0], 0
+        for first in range(0, len(texts), TEXTS_AT_ONCE):
+            block = list(texts[first : first + TEXTS_AT_ONCE])
+            with self._tokenizing:
+                found = self._tokenizer(block, truncation=True, max_length=self.reference.max_tokens)
+            ids = [row or blank for row in found["input_ids"]]
+            flat.append(np.fromiter(itertools.chain.from_iterable(ids), np.int64))
+            lengths += [len(row) for row in ids]
+            cut += sum(bool(encoding.overflowing) for encoding in found.encodings or [])
+        return Tokens(np.concatenate(flat), np.cumsum(lengths, dtype=np.int64), cut)
 
     def encode_tokens(self, tokens: Tokens, rows: npt.NDArray[np.int64]) -> Vectors:
         """Vectors [n, D] of the texts at `rows`, in one batch.

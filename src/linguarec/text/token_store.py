@@ -4,7 +4,7 @@ import csv
 import io
 import shlex
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,16 +44,16 @@ class StoredTokens:
 def write_tokens(
     folder: Path,
     tokenizer: AttributeTokenizer,
-    pieces: Iterable[Mapping[str, Sequence[Any]]],
+    pieces: Iterable[tuple[ItemTokens, Counts]],
     fingerprint: str,
     advance: Callable[[int], None] = lambda amount: None,
 ) -> Counts:
-    """Tokenize a catalogue piece by piece into `folder`; one piece is in memory at a time.
+    """Write the tokens of a catalogue into `folder`, piece by piece; one piece is in memory at a time.
 
     Args:
         folder: folder for the files; it must exist.
-        tokenizer: makes the tokens; its form is stored.
-        pieces: attribute -> values of some items, in row order.
+        tokenizer: made the tokens; its form is stored.
+        pieces: tokens of some items, in row order, as `AttributeTokenizer.tokenize` makes them.
         fingerprint: of the catalogue.
         advance: called after each piece with its number of items.
     """
@@ -63,8 +63,7 @@ def write_tokens(
         _growing_npy(folder / "ids.npy", tokenizer.dtype) as append_ids,
         _growing_npy(folder / "types.npy", np.uint8) as append_types,
     ):
-        for piece in pieces:
-            tokens, of_piece = tokenizer.tokenize(piece)
+        for tokens, of_piece in pieces:
             counts += of_piece
             append_ids(tokens.ids)
             append_types(tokens.types)

@@ -15,8 +15,8 @@ from torch import nn
 
 from linguarec.errors import CheckpointMismatchError
 from linguarec.files import write_json
+from linguarec.processes import is_main_process
 from linguarec.stored import AGAIN, read_record
-from linguarec.training.processes import is_main_process
 from linguarec.training.record import Metrics
 
 if TYPE_CHECKING:

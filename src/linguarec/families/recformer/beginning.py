@@ -14,10 +14,10 @@ from linguarec.families.recformer.model import Recformer, RecformerConfig
 from linguarec.families.start import merge_settings, take_over
 from linguarec.families.weights import SETTINGS_FILE
 from linguarec.given import given
+from linguarec.processes import is_main_process
 from linguarec.sources.tokens import TokenSource
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
 from linguarec.text.token_store import tokenize_command
-from linguarec.training.processes import is_main_process
 
 log = logging.getLogger(__name__)
 

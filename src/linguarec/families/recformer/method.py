@@ -30,6 +30,7 @@ from linguarec.families.recformer.scorer import SentenceScorer, encode_tokens, o
 from linguarec.families.validation import ranked_means, valid_cases
 from linguarec.families.weights import save_model
 from linguarec.nn.shape import CatalogueShape
+from linguarec.processes import is_main_process
 from linguarec.ranges import Between
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import LeftOut, left_out, log_left_out
@@ -37,7 +38,6 @@ from linguarec.sources.inputs import TokenInputs
 from linguarec.sources.tokens import TokenSource, fitting_tokens, warn_of_other_sentences
 from linguarec.text.attributes import AttributeTokenizer, SentenceForm
 from linguarec.text.references import lasting_name
-from linguarec.training.processes import is_main_process
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 log = logging.getLogger(__name__)

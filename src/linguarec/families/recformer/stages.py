@@ -26,9 +26,9 @@ from linguarec.families.recformer.scorer import ITEM_WEIGHTS_FILE
 from linguarec.families.weights import load_weights, save_weights
 from linguarec.files import writing_file
 from linguarec.nn.gathering import Gathering
+from linguarec.processes import is_main_process
 from linguarec.stored import AGAIN, finite_problem, read_array
 from linguarec.training.module import Stage
-from linguarec.training.processes import is_main_process
 from linguarec.training.record import MONITOR, Metrics
 from linguarec.training.settings import TrainingSettings
 from linguarec.training.stages import Fit, PlannedStage, StageResult

@@ -21,8 +21,8 @@ from linguarec.families.vqrec.code_permutation import reorder
 from linguarec.families.vqrec.model import VQRec
 from linguarec.families.vqrec.permuted import PermutedVQRec
 from linguarec.files import writing_file
+from linguarec.processes import is_main_process
 from linguarec.stored import AGAIN, read_array
-from linguarec.training.processes import is_main_process
 from linguarec.training.record import MONITOR
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
