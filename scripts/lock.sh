@@ -23,4 +23,4 @@ lock() {
 }
 
 lock requirements.lock
-lock requirements-dev.lock --extra dev --extra serve --extra tune --extra onnx --extra hub
+lock requirements-dev.lock --extra dev --extra serve --extra tune --extra onnx --extra hub --extra docs --extra spark

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from linguarec.commands.encode import encode
     from linguarec.commands.evaluate import evaluate
     from linguarec.commands.finetune import finetune
-    from linguarec.commands.prepare import prepare_table
+    from linguarec.commands.prepare import prepare_append, prepare_table
     from linguarec.commands.pretrain import pretrain
     from linguarec.commands.quantize import quantize
     from linguarec.commands.tokenize import tokenize
@@ -61,6 +61,7 @@ __all__ = [
     "from_pretrained",
     "load_dataset",
     "load_model",
+    "prepare_append",
     "prepare_table",
     "pretrain",
     "push_to_hub",
@@ -78,6 +79,7 @@ _MODULES = {
     "evaluate": "linguarec.commands.evaluate",
     "finetune": "linguarec.commands.finetune",
     "from_pretrained": "linguarec.hub",
+    "prepare_append": "linguarec.commands.prepare",
     "prepare_table": "linguarec.commands.prepare",
     "pretrain": "linguarec.commands.pretrain",
     "push_to_hub": "linguarec.hub",

@@ -45,6 +45,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "prepare online-retail": Command(PREPARE, "prepare_online_retail", "UCI Online Retail."),
     "prepare table": Command(PREPARE, "prepare_table", "Your own log and catalogue, as CSV or Parquet."),
+    "prepare append": Command(
+        PREPARE, "prepare_append", "A day's log, and new items, into a folder that is prepared already.", ("data",)
+    ),
     "prepare atomic": Command(
         PREPARE, "prepare_atomic", "RecBole's atomic files, or UniSRec's benchmark or pre-training files.", ("source",)
     ),

@@ -289,7 +289,8 @@ class Recommender:
         Args:
             histories: entries of the current catalogue (see `Catalogue.rows`), oldest first; none is empty.
             k: number of entries for each history.
-            exclude_seen, filters: as in `recommend`.
+            exclude_seen: as in `recommend`.
+            filters: as in `recommend`.
 
         Raises:
             SettingsError: "learned", and the run has no repeat term.

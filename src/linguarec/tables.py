@@ -71,29 +71,35 @@ def as_rows(table: TableLike, what: str, ids: Sequence[str] = ()) -> list[Mappin
 
 @dataclass(frozen=True)
 class TableSource:
-    """A file, or a table in memory that goes through a file. `what`: the rows, a word for messages and for the file's name."""
+    """A file (or a glob, a folder, an address), or a table in memory that goes through a file.
 
-    given: Path | pa.Table
+    `what`: the rows, a word for messages and for the file's name.
+    """
+
+    given: str | Path | pa.Table
     what: str
 
     @classmethod
     def of(cls, given: AnyPath | TableLike, what: str, ids: Sequence[str]) -> "TableSource":
         """A path, or a table as of `as_arrow`."""
         if isinstance(given, str | Path):
-            return cls(Path(given), what)
+            return cls(given, what)  # a Path would spoil an address
         return cls(as_arrow(given, f"the table of {what}", ids), what)
 
     def __str__(self) -> str:
-        return str(self.given) if isinstance(self.given, Path) else f"the table of {self.what}"
+        return str(self.given) if isinstance(self.given, str | Path) else f"the table of {self.what}"
 
     @property
     def name(self) -> str:
-        """Name of the file, for a manifest."""
-        return self.given.name if isinstance(self.given, Path) else "a table in memory"
+        """Name of the file, for a manifest; of an address without its query, which may hold a signature."""
+        if not isinstance(self.given, str | Path):
+            return "a table in memory"
+        address, separator, _ = str(self.given).partition("?")
+        return Path(address if separator and "://" in address else self.given).name
 
-    def file(self, scratch: Path) -> Path:
+    def file(self, scratch: Path) -> str | Path:
         """The file itself, or one in the folder `scratch` that the table is written into."""
-        if isinstance(self.given, Path):
+        if isinstance(self.given, str | Path):
             return self.given
         file = scratch / f"{self.what}.parquet"
         _write_like_csv(self.given, file)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from linguarec.data import filtering
-from linguarec.data.engine import Engine, open_engine
+from linguarec.data.engine import Engine, EngineChoice, open_engine
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    with open_engine(tmp_path, "500MB") as engine:
+    with open_engine(tmp_path, EngineChoice(memory="500MB")) as engine:
         yield engine
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from small_bert import save_small_bert
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
 from linguarec.commands.blend import blend
@@ -35,25 +35,8 @@ MODELS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a small random BERT that knows the words of the world."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
-
     (domain,) = generate_world(seed=0, domains=1, size=TINY)
-    words = sorted({word for item in domain.items for word in item.text.lower().split()} | {"title"})
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{f"{kind}_token": n for kind, n in special.items()})
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(names), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=80,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("backbone")
-    BertForMaskedLM(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return str(folder)
+    return str(save_small_bert(tmp_path_factory.mktemp("backbone"), [item.text for item in domain.items]))
 
 
 @pytest.fixture(scope="session")

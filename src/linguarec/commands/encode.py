@@ -13,13 +13,15 @@ from linguarec.result import Result
 class EncodeResult(Result):
     """Figures of an encoding.
 
-    `features`: name of the vectors. `items_`: number of items. Of the distinct texts `cut_texts` are longer than `max_tokens`;
+    `features`: name of the vectors. `items_`: number of items, of which `kept_items` had vectors before. Of the
+    distinct texts `cut_texts` are longer than `max_tokens`;
     `resumed_texts` were encoded by an earlier run; `items_per_second` is None if all were.
     """
 
     data: str
     features: str
     items_: int
+    kept_items: int
     distinct_texts: int
     empty_texts: int
     cut_texts: int
@@ -57,7 +59,8 @@ def encode(
 ) -> EncodeResult:
     """Encode the item texts of a prepared folder and store the vectors in it.
 
-    A run that was killed is resumed by the same command. Behind torchrun the processes share the texts out.
+    A run that was killed is resumed by the same command. Where items were appended to the folder since, only these are encoded.
+    Behind torchrun the processes share the texts out.
 
     Args:
         data: a prepared folder
@@ -101,7 +104,8 @@ def encode(
         raise SettingsError(problems)
     dataset = PreparedDataset.open(data)
     scratch = dataset.path / f".{name}.shards"
-    if name in dataset.feature_names and not overwrite:
+    known = dataset.vectors_so_far(name) if name in dataset.feature_names and not overwrite else None
+    if name in dataset.feature_names and not overwrite and known is None:
         if is_main_process():  # after an encoding that was killed when its vectors were stored
             clear_up(dataset.feature_path(name).parent, PATIENCE)
             clear_up(scratch)
@@ -112,10 +116,20 @@ def encode(
             f"No item of {data} has a text, so all would get one vector; prepare it with a catalogue that has texts (--items)."
         )
     model = TextEncoder.load(encoder, pooling, precision, max_tokens, dataset.manifest.text_rules, device)
+    reference = model.reference
+    info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
+    if known is not None:
+        differences = dataset.feature_info(name).differences(info)
+        if differences or word_drop_draws:
+            raise OutputError(
+                f"{data} has vectors {name!r} of all but the last {dataset.num_items - len(known):,} items, which cannot be "
+                f"added with {', '.join(differences) or 'word-drop draws'}; pass --overwrite to encode all, or --name another."
+            )
+    texts = dataset.texts[0 if known is None else len(known) :]
     processes = Processes.here()
     started = time.perf_counter()
     with owned(scratch) if processes.is_writer else contextlib.nullcontext():
-        found = encode_in_shards(model, dataset.texts, scratch, f"Encoding by {name}", processes)
+        found = encode_in_shards(model, texts, scratch, f"Encoding by {name}", processes)
         seconds = time.perf_counter() - started
         generator = np.random.default_rng(seed)
         drawn = []
@@ -130,9 +144,8 @@ def encode(
                 save_array(temporary, of_draw.vectors)
         if found is None:
             return EncodeResult.of_later_process()
-        reference = model.reference
-        info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
-        dataset.write_features(name, found.vectors, info, drawn)
+        all_vectors = found.vectors if known is None else np.concatenate([known, found.vectors])
+        dataset.write_features(name, all_vectors, info, drawn)
         remove_shards(scratch)
 
     encoded = found.distinct - found.resumed
@@ -140,6 +153,7 @@ def encode(
         data=str(data),
         features=name,
         items_=dataset.num_items,
+        kept_items=0 if known is None else len(known),
         distinct_texts=found.distinct,
         empty_texts=found.empty,
         cut_texts=found.cut,
@@ -151,7 +165,9 @@ def encode(
         weights_sha256=reference.weights_sha256,
         word_drop_draws=word_drop_draws,
         seconds=round(seconds, 3),
-        items_per_second=round(dataset.num_items / seconds, 1) if encoded else None,
+        items_per_second=round((dataset.num_items - (0 if known is None else len(known))) / seconds, 1)
+        if encoded
+        else None,
     )
     _show(result)
     return result

@@ -40,7 +40,8 @@ class Manifest:
 
     `counts` holds at least `users`, `items`, `interactions`; `attributes` names the attribute columns of `items.parquet`
     in order; `report` counts every row that was dropped or repaired, by reason; `fingerprint` is the SHA-256 of the content;
-    `numbers` names the attributes whose values are all numbers (they are stored as they were written, too).
+    `numbers` names the attributes whose values are all numbers (they are stored as they were written, too); `pieces`
+    describes what was appended later, each with its own report.
     """
 
     recipe: str
@@ -52,6 +53,7 @@ class Manifest:
     report: dict[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     numbers: list[str] = field(default_factory=list)
+    pieces: list[dict[str, Any]] = field(default_factory=list)
 
 
 class PreparedDataset:
@@ -294,21 +296,45 @@ class PreparedDataset:
             for number, draw in enumerate(draws):
                 draw.replace(folder / f"{name}.drop{number}.npy")
 
+    def vectors_so_far(self, name: str) -> npt.NDArray[Any] | None:
+        """The vectors `name` [n, D] if they are those of the first n items, and others were appended since; None if
+        they are not.
+
+        Raises:
+            StaleFeaturesError: the file is damaged.
+        """
+        info, file = self.feature_info(name), self.feature_path(name)
+        vectors = read_array(file, DataFormatError, self._encode_again(name), mapped=True, dtype=np.floating)
+        number = len(vectors) if vectors.ndim == 2 else 0
+        if not 0 < number < self.num_items or info.texts_fingerprint != fingerprint_of_texts(self.texts[:number]):
+            return None
+        self._check_shape(name, file, vectors, (number, info.width))
+        self._check_digest(name, file, info)
+        return vectors
+
     def _open_features(self, name: str) -> npt.NDArray[Any]:
         """The vectors `name`, memory-mapped, checked against the catalogue's texts and shape."""
         info, file = self.feature_info(name), self.feature_path(name)
         if info.texts_fingerprint is not None and info.texts_fingerprint != self.texts_fingerprint:
+            if (known := self.vectors_so_far(name)) is not None:
+                raise StaleFeaturesError(
+                    f"{file} lacks {self.num_items - len(known):,} items that were appended to the folder since. Add them: "
+                    f"`linguarec encode {self.path} --encoder {info.encoder}{self._name_flag(name)}`."
+                )
             raise StaleFeaturesError(
                 f"{file} was made from other item texts than the folder has now. {self._encode_again(name)}"
             )
         vectors = read_array(file, DataFormatError, self._encode_again(name), mapped=True, dtype=np.floating)
         self._check_shape(name, file, vectors, (self.num_items, info.width))
+        self._check_digest(name, file, info)
+        return vectors
+
+    def _check_digest(self, name: str, file: Path, info: FeatureInfo) -> None:
         if info.vectors_digest not in (None, digest_of(file)):
             raise StaleFeaturesError(
                 f"{file} is not the file that {file.with_suffix('.json').name} describes: it was written by another encoding, "
                 f"or is damaged. {self._encode_again(name)}"
             )
-        return vectors
 
     def _check_shape(self, name: str, file: Path, vectors: npt.NDArray[Any], expected: tuple[int, ...]) -> None:
         if vectors.shape != expected:
@@ -335,8 +361,12 @@ class PreparedDataset:
                 "They were imported: mend the file that they came from and prepare the folder again, or make others by "
                 f"`linguarec encode {self.path}`."
             )
-        named = f" --name {name}" if name != Path(info.encoder.rstrip("/")).name else ""
-        return f"Encode again: `linguarec encode {self.path} --encoder {info.encoder}{named} --overwrite`."
+        return (
+            f"Encode again: `linguarec encode {self.path} --encoder {info.encoder}{self._name_flag(name)} --overwrite`."
+        )
+
+    def _name_flag(self, name: str) -> str:
+        return f" --name {name}" if name != Path(self.feature_info(name).encoder.rstrip("/")).name else ""
 
     # -- codes ----------------------------------------------------------------------------------------------------------
 

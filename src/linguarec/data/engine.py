@@ -1,143 +1,113 @@
-"""The database of preparation: DuckDB through Ibis. Beyond its memory limit it spills to disk."""
+"""The seam between preparation and the database that runs it: DuckDB on one machine, Spark on a cluster.
+
+Preparation is written once, as Ibis expressions over an `Engine`. What the two databases do differently is here and
+nowhere else: how files are opened, how rows are numbered in the order of the files, where the tables of the steps lie.
+"""
 
 import contextlib
-import re
-from collections.abc import Iterator
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import duckdb
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
-from linguarec.data.readers.packing import UNPACKED, is_damaged, is_parquet, packing
-from linguarec.errors import DataFormatError, OutputError, SettingsError, quoted
+from linguarec.data.source_files import SourceFiles, TextForm
+from linguarec.errors import SettingsError
 
-BATCH_ROWS = 1 << 18
-LONGEST_REASON = 300  # characters of a message of DuckDB's
+EngineName = Literal["duckdb", "spark"]
 
 
-class Engine:
-    """An Ibis connection and the few operations that preparation needs.
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which database prepares: its name, the memory that it may use ("1500MB"), and, for Spark, the master's URL."""
 
-    Tables are explicit and named, and dropped when the next step has read them; nothing is cached implicitly.
+    name: EngineName = "duckdb"
+    memory: str = "1500MB"
+    master: str | None = None
+
+
+class Engine(ABC):
+    """A database and the few operations that preparation needs.
+
+    Tables are explicit and named, and dropped when the next step has read them; nothing is cached implicitly. A table is *of a
+    file* if its rows come straight from files (`text_rows`, `parquet_rows`, and what is computed of them row by row): only
+    `store_rows` and `first_rows` may read such a table.
     """
 
-    def __init__(self, connection: Backend) -> None:
-        self.connection = connection
-        self._tables = 0
+    plain_files: bool  # whether packed local files have to be unpacked first
 
+    @abstractmethod
+    def text_rows(self, files: SourceFiles, form: TextForm) -> ir.Table:
+        """The rows of text files as a table of a file."""
+
+    @abstractmethod
+    def parquet_rows(self, files: SourceFiles, columns: Mapping[str, str]) -> ir.Table:
+        """The rows of Parquet files as a table of a file; `columns` maps the wanted names to the names in the files."""
+
+    @abstractmethod
+    def first_line(self, address: str) -> str:
+        """The first line of a text file at an address that this program cannot open itself."""
+
+    @abstractmethod
+    def parquet_columns(self, address: str) -> list[str]:
+        """Names of the columns of Parquet files at such an address."""
+
+    @abstractmethod
+    def store_rows(self, expression: ir.Table) -> ir.Table:
+        """Compute a table of a file, row by row, into a stored table in the order of the files."""
+
+    @abstractmethod
+    def first_rows(self, expression: ir.Table, number: int) -> list[dict[str, Any]]:
+        """The first rows of a table of a file, in the order of the files."""
+
+    @abstractmethod
+    def positioned(self, stored: ir.Table) -> ir.Table:
+        """The result of `store_rows` with a column `position`: the row in the files, from 0."""
+
+    @abstractmethod
+    def numbered(self, expression: ir.Table, order: str) -> ir.Table:
+        """Store the table with an int32 column `code` in the place of the column `order`, whose values are distinct: 0 is the
+        smallest."""
+
+    @abstractmethod
     def store(self, expression: ir.Table, *consumed: ir.Table) -> ir.Table:
         """Compute `expression` into a new table, then drop the `consumed` tables."""
-        self._tables += 1
-        name = f"step_{self._tables}"
-        stored = self.connection.create_table(name, expression)
-        self.drop(*consumed)
-        return stored
 
-    def view(self, query: str) -> ir.Table:
-        """The result of a query in SQL, computed whenever it is read."""
-        self._tables += 1
-        name = f"view_{self._tables}"
-        self.connection.con.execute(f"CREATE TEMPORARY VIEW {name} AS {query}").fetchall()
-        return self.connection.table(name)
-
+    @abstractmethod
     def drop(self, *tables: ir.Table) -> None:
         """Drop stored tables."""
-        for table in tables:
-            # Not connection.drop_table(): Ibis 12 writes a statement that DuckDB 2.0 does not parse.
-            self.connection.con.execute(f"DROP TABLE {table.get_name()}").fetchall()
+
+    @abstractmethod
+    def rows(self, expression: ir.Table) -> list[dict[str, Any]]:
+        """A small result as Python rows."""
+
+    @abstractmethod
+    def stream(self, expression: ir.Table) -> Iterator[pa.RecordBatch]:
+        """A large result in pieces, in its order."""
 
     def value(self, expression: ir.Scalar) -> Any:
         """One number or string."""
-        return self.connection.to_pyarrow(expression).as_py()
-
-    def rows(self, expression: ir.Table) -> list[dict[str, Any]]:
-        """A small result as Python rows."""
-        rows: list[dict[str, Any]] = self.connection.to_pyarrow(expression).to_pylist()
-        return rows
-
-    def stream(self, expression: ir.Table) -> Iterator[pa.RecordBatch]:
-        """A large result in pieces, in its order."""
-        query = ibis.to_sql(expression, dialect="duckdb")
-        yield from self.connection.con.sql(query).to_arrow_reader(BATCH_ROWS)
+        return next(iter(self.rows(expression.as_table())[0].values()))
 
 
 @contextlib.contextmanager
-def open_engine(scratch: Path, memory: str) -> Iterator[Engine]:
-    """An engine that keeps its tables and its spill files in `scratch` and at most `memory` ("1500MB") in RAM.
+def open_engine(scratch: Path, choice: EngineChoice) -> Iterator[Engine]:
+    """An engine for one preparation, which keeps files of its own in `scratch`.
 
     Raises:
         DataFormatError: a source file is malformed.
         OutputError: the disk is full.
-        SettingsError: `memory` is not an amount of memory.
+        SettingsError: the memory is no amount of memory, or what the engine needs is not there.
     """
-    if not re.fullmatch(r"\d+(\.\d+)?\s*([KMGT]i?B|%)", memory, re.IGNORECASE):
-        raise SettingsError([f'--memory is {memory!r}; give a number and a unit, such as "1500MB" or "4GB".'])
-    (scratch / "spill").mkdir(exist_ok=True)
-    try:
-        connection = ibis.duckdb.connect(
-            # Tables of a database file would be compressed at every step, three times the processor time of uncompressed
-            # ones that spill only when they must.
-            ":memory:",
-            memory_limit=memory,
-            temp_directory=str(scratch / "spill"),
+    if choice.name == "duckdb" and choice.master is not None:
+        raise SettingsError(
+            ["--master names a Spark master, which DuckDB does not use; pass --engine spark, or leave it out."]
         )
-        try:
-            yield Engine(connection)
-        finally:
-            connection.disconnect()
-    except duckdb.OutOfMemoryException as error:
-        raise OutputError(
-            f"The preparation does not fit into {memory} of memory and the free disk space beside the output folder; "
-            f"raise --memory or free some space. ({_short(_first_line(error))})"
-        ) from error
-    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.IOException) as error:
-        if re.search(r"no space left|disk (is )?full", str(error), re.IGNORECASE):
-            raise OutputError(
-                f"The disk that holds {scratch.parent.parent} is full; free some space or write elsewhere."
-            ) from error
-        raise DataFormatError(_explain(str(error), scratch)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _explain(message: str, scratch: Path) -> str:
-    """DuckDB's message about a source file, without its class, our copies' folders, and advice that is for SQL users."""
-    message = re.sub(rf"{re.escape(str(scratch))}/(?:{UNPACKED}/[0-9a-f]+/)?", "", message)
-    message = re.sub(r"^(IO|Invalid Input|Conversion) Error: ", "", message)
-    file = re.search(r"(?:file\s*=\s*|file \")([^\"\n]+)", message)
-    where = file.group(1).strip() if file else ""
-    if Path(where).is_file() and packing(Path(where)) == "gzip" and is_damaged(Path(where)):
-        return f"{where} is damaged; fetch it again."
-    if found := re.search(r"CSV Error on Line: (\d+)\s*Original Line:(.*?)\n(.*)", message, re.DOTALL):
-        line, original, rest = found.groups()
-        reason = rest.strip().splitlines()[0]
-        if "unicode" in reason.lower() or "utf-8" in reason.lower():
-            return (
-                f"{where}, near line {line}: a byte sequence is not UTF-8. If the whole file is in another encoding pass "
-                "--encoding latin-1; if encodings are mixed, convert the file to UTF-8 first."
-            )
-        return f"{where}, line {line}: {_short(reason)}: {quoted(original.strip())}. Mend the line, or check the delimiter."
-    if found := re.search(r"Malformed JSON in file .*at byte (\d+) in (line|record/value) (\d+): ([^\n.]*)", message):
-        byte, kind, after, reason = found.groups()  # DuckDB has begun the next one, and leaves out empty lines
-        place, expected = ("line", "one object a line") if kind == "line" else ("object", "one array of objects")
-        return (
-            f"{where}, near {place} {int(after) - 1}: no JSON ({reason} at byte {byte}); expected {expected}. Mend the "
-            f"{place}, or fetch the file again."
-        )
-    first = _short(_first_line(Exception(message)))
-    if "GZIP" in message or "gzip" in message:
-        return f"{first}. The file is cut short or damaged; fetch it again."
-    if Path(where).is_file() and is_parquet(Path(where)):
-        return f"{first}. The file is damaged; fetch it or write it again."
-    return first
-
-
-def _short(line: str) -> str:
-    """A line of DuckDB's, which may hold a value of any length."""
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}..."
+    # The other engine's libraries are not loaded.
+    module = importlib.import_module(f"linguarec.data.{choice.name}_engine")
+    with module.opened(scratch, choice) as engine:
+        yield engine

@@ -18,10 +18,10 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 
 
-def codes_by_appearance(log: ir.Table, key: str) -> ir.Table:
-    """`raw_id`, `code`: the distinct values of column `key`, numbered from 0 as they first appear in the source file."""
+def codes_by_appearance(engine: Engine, log: ir.Table, key: str) -> ir.Table:
+    """Stored `raw_id`, `code`: the distinct values of column `key`, numbered from 0 as they first appear in the source file."""
     first = log.group_by(raw_id=log[key]).agg(first=log.position.min())
-    return first.select("raw_id", code=ibis.row_number().over(order_by=first.first).cast("int32"))
+    return engine.numbered(first, "first")
 
 
 def coded(log: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
@@ -103,6 +103,16 @@ class _Side:
 def ordered(log: ir.Table, ties: Ties, seed: int) -> ir.Table:
     """Total order: user, time, and for equal times the position in the file or a seeded shuffle of it."""
     keys = [log.user, log.time] if ties == "file" else [log.user, log.time, shuffle_key(log.position, seed)]
+    return log.order_by([*keys, log.position])
+
+
+def ordered_after(log: ir.Table, ties: Ties, seed: int, earlier: int, has_times: bool) -> ir.Table:
+    """Total order of a log whose rows with `position` below `earlier` are in order already, and come before others of
+    their time; without times, before all others."""
+    late = log.position >= earlier
+    keys = [log.user, log.time, late] if has_times else [log.user, late, log.time]
+    if ties == "random":
+        keys.append(ibis.ifelse(late, shuffle_key(log.position - earlier, seed), 0))
     return log.order_by([*keys, log.position])
 
 

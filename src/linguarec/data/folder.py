@@ -31,6 +31,16 @@ ADDED = ("features/", "codes/", "tokens/")  # what later commands store in a pre
 Integers = npt.NDArray[np.integer[Any]]
 
 
+@dataclass(frozen=True)
+class Appended:
+    """Marks a content as a folder with something more: the folder `before`, the description of the `piece`, and
+    tables by the names of their files in `waiting/`, for the next piece."""
+
+    before: PreparedDataset
+    piece: dict[str, Any]
+    waiting: dict[str, Iterator[pa.RecordBatch]]
+
+
 @dataclass
 class Content:
     """The content of a folder.
@@ -40,7 +50,7 @@ class Content:
     pieces (item rows [n], timestamps [n] in seconds or None) in the order of users, then of time. `report` counts
     dropped and repaired rows; it may still grow until the last piece has been read. `features`: imported item vectors by
     name. `word_drops`: vectors of texts with words left out, by the name of the features, one array per draw. `texts`:
-    attributes that are texts even if they look like numbers, because the source says so.
+    attributes that are texts even if they look like numbers, because the source says so. `appended`: of a folder that grows.
     """
 
     items: Iterable[pa.Table]
@@ -52,6 +62,7 @@ class Content:
     features: dict[str, tuple[npt.NDArray[Any], FeatureInfo]] = field(default_factory=dict)
     word_drops: dict[str, list[npt.NDArray[Any]]] = field(default_factory=dict)
     texts: Collection[str] = ()
+    appended: Appended | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,8 @@ def write_folder(
             num_items = _write_items(folder, content.items, content.attributes, digest, finder)
             _write_users(folder, content.users, digest)
             _write_sequences(folder, content, digest)
+            if content.appended is not None:
+                _write_appended(folder, content.appended)
         for name, (vectors, info) in content.features.items():
             (folder / "features").mkdir(exist_ok=True)
             write_vectors(folder / "features", name, vectors, info)
@@ -94,24 +107,49 @@ def write_folder(
                 save_array(folder / "features" / f"{name}.drop{draw}.npy", dropped)
         write_splits(folder, num_items, splits)
         shutil.rmtree(scratch)
+        counts = {"users": len(content.offsets) - 1, "items": num_items, "interactions": int(content.offsets[-1])}
         manifest = Manifest(
             recipe=origin.recipe,
             arguments=origin.arguments,
-            counts={
-                "users": len(content.offsets) - 1,
-                "items": num_items,
-                "interactions": int(content.offsets[-1]),
-            },
+            counts=counts,
             attributes=content.attributes,
             fingerprint=digest.hexdigest(),
             text_rules=origin.text_rules,
-            report=dict(content.report),
+            report=dict(content.report) if content.appended is None else content.appended.before.manifest.report,
             format_version=FORMAT_VERSION,
             numbers=finder.found,
+            pieces=_pieces(content, counts),
         )
         write_json(folder / MANIFEST_FILE, asdict(manifest))
         seal(folder, lambda file: not file.startswith(ADDED))
     return manifest
+
+
+def _pieces(content: Content, counts: dict[str, int]) -> list[dict[str, Any]]:
+    """What was appended so far, the newest last."""
+    if content.appended is None:
+        return []
+    before = content.appended.before.manifest
+    added = {f"{what}_added": number - before.counts[what] for what, number in counts.items()}
+    return [*before.pieces, {**content.appended.piece, **added, "report": dict(content.report)}]
+
+
+def _write_appended(folder: Path, appended: Appended) -> None:
+    """Rows that wait for the next piece, and the vectors of the items that were there before, for `encode` to go on with."""
+    for name, batches in appended.waiting.items():
+        (folder / "waiting").mkdir(exist_ok=True)
+        writer = None
+        for batch in batches:
+            writer = writer or pq.ParquetWriter(folder / "waiting" / name, batch.schema)
+            writer.write_batch(batch)
+        if writer is not None:
+            writer.close()
+    for name in appended.before.feature_names:
+        if appended.before.feature_info(name).texts_fingerprint is not None:
+            (folder / "features").mkdir(exist_ok=True)
+            source = appended.before.feature_path(name)
+            for file in (source, source.with_suffix(".json")):
+                shutil.copyfile(file, folder / "features" / file.name)
 
 
 def check_nothing_added(path: Path, imported: Sequence[str] = ()) -> None:
@@ -136,6 +174,27 @@ def check_nothing_added(path: Path, imported: Sequence[str] = ()) -> None:
         raise OutputError(
             f"{path} holds what other commands made of it: {listed(map(str, found))}. --overwrite would throw that away; pass "
             "--discard as well, or choose another output folder."
+        )
+
+
+def check_carried_over(folder: Path) -> None:
+    """Refuse to append to a folder that holds what cannot be carried over to more items.
+
+    Raises:
+        OutputError: there are codes, tokens, imported vectors or word-drop draws; all are listed.
+    """
+    dataset = PreparedDataset.open(folder)
+    found = [f"codes/{name}" for name in dataset.code_names] + [f"tokens/{name}" for name in dataset.token_names]
+    for name in dataset.feature_names:
+        if dataset.feature_info(name).texts_fingerprint is None:
+            found.append(f"features/{name} (imported)")
+        elif dataset.feature_path(name).with_suffix(".drop0.npy").exists():
+            found.append(f"word-drop draws of features/{name}")
+    if found:
+        raise OutputError(
+            f"{folder} holds what was made for its items as they are, and would lack the new ones: {listed(found)}. "
+            f"Pass --discard to "
+            "throw that away (vectors that `encode` made stay), and make it again afterwards."
         )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from linguarec.data import filtering
-from linguarec.data.engine import Engine, open_engine
+from linguarec.data.engine import Engine, EngineChoice, open_engine
 from linguarec.data.filtering import Duplicates, Ties
 from linguarec.data.folder import Content
 from linguarec.data.item_ids import example_id, why_no_item_matches
@@ -42,14 +42,15 @@ class FilterSettings:
     duplicates: Duplicates
     catalogue: Catalogue
     drop_without_metadata: bool
-    memory: str
+    engine: EngineChoice
 
 
 @dataclass(frozen=True)
 class Source:
     """What a reader found.
 
-    `log`: a stored table as `filtering` describes it, without the column `position`. `catalogue`: a stored table
+    `log`: a table as `Engine.store_rows` stores it, as `filtering` describes it, without the column `position`.
+    `catalogue`: a stored table
     `raw_id`, `position`, the attribute columns; None = there is no catalogue. `has_times`: whether `time` is a moment
     in the world (and not only a rank). `dropped`: rows of the log that the reader dropped, by reason. `counted`: what else
     it counted for the report; `rows_read` if it dropped rows. `texts`: attributes that the source holds as text, so that they
@@ -75,23 +76,25 @@ def prepare_content(scratch: Path, read: Reader, settings: FilterSettings, make_
     Raises:
         DataFormatError: a source is malformed, the log and the catalogue share no item, or no interaction is left.
     """
-    with open_engine(scratch, settings.memory) as engine:
+    with open_engine(scratch, settings.engine) as engine:
         source = read(engine, scratch)
         report = {**source.counted, **source.dropped}
         users, items, log = _code(engine, source, settings, report)
         log = _filter(engine, log, settings, report)
 
         counts = engine.store(log.group_by("user").agg(rows=log.count()))
-        offsets = _offsets(engine, counts)
+        offsets = offsets_of(engine, counts)
         kept_items = engine.store(items.semi_join(log.select(code="item"), "code"))
-        item_row = _dense(engine, kept_items, engine.value(items.code.max()))
+        item_row = dense_rows(engine, kept_items, engine.value(items.code.max()))
         users = users.semi_join(counts.select(code="user"), "code").order_by("code").select("raw_id")
         yield Content(
-            items=_catalogue_pieces(engine, source, kept_items, settings.catalogue, make_text, report),
+            items=catalogue_pieces(engine, source, kept_items, settings.catalogue, make_text, report),
             attributes=source.attributes,
             users=(batch.column(0) for batch in engine.stream(users)),
             offsets=offsets,
-            interactions=_interactions(engine, log, item_row, source.has_times, settings),
+            interactions=interactions_in_order(
+                engine, filtering.ordered(log, settings.ties, settings.seed), item_row, source.has_times
+            ),
             report=report,
             texts=source.texts,
         )
@@ -101,13 +104,13 @@ def _code(
     engine: Engine, source: Source, settings: FilterSettings, report: dict[str, int]
 ) -> tuple[ir.Table, ir.Table, ir.Table]:
     """Codes of users, codes of items, and the log in these codes."""
-    raw = source.log.mutate(position=source.log.rowid())
+    raw = engine.positioned(source.log)
     report["rows_read"] = report.get("rows_read", engine.value(raw.count()))
     nameless = raw.filter(raw.user.isnull() | raw.item.isnull())
     report["rows_without_user_or_item"] = engine.value(nameless.count())
     raw = raw.filter(raw.user.notnull() & raw.item.notnull())
-    users = engine.store(filtering.codes_by_appearance(raw, "user"))
-    items = engine.store(filtering.codes_by_appearance(raw, "item"))
+    users = filtering.codes_by_appearance(engine, raw, "user")
+    items = filtering.codes_by_appearance(engine, raw, "item")
     if source.catalogue is not None:
         unknown = items.anti_join(source.catalogue, "raw_id")
         number_unknown, number = engine.value(unknown.count()), engine.value(items.count())
@@ -152,12 +155,13 @@ def _filter(engine: Engine, log: ir.Table, settings: FilterSettings, report: dic
     return log
 
 
-def _offsets(engine: Engine, counts: ir.Table) -> npt.NDArray[np.int64]:
+def offsets_of(engine: Engine, counts: ir.Table) -> npt.NDArray[np.int64]:
+    """Where each user's interactions begin, from a table `user`, `rows`; users in the order of their codes."""
     lengths = [batch.column(0).to_numpy() for batch in engine.stream(counts.order_by("user").select("rows"))]
     return np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
 
 
-def _dense(engine: Engine, kept_items: ir.Table, highest: int) -> npt.NDArray[np.int32]:
+def dense_rows(engine: Engine, kept_items: ir.Table, highest: int) -> npt.NDArray[np.int32]:
     """Row in the folder of each item code, -1 = not kept."""
     row = np.full(highest + 1, -1, dtype=np.int32)
     start = 0
@@ -167,16 +171,16 @@ def _dense(engine: Engine, kept_items: ir.Table, highest: int) -> npt.NDArray[np
     return row
 
 
-def _interactions(
-    engine: Engine, log: ir.Table, item_row: npt.NDArray[np.int32], has_times: bool, settings: FilterSettings
+def interactions_in_order(
+    engine: Engine, in_order: ir.Table, item_row: npt.NDArray[np.int32], has_times: bool
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64] | None]]:
-    in_order = filtering.ordered(log, settings.ties, settings.seed)
+    """Item rows and times in seconds of an ordered log, in pieces."""
     for batch in engine.stream(in_order.select("item", "time") if has_times else in_order.select("item")):
         times = batch.column(1).to_numpy() // MICROSECONDS if has_times else None
         yield item_row[batch.column(0).to_numpy()], times
 
 
-def _catalogue_pieces(
+def catalogue_pieces(
     engine: Engine,
     source: Source,
     kept_items: ir.Table,

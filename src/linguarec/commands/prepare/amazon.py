@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
-from linguarec.commands.prepare.writing import Catalogue, Duplicates, PrepareResult, TextRules, Ties, prepare_folder
+from linguarec.commands.prepare.writing import (
+    Catalogue,
+    Duplicates,
+    EngineName,
+    PrepareResult,
+    TextRules,
+    Ties,
+    prepare_folder,
+)
 
 
 def prepare_amazon(
@@ -21,6 +29,8 @@ def prepare_amazon(
     items_without_metadata: Literal["drop", "keep"] = "drop",
     held_out_share: float = 0.1,
     memory: str = "1500MB",
+    engine: EngineName = "duckdb",
+    master: str | None = None,
     overwrite: bool = False,
     discard: bool = False,
     large_archives: bool = False,
@@ -44,11 +54,14 @@ def prepare_amazon(
         catalogue: "log" keeps the items that occur in the log, "all" keeps the others too: they are ranked as well
         items_without_metadata: items of the log that the metadata lack: drop their rows, or keep them without a text
         held_out_share: share of the items in the held-out-items split
-        memory: memory limit of the database, which spills to disk beyond it
+        memory: memory limit of the database, which spills to disk beyond it; of each of Spark's processes
+        engine: the database: duckdb on this machine, or spark on a cluster, with the same result
+        master: URL of the Spark master, such as spark://host:7077 or local[8] (default: that of Spark's own settings)
         overwrite: replace the output folder if it exists
         discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
         large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
+    from linguarec.data.engine import EngineChoice
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers import amazon
 
@@ -61,8 +74,16 @@ def prepare_amazon(
             "attributes": attributes,
             "items_without_metadata": items_without_metadata,
         },
-        lambda engine, scratch: amazon.read_amazon(engine, scratch, columns, ratings, meta, attributes),
-        FilterSettings(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
+        lambda database, scratch: amazon.read_amazon(database, scratch, columns, ratings, meta, attributes),
+        FilterSettings(
+            k_core,
+            ties,
+            seed,
+            duplicates,
+            catalogue,
+            items_without_metadata == "drop",
+            EngineChoice(engine, memory, master),
+        ),
         text_rules,
         output,
         held_out_share,

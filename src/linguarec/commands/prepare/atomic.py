@@ -65,6 +65,7 @@ def prepare_atomic(
         large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
     from linguarec.commands.prepare.pretraining import prepare_pretraining
+    from linguarec.data.engine import EngineChoice
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers import atomic, benchmark, pretraining
 
@@ -77,7 +78,7 @@ def prepare_atomic(
             "atomic",
             {"source": source.name, "name": name, "time_unit": time_unit},
             lambda engine, scratch: atomic.read_atomic(engine, scratch, source, name, time_unit),
-            FilterSettings(k_core, ties, seed, duplicates, catalogue, False, memory),
+            FilterSettings(k_core, ties, seed, duplicates, catalogue, False, EngineChoice(memory=memory)),
             text_rules,
             output,
             held_out_share,

@@ -40,6 +40,7 @@ def prepare_online_retail(
         discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
         large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
+    from linguarec.data.engine import EngineChoice
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.online_retail import read_online_retail
 
@@ -47,7 +48,7 @@ def prepare_online_retail(
         "online-retail",
         {"log": log.name, "encoding": encoding},
         lambda engine, scratch: read_online_retail(engine, scratch, log, encoding, lower=text_rules == "released"),
-        FilterSettings(k_core, ties, seed, duplicates, "log", False, memory),
+        FilterSettings(k_core, ties, seed, duplicates, "log", False, EngineChoice(memory=memory)),
         text_rules,
         output,
         held_out_share,

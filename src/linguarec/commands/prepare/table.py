@@ -7,6 +7,7 @@ from linguarec.commands.prepare.writing import (
     Catalogue,
     Duplicates,
     Encoding,
+    EngineName,
     PrepareResult,
     TextRules,
     Ties,
@@ -45,6 +46,8 @@ def prepare_table(
     encoding: Encoding = "utf-8",
     held_out_share: float = 0.1,
     memory: str = "1500MB",
+    engine: EngineName = "duckdb",
+    master: str | None = None,
     overwrite: bool = False,
     discard: bool = False,
     large_archives: bool = False,
@@ -76,11 +79,14 @@ def prepare_table(
         items_without_metadata: items of the log that the catalogue lacks: keep them without a text, or drop them
         encoding: encoding of CSV files
         held_out_share: share of the items in the held-out-items split
-        memory: memory limit of the database, which spills to disk beyond it
+        memory: memory limit of the database, which spills to disk beyond it; of each of Spark's processes
+        engine: the database: duckdb on this machine, or spark on a cluster, with the same result
+        master: URL of the Spark master, such as spark://host:7077 or local[8] (default: that of Spark's own settings)
         overwrite: replace the output folder if it exists
         discard: with --overwrite, also throw away vectors, codes and tokens that other commands stored in the folder
         large_archives: read packed files that unpack to more than 2 GiB and 200 times their size
     """
+    from linguarec.data.engine import EngineChoice
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers.table import TableColumns, read_table
     from linguarec.tables import TableSource, naming_tables
@@ -111,10 +117,10 @@ def prepare_table(
     if order == "file":
         duplicates = duplicates_without_times(duplicates, str(log_source))
 
-    def read(engine: "Engine", scratch: Path) -> "Source":
+    def read(database: "Engine", scratch: Path) -> "Source":
         items_file = None if items_source is None else items_source.file(scratch)
         with naming_tables(scratch):
-            return read_table(engine, scratch, log_source.file(scratch), items_file, columns, encoding)
+            return read_table(database, scratch, log_source.file(scratch), items_file, columns, encoding)
 
     return prepare_folder(
         "table",
@@ -133,7 +139,15 @@ def prepare_table(
             "encoding": encoding,
         },
         read,
-        FilterSettings(k_core, ties, seed, duplicates, catalogue, items_without_metadata == "drop", memory),
+        FilterSettings(
+            k_core,
+            ties,
+            seed,
+            duplicates,
+            catalogue,
+            items_without_metadata == "drop",
+            EngineChoice(engine, memory, master),
+        ),
         text_rules,
         Path(output),
         held_out_share,

@@ -24,6 +24,7 @@ Ties = Literal["file", "random"]
 Duplicates = Literal["identical", "first", "keep"]
 Catalogue = Literal["log", "all"]
 Encoding = Literal["utf-8", "latin-1"]
+EngineName = Literal["duckdb", "spark"]
 TimeUnit = Literal["seconds", "milliseconds", "microseconds"]
 
 
@@ -49,6 +50,39 @@ class PrepareResult(Result):
             f"attributes: {', '.join(self.attributes) or 'none'}",
             f"counted: {counted or 'nothing'}",
         ]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class AppendResult(Result):
+    """Figures of a piece that was appended, and of the folder that it was appended to.
+
+    `pieces`: how many were appended so far. `incomplete`: stored vectors that lack the new items. `report`: what was
+    counted of the piece, by reason.
+    """
+
+    output: str
+    pieces: int
+    users: int
+    items_: int
+    interactions: int
+    users_added: int
+    items_added: int
+    interactions_added: int
+    report: dict[str, int]
+    incomplete: list[str]
+    fingerprint: str
+
+    def _lines(self) -> list[str]:
+        counted = ", ".join(f"{what.replace('_', ' ')} {number:,}" for what, number in self.report.items() if number)
+        lines = [
+            f"{self.users_added:,} users, {self.items_added:,} items, {self.interactions_added:,} interactions more in "
+            f"{self.output}",
+            f"now {self.users:,} users, {self.items_:,} items, {self.interactions:,} interactions",
+            f"counted: {counted or 'nothing'}",
+        ]
+        if self.incomplete:
+            lines.append(f"vectors that lack the new items: {', '.join(self.incomplete)}; `linguarec encode` adds them")
+        return lines
 
 
 def check_settings(held_out_share: float, seed: int, k_core: int = 0) -> None:
@@ -127,7 +161,7 @@ def write_content(
             overwrite,
             make_content,
         )
-    _show(output, manifest)
+    _show(output, manifest, manifest.report)
     return PrepareResult(
         output=str(output),
         users=manifest.counts["users"],
@@ -139,7 +173,52 @@ def write_content(
     )
 
 
-def _show(output: Path, manifest: "Manifest") -> None:
+def write_appended(
+    folder: Path,
+    made: "Manifest",
+    piece: str,
+    read: "Reader",
+    filters: "FilterSettings",
+    discard: bool,
+    large_archives: bool,
+) -> AppendResult:
+    from linguarec.data.appending import append_content
+    from linguarec.data.folder import Origin, check_carried_over, write_folder
+    from linguarec.data.readers import packing
+    from linguarec.data.splitting import SplitSettings
+    from linguarec.text.cleaning import item_text
+
+    if not discard:
+        check_carried_over(folder)
+    rules: TextRules = "released" if made.text_rules == "released" else "default"
+    with packing.large_archives(large_archives):
+        manifest = write_folder(
+            folder,
+            Origin(made.recipe, made.arguments, made.text_rules),
+            SplitSettings(held_out_share=made.arguments["held_out_share"], seed=filters.seed),
+            True,
+            lambda scratch: append_content(
+                scratch, folder, piece, read, filters, lambda values: item_text(values, rules)
+            ),
+        )
+    added = manifest.pieces[-1]
+    _show(folder, manifest, added["report"])
+    return AppendResult(
+        output=str(folder),
+        pieces=len(manifest.pieces),
+        users=manifest.counts["users"],
+        items_=manifest.counts["items"],
+        interactions=manifest.counts["interactions"],
+        users_added=added["users_added"],
+        items_added=added["items_added"],
+        interactions_added=added["interactions_added"],
+        report=added["report"],
+        incomplete=sorted(file.stem for file in (folder / "features").glob("*.json")) if added["items_added"] else [],
+        fingerprint=manifest.fingerprint,
+    )
+
+
+def _show(output: Path, manifest: "Manifest", report: Mapping[str, int]) -> None:
     from rich.table import Table
 
     from linguarec.runs.tables import plain_console
@@ -149,7 +228,7 @@ def _show(output: Path, manifest: "Manifest") -> None:
     table.add_column("number", justify="right")
     for what, number in manifest.counts.items():
         table.add_row(what, f"{number:,}", style="bold")
-    for what, number in manifest.report.items():
+    for what, number in report.items():
         if number:
             table.add_row(what.replace("_", " "), f"{number:,}")
     plain_console().print(table)

@@ -15,6 +15,7 @@ from linguarec.data.readers.attributes import check_parts, find_attributes, warn
 from linguarec.data.readers.files import csv_table, first_fields
 from linguarec.data.readers.json_files import first_objects, is_json, json_string, json_table, open_json
 from linguarec.data.readers.times import TimeUnit, check_moments, check_parsed, parsed_time, unit_hint
+from linguarec.data.source_files import SourceFiles
 from linguarec.errors import DataFormatError, quoted
 
 
@@ -109,7 +110,7 @@ def read_amazon(
         DataFormatError: a key or column is missing, a rating or time does not parse, or a file is cut short.
         SettingsError: an attribute is not known.
     """
-    metadata = open_json(meta, scratch)
+    metadata = open_json(meta, scratch, engine.plain_files)
     sample = list(first_objects(metadata))
     wanted = find_attributes(attributes, edition.attributes, {key: None for each in sample for key in each}, meta)
     check_parts(wanted, sample, meta)
@@ -122,8 +123,8 @@ def read_amazon(
         else functions.written_value(raw[f"value_{k}"].cast("string"), each.part)
         for k, each in enumerate(wanted)
     }
-    strings = engine.store(raw.select(raw_id=json_string(raw.raw_id), **values))
-    numbered = strings.mutate(position=strings.rowid())
+    strings = engine.store_rows(raw.select(raw_id=json_string(raw.raw_id), **values))
+    numbered = engine.positioned(strings)
     counted["catalogue_rows_without_item"] = engine.value(numbered.raw_id.isnull().sum().fill_null(0))
     catalogue = engine.store(numbered.filter(numbered.raw_id.notnull()), strings)
     warn_of_empty(engine, catalogue, wanted, meta)
@@ -134,7 +135,7 @@ def _log(engine: Engine, scratch: Path, edition: Edition, file: Path) -> tuple[i
     """The stored log, and counts of moments that cannot be right."""
     if is_json(file, scratch):
         rest = {f"rest_{k}": key for k, key in enumerate(edition.rest)}
-        source = open_json(file, scratch)
+        source = open_json(file, scratch, engine.plain_files)
         raw = json_table(engine, source, {**edition.reviews, **rest}, required=list(edition.reviews))
         variant = functions.hash_of_four(raw.rating, raw.rest_0, raw.rest_1, raw.rest_2)
         user, item, moment, rating = (json_string(raw[name]) for name in ("user", "item", "moment", "rating"))
@@ -148,12 +149,17 @@ def _log(engine: Engine, scratch: Path, edition: Edition, file: Path) -> tuple[i
             )
         has_header = not _is_number(first[width - 1])
         raw = csv_table(
-            engine, file, scratch, edition.ratings, names=None if has_header else edition.ratings_header, delimiter=","
+            engine,
+            SourceFiles.of(file),
+            scratch,
+            edition.ratings,
+            names=None if has_header else edition.ratings_header,
+            delimiter=",",
         )
         user, item, moment, rating = raw.user, raw.item, raw.moment, raw.rating
         variant = rating.hash()
     time, stars = parsed_time(moment, edition.time_unit), rating.try_cast("float64")
-    log = engine.store(
+    log = engine.store_rows(
         raw.select(
             user=user,
             item=item,

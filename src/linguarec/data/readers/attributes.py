@@ -88,7 +88,7 @@ def check_parts(attributes: Iterable[Attribute], samples: Sequence[Mapping[str, 
         raise SettingsError(problems)
 
 
-def warn_of_empty(engine: Engine, catalogue: ir.Table, attributes: Sequence[Attribute], file: Path) -> None:
+def warn_of_empty(engine: Engine, catalogue: ir.Table, attributes: Sequence[Attribute], file: Path | str) -> None:
     """Warn of attributes that no item of the stored catalogue has."""
     filled = {f"filled_{k}": catalogue[attribute.name].count() for k, attribute in enumerate(attributes)}
     counts = engine.rows(catalogue.agg(**filled))[0].values()

@@ -11,7 +11,17 @@ import pyarrow.parquet as pq
 
 from linguarec.data.attribute_names import same_names
 from linguarec.data.engine import Engine
-from linguarec.data.readers.packing import check_exists, duckdb_compression, opened, scratch_copy, unpacked
+from linguarec.data.readers.forms import CsvForm
+from linguarec.data.readers.packing import (
+    check_exists,
+    duckdb_compression,
+    is_parquet,
+    opened,
+    packing,
+    scratch_copy,
+    unpacked,
+)
+from linguarec.data.source_files import SourceFiles
 from linguarec.errors import DataFormatError, listed, quoted
 
 Encoding = Literal["utf-8", "latin-1"]
@@ -23,7 +33,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 def csv_table(
     engine: Engine,
-    file: Path,
+    source: SourceFiles,
     scratch: Path,
     columns: Mapping[str, str],
     encoding: Encoding = "utf-8",
@@ -31,57 +41,94 @@ def csv_table(
     delimiter: str | None = None,
     quotes: bool = True,
 ) -> ir.Table:
-    """The CSV file as a view; `columns` maps the wanted names to the names in the file; every value is a string.
+    """CSV files as a table of a file; `columns` maps the wanted names to the names in the file; every value is a string.
 
     Empty values are NULL. `names`: the columns of a file without header line. Without `delimiter` the first of , tab
     ; | is taken whose header holds all the columns. Packed files are read as they are. In a file that mixes line ends,
     CR LF becomes LF, also inside quotes.
 
     Raises:
-        DataFormatError: the file is missing, cut short or no text, or a column is missing.
+        DataFormatError: a file is missing, cut short or no text, or a column is missing; several files differ in their columns.
     """
-    plain = _with_one_line_end(unpacked(file, scratch), scratch, file)
-    header = list(names) if names is not None else None
-    if header is None:
-        line = first_line(plain, encoding, file)
-        delimiter, header = _split_header(line, delimiter, list(columns.values()), file, quotes)
-    elif delimiter is None:
-        delimiter = ","
-    _check_distinct(header, file)
-    table = engine.connection.read_csv(
-        str(plain),
-        columns=dict.fromkeys(header, "VARCHAR"),
-        auto_detect=False,
-        header=names is None,
-        delim=delimiter,
-        quote='"' if quotes else "",
-        escape='"' if quotes else "",
-        encoding=encoding,
-        compression=duckdb_compression(plain),
-        strict_mode=True,
-    )
-    return table.select(**columns)
+    wanted = list(columns.values())
+    if source.remote:
+        opened_files, compression = source, "auto"
+        header = None if names is not None else engine.first_line(source.paths[0])
+        delimiter, found = _named_columns(header, names, delimiter, wanted, Path(source.shown), quotes)
+    else:
+        # Several files are opened as one table, of one packing.
+        plain_only = engine.plain_files or len({packing(file) for file in source.files}) > 1
+        plain = [unpacked(file, scratch, plain_only) for file in source.files]
+        plain = [_with_one_line_end(copy, scratch, file) for copy, file in zip(plain, source.files, strict=True)]
+        headers = []
+        for copy, file in zip(plain, source.files, strict=True):
+            header = None if names is not None else first_line(copy, encoding, file)
+            headers.append(_named_columns(header, names, delimiter, wanted, file, quotes))
+            if headers[-1] != headers[0]:
+                raise DataFormatError(
+                    f"{file} has the columns {listed(headers[-1][1])}, but {source.paths[0]} has "
+                    f"{listed(headers[0][1])}; files of "
+                    "one table need the same columns in the same order."
+                )
+        (delimiter, found), opened_files, compression = headers[0], source.moved(plain), duckdb_compression(plain[0])
+    form = CsvForm(tuple(found), names is None, delimiter, quotes, encoding, compression)
+    return engine.text_rows(opened_files, form).select(**columns)
 
 
-def parquet_table(engine: Engine, file: Path, columns: Mapping[str, str]) -> ir.Table:
-    """The Parquet file as a view; `columns` maps the wanted names to the names in the file; values keep their types.
+def _named_columns(
+    line: str | None,
+    names: Sequence[str] | None,
+    delimiter: str | None,
+    wanted: Sequence[str],
+    shown: Path,
+    quotes: bool,
+) -> tuple[str, list[str]]:
+    """The delimiter and the names of the columns: those of the header `line`, or `names`."""
+    found = (delimiter or ",", list(names)) if names is not None else None
+    if found is None:
+        found = _split_header(line or "", delimiter, wanted, shown, quotes)
+    _check_distinct(found[1], shown)
+    return found
+
+
+def parquet_table(engine: Engine, source: SourceFiles, columns: Mapping[str, str]) -> ir.Table:
+    """Parquet files as a table of a file; `columns` maps the wanted names to the names in the files; values keep their types.
 
     Raises:
-        DataFormatError: the file is missing, or a column is missing.
+        DataFormatError: a file or a column is missing, or a column has several types.
     """
-    found = parquet_columns(file)
-    _check_columns(found, list(columns.values()), file)
-    # Not connection.read_parquet(): it makes an expression for every column of the file, and there may be 200,000.
-    chosen = ", ".join(f"{_sql_name(name)} AS {_sql_name(key)}" for key, name in columns.items())
-    return engine.view(f"SELECT {chosen} FROM read_parquet({_sql_text(str(file))})")
+    wanted = list(columns.values())
+    if source.remote:
+        _check_columns(engine.parquet_columns(source.paths[0]), wanted, Path(source.shown))
+        return engine.parquet_rows(source, columns)
+    types: dict[str, pa.DataType] = {}
+    for file in source.files:
+        schema = _parquet_schema(file)
+        _check_columns([*schema.names, *source.partitions], wanted, file)
+        for name in set(wanted) & set(schema.names):
+            if types.setdefault(name, schema.field(name).type) != schema.field(name).type:
+                raise DataFormatError(
+                    f"{file}: the column {name!r} holds {schema.field(name).type}, but {types[name]} in "
+                    f"{source.paths[0]}; write all "
+                    "parts with one type."
+                )
+    return engine.parquet_rows(source, columns)
 
 
-def _sql_name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def are_parquet(source: SourceFiles) -> bool:
+    """Whether the files are Parquet.
 
-
-def _sql_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    Raises:
+        DataFormatError: a file is missing, or some are Parquet and some are not.
+    """
+    if source.remote:
+        return source.seems_parquet
+    kinds = {is_parquet(file): file for file in source.files}
+    if len(kinds) > 1:
+        raise DataFormatError(
+            f"{source.shown}: {kinds[True]} is Parquet, {kinds[False]} is not; name files of one kind."
+        )
+    return True in kinds
 
 
 def _with_one_line_end(plain: Path, scratch: Path, shown: Path) -> Path:
@@ -189,8 +236,32 @@ def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> 
         )
 
 
-def parquet_columns(file: Path) -> list[str]:
-    """Names of the columns of a Parquet file.
+def column_names(
+    engine: Engine,
+    source: SourceFiles,
+    scratch: Path,
+    known: str,
+    encoding: Encoding,
+    delimiter: str | None,
+    quotes: bool,
+) -> list[str]:
+    """Names of the columns of CSV or Parquet files, one of which must be `known`; of several files those of the first.
+
+    Raises:
+        DataFormatError: a file is missing, damaged or empty, or the column is missing.
+    """
+    if are_parquet(source):
+        if source.remote:
+            return engine.parquet_columns(source.paths[0])
+        return [*_parquet_schema(source.files[0]).names, *source.partitions]
+    if source.remote:
+        line = engine.first_line(source.paths[0])
+        return _split_header(line, delimiter, [known], Path(source.shown), quotes)[1]
+    return text_columns(source.files[0], scratch, known, encoding, delimiter, quotes)
+
+
+def _parquet_schema(file: Path) -> pa.Schema:
+    """The columns of a Parquet file.
 
     Raises:
         DataFormatError: the file is missing, damaged, or not a Parquet file.
@@ -198,7 +269,7 @@ def parquet_columns(file: Path) -> list[str]:
     check_exists(file)
     try:
         with file.open("rb") as content:
-            names: list[str] = pq.read_schema(content).names
+            return pq.read_schema(content)
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file cannot be read at all
@@ -206,7 +277,6 @@ def parquet_columns(file: Path) -> list[str]:
         raise DataFormatError(
             f"{file} is damaged or not a Parquet file ({reason}); fetch it or write it again, or give a CSV file."
         ) from error
-    return names
 
 
 def text_columns(

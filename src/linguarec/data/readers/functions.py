@@ -65,3 +65,9 @@ def _parsed(text: str | None) -> Any:
 
 def _written(value: Any) -> str:
     return written_out(value, "A value of a JSON file") or ""
+
+
+def register(connection: Any) -> None:
+    """Make the functions in Python known to an Ibis connection to DuckDB, for queries that are handed over as SQL."""
+    for call in (written_json("{}"), written_part("{}", "key")):
+        connection.to_pyarrow(call)

@@ -15,7 +15,9 @@ import ibis.expr.types as ir
 from linguarec.data.engine import Engine
 from linguarec.data.readers import functions
 from linguarec.data.readers.files import first_character, first_line
+from linguarec.data.readers.forms import JsonForm
 from linguarec.data.readers.packing import check_unpacked_size, duckdb_compression, opened, scratch_copy, unpacked
+from linguarec.data.source_files import SourceFiles
 from linguarec.errors import DataFormatError, listed, quoted
 
 LONGEST_OBJECT = 1 << 27  # bytes
@@ -41,13 +43,14 @@ def is_json(file: Path, scratch: Path) -> bool:
     return first_character(unpacked(file, scratch), file) in ("{", "[")
 
 
-def open_json(file: Path, scratch: Path) -> JsonFile:
-    """Unpack the file where needed, and find out its form. Python dictionaries become JSON in `scratch`.
+def open_json(file: Path, scratch: Path, plain_only: bool = False) -> JsonFile:
+    """Unpack the file where needed (`plain_only`: also gzip), and find out its form. Python dictionaries become JSON
+    in `scratch`.
 
     Raises:
         DataFormatError: the file is missing or damaged, or does not begin with an object.
     """
-    plain = unpacked(file, scratch)
+    plain = unpacked(file, scratch, plain_only)
     check_unpacked_size(plain)
     if first_character(plain, file) == "[":
         return JsonFile(plain, file, is_array=True)
@@ -64,7 +67,7 @@ def open_json(file: Path, scratch: Path) -> JsonFile:
 
 
 def json_table(engine: Engine, source: JsonFile, fields: Mapping[str, str], required: Sequence[str] = ()) -> ir.Table:
-    """The objects as a view; `fields` maps the wanted names to the keys in the file; every value is JSON or NULL.
+    """The objects as a table of a file; `fields` maps the wanted names to the keys in the file; every value is JSON or NULL.
 
     Raises:
         DataFormatError: the first object lacks one of the `required` keys.
@@ -74,14 +77,10 @@ def json_table(engine: Engine, source: JsonFile, fields: Mapping[str, str], requ
     if missing:
         where = "the first object" if source.is_array else "line 1"
         raise DataFormatError(f"{source.shown}, {where} lacks the key {missing[0]!r}; it has {listed(first)}.")
-    table = engine.connection.read_json(
-        str(source.plain),
-        columns=dict.fromkeys(dict.fromkeys(fields.values()), "JSON"),
-        format="array" if source.is_array else "newline_delimited",
-        compression=duckdb_compression(source.plain),
-        maximum_object_size=LONGEST_OBJECT,
-    )
-    return table.select(**fields)
+    keys = tuple(dict.fromkeys(fields.values()))
+    form = JsonForm(keys, source.is_array, LONGEST_OBJECT, duckdb_compression(source.plain))
+    files = SourceFiles(str(source.shown), (str(source.plain),))
+    return engine.text_rows(files, form).select(**fields)
 
 
 def json_string(value: ir.Value) -> ir.StringValue:

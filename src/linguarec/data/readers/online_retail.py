@@ -8,6 +8,7 @@ from linguarec.data.engine import Engine
 from linguarec.data.preparation import Source
 from linguarec.data.readers.files import Encoding, csv_table
 from linguarec.data.readers.times import check_moments, check_parsed, parsed_time
+from linguarec.data.source_files import SourceFiles
 
 COLUMNS = {
     "user": "InvoiceNo",
@@ -31,10 +32,10 @@ def read_online_retail(
     Raises:
         DataFormatError: a column is missing, a date or quantity does not parse, or the file is cut short.
     """
-    raw = csv_table(engine, file, scratch, COLUMNS, encoding)
+    raw = csv_table(engine, SourceFiles.of(file), scratch, COLUMNS, encoding)
     time = parsed_time(raw.moment, "seconds", DATE_FORMATS)
     quantity = raw.quantity.try_cast("float64")
-    rows = engine.store(
+    rows = engine.store_rows(
         raw.select(
             "user",
             "item",
@@ -49,7 +50,7 @@ def read_online_retail(
     check_parsed(engine, rows, "quantity", "Quantity", file, "a number")
     counted = check_moments(engine, rows, file, "seconds", units={})
     number = engine.value(rows.count())
-    described = rows.mutate(position=rows.rowid()).filter(rows.description.notnull())
+    described = engine.positioned(rows).filter(rows.description.notnull())
     log = engine.store(described.select("user", "item", "time", "variant"))
     description = described.description.strip()
     versions = described.group_by(raw_id="item", description=description.lower() if lower else description)

@@ -71,13 +71,13 @@ def is_parquet(file: Path) -> bool:
         return content.read(4) == _PARQUET_BYTES or file.suffix in _PARQUET_SUFFIXES
 
 
-def unpacked(file: Path, scratch: Path) -> Path:
-    """The file itself if DuckDB can read it (plain or gzip), else a plain copy in `scratch`.
+def unpacked(file: Path, scratch: Path, plain_only: bool = False) -> Path:
+    """The file itself if DuckDB can read it (plain or gzip), else a plain copy in `scratch`; `plain_only`: a copy of gzip, too.
 
     Raises:
         DataFormatError: the file is missing or cut short, or the archive does not hold exactly one file.
     """
-    if packing(file) in (None, "gzip"):
+    if (kind := packing(file)) is None or (kind == "gzip" and not plain_only):
         return file
     target = scratch_copy(file, scratch)
     if not target.exists():

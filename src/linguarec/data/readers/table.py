@@ -16,9 +16,8 @@ from linguarec.data.item_ids import id_string, same_numbers
 from linguarec.data.preparation import Source
 from linguarec.data.readers import functions
 from linguarec.data.readers.attributes import Attribute, check_parts, find_attributes, warn_of_empty
-from linguarec.data.readers.files import Encoding, csv_table, parquet_columns, parquet_table, text_columns
+from linguarec.data.readers.files import Encoding, are_parquet, column_names, csv_table, parquet_table
 from linguarec.data.readers.json_files import SAMPLE
-from linguarec.data.readers.packing import is_parquet
 from linguarec.data.readers.times import (
     TimeUnit,
     check_format,
@@ -29,6 +28,7 @@ from linguarec.data.readers.times import (
     parsed_time,
     unit_hint,
 )
+from linguarec.data.source_files import SourceFiles
 from linguarec.errors import DataFormatError, SettingsError
 
 MOST_ATTRIBUTES = 1000  # that nobody named; each is an expression of the query
@@ -58,8 +58,8 @@ class TableColumns:
 def read_table(
     engine: Engine,
     scratch: Path,
-    interactions: Path,
-    items: Path | None,
+    interactions: str | Path | SourceFiles,
+    items: str | Path | SourceFiles | None,
     columns: TableColumns,
     encoding: Encoding = "utf-8",
     delimiter: str | None = None,
@@ -71,35 +71,34 @@ def read_table(
         DataFormatError: a column is missing, a time does not parse or cannot be right, or a file is cut short.
         SettingsError: an attribute is not known, or `time_format` is no format or does not apply.
     """
+    interactions = SourceFiles.of(interactions)
     wanted = {"user": columns.user, "item": columns.item}
     if columns.order != "file":
         wanted["moment"] = columns.time
     raw = _open(engine, interactions, scratch, wanted, encoding, delimiter, quotes)
-    log, counted = _log(engine, raw, interactions, columns)
+    log, counted = _log(engine, raw, interactions.shown, columns)
     has_times = columns.order == "time"
     if items is None:
         return Source(log, None, [], has_times, counted=counted)
-    if is_parquet(items):
-        found = parquet_columns(items)
-    else:
-        found = text_columns(items, scratch, columns.catalogue_item, encoding, delimiter, quotes)
-    attributes = _attributes(columns, found, items)
+    items = SourceFiles.of(items)
+    found = column_names(engine, items, scratch, columns.catalogue_item, encoding, delimiter, quotes)
+    attributes = _attributes(columns, found, Path(items.shown))
     keys = {attribute.key: f"column_{k}" for k, attribute in enumerate(attributes)}
     fields = {"raw_id": columns.catalogue_item, **{column: key for key, column in keys.items()}}
     opened = _open(engine, items, scratch, fields, encoding, delimiter, quotes)
-    check_parts(attributes, _samples(engine, opened, attributes, keys), items)
+    check_parts(attributes, _samples(engine, opened, attributes, keys), Path(items.shown))
     values = {f"attribute_{k}": _value(opened[keys[a.key]], a.part) for k, a in enumerate(attributes)}
-    stored = engine.store(opened.select(raw_id=id_string(opened.raw_id), **values))
+    stored = engine.store_rows(opened.select(raw_id=id_string(opened.raw_id), **values))
     names = {attribute.name: f"attribute_{k}" for k, attribute in enumerate(attributes)}
-    numbered = stored.mutate(position=stored.rowid())
+    numbered = engine.positioned(stored)
     counted["catalogue_rows_without_item"] = engine.value(numbered.raw_id.isnull().sum().fill_null(0))
     catalogue = engine.store(numbered.filter(numbered.raw_id.notnull()).select("raw_id", "position", **names), stored)
     log, catalogue, changed = same_numbers(engine, log, catalogue)
     if changed:
         counted["item_ids_read_as_integers"] = changed
-    warn_of_empty(engine, catalogue, attributes, items)
+    warn_of_empty(engine, catalogue, attributes, items.shown)
     of_text = [a for a in attributes if a.part is None and isinstance(opened[keys[a.key]], ir.StringValue)]
-    texts = {attribute.name for attribute in of_text} if is_parquet(items) else set()  # in CSV everything is text
+    texts = {attribute.name for attribute in of_text} if are_parquet(items) else set()  # in CSV everything is text
     return Source(log, catalogue, list(names), has_times, counted=counted, texts=frozenset(texts))
 
 
@@ -139,19 +138,22 @@ def _samples(
     nested = {key: keys[key] for key in asked if opened[keys[key]].type().is_nested()}
     if not nested:
         return []
-    first = opened.limit(SAMPLE).select(**{key: _json_text(opened[column]) for key, column in nested.items()})
-    return [{key: json.loads(text) for key, text in row.items() if text is not None} for row in engine.rows(first)]
+    first = opened.select(**{key: _json_text(opened[column]) for key, column in nested.items()})
+    return [
+        {key: json.loads(text) for key, text in row.items() if text is not None}
+        for row in engine.first_rows(first, SAMPLE)
+    ]
 
 
-def _log(engine: Engine, raw: ir.Table, file: Path, columns: TableColumns) -> tuple[ir.Table, dict[str, int]]:
+def _log(engine: Engine, raw: ir.Table, file: str, columns: TableColumns) -> tuple[ir.Table, dict[str, int]]:
     """The stored log, and counts of moments that cannot be right."""
     keys = {"user": id_string(raw.user), "item": id_string(raw.item), "variant": ibis.null("int64")}
     if columns.order == "file":
         # Every row is an interaction: a repeated row cannot be told from a repeated visit.
-        return engine.store(raw.select(**keys, time=ibis.null("int64"))), {}
+        return engine.store_rows(raw.select(**keys, time=ibis.null("int64"))), {}
     holds_moments = isinstance(raw.moment, (ir.TimestampValue, ir.DateValue))
     if columns.time_format is not None:
-        check_format(engine, columns.time_format)
+        check_format(columns.time_format)
         if holds_moments:
             raise SettingsError(
                 [
@@ -165,7 +167,7 @@ def _log(engine: Engine, raw: ir.Table, file: Path, columns: TableColumns) -> tu
     else:
         time, expected = formatted_time(text, columns.time_format), f"a time in the format {columns.time_format!r}"
     unparsed = ibis.ifelse(time.isnull(), text.fill_null(""), ibis.null("string"))
-    log = engine.store(raw.select(**keys, time=time, unparsed_time=unparsed))
+    log = engine.store_rows(raw.select(**keys, time=time, unparsed_time=unparsed))
     hint = partial(unit_hint, unit=columns.time_unit) if columns.time_format is None else no_hint
     check_parsed(engine, log, "time", columns.time, file, expected, hint)
     if columns.order == "rank":
@@ -175,13 +177,13 @@ def _log(engine: Engine, raw: ir.Table, file: Path, columns: TableColumns) -> tu
 
 def _open(
     engine: Engine,
-    file: Path,
+    source: SourceFiles,
     scratch: Path,
     columns: dict[str, str],
     encoding: Encoding,
     delimiter: str | None,
     quotes: bool,
 ) -> ir.Table:
-    if is_parquet(file):
-        return parquet_table(engine, file, columns)
-    return csv_table(engine, file, scratch, columns, encoding, delimiter=delimiter, quotes=quotes)
+    if are_parquet(source):
+        return parquet_table(engine, source, columns)
+    return csv_table(engine, source, scratch, columns, encoding, delimiter=delimiter, quotes=quotes)

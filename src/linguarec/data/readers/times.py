@@ -45,7 +45,7 @@ def formatted_time(raw: ir.StringValue, form: str) -> ir.IntegerValue:
     return functions.epoch_us(functions.try_strptime(raw.strip(), form))
 
 
-def check_format(engine: Engine, form: str) -> None:
+def check_format(form: str) -> None:
     """Refuse a strptime format that DuckDB does not know, or that names no part of a date.
 
     Raises:
@@ -53,7 +53,8 @@ def check_format(engine: Engine, form: str) -> None:
     """
     problem = "it names no part of a date" if "%" not in form else ""
     try:
-        engine.connection.con.execute("SELECT epoch_us(try_strptime('', ?))", [form]).fetchall()
+        with duckdb.connect() as connection:
+            connection.execute("SELECT epoch_us(try_strptime('', ?))", [form]).fetchall()
     except duckdb.Error as error:
         problem = str(error).strip().splitlines()[0].partition(": ")[2]
     if problem:
@@ -89,7 +90,7 @@ def check_parsed(
     table: ir.Table,
     name: str,
     what: str,
-    file: Path,
+    file: Path | str,
     expected: str,
     hint: Callable[[str], str] = no_hint,
 ) -> None:
@@ -107,19 +108,20 @@ def check_parsed(
     Raises:
         DataFormatError: there is such a row; the message has its number in the file.
     """
-    bad = table.mutate(row=table.rowid()).filter(table[f"unparsed_{name}"].notnull())
-    found = engine.rows(bad.order_by("row").limit(1).select("row", value=f"unparsed_{name}"))
+    bad = engine.positioned(table)
+    bad = bad.filter(bad[f"unparsed_{name}"].notnull())
+    found = engine.rows(bad.order_by("position").limit(1).select("position", value=f"unparsed_{name}"))
     if found:
         more = engine.value(bad.count()) - 1
         others = f" ({more:,} more rows have such values)" if more else ""
-        row, value = found[0]["row"] + 1, found[0]["value"]
+        row, value = found[0]["position"] + 1, found[0]["value"]
         raise DataFormatError(
             f"{file}, data row {row}: {what} is {quoted(value)}, expected {expected}{others}.{hint(value)}"
         )
 
 
 def check_moments(
-    engine: Engine, table: ir.Table, file: Path, unit: TimeUnit, units: Mapping[TimeUnit, str] = UNIT_FLAGS
+    engine: Engine, table: ir.Table, file: Path | str, unit: TimeUnit, units: Mapping[TimeUnit, str] = UNIT_FLAGS
 ) -> dict[str, int]:
     """Tell moments that cannot be right: those before 1971 and those after the next year.
 
@@ -182,7 +184,7 @@ def _counts(engine: Engine, table: ir.Table, *conditions: ir.BooleanValue) -> li
 
 
 def _found(engine: Engine, table: ir.Table, condition: ir.BooleanValue, count: int, number: int, where: str) -> str:
-    rows = table.mutate(row=table.rowid()).filter(condition)
-    first = engine.rows(rows.order_by("row").limit(1).select("row", "time"))[0]
+    rows = engine.positioned(table).filter(condition)
+    first = engine.rows(rows.order_by("position").limit(1).select("position", "time"))[0]
     moment = moment_text(first["time"] // 1_000_000)
-    return f"{count:,} of {number:,} times lie {where}, first that of data row {first['row'] + 1:,} ({moment})."
+    return f"{count:,} of {number:,} times lie {where}, first that of data row {first['position'] + 1:,} ({moment})."

@@ -1,0 +1,323 @@
+"""Prepare append: a day's log into a folder, against a preparation of both days at once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from raw_files import amazon_meta, write_log
+
+import linguarec
+from linguarec.commands.prepare import prepare_amazon, prepare_append, prepare_table
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
+from linguarec.errors import DataFormatError, OutputError, SettingsError, StaleFeaturesError
+
+Row = tuple[str, str, int]
+DAY = 86_400
+
+
+def two_days(seed: int = 0, number: int = 160) -> tuple[list[Row], list[Row]]:
+    """Rows of two days with many equal times; the second day has new users and items."""
+    rng = np.random.default_rng(seed)
+
+    def rows(first: int, users: int, items: int) -> list[Row]:
+        drawn = zip(
+            rng.integers(users, size=number),
+            rng.integers(items, size=number),
+            rng.integers(6, size=number),
+            strict=True,
+        )
+        return [(f"u{user}", f"i{item}", first + int(step)) for user, item, step in drawn]
+
+    return rows(DAY * 19_000, 9, 12), rows(DAY * 19_001, 14, 18)
+
+
+def catalogue(file: Path, numbers: range) -> Path:
+    file.write_text("item_id,title,price\n" + "".join(f"i{k},Thing {k},{k}.5\n" for k in numbers))
+    return file
+
+
+def sequences(folder: Path) -> dict[str, list[tuple[str, int | None]]]:
+    """Raw ids and times of every user."""
+    dataset = PreparedDataset.open(folder)
+    offsets, times, ids = dataset.sequences.offsets, dataset.timestamps, dataset.raw_item_ids
+    found = {}
+    for row, user in enumerate(dataset.raw_user_ids):
+        places = range(offsets[row], offsets[row + 1])
+        found[user] = [
+            (ids[dataset.sequences.values[place]], None if times is None else int(times[place])) for place in places
+        ]
+    return found
+
+
+@pytest.fixture
+def days(tmp_path: Path) -> dict[str, Path]:
+    first, second = two_days()
+    return {
+        "first": write_log(tmp_path / "first.csv", first),
+        "second": write_log(tmp_path / "second.csv", second),
+        "both": write_log(tmp_path / "both.csv", [*first, *second]),
+        "items": catalogue(tmp_path / "items.csv", range(18)),
+        "old": catalogue(tmp_path / "old.csv", range(12)),
+    }
+
+
+@pytest.mark.parametrize("duplicates", ["identical", "first", "keep"])
+def test_two_days_are_one_log(tmp_path: Path, days: dict[str, Path], duplicates: Any) -> None:
+    settings: dict[str, Any] = {"k_core": 0, "duplicates": duplicates}
+    both = prepare_table(days["both"], tmp_path / "both", days["items"], **settings)
+    prepare_table(days["first"], tmp_path / "data", days["old"], **settings)
+    before = PreparedDataset.open(tmp_path / "data")
+    ids, users = before.raw_item_ids, before.raw_user_ids
+    result = prepare_append(tmp_path / "data", days["second"], days["items"])
+    after = PreparedDataset.open(tmp_path / "data")
+    assert sequences(tmp_path / "data") == sequences(tmp_path / "both")
+    assert after.raw_item_ids[: len(ids)] == ids
+    assert after.raw_user_ids[: len(users)] == users
+    assert (result.users_added, result.items_added) == (5, 6)
+    # New ids follow by first appearance, as in one log: the folders are equal in every byte of content.
+    assert result.fingerprint == both.fingerprint
+    for file in sorted((tmp_path / "both").glob("s*/*.npy")):
+        assert file.read_bytes() == (tmp_path / "data" / file.relative_to(tmp_path / "both")).read_bytes(), file
+    assert after.manifest.numbers == ["price"]
+    assert after.manifest.report == before.manifest.report
+    assert after.manifest.pieces[0]["report"]["rows_read"] == 160
+    assert after.manifest.pieces[0]["interactions_added"] == result.interactions_added
+
+
+def test_late_rows_are_merged_by_time(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["both"], tmp_path / "both", days["items"], k_core=0)
+    prepare_table(days["second"], tmp_path / "data", days["items"], k_core=0)
+    result = prepare_append(tmp_path / "data", days["first"])
+    assert result.report["rows_before_the_folders_last"] == result.interactions_added > 100
+    assert result.fingerprint != PreparedDataset.open(tmp_path / "both").fingerprint  # items are numbered otherwise
+    assert sequences(tmp_path / "data") == sequences(tmp_path / "both")
+    assert PreparedDataset.open(tmp_path / "data").manifest.attributes == ["title", "price"]
+
+
+@pytest.mark.parametrize("order", ["rank", "file"])
+def test_without_times_the_piece_follows(tmp_path: Path, days: dict[str, Path], order: Any) -> None:
+    settings: dict[str, Any] = {"k_core": 0, "order": order, "duplicates": "keep"}
+    both = prepare_table(days["both"], tmp_path / "both", **settings)
+    prepare_table(days["first"], tmp_path / "data", **settings)
+    assert prepare_append(tmp_path / "data", days["second"]).fingerprint == both.fingerprint
+    # Ranks of the folder are not known: a late piece follows, too.
+    prepare_table(days["second"], tmp_path / "late", **settings)
+    prepare_append(tmp_path / "late", days["first"])
+    one, other = sequences(tmp_path / "late"), sequences(tmp_path / "data")
+    assert all(sorted(one[user]) == sorted(other[user]) for user in other)
+    assert one["u0"] != other["u0"]
+
+
+def test_random_ties_keep_the_order_of_the_folder(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", k_core=0, ties="random", seed=3)
+    before = sequences(tmp_path / "data")
+    prepare_append(tmp_path / "data", days["second"])
+    after = sequences(tmp_path / "data")
+    assert all(after[user][: len(before[user])] == before[user] for user in before)
+    assert all([time for _, time in rows] == sorted(time for _, time in rows) for rows in after.values())
+
+
+def test_users_and_items_below_the_core_wait(tmp_path: Path) -> None:
+    def rows(users: list[str], items: list[str], day: int) -> list[Row]:
+        return [(user, item, DAY * day + k) for user in users for k, item in enumerate(items)]
+
+    old = ["i0", "i1", "i2"]
+    log = write_log(tmp_path / "a.csv", rows(["a", "b", "c"], old, 19_000))
+    prepare_table(log, tmp_path / "data", catalogue(tmp_path / "old.csv", range(3)), k_core=3)
+    # d has two rows, and i7 one, of the three that they need.
+    second = write_log(tmp_path / "b.csv", [*rows(["d"], ["i0", "i1"], 19_001), *rows(["a"], ["i2", "i7"], 19_001)])
+    result = prepare_append(tmp_path / "data", second, catalogue(tmp_path / "new.csv", range(7, 8)))
+    assert (result.users_added, result.items_added, result.interactions_added) == (0, 0, 1)
+    assert {key: result.report[f"{key}_waiting"] for key in ("rows", "users", "items")} == {
+        "rows": 3,
+        "users": 2,
+        "items": 3,
+    }
+    waiting = pq.read_table(tmp_path / "data/waiting/log.parquet").to_pylist()
+    assert [(row["user"], row["item"]) for row in waiting] == [("d", "i0"), ("d", "i1"), ("a", "i7")]
+    # They enter with what waited, and i7 with the text that the second piece brought.
+    third = write_log(tmp_path / "c.csv", rows(["d", "b", "e"], ["i2", "i7"], 19_002))
+    result = prepare_append(tmp_path / "data", third)
+    assert (result.users_added, result.items_added, result.interactions_added) == (1, 1, 7)
+    assert (result.report["rows_of_earlier_pieces_taken_in"], result.report["rows_waiting"]) == (3, 2)
+    dataset = PreparedDataset.open(tmp_path / "data")
+    assert dataset.texts[dataset.item_row["i7"]] == "Thing 7. 7.5."
+    assert [item for item, _ in sequences(tmp_path / "data")["d"]] == ["i0", "i1", "i2", "i7"]
+    assert [piece["interactions"] for piece in dataset.manifest.pieces] == ["b.csv", "c.csv"]
+    everything = write_log(
+        tmp_path / "all.csv", [*rows(["a", "b", "c"], old, 19_000), *_rows_of(second), *_rows_of(third)]
+    )
+    prepare_table(everything, tmp_path / "all", catalogue(tmp_path / "every.csv", range(8)), k_core=3)
+    assert sequences(tmp_path / "all") == sequences(tmp_path / "data")
+
+
+def _rows_of(file: Path) -> list[list[str]]:
+    return [line.split(",") for line in file.read_text().splitlines()[1:]]
+
+
+def test_the_same_piece_twice_is_refused(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["items"], k_core=0)
+    prepare_append(tmp_path / "data", days["second"], days["items"])
+    content = {file: file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file()}
+    other_name = tmp_path / "other.csv"
+    other_name.write_bytes(days["second"].read_bytes())
+    with pytest.raises(SettingsError, match=r"other\.csv was appended to .*data already, as piece 1 \(second\.csv\)"):
+        prepare_append(tmp_path / "data", other_name, days["items"])
+    with pytest.raises(DataFormatError, match=r"nothing to append: of the 160 rows read, .* are in the folder already"):
+        prepare_append(tmp_path / "data", days["first"], days["items"])
+    assert {file: file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file()} == content
+
+
+def test_overlapping_pieces_count_once(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["both"], tmp_path / "both", k_core=0)
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    result = prepare_append(tmp_path / "data", days["both"])
+    assert (
+        result.report["rows_already_in_the_folder"]
+        == 320 - result.report["duplicate_rows"] - result.interactions_added
+        > 0
+    )
+    assert result.fingerprint == PreparedDataset.open(tmp_path / "both").fingerprint
+
+
+def test_all_of_the_catalogue_and_amazon(tmp_path: Path) -> None:
+    def ratings(name: str, days: range) -> Path:
+        file = tmp_path / name
+        file.write_text("".join(f"i{k % 5},A{k % 3},{k % 5}.0,{DAY * day}\n" for day in days for k in range(15)))
+        return file
+
+    meta = amazon_meta(tmp_path / "meta.json.gz", "asin", "brand", "category")
+    for name, days in (("data", range(17_000, 17_002)), ("both", range(17_000, 17_003))):
+        prepare_amazon("2018", ratings(f"{name}.csv", days), meta, tmp_path / name, k_core=0, catalogue="all")
+    with pytest.raises(SettingsError, match="--items is missing: the metadata"):
+        prepare_append(tmp_path / "data", ratings("day.csv", range(17_002, 17_003)))
+    result = prepare_append(tmp_path / "data", ratings("day.csv", range(17_002, 17_003)), meta)
+    assert (result.items_added, result.interactions_added) == (0, 15)
+    assert result.fingerprint == PreparedDataset.open(tmp_path / "both").fingerprint
+
+
+def test_tables_in_memory_and_other_attributes(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0)
+    rows = [{"user_id": "u0", "item_id": "i50", "timestamp": DAY * 19_005}]
+    with pytest.raises(
+        SettingsError, match=r"has the attributes 'title', but .*data has 'title', 'price'; give the new items"
+    ):
+        prepare_append(tmp_path / "data", rows, [{"item_id": "i50", "title": "New"}])
+    linguarec.prepare_append(tmp_path / "data", rows, [{"item_id": "i50", "title": "New", "price": 3}])
+    dataset = PreparedDataset.open(tmp_path / "data")
+    assert dataset.texts[dataset.item_row["i50"]] == "New. 3."
+
+
+def test_vectors_stay_and_lack_the_new_items(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0)
+    dataset = PreparedDataset.open(tmp_path / "data")
+    vectors = np.arange(2 * dataset.num_items, dtype=np.float32).reshape(-1, 2)
+    info = FeatureInfo("enc", 2, "mean", "0" * 64, dataset.texts_fingerprint, "default")
+    dataset.write_features("enc", vectors, info)
+    result = prepare_append(tmp_path / "data", days["second"], days["items"])
+    assert result.incomplete == ["enc"]
+    dataset = PreparedDataset.open(tmp_path / "data")
+    with pytest.raises(
+        StaleFeaturesError, match=r"enc\.npy lacks 6 items that were appended .* `linguarec encode .* --encoder enc`"
+    ):
+        dataset.features("enc")
+    so_far = dataset.vectors_so_far("enc")
+    assert so_far is not None
+    assert so_far.tolist() == vectors.tolist()
+
+
+def test_encode_adds_the_new_items_only(tmp_path: Path, days: dict[str, Path]) -> None:
+    from linguarec.commands.encode import encode
+
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0)
+    encode(tmp_path / "data", precision="fp32")
+    name = "all-MiniLM-L6-v2"
+    before = PreparedDataset.open(tmp_path / "data").features(name).tolist()
+    prepare_append(tmp_path / "data", days["second"], days["items"])
+    with pytest.raises(OutputError, match="all but the last 6 items, which cannot be added with token limit"):
+        encode(tmp_path / "data", precision="fp32", max_tokens=8)
+    result = encode(tmp_path / "data", precision="fp32")
+    assert (result.items_, result.kept_items, result.distinct_texts) == (18, 12, 6)
+    vectors = np.array(PreparedDataset.open(tmp_path / "data").features(name))
+    assert vectors[:12].tolist() == before
+    encode(tmp_path / "data", precision="fp32", overwrite=True)
+    np.testing.assert_allclose(vectors, PreparedDataset.open(tmp_path / "data").features(name), atol=1e-5)
+
+
+def test_codes_are_thrown_away_only_when_asked(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0)
+    (tmp_path / "data/codes").mkdir()
+    (tmp_path / "data/codes/opq.npz").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"would lack the new ones: 'codes/opq'\. Pass --discard"):
+        prepare_append(tmp_path / "data", days["second"], days["items"])
+    prepare_append(tmp_path / "data", days["second"], days["items"], discard=True)
+    assert not (tmp_path / "data/codes").exists()
+
+
+def test_other_folders_are_refused(tmp_path: Path, days: dict[str, Path]) -> None:
+    with pytest.raises(DataFormatError, match="is not a prepared dataset folder"):
+        prepare_append(tmp_path / "none", days["second"])
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    with pytest.raises(SettingsError, match=r"--items is a catalogue, but .* was made without one"):
+        prepare_append(tmp_path / "data", days["second"], days["items"])
+
+
+def test_a_manifest_that_does_not_say_how_is_refused(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    (tmp_path / "data/files.json").unlink()
+    file = tmp_path / "data/manifest.json"
+    manifest = json.loads(file.read_text())
+    for arguments, said in (
+        ({"ties": "hash"}, "ties is 'hash', expected one of"),
+        ({"order": ...}, "order is missing"),
+    ):
+        changed = {key: value for key, value in {**manifest["arguments"], **arguments}.items() if value is not ...}
+        file.write_text(json.dumps({**manifest, "arguments": changed}))
+        with pytest.raises(DataFormatError, match=rf"the arguments that the folder was made with, {said}"):
+            prepare_append(tmp_path / "data", days["second"])
+
+
+def test_a_failure_leaves_the_folder_as_it_was(
+    tmp_path: Path, days: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new folder is written beside: an error just before the exchange leaves nothing."""
+    from linguarec.data import folder
+
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    content = {file: file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file()}
+
+    def fails(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(folder, "write_splits", fails)
+    with pytest.raises(OutputError, match="no space left"):
+        prepare_append(tmp_path / "data", days["second"])
+    assert {file: file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file()} == content
+    assert not list(tmp_path.glob(".*partial"))
+
+
+KILLED = """
+import os, signal, sys
+from linguarec.commands.prepare import prepare_append
+from linguarec.data import folder
+folder.write_splits = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+prepare_append(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_kill_leaves_the_folder_as_it_was(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    before = PreparedDataset.open(tmp_path / "data").fingerprint
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "data", days["second"]], check=False)
+    assert killed.returncode == -9
+    assert list(tmp_path.glob(".*partial"))
+    assert PreparedDataset.open(tmp_path / "data").fingerprint == before
+    assert prepare_append(tmp_path / "data", days["second"]).pieces == 1
+    assert not list(tmp_path.glob(".*partial"))
