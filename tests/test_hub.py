@@ -41,7 +41,6 @@ def hub() -> Iterator[Hub]:
 def run(make_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A trained run, in a process that may use the network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the stand-in has Git LFS
     domain = generate_world(seed=0, domains=1, size=TINY)[0]
     sequences = [domain.sequences[user].tolist() for user in range(len(domain.sequences))]
     dataset: PreparedDataset = make_dataset(sequences, num_items=len(domain.items), name="shop")

@@ -30,6 +30,7 @@ from linguarec.values import written_id, written_out
 # Every other column is an attribute, of text.
 _OWN_COLUMNS = {"raw_id": pa.string(), "text": pa.string(), "row": pa.int32(), "removed": pa.bool_()}
 _COMPARABLE_IDS = 50_000  # searching more ids than this for similar spellings takes seconds
+_COMPARED_LETTERS = 200  # of an id that is compared with others
 
 
 class _Added:
@@ -358,8 +359,8 @@ class Catalogue:
             )
         named = []
         for raw_id in unknown[:5]:
-            near = difflib.get_close_matches(raw_id, self._comparable(raw_id), n=3, cutoff=0.6)
-            named.append(f"{raw_id!r} (near: {', '.join(near)})" if near else repr(raw_id))
+            near = difflib.get_close_matches(raw_id[:_COMPARED_LETTERS], self._comparable(raw_id), n=3, cutoff=0.6)
+            named.append(f"{quoted(raw_id)} (near: {', '.join(near)})" if near else quoted(raw_id))
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         as_numbers = [raw_id.removesuffix(".0") for raw_id in unknown if raw_id.endswith(".0")]
         as_numbers += [f"{raw_id}.0" for raw_id in unknown if raw_id.isdecimal()]

@@ -241,12 +241,14 @@ def _beside(path: Path) -> Path:
 
 
 def _remove_left_behind(path: Path) -> None:
-    """Remove the temporary files and folders for `path` of processes of this machine that are no more."""
+    """Remove the temporary files and folders for `path` of processes of this machine that are no more, and their locks."""
     prefix, suffix = f".{path.name}.", f".{_machine()}."
     for left in path.parent.iterdir():
-        if not (left.name.startswith(prefix) and left.name.endswith(".partial")):
+        names = (left.name, left.name[1:].removesuffix(".lock"))  # a temporary folder may be locked itself
+        name = next((name for name in names if name.startswith(prefix) and name.endswith(".partial")), None)
+        if name is None:
             continue
-        process, separator, rest = left.name.removeprefix(prefix).partition(suffix)
+        process, separator, rest = name.removeprefix(prefix).partition(suffix)
         if not separator or not process.isdigit() or _lives(int(process), rest[: len(_TOKEN)]):
             continue
         log.warning("removed %s, which a process that was killed left behind", left)

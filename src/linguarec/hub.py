@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +20,13 @@ from linguarec.families.weights import needed
 from linguarec.files import Marker, writing_folder
 from linguarec.model_card import CARD_FILE, model_card, shared_files
 from linguarec.recommender import Recommender
-from linguarec.seals import SEAL_FILE, check_seal
-from linguarec.stored import AGAIN, Error, read_json
+from linguarec.seals import SEAL_FILE, check_seal, digest_of
+from linguarec.stored import AGAIN, read_json
 
 _COMMIT = re.compile("[0-9a-f]{40}")
+_PLAIN = re.compile(r"[^*?\[\\:\x00-\x1f\x7f]{1,500}")  # no pattern, drive, other separator or control character
 _SUFFIXES = (".json", ".safetensors", ".npy", ".npz", ".parquet")
+_LONGEST, _ERRORS = 400, 3  # characters of an error, errors behind each other
 _MARKER = Marker("config.json", "model")
 
 
@@ -91,18 +92,50 @@ def push_to_hub(
         SettingsError: huggingface_hub is not installed.
     """
     api = _api(token, endpoint)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        fingerprint = save_pretrained(run, folder, licence, repository.rpartition("/")[2])
-        with _hub_errors(repository, OutputError), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="It seems that you are about to commit a data file"
-            )  # the catalogue
-            api.create_repo(repository, private=private, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repository, folder_path=folder, delete_patterns="*", commit_message="Upload a run of linguarec"
-            )
+    run = Path(run)
+    read_description(run)
+    names = shared_files(run, _sealed(run))
+    fingerprint = fingerprint_of(run)
+    card = model_card(run, fingerprint, licence, repository.rpartition("/")[2])
+    with _hub_errors(repository, OutputError), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")  # the catalogue
+        api.create_repo(repository, private=private, exist_ok=True)
+        changes = [*_additions(run, names, card), *_deletions(api, repository, {*names, CARD_FILE})]
+        with _by_lfs_elsewhere(api.endpoint):  # not upload_folder: with hf_xet it makes several commits
+            commit = api.create_commit(repository, changes, commit_message="Upload a run of linguarec")
     return Pushed(repository, commit.oid, fingerprint)
+
+
+def _additions(run: Path, names: list[str], card: str) -> list[Any]:
+    """The operations of a commit that add the files `names` of a run, and its card."""
+    from huggingface_hub import CommitOperationAdd
+
+    files = [CommitOperationAdd(name, run / name) for name in names]
+    return [*files, CommitOperationAdd(CARD_FILE, card.encode())]
+
+
+@contextlib.contextmanager
+def _by_lfs_elsewhere(endpoint: str) -> Iterator[None]:
+    """Large files go by Git LFS to other hubs than Hugging Face's, which may have no Xet; hf_xet would insist on it."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = before or endpoint.rstrip("/") != constants.HUGGINGFACE_CO_URL_HOME.rstrip("/")
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+
+
+def _deletions(api: Any, repository: str, kept: set[str]) -> list[Any]:
+    """The operations of a commit that delete what a repository holds beside `kept`."""
+    from huggingface_hub import CommitOperationDelete
+
+    return [
+        CommitOperationDelete(name, is_folder=False)
+        for name in api.list_repo_files(repository)
+        if name not in kept and name != ".gitattributes"
+    ]
 
 
 def from_pretrained(
@@ -161,12 +194,34 @@ def _downloaded(repository: str, revision: str | None, api: Any, cache: str | Pa
         raise SettingsError([f"{asked}, so {repository} could change; pin what it is now: revision={now!r}"])
     place = {"repo_id": repository, "revision": revision, "cache_dir": cache}
     with _hub_errors(repository, CheckpointMismatchError):
-        api.hf_hub_download(filename=SEAL_FILE, **place)
-        folder = Path(api.snapshot_download(allow_patterns=[SEAL_FILE], **place))
-        names = _names(folder, CheckpointMismatchError)
-        api.snapshot_download(allow_patterns=[SEAL_FILE, *names], **place)
-    _sealed(folder)
+        folder = Path(api.hf_hub_download(filename=SEAL_FILE, **place)).parent
+    try:
+        names = _names(folder)
+        with _hub_errors(repository, CheckpointMismatchError):
+            api.snapshot_download(allow_patterns=[SEAL_FILE, *names], **place)
+        _sealed(folder)
+    except CheckpointMismatchError as error:
+        _forget(folder)
+        raise CheckpointMismatchError(
+            f"{repository}: {error} What does not fit was removed from the cache, so that the next call downloads it again."
+        ) from error
     return folder
+
+
+def _forget(folder: Path) -> None:
+    """Remove from the cache what is not as the seal says, or the seal itself, so that the next call downloads it again."""
+    seal = folder / SEAL_FILE
+    try:
+        sealed = {name: read_json(seal, CheckpointMismatchError, AGAIN)["files"][name] for name in _names(folder)}
+    except CheckpointMismatchError:
+        wrong = [seal]
+    else:
+        there = {folder / name: digest for name, digest in sealed.items() if (folder / name).is_file()}
+        wrong = [file for file, digest in there.items() if digest_of(file) != digest]
+    for file in wrong:
+        for place in (file.resolve(), file):  # a link, and what it leads to in the cache
+            if place.is_relative_to(folder.resolve().parents[1]):
+                place.unlink(missing_ok=True)
 
 
 def _sealed(folder: Path) -> list[str]:
@@ -180,23 +235,26 @@ def _sealed(folder: Path) -> list[str]:
             f"{folder} has no {SEAL_FILE}: it is no finished run of this linguarec. Save it again: "
             "linguarec.load_model(RUN).save(RUN)."
         )
-    names = _names(folder, CheckpointMismatchError)
+    names = _names(folder)
     check_seal(folder, CheckpointMismatchError, AGAIN)
     return names
 
 
-def _names(folder: Path, error: Error) -> list[str]:
+def _names(folder: Path) -> list[str]:
     """The names in the seal.
 
     Raises:
-        LinguarecError: as `error` makes it: it is no seal, or names a file of a kind that linguarec does not read.
+        CheckpointMismatchError: it is no seal, or names a file of a kind that linguarec does not read.
     """
-    sealed = read_json(folder / SEAL_FILE, error, AGAIN).get("files")
+    seal = folder / SEAL_FILE
+    sealed = read_json(seal, CheckpointMismatchError, AGAIN).get("files")
     if not isinstance(sealed, dict):
-        raise error(f"{folder / SEAL_FILE} is not a seal of linguarec. {AGAIN}")
+        raise CheckpointMismatchError(f"{seal} is not a seal of linguarec. {AGAIN}")
     for name in sealed:
-        if not needed(name) or not name.endswith(_SUFFIXES) or ".." in Path(name).parts or set(name) & set("*?["):
-            raise error(f"{folder / SEAL_FILE} names {name!r}, which is no file of a run.")
+        parts = name.split("/")
+        strange = any(part in ("", ".", "..") for part in parts) or not _PLAIN.fullmatch(name)
+        if strange or not needed(name) or not name.endswith(_SUFFIXES):
+            raise CheckpointMismatchError(f"{seal} names {name[:200]!r}, which is no file of a run.")
     return list(sealed)
 
 
@@ -220,6 +278,20 @@ def _hub_errors(repository: str, kind: type[LinguarecError]) -> Iterator[None]:
 
     try:
         yield
+    except LinguarecError:
+        raise
     except (httpx2.HTTPError, HFValidationError, OSError) as error:  # those of the hub's answers are of the last class
-        reason = " ".join(str(error).split())
-        raise kind(f"{repository}: the hub refused or cannot be reached: {reason}") from error
+        raise kind(f"{repository}: the hub refused or cannot be reached: {_reason(error)}") from error
+    except Exception as error:  # whatever huggingface_hub raises for an answer of another form
+        reason = f"{type(error).__name__}: {_reason(error)}"
+        raise kind(f"{repository}: the hub's answer cannot be read ({reason})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, and the errors behind it: huggingface_hub replaces the hub's answer by advice."""
+    said: list[str] = []
+    found: BaseException | None = error
+    while found is not None and len(said) < _ERRORS:
+        said.append(" ".join(str(found).split())[:_LONGEST] or type(found).__name__)
+        found = found.__cause__
+    return "; because: ".join(dict.fromkeys(said))

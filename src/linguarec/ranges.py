@@ -6,12 +6,12 @@ class Config:
     positions: str = tuned(size("learned"), choices=("learned", "none"))
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 _RANGE = "range"
+_LARGEST = 1e300  # above are numbers that floats cannot hold, and ranges that are wider than any float
 Value = bool | int | float | str
 FORMS = "LOW:HIGH, LOW:HIGH:log or A|B|C"
 
@@ -29,8 +29,9 @@ class Between:
     log: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            raise ValueError(f"{self} has a bound that is not finite")
+        for bound in (self.low, self.high):
+            if not -_LARGEST <= bound <= _LARGEST:  # NaN is not either
+                raise ValueError(f"{self} has a bound that is not finite, or above {_LARGEST:.0e}")
         if not self.low < self.high:
             raise ValueError(f"{self} is empty: the first number must be below the second")
         if self.log and self.low <= 0:
@@ -160,7 +161,9 @@ def _value(text: str) -> Value:
         return text == "true"
     for kind in (int, float):
         try:
-            return kind(text)
+            value: int | float = kind(text)
         except ValueError:
             continue
+        if abs(value) <= _LARGEST or kind is float:
+            return value
     return text

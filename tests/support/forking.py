@@ -6,6 +6,7 @@ it calls `say_to`, and at the end `run_command`.
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import traceback
@@ -52,12 +53,17 @@ def say_to(file: Path) -> None:
 
 
 def run_command(words: list[str]) -> NoReturn:
-    """Run a command and leave without the clearing up of the interpreter, which takes longer than most commands."""
+    """Run a command, or a script with its arguments, and leave without the interpreter's clearing up, which takes long."""
     from linguarec.cli import main
 
     code = 1
     try:
-        main(words)
+        if words[0].endswith(".py"):
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+            code = 0
+        else:
+            main(words)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:  # noqa: BLE001

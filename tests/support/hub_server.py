@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +22,8 @@ BINARY = (".safetensors", ".npy", ".npz", ".parquet")
 class Hub:
     """`commits`: repository -> its commits, oldest first, as (hash, files). `large`: SHA-256 -> content of a binary file.
 
-    `asked`: method and path of every request. `private`: repository -> whether it was made so.
+    `asked`: method and path of every request. `private`: repository -> whether it was made so. `tokens`: host and
+    authorization of every request. `instead`: gets the handler of every request first, and tells whether it answered.
     """
 
     address: str = ""
@@ -31,6 +32,8 @@ class Hub:
     large: Files = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     private: dict[str, bool] = field(default_factory=dict)
+    tokens: list[tuple[str, str | None]] = field(default_factory=list)
+    instead: "Callable[[Any], bool] | None" = None
 
     @property
     def elsewhere(self) -> str:
@@ -78,12 +81,27 @@ def running_hub() -> Iterator[Hub]:
             self.answer(404, b"{}", X_Error_Code=code, X_Error_Message=code)
 
         def parts(self) -> list[str]:
+            """The parts of the path; none if the request is answered already."""
             path = unquote(urlsplit(self.path).path)
             hub.asked.append(f"{self.command} {path}")
+            hub.tokens.append((self.headers["Host"].partition(":")[0], self.headers.get("Authorization")))
+            if hub.instead is not None and hub.instead(self):
+                return []
             return path.strip("/").split("/")
+
+        def part_of(self, data: bytes, **headers: str) -> None:
+            """A file, or what is asked for of it by a range."""
+            asked = self.headers.get("Range", "")
+            if not asked:
+                return self.answer(200, data, **headers)
+            first = int(asked.removeprefix("bytes=").partition("-")[0])
+            where = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            return self.answer(206, data[first:], Content_Range=where, **headers)
 
         def do_GET(self) -> None:
             match self.parts():
+                case []:
+                    return None
                 case ["api", "models", owner, name, ("revision" | "tree") as what, revision, *_]:
                     found = hub.files(f"{owner}/{name}", revision)
                     if f"{owner}/{name}" not in hub.commits:
@@ -106,11 +124,11 @@ def running_hub() -> Iterator[Hub]:
                     if data is None:
                         return self.missing("EntryNotFound")
                     if (oid := hashlib.sha256(data).hexdigest()) not in hub.large:
-                        return self.answer(200, data, X_Repo_Commit=found[0], ETag=f'"{blob(data)}"')
+                        return self.part_of(data, X_Repo_Commit=found[0], ETag=f'"{blob(data)}"')
                     linked = {"X_Linked_ETag": f'"{oid}"', "X_Linked_Size": str(len(data))}
                     self.answer(302, Location=f"{hub.elsewhere}/large/{oid}", X_Repo_Commit=found[0], **linked)
                 case ["large", oid]:
-                    self.answer(200, hub.large[oid], ETag=f'"{oid}"')
+                    self.part_of(hub.large[oid], ETag=f'"{oid}"')
                 case _:
                     self.missing("EntryNotFound")
             return None
@@ -118,7 +136,10 @@ def running_hub() -> Iterator[Hub]:
         do_HEAD = do_GET
 
         def do_PUT(self) -> None:
-            [_, oid] = self.parts()
+            parts = self.parts()
+            if not parts:
+                return
+            [_, oid] = parts
             data = self.rfile.read(int(self.headers["Content-Length"]))
             assert hashlib.sha256(data).hexdigest() == oid
             hub.large[oid] = data
@@ -126,6 +147,8 @@ def running_hub() -> Iterator[Hub]:
 
         def do_POST(self) -> None:
             parts = self.parts()
+            if not parts:
+                return None
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self.answer(401, b"{}", X_Error_Message="Invalid credentials")
@@ -150,7 +173,7 @@ def running_hub() -> Iterator[Hub]:
                     self.json({"files": modes})
                 case [_, _, "info", "lfs", "objects", "batch"]:
                     objects = [
-                        {**wanted, "actions": {"upload": {"href": f"{hub.address}/large/{wanted['oid']}"}}}
+                        {**wanted, "actions": {"upload": {"href": f"{hub.elsewhere}/large/{wanted['oid']}"}}}
                         for wanted in json.loads(body)["objects"]
                     ]
                     self.json({"transfer": "basic", "objects": objects})

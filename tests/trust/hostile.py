@@ -1,7 +1,11 @@
 """Makers of files that do harm to a program that trusts them."""
 
 import pickle
+import signal
+import types
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +45,23 @@ def pickled(*pieces: bytes) -> bytes:
 def opcodes_of(value: Any) -> bytes:
     """The opcodes of a plain value, without the frame of a pickle around them."""
     return pickle.dumps(value, 2)[2:-1]
+
+
+class TookTooLongError(BaseException):
+    """Not an Exception, so that nothing catches it."""
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """The block ends by an error after that time."""
+
+    def late(number: int, frame: types.FrameType | None) -> None:
+        raise TookTooLongError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

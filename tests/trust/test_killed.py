@@ -7,61 +7,17 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
+from killed_commands import COMMANDS, WORLD, Killed, content, placed, write_logs
 from killing import Killer
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import LinguarecError
 from linguarec.recommender import Recommender
 
-TRAINED = ["--training.max-epochs", "1", "--training.accelerator", "cpu", "--transformer.hidden-size", "8"]
-TRAINED += ["--transformer.inner-size", "8", "--transformer.heads", "1", "--transformer.layers", "1"]
-# Of a run: times, and what tells of them.
-PASSING = ("metrics.json", "metrics.csv", "plots/", "logs/", "comparison.json", "report.html", "evaluation/")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A command that writes `output`. `again`: the words that complete it after a kill. `every`: which operations are tried."""
-
-    name: str
-    words: list[str]
-    output: str
-    again: list[str] | None = None
-    every: int = 1
-
-
-PREPARE = ["prepare", "table", "--items", "ITEMS", "--interactions"]
-CODES = ["quantize", "data", "--features", "vectors", "--subvectors", "4", "--centroids", "4"]
-TOKENS = ["tokenize", "data", "--backbone", "all-MiniLM-L6-v2", "--attributes", "title"]
-CASES = [
-    Case("prepare", [*PREPARE, "LOG", "-o", "new"], "new", every=2),
-    Case("prepare over", [*PREPARE, "LOG2", "-o", "data", "--overwrite", "--discard"], "data", every=4),
-    Case("encode", ["encode", "data", "--word-drop-draws", "1"], "data", every=3),
-    Case("encode over", ["encode", "data", "--max-tokens", "5", "--overwrite", "--name", "vectors"], "data", every=3),
-    Case("quantize", [*CODES, "--method", "pq", "--name", "vectors.opq4x4", "--overwrite"], "data"),
-    Case("tokenize", [*TOKENS, "--attribute-tokens", "7", "--overwrite"], "data", every=2),
-    Case("finetune", ["finetune", "sasrec", "data", "-o", "run", *TRAINED], "run", ["--resume"], every=7),
-    Case(
-        "finetune over",
-        ["finetune", "sasrec", "data", "-o", "old", "--seed", "1", "--overwrite", *TRAINED],
-        "old",
-        every=7,
-    ),
-    Case("export", ["export", "data", "-o", "files"], "files", every=3),
-    Case("evaluate", ["evaluate", "old", "data"], "old", every=4),
-    Case(
-        "compare",
-        ["compare", "data", "--models", "sasrec", "--seeds", "1", "-o", "report", *TRAINED],
-        "report",
-        [],
-        every=16,
-    ),
-]
+WHOLE = int(os.environ.get("LINGUAREC_TRUST", "1")) > 1
 
 
 @pytest.fixture(scope="module")
@@ -72,46 +28,14 @@ def killer() -> Iterator[Killer]:
 
 @pytest.fixture(scope="module")
 def world(killer: Killer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log, another one, a prepared folder with vectors, codes and tokens, and a run."""
+    """The world of `killed_commands`."""
     root = tmp_path_factory.mktemp("world") / "world"
     root.mkdir()
-    generator = np.random.default_rng(0)
-    for name, users in (("LOG", 30), ("LOG2", 25)):
-        rows = [
-            f"u{user},i{item},{time}"
-            for user in range(users)
-            for time, item in enumerate(generator.permutation(12)[:7])
-        ]
-        (root / name).write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
-    titles = [f"i{item},{'red' if item % 2 else 'blue'} thing number {item}" for item in range(12)]
-    (root / "ITEMS").write_text("item_id,title\n" + "\n".join(titles) + "\n")
-    for words in (
-        ["prepare", "table", "--interactions", "LOG", "--items", "ITEMS", "-o", "data"],
-        ["encode", "data", "--name", "vectors"],
-        CODES,
-        TOKENS,
-        ["finetune", "sasrec", "data", "-o", "old", *TRAINED],
-    ):
+    write_logs(root)
+    for words in WORLD:
         done = killer.run(root, placed(root, words))
         assert done["code"] == 0, done["said"]
     return root
-
-
-def placed(root: Path, words: list[str]) -> list[str]:
-    """The words with the paths of a copy of the world."""
-    names = ("LOG", "LOG2", "ITEMS", "data", "new", "run", "old", "files", "report")
-    return [str(root / word) if word in names else word for word in words]
-
-
-def content(folder: Path) -> dict[str, str]:
-    """The digest of each file that a user sees, without those that tell of times."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        hidden = any(part.startswith(".") for part in Path(name).parts)
-        if file.is_file() and not hidden and not any(part in name for part in PASSING):
-            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return found
 
 
 def opens(folder: Path) -> None:
@@ -128,53 +52,57 @@ def opens(folder: Path) -> None:
             assert not (folder / "metrics.json").exists()
 
 
+def words_of(name: str) -> list[str]:
+    return next(command.words for command in COMMANDS if command.name == name)
+
+
 def hidden(root: Path) -> list[str]:
     return [str(file.relative_to(root)) for file in root.rglob(".*")]
 
 
 def chosen(operations: list[str], every: int) -> list[int]:
     """Which operations are tried: every n-th, those around each exchange, and all if LINGUAREC_TRUST is above 1."""
-    whole = int(os.environ.get("LINGUAREC_TRUST", "1")) > 1
     exchanges = [number for number, operation in enumerate(operations) if operation.startswith("exchange")]
     near = {number + step for number in exchanges for step in (0, 1)}
-    return [number for number in range(len(operations)) if whole or number % every == 0 or number in near]
+    return [number for number in range(len(operations)) if WHOLE or number % every == 0 or number in near]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_killed_at_each_operation(case: Case, killer: Killer, world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [each for each in COMMANDS if WHOLE or not each.large], ids=lambda command: command.name
+)
+def test_killed_at_each_operation(command: Killed, killer: Killer, world: Path, tmp_path: Path) -> None:
     root = tmp_path / "w"
     shutil.copytree(world, root)
-    words = placed(root, case.words)
-    before = content(root / case.output)
+    words, output = placed(root, command.words), root / command.output
+    before = command.result(output)
     done = killer.run(root, words)
     assert done["code"] == 0, done["said"]
-    after = content(root / case.output)
-    assert after != before or case.name == "evaluate"
+    after = command.result(output)
+    assert (after == before) is command.same
     assert hidden(root) == []
-    points = chosen(done["operations"], case.every)
+    points = chosen(done["operations"], command.every)
     assert len(points) >= 3
-    resumes = case.again is not None
     for number in points:
         shutil.rmtree(root)
         shutil.copytree(world, root)
         killed = killer.run(root, words, kill_at=number)
         assert killed["code"] == -9
         where = f"killed before {number}: {done['operations'][number]}"
-        now = content(root / case.output)
-        if not resumes:
+        now = command.result(output)
+        if command.again is None:
             assert now in (before, after), where
-        opens(root / case.output)
-        again = killer.run(root, words + (case.again or []))
+        opens(output)
+        again = killer.run(root, words + (command.again or []))
         complete = now == after and "already" in again["said"]
         assert again["code"] == 0 or complete, f"{where}\n{again['said']}"
-        assert content(root / case.output) == after, where
+        assert command.result(output) == after, where
         assert hidden(root) == [], where
 
 
 def test_sigterm_leaves_nothing_and_says_so(killer: Killer, world: Path, tmp_path: Path) -> None:
     root = tmp_path / "w"
     shutil.copytree(world, root)
-    words = placed(root, CASES[1].words)
+    words = placed(root, words_of("prepare over"))
     before = content(root / "data")
     done = killer.run(root, words)
     shutil.rmtree(root)
@@ -189,7 +117,7 @@ def test_sigterm_leaves_nothing_and_says_so(killer: Killer, world: Path, tmp_pat
 def test_the_old_run_stays_and_a_killed_replacement_goes_on(killer: Killer, world: Path, tmp_path: Path) -> None:
     root = tmp_path / "w"
     shutil.copytree(world, root)
-    words = placed(root, CASES[7].words)
+    words = placed(root, words_of("finetune over"))
     before = content(root / "old")
     operations = killer.run(root, words)["operations"]
     after = content(root / "old")

@@ -164,6 +164,7 @@ def blend(
             "command": "blend",
             **made.description.to_dict(),
             "data": str(dataset.path),
+            "data_name": dataset.name,
             "data_fingerprint": dataset.fingerprint,
             "split": split,
             "users": settings[0].get("users", 1.0),

@@ -40,7 +40,7 @@ def read_histories(file: Path) -> list[NamedHistory]:
     `split_by_commas`.
 
     Raises:
-        DataFormatError: the file has another format or holds no history, or a row has none; the row is named.
+        DataFormatError: the file has another format or holds no history, or a row has none or lacks an id; the row is named.
     """
     found: list[NamedHistory] = []
     for number, row in enumerate(_rows(file, "histories", "history"), start=1):
@@ -52,9 +52,14 @@ def read_histories(file: Path) -> list[NamedHistory]:
                 raise DataFormatError(f"{where}: its `history`: {error}.") from error
         if not isinstance(value, list) or not value:
             raise DataFormatError(f"{where}: its `history` is {quoted(value)}; expected a list of raw item ids.")
-        ids = [written_id(part, f"{where}: an id of its `history`") for part in value]
+        ids = []
+        for place, part in enumerate(value, start=1):
+            raw_id = written_id(part, f"{where}: an id of its `history`")
+            if raw_id is None:
+                raise DataFormatError(f"{where}: its `history` has no id at place {place}; leave the place out.")
+            ids.append(raw_id)
         named = written_id(row.get("user"), f"{where}: its `user`")
-        found.append((named if named is not None else str(number), [raw_id for raw_id in ids if raw_id is not None]))
+        found.append((named if named is not None else str(number), ids))
     if not found:
         raise DataFormatError(f"{file} holds no histories; expected one a row, in the column `history`.")
     return found
@@ -211,7 +216,9 @@ def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
 
     try:
         yield from pq.read_table(file).to_pylist()
-    except pa.ArrowException as error:
+    except UnicodeDecodeError:
+        raise
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # of times that Python has no type for
         raise DataFormatError(f"{file} is not a Parquet file: {error}.") from error
 
 

@@ -61,7 +61,7 @@ def training_folder(
         done = _finished(place, output, settings, kind) if goes_on else None
         if not goes_on and overwrite:
             shutil.rmtree(place, ignore_errors=True)
-        elif not goes_on and place.exists() and (not place.is_dir() or any(place.iterdir())):
+        elif not goes_on and place.exists() and not _is_empty(place):
             raise OutputError(
                 f"{output} exists already; go on with it by --resume, replace it by --overwrite, or choose another folder."
             )
@@ -71,6 +71,13 @@ def training_folder(
         yield done
         if place != output:
             put_in_place(place, output)
+
+
+def _is_empty(place: Path) -> bool:
+    """Whether a path is a folder without entries but what a process left that was killed while it wrote its first file."""
+    return place.is_dir() and all(
+        each.name.startswith(".") and each.name.endswith(".partial") for each in place.iterdir()
+    )
 
 
 def run_training(
