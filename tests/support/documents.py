@@ -15,6 +15,7 @@ FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.S | re.M)
 # Commands of linguarec that are parsed only: pattern -> reason.
 NOT_RUN = {
     r"linguarec import-codes .*": "needs the published index: tests/commands/test_quantize.py makes one",
+    r"linguarec prepare .* --engine spark .*": "needs Java and Spark: tests/data has one",
     r"linguarec demo( --serve)?": "trains three models: tests/end_to_end/test_demo.py runs it",
 }
 # Other programs: pattern -> what stands for running them.
