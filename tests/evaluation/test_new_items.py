@@ -103,3 +103,49 @@ def test_the_new_items_of_the_folder_are_counted(world):
 
     taken = [found.known_alone - found.known_targets for found in (alone, among)]
     assert taken[1] > 2 * taken[0] > 0
+
+
+def test_targets_of_the_history_are_not_as_new_items_are(world):
+    ids, text, cases = world
+    every = np.arange(NUM_ITEMS)
+    again = np.arange(0, NUM_CASES, 2)
+    lists = [
+        [*items, target] if case % 2 == 0 else items
+        for case, (items, target) in enumerate(
+            zip((cases.histories[row].tolist() for row in range(NUM_CASES)), cases.targets.tolist(), strict=True)
+        )
+    ]
+    repeated = EvaluationCases(Ragged.from_lists(lists), cases.targets, cases.users)
+    read = text.copy()
+    read[again, cases.targets[again]] += 20.0  # a text in the history finds itself
+    parts = [part(ids), part(read)]
+    found = choose_for_new(parts, (2.0, 1.0), lambda rows: [None, part(read, rows)], repeated, every, NONE)
+    others = cases.select(np.setdiff1d(np.arange(NUM_CASES), again))
+    alone = choose_for_new(parts, (2.0, 1.0), lambda rows: [None, part(read, rows)], others, every, NONE)
+    assert found is not None and alone is not None
+    assert found.cases <= alone.cases and found.by_reader == pytest.approx(alone.by_reader, abs=0.02)
+
+
+def test_ties_count_half_for_known_targets():
+    rng = np.random.default_rng(0)
+    count = 400
+    scores = np.zeros((count, 60))  # one item above 0, all others tie
+    scores[np.arange(count), rng.integers(0, 60, count)] = 1.0
+    text = rng.normal(size=scores.shape)
+    cases = EvaluationCases(
+        Ragged.from_lists([[]] * count), rng.integers(0, 60, count).astype(np.int32), np.arange(count)
+    )
+    found = choose_for_new(
+        [part(scores), part(text)], (1.0, 0.0), lambda rows: [None, part(text, rows)], cases, np.arange(60), NONE
+    )
+    assert found is not None and found.known_alone < 0.05
+
+
+def test_parts_that_tell_nothing_apart_choose_nothing():
+    count = 200
+    rng = np.random.default_rng(0)
+    flat = np.zeros((count, 30))
+    targets = rng.integers(0, 30, count).astype(np.int32)
+    cases = EvaluationCases(Ragged.from_lists([[]] * count), targets, np.arange(count))
+    parts = [part(flat), part(flat)]
+    assert choose_for_new(parts, (1.0, 0.0), lambda rows: [None, part(flat, rows)], cases, np.arange(30), NONE) is None

@@ -127,16 +127,26 @@ def test_rows_of_new_items_follow_the_items(world):
     assert torch.equal(added.scores_of(queries, torch.arange(NUM_ITEMS).expand(NUM_QUERIES, -1)), known)
 
 
+def test_a_part_without_weight_for_new_items_needs_no_like_ones():
+    counts, texts = SparseRanker(np.arange(144.0).reshape(12, 12)), SparseRanker(np.eye(12))
+    own = np.ones((12, 3))
+    keys = keys_of_new([counts, texts], (None, own), [], [0.0, 1.0])
+    assert np.asarray(keys[0]).shape == (12, 3) and keys[1] is own
+    ranker = SumRanker([counts, texts], [1.0, 1.0], NewItems((0.0, 1.0))).with_added((None, own))
+    query = sparse.csr_array(np.eye(12)[:1])
+    assert ranker.scores_of((query, query), torch.tensor([[12, 13, 14]])).tolist() == [[1.0, 1.0, 1.0]]
+
+
 def test_what_stands_for_a_new_item_is_known_itself():
     dense = DenseRanker(torch.eye(12))
     counts = SparseRanker(np.arange(144.0).reshape(12, 12))
     like = torch.zeros(1, 12)
     like[0, :2] = torch.tensor([1.0, 0.9])
-    keys = keys_of_new([counts, dense], (None, like), [0])
+    keys = keys_of_new([counts, dense], (None, like), [0], [1.0, 1.0])
     expected = np.arange(144.0).reshape(12, 12)[:, 1:11].mean(axis=1)  # row 0 is as unknown as the new item
     assert np.asarray(keys[0])[:, 0] == pytest.approx(expected) and keys[1] is like
     with pytest.raises(ValueError, match="no part with item vectors"):
-        keys_of_new([counts], (None,), [])
+        keys_of_new([counts], (None,), [], [1.0])
     for bad in ((0.1,), (0.1, 1.0, np.inf)):
         with pytest.raises(ValueError, match=r"equally many|finite"):
             SumRanker([dense, dense, dense], [1.0, 1.0, 1.0], NewItems(bad))

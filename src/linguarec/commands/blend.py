@@ -11,6 +11,9 @@ from linguarec.files import AnyPath
 from linguarec.result import Result, metrics_line
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.report import Table
@@ -117,7 +120,8 @@ def blend(
     ingredients = [_ingredient(each) for each in opened]
     parts = [Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients]
     found = choose_stack(parts, valid, seed)
-    new, facts_of_new = _new_items(ingredients, found.weights, dataset, split, valid, seed)
+    trained = _trained_items(dataset, split, settings)
+    new, facts_of_new = _new_items(ingredients, found.weights, dataset, split, trained, valid, seed)
     made = blended(ingredients, found.weights, output, new)
     snapshot = Snapshot(opened[0].catalogue, made.inputs, made.ranker, made.source)
     recommender = Recommender(made.scorer, made.description, snapshot, found.repeats)
@@ -182,11 +186,23 @@ def blend(
     return result
 
 
+def _trained_items(dataset: "PreparedDataset", split: str, settings: list[dict[str, Any]]) -> "npt.NDArray[np.int64]":
+    """Rows of the items in the training sequences of any of the runs, of which each may have been trained on some users."""
+    import numpy as np
+
+    from linguarec.data.splits import draw_users, training_sequences
+
+    users = [draw_users(dataset.num_users, run.get("users", 1.0), run.get("seed", 0)) for run in settings]
+    sequences = training_sequences(dataset.sequences, dataset.roles(split)).select(np.unique(np.concatenate(users)))
+    return np.unique(np.asarray(sequences.values, dtype=np.int64))
+
+
 def _new_items(
     parts: "list[Ingredient]",
     weights: Sequence[float],
     dataset: "PreparedDataset",
     split: str,
+    trained: "npt.NDArray[np.int64]",
     valid: "EvaluationCases",
     seed: int,
 ) -> "tuple[NewItems | None, dict[str, Any] | None]":
@@ -197,14 +213,11 @@ def _new_items(
     """
     import numpy as np
 
-    from linguarec.data.splits import training_sequences
     from linguarec.evaluation.new_items import choose_for_new
-    from linguarec.evaluation.slices import training_counts
     from linguarec.evaluation.stacking import Part
     from linguarec.families.blending import as_if_new
 
-    counts = training_counts(training_sequences(dataset.sequences, dataset.roles(split)).values, dataset.num_items)
-    trained, new = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    new = np.setdiff1d(np.arange(dataset.num_items), trained)
     if split != HELD_OUT and not np.isin(valid.targets, new).any():
         new = new[:0]
     if not any(part.description.family.ranks_new for part in parts):

@@ -71,8 +71,8 @@ class _Tried:
 
     `item` [C]: the target's row. `new` [C, M, S]: scores of each part, 0 of one that does not read them. `target` [C]: place
     among the new items, -1 = a known one. `best` [C, 1 + M, 10]: the best scores of known items but the target, by the weighted
-    sum and by each part. `known` [C]: the known target's score, and `above` [C]: how many known items score higher. `seen`
-    [C, S]: new items of the history, which are no candidates.
+    sum and by each part. `known` [C]: the known target's score, and `above` [C]: how many known items score higher, ties half.
+    `seen` [C, S]: new items of the history, which are no candidates.
     """
 
     item: Tensor
@@ -156,7 +156,7 @@ def choose_for_new(
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(trained)
     beside = rng.permutation(new)[:_MOST_NEW]
-    cases = cases.select(np.flatnonzero(np.isin(cases.targets, trained)))
+    cases = cases.select(np.flatnonzero(np.isin(cases.targets, trained) & ~_repeated(cases)))
     size = min(_MOST_NEW, len(trained) // _FOLDS)
     if not len(readers) or not size:
         return None
@@ -174,6 +174,14 @@ def choose_for_new(
     whole = _Tried.joined(made)
     is_new = whole.target >= 0
     return _chosen(whole.select(is_new), whole.select(~is_new), np.array(weights), readers)
+
+
+def _repeated(cases: EvaluationCases) -> npt.NDArray[np.bool_]:
+    """[C] whose target is in the history: the text of a new item is in no history, so such a target is not as a new one is."""
+    case = np.repeat(np.arange(len(cases)), cases.histories.lengths)
+    again = case[cases.histories.values == cases.targets[case]]
+    found: npt.NDArray[np.bool_] = np.isin(np.arange(len(cases)), again)
+    return found
 
 
 def _drawn(cases: EvaluationCases, rows: IntArray, rng: np.random.Generator) -> IntArray:
@@ -230,13 +238,13 @@ def _tried(
     seen = np.isin(item, rows) & other
     is_seen = torch.zeros(len(cases), len(rows), dtype=torch.bool)
     is_seen[case[seen], np.searchsorted(rows, item[seen])] = True
-    above = (whole > known).sum(dim=1)
+    above = (whole > known).sum(dim=1) + (whole == known).sum(dim=1) / 2
     spots = torch.from_numpy(target)
     return _Tried(targets[:, 0], of_new, is_seen, spots, torch.stack(best, dim=1), known[:, 0], above)
 
 
-def _chosen(new: _Tried, known: _Tried, weights: FloatArray, readers: IntArray) -> NewItemsChoice:
-    """The weights and the offset, by the cases of new targets and those of known ones."""
+def _chosen(new: _Tried, known: _Tried, weights: FloatArray, readers: IntArray) -> NewItemsChoice | None:
+    """The weights and the offset, by the cases of new targets and those of known ones; None = no part tells items apart."""
     parts = np.eye(len(weights))
     by_reader = [_Summed.of(new, known, parts[part], 1 + part).gains(0.0)[0] for part in readers.tolist()]
     best = int(np.argmax([gains.mean() for gains in by_reader]))
@@ -251,6 +259,8 @@ def _chosen(new: _Tried, known: _Tried, weights: FloatArray, readers: IntArray) 
             mean = (_FOLDS * of_known.mean() + of_new.mean()) / (_FOLDS + 1)
             choice = NewItems(tuple(map(float, mix)), offset)
             found.append((bool(enough), float(mean), choice, float(of_new.mean()), float(of_known.mean())))
+    if not found:
+        return None
     _, _, choice, new_targets, known_targets = max(found, key=lambda each: each[:2])
     return NewItemsChoice(
         choice,
@@ -268,7 +278,11 @@ def _mixes(new: _Tried, weights: FloatArray, readers: IntArray) -> Iterator[Floa
     # From the first to the tenth known item: of the weighted sum, and of each part.
     total, *spread = (new.best[..., 0] - new.best[..., -1]).nan_to_num(posinf=0.0).mean(dim=0).tolist()
     mixes = [np.where(np.isin(np.arange(len(weights)), readers), weights, 0.0)]
-    mixes += [np.where(np.arange(len(weights)) == part, total / max(spread[part], 1e-12), 0.0) for part in readers]
+    mixes += [
+        np.where(np.arange(len(weights)) == part, (total or spread[part]) / spread[part], 0.0)
+        for part in readers
+        if spread[part] > 0
+    ]
     for mix in mixes:
         if mix.any():
             yield from (scale * mix for scale in _SCALES)

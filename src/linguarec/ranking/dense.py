@@ -36,6 +36,7 @@ class _Base:
         self.keys = keys
         self._longest: float | None = None
         self._by_column: npt.NDArray[np.float32] | None = None
+        self._lock = threading.Lock()
 
     @property
     def longest(self) -> float:
@@ -46,9 +47,11 @@ class _Base:
 
     @property
     def by_column(self) -> npt.NDArray[np.float32]:
-        """The keys as [D, N], each row in one piece: a copy, made when it is first asked for."""
+        """The keys as [D, N], each row in one piece: a copy as large as the keys, made once, when it is first asked for."""
         if self._by_column is None:
-            self._by_column = self.keys.T.contiguous().numpy()
+            with self._lock:
+                if self._by_column is None:
+                    self._by_column = self.keys.T.contiguous().numpy()
         return self._by_column
 
 
@@ -186,12 +189,13 @@ class DenseRanker(ExactRanker[Tensor, Keys]):
     def _score_few(self, queries: Tensor, out: Tensor) -> None:
         """Scores [Q, N] of queries that are nearly all zeros: for each of their values, a multiple of a column of the keys."""
         values = sparse.csr_array(queries.numpy())
-        columns = len(self._base.keys)
-        out[:, :columns] = torch.from_numpy(values @ self._base.by_column)
-        first = columns
+        first = len(self._base.keys)
+        out[:, :first] = torch.from_numpy(values @ self._base.by_column)
+        used = np.unique(values.indices)
+        few = values[:, used] if self._added else values
         for added in self._added:
             stop = first + len(added.keys)
-            out[:, first:stop] = torch.from_numpy(values @ np.ascontiguousarray(added.keys.numpy().T))
+            out[:, first:stop] = torch.from_numpy(few @ added.keys.numpy().T[used])
             first = stop
 
     def error(self, queries: Tensor) -> npt.NDArray[np.float64]:

@@ -152,7 +152,7 @@ class SumRanker(ExactRanker[Queries, tuple[Any, ...]]):
         Raises:
             ValueError: no part with item vectors knows the new items.
         """
-        whole = keys_of_new(self.parts, keys, self.new.rows)
+        whole = keys_of_new(self.parts, keys, self.new.rows, self.new.weights)
         longer = [part.with_added(own) for part, own in zip(self.parts, whole, strict=True)]
         return SumRanker(longer, self.weights, self._with_rows([*self.new.rows, *range(len(self), len(longer[0]))]))
 
@@ -165,7 +165,10 @@ class SumRanker(ExactRanker[Queries, tuple[Any, ...]]):
 
 
 def keys_of_new(
-    parts: Sequence[ExactRanker[Any, Any]], keys: Sequence[Any], unknown: Sequence[int] | npt.NDArray[np.int64]
+    parts: Sequence[ExactRanker[Any, Any]],
+    keys: Sequence[Any],
+    unknown: Sequence[int] | npt.NDArray[np.int64],
+    weights: Sequence[float],
 ) -> tuple[Any, ...]:
     """What each part knows n new items by.
 
@@ -176,12 +179,18 @@ def keys_of_new(
         parts: of the N items that there are.
         keys: for each part, what it knows the new items by; None = nothing.
         unknown: rows of items that such parts know nothing of either.
+        weights: of the parts, for new items. Without a weight any key will do: it is that of the first item.
 
     Raises:
         ValueError: no part with item vectors knows the new items.
     """
     if all(own is not None for own in keys):
         return tuple(keys)
+    needless = all(own is not None or not weight for own, weight in zip(keys, weights, strict=True))
+    if needless and any(own is not None for own in keys):
+        count = next(_count(part, own) for part, own in zip(parts, keys, strict=True) if own is not None)
+        first = np.zeros((count, 1), dtype=np.int64)
+        return tuple(part.averaged(first) if own is None else own for part, own in zip(parts, keys, strict=True))
     dense = [
         (part, own) for part, own in zip(parts, keys, strict=True) if own is not None and isinstance(part, DenseRanker)
     ]
@@ -189,6 +198,11 @@ def keys_of_new(
         raise ValueError("no part with item vectors knows the new items")
     like = _nearest(*dense[0], np.asarray(unknown, dtype=np.int64))
     return tuple(part.averaged(like) if own is None else own for part, own in zip(parts, keys, strict=True))
+
+
+def _count(part: ExactRanker[Any, Any], keys: Any) -> int:
+    """How many items these are: rows of vectors, or columns of what other items give to them."""
+    return int(len(keys) if isinstance(part, DenseRanker) else keys.shape[1])
 
 
 def _nearest(ranker: DenseRanker, keys: Tensor, unknown: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

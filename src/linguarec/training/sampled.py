@@ -40,10 +40,16 @@ class SampledTuning(Stage):
         self.read_items = items
         self.num_classes = num_classes
         self.sampling = sampling
-        for name in tables:
-            table = model.get_submodule(name.rpartition(".")[0])
-            if isinstance(table, nn.Embedding):
-                table.sparse = True
+        modules = [model.get_submodule(name.rpartition(".")[0]) for name in tables]
+        self.tables = [table for table in modules if isinstance(table, nn.Embedding)]
+        for table in self.tables:
+            table.sparse = True
+
+    def on_fit_start(self) -> None:
+        """On several GPUs the tables' gradients are dense: NCCL cannot sum up sparse ones."""
+        if self.trainer.world_size > 1 and self.device.type == "cuda":
+            for table in self.tables:
+                table.sparse = False
 
     def step_loss(self, batch: TrainingBatch) -> Tensor:
         """Mean over the targets of this process, times the step's `loss_scale`."""
