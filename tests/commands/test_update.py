@@ -22,9 +22,11 @@ from linguarec.data.synthetic import LAUNCH, TINY, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError, WorseModelError
 from linguarec.evaluation.intervals import paired_difference
 from linguarec.families import FAMILIES
+from linguarec.families.softmax import SoftmaxSettings
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recommender import Recommender
 from linguarec.run_items import items_of_run, rank_on_newer_data
+from linguarec.runs.updating import trained_until
 from linguarec.training.settings import TrainingSettings
 
 CLOSED = [name for name, family in FAMILIES.items() if family.closed_form]
@@ -327,3 +329,48 @@ def test_items_that_a_model_by_id_does_not_know_stand_behind_all_others(make_dat
     # Nothing of the history is known: all items tie, without the two of the history where these are barred.
     assert (found["kept"].ranks.greater[2], found["kept"].ranks.ties[2]) == (0, 8)
     assert (found["excluded"].ranks.greater[2], found["excluded"].ranks.ties[2]) == (0, 6)
+
+
+def test_a_time_before_the_end_of_what_was_trained_on_is_refused(shop: Shop, tmp_path: Path) -> None:
+    before, after = shop
+    assert before.timestamps is not None
+    run = trained("itemknn", before, tmp_path / "run")
+    early = str(int(before.timestamps.max()) - 1)
+    with pytest.raises(SettingsError, match=rf"--since {early} .* it would be judged on what it was trained on"):
+        update(run, after.path, tmp_path / "new", since=early)
+    settings = json.loads((run / "settings.json").read_text())
+    assert trained_until(run, settings, "2023-11-14") == LAUNCH // 86_400 * 86_400 + 86_399  # a date is its last second
+
+
+def test_what_stands_in_the_way_is_not_replaced_by_resuming(shop: Shop, tmp_path: Path) -> None:
+    before, after = shop
+    run, other = trained("itemknn", before, tmp_path / "run"), trained("ease", before, tmp_path / "other")
+    content = content_of(other)
+    for refit in (True, False):
+        with pytest.raises(LinguarecError):
+            update(run, after.path, other, resume=True, refit=refit)
+        assert content_of(other) == content
+
+
+def test_a_model_trained_over_samples_is_updated_over_samples(shop: Shop, tmp_path: Path) -> None:
+    before, after = shop
+    sampled = {"softmax": SoftmaxSettings(kind="sampled", negatives=16)}
+    run = tmp_path / "run"
+    finetune("sasrec-text", before.path, run, features="words", transformer=SMALL, training=QUICK, **sampled)
+    found = update(run, after.path, tmp_path / "new", epochs=1, refit=False, accept_worse=True)
+    settings = json.loads((tmp_path / "new" / "settings.json").read_text())
+    assert settings["softmax"]["kind"] == "sampled" and found.how == "trained on from the run"
+
+
+def test_a_handful_of_users_refuses_no_model(make_dataset: Any, tmp_path: Path) -> None:
+    shops = []
+    for name, length in (("before", 6), ("after", 9)):
+        shop = make_dataset(
+            [((start + np.arange(length)) % 30).tolist() for start in range(20)], num_items=30, name=name
+        )
+        np.save(shop.path / "sequences" / "timestamps.npy", np.tile(1_000 * np.arange(length), 20) + 5)
+        shops.append(shop)
+    run = trained("itemknn", shops[0], tmp_path / "run")
+    found = update(run, shops[1].path, tmp_path / "new")
+    assert found.judged["users"] == 20 and found.verdict == "too few"
+    assert "not judged, for want of users" in str(found)

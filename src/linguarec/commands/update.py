@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 METRIC = "ndcg@10"
+LEAST_USERS = 30  # with fewer, intervals over users say too little to refuse a model
 SPLIT = "leave-one-out"  # of the final model: the split that leaves out the fewest interactions
 RESULT_FILE = "update.json"
 
@@ -32,7 +33,8 @@ class UpdateResult(Result):
     run did not know; `gone_items`: items of the old run that the data do not have. `interactions`: those of the data that are
     later than what the old run was trained on. `how`: what was done with the model. `judged`: `split` and its cuts, `targets`,
     `users`, `old` and `new` (protocol -> metrics), and the paired `difference` of `metric` under `protocol`. `verdict`: better,
-    no difference or worse. `refitted`: whether the run was trained again on all of the data after the judgement.
+    no difference, worse, or too few (users to tell). `asked`: times, settings and names that were given. `refitted`: whether
+    the run was trained again on all of the data after the judgement.
     """
 
     run: str
@@ -49,6 +51,7 @@ class UpdateResult(Result):
     judged: dict[str, Any]
     verdict: str
     refitted: bool
+    asked: dict[str, Any]
     epochs: int | None = None
     seconds: float
 
@@ -103,8 +106,9 @@ def update(
     from linguarec.data.splitting import add_temporal_split
     from linguarec.families.opening import open_start
     from linguarec.families.start import weights_sha256
-    from linguarec.families.updating import arguments_of_update, how_updated
+    from linguarec.families.updating import arguments_of_update, goes_on, how_updated
     from linguarec.files import check_free, put_in_place, updating_folder, write_json
+    from linguarec.given import given
     from linguarec.portable import portable_values
     from linguarec.recommender import Recommender
     from linguarec.run_items import rank_on_newer_data
@@ -118,7 +122,8 @@ def update(
     start, dataset = open_start(run), PreparedDataset.open(data)
     old = Recommender.load(run)
     shared = shared_items(run, old.catalogue, dataset)
-    new = new_part(run, dataset, trained_until(run, settings, since))
+    how, known = how_updated(start.family), goes_on(start.family)
+    new = new_part(run, dataset, trained_until(run, settings, since), known)
     facts = {
         "run": str(output),
         "from": str(run),
@@ -127,11 +132,14 @@ def update(
         "data_fingerprint": dataset.fingerprint,
         "weights_sha256": weights_sha256(start),
         "refitted": refit,
+        "asked": {"since": since, "training": {} if training is None else given(training), **options},
         **({} if epochs is None else {"epochs": epochs}),
     }
-    if resume and (done := _finished(output, facts)) is not None:
+    place = _judged_place(output)
+    # With --overwrite a judged model beside the run says that a replacement of it was interrupted.
+    if resume and not (overwrite and place.exists()) and (done := _finished(output, facts)) is not None:
         return done
-    if not resume:
+    if not (resume and refit):  # what is resumed lies in OUTPUT only while it is trained again
         check_free(output, overwrite, SETTINGS_MARKER)
     dataset.roles(SPLIT)
     arguments = {
@@ -140,7 +148,6 @@ def update(
         "users": settings.get("users", 1.0),
         "seed": settings.get("seed", 0),
     }
-    how = how_updated(start.family)
     log.info(
         "%s: %s new interactions since the run was trained, %s new items; %s is %s",
         dataset.path,
@@ -149,12 +156,13 @@ def update(
         start.family.name,
         how,
     )
-    place = _judged_place(output)
     if not resume:
         shutil.rmtree(place, ignore_errors=True)
     split = add_temporal_split(dataset, new.cuts)
-    _train(start, dataset, place, split, arguments, resume=True)
     cases = evaluation_cases(dataset.sequences, dataset.roles(split), "test")
+    if not len(cases):
+        raise SettingsError([f"the split {split} has no test target with a history before it; prepare more new data"])
+    _train(start, dataset, place, split, arguments, resume=True)
     results = {"old": rank_on_newer_data(old, dataset, cases)}
     results["new"] = rank_on_newer_data(Recommender.load(place), dataset, cases)
     judged, verdict = _judge(new, results)
@@ -265,12 +273,10 @@ def _judge(new: "NewPart", results: "Mapping[str, Protocols]") -> tuple[dict[str
     # The figure of a shop, where both have a repeat term (docs/evaluation.md); else as `recommend` works by default.
     protocol = "learned" if all("learned" in found for found in results.values()) else "excluded"
     values = {name: found[protocol].per_user((10,))[METRIC] for name, found in results.items()}
-    if not len(values["new"]):
-        raise SettingsError(
-            [f"the split {new.split} has no test target with a history before it; prepare more new data"]
-        )
     difference = paired_difference(values["new"], values["old"])
     verdict = "worse" if difference.high < 0 else "better" if difference.low > 0 else "no difference"
+    if len(values["new"]) < LEAST_USERS:
+        verdict = "too few"
     judged = {
         "split": new.split,
         "trained_until": moment_text(new.after),
@@ -294,6 +300,7 @@ def _judgement(judged: Mapping[str, Any], verdict: str) -> str:
         "better": "better than",
         "worse": "significantly worse than",
         "no difference": "not significantly different from",
+        "too few": "not judged, for want of users, beside",
     }
     return (
         f"the new model is {what[verdict]} the old one on {judged['targets']:,} targets of {judged['users']:,} users from "
@@ -334,7 +341,7 @@ def _finished(output: Path, facts: Mapping[str, Any]) -> UpdateResult | None:
     stored = located_values(read_json(file, CheckpointMismatchError, AGAIN), file.parent, ("run", "from"))
     if any(stored.get(key) != facts[key] for key in ("data_fingerprint", "weights_sha256", "model")):
         return None
-    for key in ("refitted", "epochs"):
+    for key in ("refitted", "epochs", "asked"):
         if stored.get(key) != facts.get(key):
             raise SettingsError(
                 [

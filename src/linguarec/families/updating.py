@@ -15,6 +15,11 @@ from linguarec.records import record_of
 _CHOICES = {each.name for each in fields(NextItemOptions)} - {each.name for each in fields(EncoderOptions)}
 
 
+def goes_on(family: Family) -> bool:
+    """Whether a model of the family is trained on from the weights of the run, which have seen its data."""
+    return not family.closed_form and family.ways is not None
+
+
 def how_updated(family: Family) -> str:
     """What happens to a model of a family when newer data come, for people."""
     if family.closed_form:
@@ -48,7 +53,8 @@ def arguments_of_update(start: Start, dataset: PreparedDataset, asked: Mapping[s
     recorded = {flag: settings.get(flag) for flag in stored if flag in hints and settings.get(flag) in stored[flag]}
     names = {**recorded, **{flag: name for flag, name in asked.items() if name is not None}}
     if family.ways is not None:
-        choices = {flag: settings[flag] for flag in _CHOICES & hints.keys() if settings.get(flag) is not None}
+        chosen = [flag for flag in _CHOICES & hints.keys() if settings.get(flag) is not None]
+        choices = {flag: _option(hints[flag], settings[flag]) for flag in chosen}
         found = family.ways(start, {**choices, **names})["full"]
         if isinstance(found, Exception):
             raise found
@@ -57,11 +63,17 @@ def arguments_of_update(start: Start, dataset: PreparedDataset, asked: Mapping[s
     for flag, hint in hints.items():
         if flag in stored or settings.get(flag) is None:
             continue
-        groups = [kind for kind in get_args(hint) if isinstance(kind, type) and is_dataclass(kind)]
-        options[flag] = record_of(groups[0], settings[flag]) if groups else settings[flag]
+        options[flag] = _option(hint, settings[flag])
     if (encoder := start.description.encoder) is not None:
         kind = encoder_kind(encoder)
         options[kind] = encoder
         if "sequence_encoder" in hints:
             options["sequence_encoder"] = kind
     return {"config": start.description.config, **options, **names}
+
+
+def _option(hint: Any, recorded: Any) -> Any:
+    """An option as a run recorded it; a group of flags becomes its dataclass again."""
+    kinds = [hint, *get_args(hint)]
+    groups = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
+    return record_of(groups[0], recorded) if groups else recorded

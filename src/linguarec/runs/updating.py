@@ -18,7 +18,7 @@ from linguarec.runs.settings import last_time
 
 LEAST_COMMON = 0.5  # of the smaller of the two catalogues; and of the common items, those with the same text
 TEST_SHARE, VALID_SHARE = 1 / 3, 1 / 6  # of the new interactions
-MOST_SHARE = 0.1  # of all interactions, for either
+MOST_SHARE, LEAST_VALID = 0.1, 0.05  # of all interactions: the most for either, the least for valid (see `new_part`)
 _TEXTS_COMPARED = 10_000
 
 
@@ -82,18 +82,19 @@ def trained_until(run: Path, settings: Mapping[str, Any], since: str | None) -> 
     Raises:
         SettingsError: it is not known, or `since` is no time.
     """
+    recorded = None if settings.get("data_until") is None else int(settings["data_until"])
     if since is not None:
-        try:
-            if since.isdecimal():
-                return int(since)
-            moment = datetime.fromisoformat(since)
-            return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-        except ValueError:
+        said = _seconds(since)
+        if recorded is not None and said < recorded:
             raise SettingsError(
-                [f"--since {since!r} is no time; give 2024-05-31, 2024-05-31T23:59:59, or seconds since 1970"]
-            ) from None
-    if (recorded := settings.get("data_until")) is not None:
-        return int(recorded)
+                [
+                    f"--since {since} is {moment_text(said)}, and {run} was trained on data up to {moment_text(recorded)}: it "
+                    "would be judged on what it was trained on; leave --since out, or name a later time"
+                ]
+            )
+        return said
+    if recorded is not None:
+        return recorded
     try:  # a run of an earlier version
         dataset = PreparedDataset.open(settings["data"])
         known = last_time(dataset) if dataset.fingerprint == settings.get("data_fingerprint") else None
@@ -107,6 +108,20 @@ def trained_until(run: Path, settings: Mapping[str, Any], since: str | None) -> 
             ]
         )
     return known
+
+
+def _seconds(since: str) -> int:
+    """A time that a user wrote, in seconds since 1970; a date is its last second."""
+    try:
+        if since.isdecimal():
+            return int(since)
+        moment = datetime.fromisoformat(since)
+        seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except ValueError:
+        raise SettingsError(
+            [f"--since {since!r} is no time; give 2024-05-31, 2024-05-31T23:59:59, or seconds since 1970"]
+        ) from None
+    return seconds + (86_399 if len(since) == len("2024-05-31") else 0)
 
 
 @dataclass(frozen=True)
@@ -126,10 +141,12 @@ class NewPart:
         return self.cuts.split
 
 
-def new_part(run: Path, dataset: PreparedDataset, after: int) -> NewPart:
+def new_part(run: Path, dataset: PreparedDataset, after: int, valid_is_new: bool) -> NewPart:
     """Find the new interactions, and cut them: the newest third is test, the sixth before it valid, all before is training.
 
-    Neither test nor valid is more than a tenth of all interactions, as in the split `temporal`. Equal times stay together.
+    Neither test nor valid is more than a tenth of all interactions, as in the split `temporal`. Equal times stay together. With
+    few new interactions valid would be too small to fit a repeat term on, so it is at least a twentieth of all interactions,
+    unless the model goes on from weights that have seen the older ones (`valid_is_new`).
 
     Raises:
         DataFormatError: the folder has no times, nothing is new in it, or all of it is new at one time.
@@ -144,7 +161,8 @@ def new_part(run: Path, dataset: PreparedDataset, after: int) -> NewPart:
             f"{moment_text(after)}. Prepare a folder with later interactions, or say with --since up to when it was trained."
         )
     share = new / len(times)
-    test, valid = min(MOST_SHARE, TEST_SHARE * share), min(MOST_SHARE, VALID_SHARE * share)
+    least = 0.0 if valid_is_new else LEAST_VALID
+    test, valid = min(MOST_SHARE, TEST_SHARE * share), min(MOST_SHARE, max(least, VALID_SHARE * share))
     cut_valid, cut_test = temporal_cuts(times, valid, test)
     if cut_valid >= cut_test:  # of equal times: the interactions before them are valid
         earlier = times[times < cut_test]
