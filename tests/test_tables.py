@@ -132,7 +132,7 @@ def test_a_table_goes_through_a_file_as_if_it_were_csv(tmp_path: Any) -> None:
     ):
         raise DataFormatError(f"{tmp_path}/items.parquet has no column 'x'")
     file = TableSource.of(str(tmp_path / "log.csv"), "interactions", [])
-    assert (file.name, file.file(tmp_path)) == ("log.csv", tmp_path / "log.csv")
+    assert (file.name, file.file(tmp_path)) == ("log.csv", str(tmp_path / "log.csv"))
 
 
 # -- histories

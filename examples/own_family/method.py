@@ -11,7 +11,6 @@ from linguarec.families.family import Family, ModelDescription, Plan, Request, T
 from linguarec.families.next_item import NextItemData
 from linguarec.families.weights import save_model
 from linguarec.sources.embeddings import EmbeddingSource
-from linguarec.training.module import FineTuning
 from linguarec.training.stages import Fit, PlannedStage, StageResult
 
 
@@ -40,7 +39,7 @@ def plan_finetuning(request: Request) -> Plan:
 
     def begin(before: Sequence[StageResult]) -> Fit:
         return Fit(
-            FineTuning(network, data.candidates, steps, training, seed),
+            data.stage(network, steps, training, seed),
             data.validate,
             lambda trained: save_model(trained, description, request.output),
         )

@@ -33,7 +33,7 @@ from linguarec.processes import ALONE
 from linguarec.text import encoders, shards
 
 recommend.HISTORIES_AT_ONCE = tokenize.ITEMS_A_PIECE = 7
-evaluate.rank_by_protocol.__defaults__ = (None, 100, ALONE)
+evaluate.rank_by_protocol.__defaults__ = (None, 100, ALONE, 0)
 shards.TOKENS_A_BATCH["cpu"], shards.TOKENS_A_SHARD["cpu"] = 40, 80
 {patch}
 for words in json.loads(sys.argv[1]):

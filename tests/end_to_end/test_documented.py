@@ -78,7 +78,7 @@ SUBSTITUTES: dict[str, dict[str, str]] = {
         "recformer_seqrec_ckpt.bin --heads 12": f"{RELEASED / 'recformer_seqrec' / 'recformer_seqrec_ckpt.bin'} --heads 4",
     },
     "docs/serving.md": {"price <= 20": "brand != 'Nobody'"},
-    "docs/data.md": {r"\bDATA\b": "data/other"},
+    "docs/data.md": {"append DATA": "append data/appended", r"\bDATA\b": "data/other"},
     "docs/updating.md": {
         "LOG_UNTIL_TODAY.csv --items ITEMS.csv -o DATA2": "log.csv --items items.csv -o DATA2 --k-core 0",
         r"\bRUN DATA2": "RUN-OLD DATA2", "runs/may": "RUN-OLD", "data/june": "DATA2", "runs/june": "RUN-JUNE",
@@ -238,7 +238,16 @@ def before_updating() -> None:
     run_line("linguarec finetune ease OLD-DATA -o RUN-OLD")
 
 
-BEFORE = {"docs/updating.md": before_updating, "README.md": before_readme, "docs/transfer.md": before_transfer}
+def before_data() -> None:
+    run_line("linguarec prepare table --interactions log.csv --items items.csv -o data/appended")
+
+
+BEFORE = {
+    "docs/data.md": before_data,
+    "docs/updating.md": before_updating,
+    "README.md": before_readme,
+    "docs/transfer.md": before_transfer,
+}
 
 
 def check_readme() -> None:
