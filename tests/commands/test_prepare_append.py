@@ -321,3 +321,27 @@ def test_a_kill_leaves_the_folder_as_it_was(tmp_path: Path, days: dict[str, Path
     assert PreparedDataset.open(tmp_path / "data").fingerprint == before
     assert prepare_append(tmp_path / "data", days["second"]).pieces == 1
     assert not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize("second", [1_600_000_000, -1_600_000_000])
+def test_rows_with_fractions_of_a_second_count_once(tmp_path: Path, second: int) -> None:
+    """The folder holds whole seconds, before 1970 too; the rows that wait hold microseconds."""
+    fractions = [("u1", "i1", f"{second}.9"), ("u1", "i2", f"{second + 1}.5"), ("u2", "i1", f"{second}.1")]
+    prepare_table(write_log(tmp_path / "a.csv", fractions), tmp_path / "data", k_core=0)
+    result = prepare_append(
+        tmp_path / "data", write_log(tmp_path / "b.csv", [*fractions[:2], ("u2", "i2", f"{second + 7}.9")])
+    )
+    assert (result.report["rows_already_in_the_folder"], result.interactions_added) == (2, 1)
+
+
+def test_rows_that_wait_are_told_by_their_exact_time(tmp_path: Path) -> None:
+    log = [(user, item, str(1_600_000_000 + k)) for user in ("a", "b") for k, item in enumerate(("i0", "i1"))]
+    prepare_table(write_log(tmp_path / "a.csv", log), tmp_path / "data", k_core=2)
+    waits = ("c", "i0", "1600000100.25")
+    prepare_append(tmp_path / "data", write_log(tmp_path / "b.csv", [waits]))
+    # The same row again is dropped; another within the same second lets the user in.
+    result = prepare_append(
+        tmp_path / "data",
+        write_log(tmp_path / "c.csv", [waits, ("c", "i0", "1600000100.75"), ("a", "i1", "1700000000")]),
+    )
+    assert (result.report["rows_already_in_the_folder"], result.users_added, result.interactions_added) == (1, 1, 3)

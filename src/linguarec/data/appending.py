@@ -268,8 +268,10 @@ def _without_repeated(
             engine.store(first.filter(first.position >= rows.number)),
         )
     elif settings.duplicates == "first" or (settings.duplicates == "identical" and has_times):
-        keys = ["user", "item"] if settings.duplicates == "first" else ["user", "item", "time"]
-        fresh = engine.store(fresh.anti_join(earlier, keys))
+        if settings.duplicates == "first":
+            fresh = engine.store(fresh.anti_join(earlier, ["user", "item"]))
+        else:
+            fresh = engine.store(_not_in(fresh, earlier, rows.settled))
     number = engine.value(fresh.count())
     report["rows_already_in_the_folder"] = distinct - number
     if number == 0 and settings.catalogue == "log":
@@ -279,6 +281,17 @@ def _without_repeated(
             f"or an item, {report['duplicate_rows']:,} repeat others, {distinct:,} are in the folder already."
         )
     return replace(rows, earlier=earlier, fresh=fresh)
+
+
+def _not_in(fresh: ir.Table, earlier: ir.Table, settled: int) -> ir.Table:
+    """The rows that `earlier` has not. The folder knows whole seconds, its first `settled` rows; those that wait have exact times."""
+    waiting = earlier.filter(earlier.position >= settled)
+    fresh = fresh.anti_join(waiting, ["user", "item", "time"])
+    folder = earlier.filter(earlier.position < settled).select(of_user="user", of_item="item", second="time")
+    # Downwards, also before 1970, where the remainder of a negative time is negative.
+    second = fresh.time - (fresh.time % MICROSECONDS + MICROSECONDS) % MICROSECONDS
+    same = [fresh.user == folder.of_user, fresh.item == folder.of_item, second == folder.second]
+    return fresh.anti_join(folder, same)
 
 
 def _core(engine: Engine, rows: _Rows, settings: FilterSettings, report: dict[str, int]) -> tuple[ir.Table, ir.Table]:
