@@ -17,6 +17,7 @@ Raises SettingsError or DataFormatError where this cannot hold.
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from linguarec.data import filtering
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.engine import Engine, open_engine
 from linguarec.data.folder import Appended, Content
+from linguarec.data.item_ids import as_known, example_id, why_no_item_matches
 from linguarec.data.preparation import (
     MICROSECONDS,
     FilterSettings,
@@ -48,6 +50,7 @@ from linguarec.data.splitting import user_blocks
 from linguarec.errors import DataFormatError, SettingsError, listed
 
 WAITING = "waiting"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def append_content(
     """
     dataset = PreparedDataset.open(folder)
     with open_engine(scratch, settings.engine) as engine:
-        source = read(engine, scratch)
+        source = _read_alike(engine, dataset, read(engine, scratch), piece)
         fingerprint = _fingerprint(engine, source.log)
         _check_fits(dataset, source, piece, fingerprint)
         report = {**source.counted, **source.dropped}
@@ -113,9 +116,34 @@ def append_content(
             appended=Appended(
                 dataset,
                 {"interactions": piece, "fingerprint": fingerprint},
-                _waiting(engine, waiting, rows, source),
+                _waiting(engine, waiting, rows, source, settings),
             ),
         )
+
+
+def _read_alike(engine: Engine, dataset: PreparedDataset, source: Source, piece: str) -> Source:
+    """The source with item ids written as those of the folder; a warning if none is in the folder."""
+    known = _read(engine, dataset.path / "items.parquet", {"raw_id": "raw_id"})
+    found, catalogue, changed = as_known(engine, source.log, source.catalogue, known)
+    source = replace(source, log=found, catalogue=catalogue)
+    if changed:
+        source = replace(source, counted={**source.counted, "item_ids_read_as_integers": changed})
+    items = engine.store(found.filter(found.item.notnull()).select(raw_id="item").distinct())
+    number = engine.value(items.count())
+    file = dataset.path / WAITING / "log.parquet"
+    seen = known.union(_read(engine, file, {"raw_id": "item"})) if file.exists() else known
+    if number and not engine.value(items.semi_join(seen, "raw_id").count()):
+        logger.warning(
+            "%s: none of its %s items (such as %s) is in %s (such as %s). %s",
+            piece,
+            f"{number:,}",
+            example_id(engine, items),
+            dataset.path,
+            example_id(engine, known),
+            why_no_item_matches(engine, found, items, known),
+        )
+    engine.drop(items)
+    return source
 
 
 def _fingerprint(engine: Engine, log: ir.Table) -> str:
@@ -284,7 +312,7 @@ def _without_repeated(
 
 
 def _not_in(fresh: ir.Table, earlier: ir.Table, settled: int) -> ir.Table:
-    """The rows that `earlier` has not. The folder knows whole seconds, its first `settled` rows; those that wait have exact times."""
+    """The rows that `earlier` has not: its first `settled`, the folder's, have whole seconds, others exact times."""
     waiting = earlier.filter(earlier.position >= settled)
     fresh = fresh.anti_join(waiting, ["user", "item", "time"])
     folder = earlier.filter(earlier.position < settled).select(of_user="user", of_item="item", second="time")
@@ -317,8 +345,13 @@ def _all_items(dataset: PreparedDataset, new: Iterator[pa.Table]) -> Iterator[pa
     yield from new
 
 
-def _waiting(engine: Engine, waiting: ir.Table, rows: _Rows, source: Source) -> dict[str, Iterator[pa.RecordBatch]]:
-    """The tables of `waiting/`, by the names of their files; none if no row waits."""
+def _waiting(
+    engine: Engine, waiting: ir.Table, rows: _Rows, source: Source, settings: FilterSettings
+) -> dict[str, Iterator[pa.RecordBatch]]:
+    """The tables of `waiting/`, by the names of their files; none if no row waits.
+
+    The rows are written in the order in which they will enter: their position then decides, where times do not.
+    """
     if engine.value(waiting.count()) == 0:
         return {}
     users = rows.users.rename(user_raw="raw_id", user_code="code")
@@ -326,9 +359,10 @@ def _waiting(engine: Engine, waiting: ir.Table, rows: _Rows, source: Source) -> 
     named = waiting.inner_join(users, waiting.user == users.user_code)
     named = named.inner_join(items, named.item == items.item_code)
     log = engine.store(named.select(user="user_raw", item="item_raw", time="time", position="position"))
+    in_order = filtering.in_final_order(log, settings.ties, settings.seed, rows.number, source.has_times)
     assert source.catalogue is not None
     catalogue = source.catalogue.semi_join(log.select(raw_id="item"), "raw_id")
     return {
-        "log.parquet": engine.stream(log.order_by("position").select("user", "item", "time")),
+        "log.parquet": engine.stream(in_order.select("user", "item", "time")),
         "items.parquet": engine.stream(catalogue.order_by("position").drop("position")),
     }
