@@ -397,3 +397,25 @@ def test_item_ids_with_point_zero_are_those_of_the_folder(tmp_path: Path, caplog
     prepare_append(tmp_path / "data", write_log(tmp_path / "d.csv", [("u", "01", 1_600_000_005)]))
     assert "d.csv: none of its 1 items (such as '01') is in" in caplog.text
     assert "1 of the 1 would match, but one of the files lacks leading zeros" in caplog.text
+
+
+def test_the_folders_own_log_is_warned_of_where_it_counts_twice(
+    tmp_path: Path, days: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_table(days["first"], tmp_path / "data", k_core=0, duplicates="keep")
+    prepare_append(tmp_path / "data", days["second"])
+    assert "count twice" not in caplog.text
+    prepare_append(tmp_path / "data", write_log(tmp_path / "again.csv", [*two_days()[0], *two_days()[1]]))
+    assert "320 of the 320 interactions of the folder are in the piece" in caplog.text
+
+
+def test_pieces_of_a_catalogue_alone(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0, catalogue="all")
+    empty = write_log(tmp_path / "empty.csv", [])
+    for number in (13, 14):
+        result = prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(number)))
+        assert (result.items_added, result.interactions_added) == (1, 0)
+    with pytest.raises(SettingsError, match="was appended to"):
+        prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(14)))
+    with pytest.raises(DataFormatError, match="nothing to append"):
+        prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(5)))

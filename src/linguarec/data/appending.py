@@ -79,13 +79,14 @@ def append_content(
     dataset = PreparedDataset.open(folder)
     with open_engine(scratch, settings.engine) as engine:
         source = _read_alike(engine, dataset, read(engine, scratch), piece)
-        fingerprint = _fingerprint(engine, source.log)
+        fingerprint = _fingerprint(engine, source)
         _check_fits(dataset, source, piece, fingerprint)
         report = {**source.counted, **source.dropped}
         catalogue = _catalogue(engine, dataset, source, scratch)
         source = replace(source, catalogue=catalogue, attributes=dataset.manifest.attributes)
         rows = _code(engine, dataset, source, settings, report, scratch)
         rows = _without_repeated(engine, rows, settings, source.has_times, report)
+        _check_new(engine, rows, settings, catalogue, report)
         log, waiting = _core(engine, rows, settings, report)
         if source.has_times:
             late = rows.fresh.filter(rows.fresh.time < _last(dataset) * MICROSECONDS)
@@ -146,11 +147,13 @@ def _read_alike(engine: Engine, dataset: PreparedDataset, source: Source, piece:
     return source
 
 
-def _fingerprint(engine: Engine, log: ir.Table) -> str:
-    """SHA-256 of the rows of a log, whatever files it came in."""
-    digests = [hashlib.sha256() for _ in range(3)]
-    rows = engine.positioned(log)
-    for batch in engine.stream(rows.order_by("position").select("user", "item", "time")):
+def _fingerprint(engine: Engine, source: Source) -> str:
+    """SHA-256 of the rows of a log, whatever files it came in; of the rows of the catalogue if it comes alone."""
+    rows, columns = engine.positioned(source.log), ["user", "item", "time"]
+    if source.catalogue is not None and engine.value(rows.count()) == 0:
+        rows, columns = source.catalogue, ["raw_id", *source.attributes]
+    digests = [hashlib.sha256() for _ in columns]
+    for batch in engine.stream(rows.order_by("position").select(*columns)):
         for digest, column in zip(digests, batch.columns, strict=True):
             if pa.types.is_string(column.type):
                 for value in column.to_pylist():
@@ -302,13 +305,35 @@ def _without_repeated(
             fresh = engine.store(_not_in(fresh, earlier, rows.settled))
     number = engine.value(fresh.count())
     report["rows_already_in_the_folder"] = distinct - number
-    if number == 0 and settings.catalogue == "log":
-        raise DataFormatError(
-            f"There is nothing to append: of the {report['rows_read']:,} rows read, "
-            f"{report['rows_without_user_or_item']:,} lack a user "
-            f"or an item, {report['duplicate_rows']:,} repeat others, {distinct:,} are in the folder already."
-        )
+    if number == distinct and settings.duplicates != "first":
+        _warn_of_the_folders_own(engine, rows, fresh, has_times)
     return replace(rows, earlier=earlier, fresh=fresh)
+
+
+def _check_new(
+    engine: Engine, rows: _Rows, settings: FilterSettings, catalogue: ir.Table, report: dict[str, int]
+) -> None:
+    if engine.value(rows.fresh.count()) or (settings.catalogue == "all" and engine.value(catalogue.count())):
+        return
+    raise DataFormatError(
+        f"There is nothing to append: of the {report['rows_read']:,} rows read, "
+        f"{report['rows_without_user_or_item']:,} lack a user or an item, {report['duplicate_rows']:,} repeat others, "
+        f"{report['rows_already_in_the_folder']:,} are in the folder already."
+    )
+
+
+def _warn_of_the_folders_own(engine: Engine, rows: _Rows, fresh: ir.Table, has_times: bool) -> None:
+    """Where no row is dropped for being there already, the log of which the folder was made would count twice."""
+    keys = ["user", "item", "time"] if has_times else ["user", "item"]
+    piece = fresh.mutate(time=_second(fresh.time)) if has_times else fresh
+    again = engine.value(rows.earlier.filter(rows.earlier.position < rows.settled).semi_join(piece, keys).count())
+    if 2 * again > rows.settled:
+        logger.warning(
+            "%s of the %s interactions of the folder are in the piece, too, and none of its rows was left out: if it is the "
+            "log that the folder was made of, its rows count twice now; prepare the folder again.",
+            f"{again:,}",
+            f"{rows.settled:,}",
+        )
 
 
 def _not_in(fresh: ir.Table, earlier: ir.Table, settled: int) -> ir.Table:
@@ -316,10 +341,13 @@ def _not_in(fresh: ir.Table, earlier: ir.Table, settled: int) -> ir.Table:
     waiting = earlier.filter(earlier.position >= settled)
     fresh = fresh.anti_join(waiting, ["user", "item", "time"])
     folder = earlier.filter(earlier.position < settled).select(of_user="user", of_item="item", second="time")
-    # Downwards, also before 1970, where the remainder of a negative time is negative.
-    second = fresh.time - (fresh.time % MICROSECONDS + MICROSECONDS) % MICROSECONDS
-    same = [fresh.user == folder.of_user, fresh.item == folder.of_item, second == folder.second]
+    same = [fresh.user == folder.of_user, fresh.item == folder.of_item, _second(fresh.time) == folder.second]
     return fresh.anti_join(folder, same)
+
+
+def _second(time: ir.IntegerColumn) -> ir.IntegerValue:
+    """Microseconds of the whole second; downwards before 1970, too, where the remainder is negative."""
+    return time - (time % MICROSECONDS + MICROSECONDS) % MICROSECONDS
 
 
 def _core(engine: Engine, rows: _Rows, settings: FilterSettings, report: dict[str, int]) -> tuple[ir.Table, ir.Table]:
