@@ -419,3 +419,10 @@ def test_pieces_of_a_catalogue_alone(tmp_path: Path, days: dict[str, Path]) -> N
         prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(14)))
     with pytest.raises(DataFormatError, match="nothing to append"):
         prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(5)))
+
+
+def test_a_folder_half_exchanged_is_found(tmp_path: Path, days: dict[str, Path]) -> None:
+    """A process that is killed between the two renames leaves the old folder under another name."""
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    (tmp_path / "data").rename(tmp_path / ".data.old")
+    assert prepare_append(tmp_path / "data", days["second"]).pieces == 1

@@ -204,3 +204,10 @@ def test_a_folder_named_like_a_column_of_a_csv_is_no_partition(tmp_path: Path) -
     for name, given in (("folder", tmp_path / "log"), ("file", folder / "a.csv")):
         prepare_table(given, tmp_path / name, k_core=0)
         assert items_of(tmp_path / name) == ["early", "late"]
+
+
+def test_a_glob_leaves_hidden_files_out(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.csv", [("u", "i", 1_500_000_000)])
+    write_log(tmp_path / "_old.csv", [("u", "old", 1_500_000_000)])
+    assert SourceFiles.of(str(tmp_path / "*.csv")).paths == (str(tmp_path / "a.csv"),)
+    assert SourceFiles.of(str(tmp_path / "_*.csv")).paths == (str(tmp_path / "_old.csv"),)
