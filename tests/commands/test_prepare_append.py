@@ -426,3 +426,13 @@ def test_a_folder_half_exchanged_is_found(tmp_path: Path, days: dict[str, Path])
     prepare_table(days["first"], tmp_path / "data", k_core=0)
     (tmp_path / "data").rename(tmp_path / ".data.old")
     assert prepare_append(tmp_path / "data", days["second"]).pieces == 1
+
+
+def test_numbers_that_become_text_are_told(
+    tmp_path: Path, days: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0)
+    row = {"user_id": "u0", "item_id": "i50", "timestamp": DAY * 19_005}
+    prepare_append(tmp_path / "data", [row], [{"item_id": "i50", "title": "New", "price": "$5"}])
+    assert PreparedDataset.open(tmp_path / "data").manifest.numbers == []
+    assert "'price': no numbers any more but text" in caplog.text
