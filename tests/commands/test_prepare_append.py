@@ -321,3 +321,118 @@ def test_a_kill_leaves_the_folder_as_it_was(tmp_path: Path, days: dict[str, Path
     assert PreparedDataset.open(tmp_path / "data").fingerprint == before
     assert prepare_append(tmp_path / "data", days["second"]).pieces == 1
     assert not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize("second", [1_600_000_000, -1_600_000_000])
+def test_rows_with_fractions_of_a_second_count_once(tmp_path: Path, second: int) -> None:
+    """The folder holds whole seconds, before 1970 too; the rows that wait hold microseconds."""
+    fractions = [("u1", "i1", f"{second}.9"), ("u1", "i2", f"{second + 1}.5"), ("u2", "i1", f"{second}.1")]
+    prepare_table(write_log(tmp_path / "a.csv", fractions), tmp_path / "data", k_core=0)
+    result = prepare_append(
+        tmp_path / "data", write_log(tmp_path / "b.csv", [*fractions[:2], ("u2", "i2", f"{second + 7}.9")])
+    )
+    assert (result.report["rows_already_in_the_folder"], result.interactions_added) == (2, 1)
+
+
+def test_rows_that_wait_are_told_by_their_exact_time(tmp_path: Path) -> None:
+    log = [(user, item, str(1_600_000_000 + k)) for user in ("a", "b") for k, item in enumerate(("i0", "i1"))]
+    prepare_table(write_log(tmp_path / "a.csv", log), tmp_path / "data", k_core=2)
+    waits = ("c", "i0", "1600000100.25")
+    prepare_append(tmp_path / "data", write_log(tmp_path / "b.csv", [waits]))
+    # The same row again is dropped; another within the same second lets the user in.
+    result = prepare_append(
+        tmp_path / "data",
+        write_log(tmp_path / "c.csv", [waits, ("c", "i0", "1600000100.75"), ("a", "i1", "1700000000")]),
+    )
+    assert (result.report["rows_already_in_the_folder"], result.users_added, result.interactions_added) == (1, 1, 3)
+
+
+def test_rows_that_waited_enter_in_the_order_of_their_ranks(tmp_path: Path) -> None:
+    """Behind the user's history, whose ranks are not known; those of one piece by rank, those of an older piece first."""
+    both = [(user, item, rank) for user in ("u1", "u2") for rank, item in ((10, "i1"), (20, "i2"))]
+    prepare_table(write_log(tmp_path / "a.csv", both), tmp_path / "data", k_core=2, order="rank")
+    for name, piece in {
+        "b": [("u1", "i4", 7), ("u1", "i3", 5)],
+        "c": [("u1", "i5", 1)],
+        "d": [("u2", item, k) for k, item in enumerate(("i5", "i4", "i3"))],
+    }.items():
+        prepare_append(tmp_path / "data", write_log(tmp_path / f"{name}.csv", piece))
+    found = {user: [item for item, _ in rows] for user, rows in sequences(tmp_path / "data").items()}
+    assert found == {"u1": ["i1", "i2", "i3", "i4", "i5"], "u2": ["i1", "i2", "i5", "i4", "i3"]}
+
+
+def test_rows_that_waited_are_shuffled_where_ties_are(tmp_path: Path) -> None:
+    """They enter in the order that they would have had without waiting."""
+
+    def day(user: str) -> list[Row]:
+        return [(user, f"j{k}", 1_600_000_000) for k in range(9)]
+
+    log = write_log(tmp_path / "a.csv", [(user, item, 1_500_000_000) for user in "ab" for item in ("i0", "i1")])
+    for name, k_core in (("waits", 2), ("at once", 0)):
+        prepare_table(log, tmp_path / name, k_core=k_core, ties="random", seed=3)
+        for user in "ab":
+            prepare_append(tmp_path / name, write_log(tmp_path / f"day-{user}.csv", day(user)))
+    assert sequences(tmp_path / "waits") == sequences(tmp_path / "at once")
+    order = [item for item, _ in sequences(tmp_path / "waits")["a"]][2:]
+    assert order != sorted(order)
+
+
+def test_item_ids_with_point_zero_are_those_of_the_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title\n1,One\n2,Two\n3,Three\n")
+    log = write_log(tmp_path / "a.csv", [("u", "1", 1_600_000_000), ("u", "2", 1_600_000_001)])
+    prepare_table(log, tmp_path / "data", items, k_core=0)
+    result = prepare_append(
+        tmp_path / "data", write_log(tmp_path / "b.csv", [("u", "1.0", 1_600_000_002), ("u", "3.0", 1_600_000_003)])
+    )
+    assert result.report["item_ids_read_as_integers"] == 2
+    assert PreparedDataset.open(tmp_path / "data").raw_item_ids == ["1", "2", "3"]
+    # The catalogue of the piece, in the form of its log, is read alike.
+    floats = tmp_path / "floats.csv"
+    floats.write_text("item_id,title\n4.0,Four\n")
+    prepare_append(tmp_path / "data", write_log(tmp_path / "c.csv", [("u", "4.0", 1_600_000_004)]), floats)
+    dataset = PreparedDataset.open(tmp_path / "data")
+    assert dataset.texts[dataset.item_row["4"]] == "Four."
+    assert "none of its" not in caplog.text.partition("c.csv")[0]
+    prepare_append(tmp_path / "data", write_log(tmp_path / "d.csv", [("u", "01", 1_600_000_005)]))
+    assert "d.csv: none of its 1 items (such as '01') is in" in caplog.text
+    assert "1 of the 1 would match, but one of the files lacks leading zeros" in caplog.text
+
+
+def test_the_folders_own_log_is_warned_of_where_it_counts_twice(
+    tmp_path: Path, days: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_table(days["first"], tmp_path / "data", k_core=0, duplicates="keep")
+    prepare_append(tmp_path / "data", days["second"])
+    assert "count twice" not in caplog.text
+    prepare_append(tmp_path / "data", write_log(tmp_path / "again.csv", [*two_days()[0], *two_days()[1]]))
+    assert "320 of the 320 interactions of the folder are in the piece" in caplog.text
+
+
+def test_pieces_of_a_catalogue_alone(tmp_path: Path, days: dict[str, Path]) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0, catalogue="all")
+    empty = write_log(tmp_path / "empty.csv", [])
+    for number in (13, 14):
+        result = prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(number)))
+        assert (result.items_added, result.interactions_added) == (1, 0)
+    with pytest.raises(SettingsError, match="was appended to"):
+        prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(14)))
+    with pytest.raises(DataFormatError, match="nothing to append"):
+        prepare_append(tmp_path / "data", empty, catalogue(tmp_path / "more.csv", range(5)))
+
+
+def test_a_folder_half_exchanged_is_found(tmp_path: Path, days: dict[str, Path]) -> None:
+    """A process that is killed between the two renames leaves the old folder under another name."""
+    prepare_table(days["first"], tmp_path / "data", k_core=0)
+    (tmp_path / "data").rename(tmp_path / ".data.old")
+    assert prepare_append(tmp_path / "data", days["second"]).pieces == 1
+
+
+def test_numbers_that_become_text_are_told(
+    tmp_path: Path, days: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_table(days["first"], tmp_path / "data", days["old"], k_core=0)
+    row = {"user_id": "u0", "item_id": "i50", "timestamp": DAY * 19_005}
+    prepare_append(tmp_path / "data", [row], [{"item_id": "i50", "title": "New", "price": "$5"}])
+    assert PreparedDataset.open(tmp_path / "data").manifest.numbers == []
+    assert "'price': no numbers any more but text" in caplog.text

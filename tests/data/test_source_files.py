@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_files import write_log
 
-from linguarec.commands.prepare import prepare_table
+from linguarec.commands.prepare import prepare_append, prepare_table
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.engine import EngineChoice, open_engine
 from linguarec.data.source_files import SourceFiles, as_address
@@ -179,3 +179,35 @@ def test_a_master_is_for_spark(tmp_path: Path) -> None:
         open_engine(tmp_path, EngineChoice(master="local")),
     ):
         pass
+
+
+def test_brackets_are_no_pattern_for_duckdb(tmp_path: Path) -> None:
+    """A sibling whose name the brackets would match is left alone: CSV, Parquet, and a folder to which is appended."""
+    rows = [("u", "right", 1_500_000_000), ("v", "right", 1_500_000_001)]
+    write_log(tmp_path / "log1.csv", [("wrong", "wrong", 1_500_000_000)])
+    write_log(tmp_path / "log[1].csv", rows)
+    prepare_table(tmp_path / "log1.csv", tmp_path / "D1", k_core=0)
+    prepare_table(tmp_path / "log[1].csv", tmp_path / "D[1]", k_core=0)
+    prepare_append(tmp_path / "D[1]", write_log(tmp_path / "more[*?].csv", [("u", "new", 1_500_000_009)]))
+    dataset = PreparedDataset.open(tmp_path / "D[1]")
+    assert (dataset.raw_user_ids, dataset.raw_item_ids) == (["u", "v"], ["right", "new"])
+    write_parts(tmp_path / "p[1]", 1)
+    write_parts(tmp_path / "p1", 3)
+    prepare_table(tmp_path / "p[1]", tmp_path / "out", k_core=0)
+    assert items_of(tmp_path / "out") == ["i0", "i1"]
+
+
+def test_a_folder_named_like_a_column_of_a_csv_is_no_partition(tmp_path: Path) -> None:
+    folder = tmp_path / "log/timestamp=2024-01-01"
+    folder.mkdir(parents=True)
+    write_log(folder / "a.csv", [("u", "late", 1_500_000_009), ("u", "early", 1_500_000_001)])
+    for name, given in (("folder", tmp_path / "log"), ("file", folder / "a.csv")):
+        prepare_table(given, tmp_path / name, k_core=0)
+        assert items_of(tmp_path / name) == ["early", "late"]
+
+
+def test_a_glob_leaves_hidden_files_out(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.csv", [("u", "i", 1_500_000_000)])
+    write_log(tmp_path / "_old.csv", [("u", "old", 1_500_000_000)])
+    assert SourceFiles.of(str(tmp_path / "*.csv")).paths == (str(tmp_path / "a.csv"),)
+    assert SourceFiles.of(str(tmp_path / "_*.csv")).paths == (str(tmp_path / "_old.csv"),)

@@ -17,6 +17,7 @@ Raises SettingsError or DataFormatError where this cannot hold.
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from linguarec.data import filtering
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.engine import Engine, open_engine
 from linguarec.data.folder import Appended, Content
+from linguarec.data.item_ids import as_known, example_id, why_no_item_matches
 from linguarec.data.preparation import (
     MICROSECONDS,
     FilterSettings,
@@ -48,6 +50,7 @@ from linguarec.data.splitting import user_blocks
 from linguarec.errors import DataFormatError, SettingsError, listed
 
 WAITING = "waiting"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,15 @@ def append_content(
     """
     dataset = PreparedDataset.open(folder)
     with open_engine(scratch, settings.engine) as engine:
-        source = read(engine, scratch)
-        fingerprint = _fingerprint(engine, source.log)
+        source = _read_alike(engine, dataset, read(engine, scratch), piece)
+        fingerprint = _fingerprint(engine, source)
         _check_fits(dataset, source, piece, fingerprint)
         report = {**source.counted, **source.dropped}
         catalogue = _catalogue(engine, dataset, source, scratch)
         source = replace(source, catalogue=catalogue, attributes=dataset.manifest.attributes)
         rows = _code(engine, dataset, source, settings, report, scratch)
         rows = _without_repeated(engine, rows, settings, source.has_times, report)
+        _check_new(engine, rows, settings, catalogue, report)
         log, waiting = _core(engine, rows, settings, report)
         if source.has_times:
             late = rows.fresh.filter(rows.fresh.time < _last(dataset) * MICROSECONDS)
@@ -113,16 +117,43 @@ def append_content(
             appended=Appended(
                 dataset,
                 {"interactions": piece, "fingerprint": fingerprint},
-                _waiting(engine, waiting, rows, source),
+                _waiting(engine, waiting, rows, source, settings),
             ),
         )
 
 
-def _fingerprint(engine: Engine, log: ir.Table) -> str:
-    """SHA-256 of the rows of a log, whatever files it came in."""
-    digests = [hashlib.sha256() for _ in range(3)]
-    rows = engine.positioned(log)
-    for batch in engine.stream(rows.order_by("position").select("user", "item", "time")):
+def _read_alike(engine: Engine, dataset: PreparedDataset, source: Source, piece: str) -> Source:
+    """The source with item ids written as those of the folder; a warning if none is in the folder."""
+    known = _read(engine, dataset.path / "items.parquet", {"raw_id": "raw_id"})
+    found, catalogue, changed = as_known(engine, source.log, source.catalogue, known)
+    source = replace(source, log=found, catalogue=catalogue)
+    if changed:
+        source = replace(source, counted={**source.counted, "item_ids_read_as_integers": changed})
+    items = engine.store(found.filter(found.item.notnull()).select(raw_id="item").distinct())
+    number = engine.value(items.count())
+    file = dataset.path / WAITING / "log.parquet"
+    seen = known.union(_read(engine, file, {"raw_id": "item"})) if file.exists() else known
+    if number and not engine.value(items.semi_join(seen, "raw_id").count()):
+        logger.warning(
+            "%s: none of its %s items (such as %s) is in %s (such as %s). %s",
+            piece,
+            f"{number:,}",
+            example_id(engine, items),
+            dataset.path,
+            example_id(engine, known),
+            why_no_item_matches(engine, found, items, known),
+        )
+    engine.drop(items)
+    return source
+
+
+def _fingerprint(engine: Engine, source: Source) -> str:
+    """SHA-256 of the rows of a log, whatever files it came in; of the rows of the catalogue if it comes alone."""
+    rows, columns = engine.positioned(source.log), ["user", "item", "time"]
+    if source.catalogue is not None and engine.value(rows.count()) == 0:
+        rows, columns = source.catalogue, ["raw_id", *source.attributes]
+    digests = [hashlib.sha256() for _ in columns]
+    for batch in engine.stream(rows.order_by("position").select(*columns)):
         for digest, column in zip(digests, batch.columns, strict=True):
             if pa.types.is_string(column.type):
                 for value in column.to_pylist():
@@ -268,17 +299,55 @@ def _without_repeated(
             engine.store(first.filter(first.position >= rows.number)),
         )
     elif settings.duplicates == "first" or (settings.duplicates == "identical" and has_times):
-        keys = ["user", "item"] if settings.duplicates == "first" else ["user", "item", "time"]
-        fresh = engine.store(fresh.anti_join(earlier, keys))
+        if settings.duplicates == "first":
+            fresh = engine.store(fresh.anti_join(earlier, ["user", "item"]))
+        else:
+            fresh = engine.store(_not_in(fresh, earlier, rows.settled))
     number = engine.value(fresh.count())
     report["rows_already_in_the_folder"] = distinct - number
-    if number == 0 and settings.catalogue == "log":
-        raise DataFormatError(
-            f"There is nothing to append: of the {report['rows_read']:,} rows read, "
-            f"{report['rows_without_user_or_item']:,} lack a user "
-            f"or an item, {report['duplicate_rows']:,} repeat others, {distinct:,} are in the folder already."
-        )
+    if number == distinct and settings.duplicates != "first":
+        _warn_of_the_folders_own(engine, rows, fresh, has_times)
     return replace(rows, earlier=earlier, fresh=fresh)
+
+
+def _check_new(
+    engine: Engine, rows: _Rows, settings: FilterSettings, catalogue: ir.Table, report: dict[str, int]
+) -> None:
+    if engine.value(rows.fresh.count()) or (settings.catalogue == "all" and engine.value(catalogue.count())):
+        return
+    raise DataFormatError(
+        f"There is nothing to append: of the {report['rows_read']:,} rows read, "
+        f"{report['rows_without_user_or_item']:,} lack a user or an item, {report['duplicate_rows']:,} repeat others, "
+        f"{report['rows_already_in_the_folder']:,} are in the folder already."
+    )
+
+
+def _warn_of_the_folders_own(engine: Engine, rows: _Rows, fresh: ir.Table, has_times: bool) -> None:
+    """Where no row is dropped for being there already, the log of which the folder was made would count twice."""
+    keys = ["user", "item", "time"] if has_times else ["user", "item"]
+    piece = fresh.mutate(time=_second(fresh.time)) if has_times else fresh
+    again = engine.value(rows.earlier.filter(rows.earlier.position < rows.settled).semi_join(piece, keys).count())
+    if 2 * again > rows.settled:
+        logger.warning(
+            "%s of the %s interactions of the folder are in the piece, too, and none of its rows was left out: if it is the "
+            "log that the folder was made of, its rows count twice now; prepare the folder again.",
+            f"{again:,}",
+            f"{rows.settled:,}",
+        )
+
+
+def _not_in(fresh: ir.Table, earlier: ir.Table, settled: int) -> ir.Table:
+    """The rows that `earlier` has not: its first `settled`, the folder's, have whole seconds, others exact times."""
+    waiting = earlier.filter(earlier.position >= settled)
+    fresh = fresh.anti_join(waiting, ["user", "item", "time"])
+    folder = earlier.filter(earlier.position < settled).select(of_user="user", of_item="item", second="time")
+    same = [fresh.user == folder.of_user, fresh.item == folder.of_item, _second(fresh.time) == folder.second]
+    return fresh.anti_join(folder, same)
+
+
+def _second(time: ir.IntegerColumn) -> ir.IntegerValue:
+    """Microseconds of the whole second; downwards before 1970, too, where the remainder is negative."""
+    return time - (time % MICROSECONDS + MICROSECONDS) % MICROSECONDS
 
 
 def _core(engine: Engine, rows: _Rows, settings: FilterSettings, report: dict[str, int]) -> tuple[ir.Table, ir.Table]:
@@ -304,8 +373,13 @@ def _all_items(dataset: PreparedDataset, new: Iterator[pa.Table]) -> Iterator[pa
     yield from new
 
 
-def _waiting(engine: Engine, waiting: ir.Table, rows: _Rows, source: Source) -> dict[str, Iterator[pa.RecordBatch]]:
-    """The tables of `waiting/`, by the names of their files; none if no row waits."""
+def _waiting(
+    engine: Engine, waiting: ir.Table, rows: _Rows, source: Source, settings: FilterSettings
+) -> dict[str, Iterator[pa.RecordBatch]]:
+    """The tables of `waiting/`, by the names of their files; none if no row waits.
+
+    The rows are written in the order in which they will enter: their position then decides, where times do not.
+    """
     if engine.value(waiting.count()) == 0:
         return {}
     users = rows.users.rename(user_raw="raw_id", user_code="code")
@@ -313,9 +387,10 @@ def _waiting(engine: Engine, waiting: ir.Table, rows: _Rows, source: Source) -> 
     named = waiting.inner_join(users, waiting.user == users.user_code)
     named = named.inner_join(items, named.item == items.item_code)
     log = engine.store(named.select(user="user_raw", item="item_raw", time="time", position="position"))
+    in_order = filtering.in_final_order(log, settings.ties, settings.seed, rows.number, source.has_times)
     assert source.catalogue is not None
     catalogue = source.catalogue.semi_join(log.select(raw_id="item"), "raw_id")
     return {
-        "log.parquet": engine.stream(log.order_by("position").select("user", "item", "time")),
+        "log.parquet": engine.stream(in_order.select("user", "item", "time")),
         "items.parquet": engine.stream(catalogue.order_by("position").drop("position")),
     }

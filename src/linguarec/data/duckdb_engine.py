@@ -33,7 +33,7 @@ class DuckDBEngine(Engine):
     def text_rows(self, files: SourceFiles, form: TextForm) -> ir.Table:
         """A view of the files."""
         with _reporting(files):
-            return form.open(self.connection, files.paths)
+            return form.open(self.connection, _paths(files))
 
     def parquet_rows(self, files: SourceFiles, columns: Mapping[str, str]) -> ir.Table:
         """A view of the files; a partition's value is text, as its folder is written."""
@@ -163,8 +163,13 @@ def _reporting(files: SourceFiles) -> Iterator[None]:
         ) from error
 
 
+def _paths(files: SourceFiles) -> list[str]:
+    """The paths as patterns that match them alone: DuckDB takes `log[1].csv` for a pattern, which matches `log1.csv`."""
+    return list(files.paths) if files.remote else [re.sub(r"([\[*?])", r"[\1]", path) for path in files.paths]
+
+
 def _read_parquet(files: SourceFiles) -> str:
-    paths = ", ".join(map(_sql_text, files.paths))
+    paths = ", ".join(map(_sql_text, _paths(files)))
     hive = str(files.remote or bool(files.partitions)).lower()
     return f"read_parquet([{paths}], hive_partitioning={hive}, hive_types_autocast=false)"
 

@@ -109,11 +109,25 @@ def ordered(log: ir.Table, ties: Ties, seed: int) -> ir.Table:
 def ordered_after(log: ir.Table, ties: Ties, seed: int, earlier: int, has_times: bool) -> ir.Table:
     """Total order of a log whose rows with `position` below `earlier` are in order already, and come before others of
     their time; without times, before all others."""
+    keys = _keys_after(log, ties, seed, earlier, has_times)
+    return log.order_by([log.user, log.time, *keys] if has_times else [log.user, *keys])
+
+
+def in_final_order(log: ir.Table, ties: Ties, seed: int, earlier: int, has_times: bool) -> ir.Table:
+    """The order of `ordered_after` over all users but for the times of the world: in that order the rows can be stored,
+    and be those of `earlier` next time."""
+    return log.order_by(_keys_after(log, ties, seed, earlier, has_times))
+
+
+def _keys_after(log: ir.Table, ties: Ties, seed: int, earlier: int, has_times: bool) -> list[ir.Value]:
     late = log.position >= earlier
-    keys = [log.user, log.time, late] if has_times else [log.user, late, log.time]
+    keys: list[ir.Value] = [late]
+    if not has_times:
+        # Ranks of different pieces do not compare.
+        keys.append(ibis.ifelse(late, log.time, ibis.null("int64")))
     if ties == "random":
         keys.append(ibis.ifelse(late, shuffle_key(log.position - earlier, seed), 0))
-    return log.order_by([*keys, log.position])
+    return [*keys, log.position]
 
 
 def shuffle_key(position: ir.IntegerColumn, seed: int) -> ir.IntegerColumn:

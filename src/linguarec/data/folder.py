@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,7 @@ from linguarec.files import Marker, write_json, writing_folder
 from linguarec.seals import seal
 
 ADDED = ("features/", "codes/", "tokens/")  # what later commands store in a prepared folder
+logger = logging.getLogger(__name__)
 Integers = npt.NDArray[np.integer[Any]]
 
 
@@ -100,6 +102,7 @@ def write_folder(
             _write_sequences(folder, content, digest)
             if content.appended is not None:
                 _write_appended(folder, content.appended)
+                _warn_of_lost_numbers(content.appended.before.manifest, finder)
         for name, (vectors, info) in content.features.items():
             (folder / "features").mkdir(exist_ok=True)
             write_vectors(folder / "features", name, vectors, info)
@@ -123,6 +126,11 @@ def write_folder(
         write_json(folder / MANIFEST_FILE, asdict(manifest))
         seal(folder, lambda file: not file.startswith(ADDED))
     return manifest
+
+
+def _warn_of_lost_numbers(before: Manifest, finder: NumberFinder) -> None:
+    if lost := [name for name in before.numbers if name not in finder.found]:
+        logger.warning("%s: no numbers any more but text, as new items have other values there.", listed(lost))
 
 
 def _pieces(content: Content, counts: dict[str, int]) -> list[dict[str, Any]]:

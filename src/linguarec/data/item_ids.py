@@ -42,6 +42,28 @@ def same_numbers(engine: Engine, log: ir.Table, catalogue: ir.Table) -> tuple[ir
     return log, catalogue, 0
 
 
+def as_known(
+    engine: Engine, log: ir.Table, catalogue: ir.Table | None, known: ir.Table
+) -> tuple[ir.Table, ir.Table | None, int]:
+    """Write the items of both stored tables as integers if all of the log and none of the `known` are floats such as 1.0.
+
+    Args:
+        engine: holds the tables.
+        log: with `item`.
+        catalogue: with `raw_id`, if there is one.
+        known: `raw_id` of the items that were there before.
+
+    Returns:
+        The log, the catalogue, and the number of distinct ids of the log that were changed.
+    """
+    if _share_of_floats(engine, log.item) != "all" or _share_of_floats(engine, known.raw_id) != "none":
+        return log, catalogue, 0
+    changed = engine.value(log.item.nunique())
+    if catalogue is not None:
+        catalogue = engine.store(catalogue.mutate(raw_id=_without_point_zero(catalogue.raw_id)), catalogue)
+    return engine.store(log.mutate(item=_without_point_zero(log.item)), log), catalogue, changed
+
+
 def why_no_item_matches(engine: Engine, log: ir.Table, items: ir.Table, catalogue: ir.Table) -> str:
     """A sentence on why no item of a log is in its catalogue.
 

@@ -68,6 +68,8 @@ class SourceFiles:
             found = _parts(path)
         elif not path.exists() and _GLOB.search(str(given)):
             matches = glob.glob(str(given), recursive=True)  # noqa: PTH207 - Path.glob needs the folder apart
+            if not Path(given).name.startswith((".", "_")):  # unless the pattern asks for them
+                matches = [each for each in matches if not _is_hidden(Path(Path(each).name))]
             found = [file for each in matches for file in _within(Path(each))]
             if not found:
                 raise DataFormatError(

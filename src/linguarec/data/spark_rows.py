@@ -104,8 +104,11 @@ class _Part:
         if self.problem is not None:
             return
         # DuckDB takes the first line for the header in every piece.
-        names = [b"-"] * self.reader.form.header_lines if not header else []
-        self.file.write_bytes(b"\n".join([*names, *lines]) + b"\n")
+        # All lines of a piece end alike, also those that are added and a last one without a break.
+        carriage = b"\r" if self._ends_in_carriage_return(lines) else b""
+        names = [b"-" + carriage] * self.reader.form.header_lines if not header else []
+        last = b"\n" if lines[-1].endswith(b"\r") else carriage + b"\n"
+        self.file.write_bytes(b"\n".join([*names, *lines]) + last)
         try:
             rows = self.connection.con.sql(self.reader.query).to_arrow_table()
         except _errors() as error:
@@ -116,6 +119,12 @@ class _Part:
         for batch in _fitting(rows, self.reader.schema).to_batches():
             yield _with_place(batch, self.source, self.begin, np.arange(first, first + len(batch)))
             first += len(batch)
+
+    def _ends_in_carriage_return(self, lines: list[bytes]) -> bool:
+        """Whether the rows end in CRLF; a first line with an odd number of quotes ends within a value."""
+        quote = self.reader.form.quote.encode()
+        ends_a_row = not quote or lines[0].count(quote) % 2 == 0
+        return lines[-1].endswith(b"\r") or (ends_a_row and lines[0].endswith(b"\r"))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def session(choice: EngineChoice) -> "Iterator[SparkSession]":
         does not start.
     """
     try:
+        from pyspark import SparkContext
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
@@ -50,6 +51,8 @@ def session(choice: EngineChoice) -> "Iterator[SparkSession]":
     warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     running = SparkSession.getActiveSession()
+    if running is None and SparkContext._active_spark_context is not None:  # the session is active in another thread
+        running = SparkSession(SparkContext._active_spark_context)
     if running is not None:
         master = running.sparkContext.master
         if choice.master not in (None, master):

@@ -72,8 +72,11 @@ def prepare_append(
     from linguarec.data.preparation import FilterSettings
     from linguarec.data.readers import amazon
     from linguarec.data.readers.table import TableColumns, read_table
+    from linguarec.files import clear_up
     from linguarec.tables import TableSource, naming_tables
 
+    if Path(data).parent.is_dir():
+        clear_up(Path(data))  # a process that was killed while it exchanged the folders
     manifest = PreparedDataset.open(data).manifest
     made = manifest.arguments
     if manifest.recipe not in RECIPES:

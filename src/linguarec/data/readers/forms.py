@@ -48,6 +48,7 @@ class CsvForm:
             encoding=self.encoding,
             compression=self.compression,
             strict_mode=True,
+            hive_partitioning=False,  # a folder named like a column would replace its values
         )
         return table
 
@@ -85,5 +86,6 @@ class JsonForm:
             format="array" if self.is_array else "newline_delimited",
             compression=self.compression,
             maximum_object_size=self.longest,
+            hive_partitioning=False,
         )
         return table
