@@ -30,7 +30,7 @@ PREPARE = "linguarec.commands.prepare"
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")  # of torch
 # Errors without a file's name: those of standard output, since writers of files name them.
 _OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-PATIENCE = 5.0  # seconds that the later processes of a command wait before they print an error
+PATIENCE = 10.0  # seconds that the later processes of a command wait before they print an error
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("linguarec.commands.demo", "demo", "The whole pipeline on a built-in synthetic world, offline."),

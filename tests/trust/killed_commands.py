@@ -76,7 +76,7 @@ CODES = ["quantize", "data", "--features", "vectors", "--subvectors", "4", "--ce
 TOKENS = ["tokenize", "data", "--backbone", "all-MiniLM-L6-v2", "--attributes", "title"]
 COMPARE = ["compare", "data", "--models", "sasrec", "--seeds", "1", "--no-baselines", "-o", "report", *TRAINED]
 TUNE = ["--trials", "2", "-o", "study"]
-PATHS = ("LOG", "LOG2", "ITEMS", "HISTORIES.csv", "data", "old", "knn", "mix")  # of the world
+PATHS = ("LOG", "LOG2", "DAY", "LATER", "ITEMS", "HISTORIES.csv", "data", "later", "old", "knn", "mix")  # of the world
 
 
 def write_logs(root: Path) -> None:
@@ -89,6 +89,10 @@ def write_logs(root: Path) -> None:
             for time, item in enumerate(generator.permutation(12)[:7])
         ]
         (root / name).write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
+    log = (root / "LOG").read_text()
+    day = [f"u{user},i{generator.integers(0, 12)},{100 + user}" for user in range(30)]
+    (root / "DAY").write_text("user_id,item_id,timestamp\n" + "\n".join(day) + "\n")
+    (root / "LATER").write_text(log + "\n".join(day) + "\n")
     titles = [f"i{item},{'red' if item % 2 else 'blue'} thing number {item}" for item in range(12)]
     (root / "ITEMS").write_text("item_id,title\n" + "\n".join(titles) + "\n")
     (root / "HISTORIES.csv").write_text("user,history\n" + "".join(f'u{n},"i{n},i{n + 1}"\n' for n in range(9)))
@@ -100,6 +104,7 @@ WORLD = [  # commands that make it
     ["encode", "data", "--name", "vectors"],
     CODES,
     TOKENS,
+    [*PREPARE, "LATER", "-o", "later"],
     [*SASREC, "-o", "old"],
     ["finetune", "itemknn", "data", "-o", "knn"],
     ["blend", "old", "knn", "-o", "mix"],
@@ -107,6 +112,7 @@ WORLD = [  # commands that make it
 COMMANDS = [
     Killed("prepare", [*PREPARE, "LOG", "-o", "new"], "new", every=2),
     Killed("prepare over", [*PREPARE, "LOG2", "-o", "data", "--overwrite", "--discard"], "data", every=4),
+    Killed("append", ["prepare", "append", "data", "--interactions", "DAY", "--discard"], "data", every=4),
     Killed("encode", ["encode", "data", "--word-drop-draws", "1"], "data", every=3),
     Killed("encode over", ["encode", "data", "--max-tokens", "5", "--overwrite", "--name", "vectors"], "data", every=3),
     Killed("quantize", [*CODES, "--method", "pq", "--name", "vectors.opq4x4", "--overwrite"], "data"),
@@ -114,6 +120,7 @@ COMMANDS = [
     Killed("finetune", [*SASREC, "-o", "run"], "run", ["--resume"], every=7),
     Killed("finetune over", [*SASREC, "-o", "old", "--seed", "1", "--overwrite"], "old", every=7),
     Killed("finetune at once", ["finetune", "ease", "data", "-o", "run"], "run", ["--resume"], every=4),
+    Killed("update", ["update", "knn", "later", "-o", "new", "--accept-worse"], "new", ["--resume"], every=12),
     Killed("blend", ["blend", "old", "knn", "-o", "new"], "new", every=8),
     Killed("blend over", ["blend", "knn", "old", "-o", "mix", "--overwrite"], "mix", every=8),
     Killed("tune", ["tune", "itemknn", "data", *TUNE], "study", [], every=40, result=content_of_study),

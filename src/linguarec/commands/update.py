@@ -138,6 +138,7 @@ def update(
     place = _judged_place(output)
     # With --overwrite a judged model beside the run says that a replacement of it was interrupted.
     if resume and not (overwrite and place.exists()) and (done := _finished(output, facts)) is not None:
+        shutil.rmtree(place, ignore_errors=True)  # it may have been killed before it did that
         return done
     if not (resume and refit):  # what is resumed lies in OUTPUT only while it is trained again
         check_free(output, overwrite, SETTINGS_MARKER)

@@ -19,7 +19,7 @@ from linguarec.data.splits import (
     training_only,
 )
 from linguarec.errors import DataFormatError, SettingsError
-from linguarec.files import updating_folder, writing_file
+from linguarec.files import clear_up, updating_folder, writing_file
 from linguarec.regular import check_regular
 
 LEAST_TRAINING = 0.25  # of the interactions, in the oldest of several windows of time
@@ -78,6 +78,8 @@ def add_temporal_split(dataset: PreparedDataset, cuts: TimeCuts) -> str:
     if not _holds(file, len(times), (cuts.roles(piece) for piece in _pieces(times))):
         with updating_folder(file.parent, PATIENCE) as folder, writing_file(folder / file.name) as temporary:
             write_npy(temporary, np.int8, len(times), (cuts.roles(piece) for piece in _pieces(times)))
+    elif any(dataset.path.glob(".splits*")):  # of a process that was killed after it had stored the split
+        clear_up(file.parent, PATIENCE)
     return cuts.split
 
 
