@@ -164,7 +164,7 @@ def test_a_later_process_waits_before_it_says_what_is_wrong(
     for rank in ("0", "1"):
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert run(capsys, "zzzzzz") == expected
-    assert waited == ["5.0 s, said: "]  # the second one, once
+    assert waited == ["10.0 s, said: "]  # the second one, once
 
 
 @pytest.mark.parametrize(
