@@ -1,7 +1,5 @@
 """What every model with a pre-training loss must do, with either sequence encoder."""
 
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import torch
 from prepared import HeldItems
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import join, leave, made_by_two
 
 from linguarec.batching.batches import SequenceBatch
 from linguarec.batching.logs import TrainingLog, TrainingLogs
@@ -30,7 +29,6 @@ from linguarec.nn.shape import CatalogueShape
 from linguarec.sources.joined import JoinedItems
 
 WIDTH, CODE_BOOKS, CENTROIDS = 8, 4, 16
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # of processes that run this file
 # A family without a sequence encoder brings a suite of its own, as test_token_models.py.
 PRETRAINABLE = [name for name, family in FAMILIES.items() if family.pretraining is not None and family.encoders]
 ENCODERS: dict[str, EncoderConfig] = {
@@ -131,12 +129,7 @@ def test_one_pass_a_user_equals_one_row_a_prefix(name: str) -> None:
 @pytest.mark.parametrize("name", PRETRAINABLE)
 def test_two_processes_take_the_step_of_one(name: str, tmp_path: Path) -> None:
     loss, gradients = step_gradients(name, 0, 1)
-    command = [sys.executable, __file__, name, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, env=ENVIRONMENT) for rank in range(2)]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
-    losses, of_each = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    losses, of_each = zip(*made_by_two(__file__, tmp_path, [name], timeout=120), strict=True)
     torch.testing.assert_close(torch.stack(losses).mean(), loss, atol=1e-5, rtol=1e-5)
     for found in of_each:
         assert found.keys() == gradients.keys()
@@ -147,7 +140,6 @@ def test_two_processes_take_the_step_of_one(name: str, tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    model_name, folder, process_rank = sys.argv[1:]
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(process_rank), world_size=2)
-    torch.save(step_gradients(model_name, int(process_rank), 2), Path(folder) / f"{process_rank}.pt")
-    torch.distributed.destroy_process_group()
+    model_name, folder, process_rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    join(folder, process_rank)
+    leave(folder, process_rank, step_gradients(model_name, process_rank, 2))

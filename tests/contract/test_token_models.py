@@ -1,6 +1,5 @@
 """What every model of tokens must do, unasked: the contract of test_models.py, one query a history."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import join, leave, made_by_two
 
 from linguarec.batching.batches import SequenceBatch, TokenPairs
 from linguarec.batching.logs import TrainingLog, TrainingLogs
@@ -220,12 +220,7 @@ def step_gradients(rank: int, processes: int) -> tuple[Tensor, dict[str, Tensor]
 
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     loss, gradients = step_gradients(0, 1)
-    command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
-    losses, of_each = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    losses, of_each = zip(*made_by_two(__file__, tmp_path), strict=True)
     torch.testing.assert_close(torch.stack(losses).mean(), loss, atol=1e-4, rtol=1e-5)
     for found in of_each:
         assert found.keys() == gradients.keys()
@@ -236,7 +231,6 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder, process_rank = sys.argv[1:]
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(process_rank), world_size=2)
-    torch.save(step_gradients(int(process_rank), 2), Path(folder) / f"{process_rank}.pt")
-    torch.distributed.destroy_process_group()
+    folder, process_rank = sys.argv[1], int(sys.argv[2])
+    join(folder, process_rank)
+    leave(folder, process_rank, step_gradients(process_rank, 2))

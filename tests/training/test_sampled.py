@@ -1,6 +1,5 @@
 """Steps over a sample of the items: what they read, what they change, and that processes share them."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from two_processes import join, leave, made_by_two
 
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingLoader
@@ -178,20 +178,12 @@ def step_of_process(rank: int, processes: int) -> dict[str, Tensor]:
 
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     """The items of both are classes of both, beside the same draw."""
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(tmp_path), str(rank)], stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
-    expected = step_of_process(0, 1)
-    for rank in range(2):
-        assert_same(torch.load(tmp_path / f"{rank}.pt"), expected)
+    made, expected = made_by_two(__file__, tmp_path), step_of_process(0, 1)
+    for found in made:
+        assert_same(found, expected)
 
 
 if __name__ == "__main__":
-    folder, process_rank = sys.argv[1:]
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(process_rank), world_size=2)
-    torch.save(step_of_process(int(process_rank), 2), Path(folder) / f"{process_rank}.pt")
-    torch.distributed.destroy_process_group()
+    folder, process_rank = sys.argv[1], int(sys.argv[2])
+    join(folder, process_rank)
+    leave(folder, process_rank, step_of_process(process_rank, 2))

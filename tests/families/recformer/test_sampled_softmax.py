@@ -1,6 +1,5 @@
 """Fine-tuning over a sample of the catalogue: against the softmax over all of it, and shared by processes."""
 
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from two_processes import join, leave, made_by_two
 
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.negatives import StepClasses
@@ -103,20 +103,12 @@ def test_loss_and_gradient_are_those_of_the_full_softmax_in_expectation(drawn: i
 
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     """The targets of both are classes of both, beside the same draw."""
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(tmp_path), str(rank)], stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()
-    expected = step_of(8)
-    for rank in range(2):
-        assert_same(torch.load(tmp_path / f"{rank}.pt"), expected)
+    made, expected = made_by_two(__file__, tmp_path), step_of(8)
+    for found in made:
+        assert_same(found, expected)
 
 
 if __name__ == "__main__":
-    folder, process_rank = sys.argv[1:]
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(process_rank), world_size=2)
-    torch.save(step_of(8, rank=int(process_rank), processes=2), Path(folder) / f"{process_rank}.pt")
-    torch.distributed.destroy_process_group()
+    folder, process_rank = sys.argv[1], int(sys.argv[2])
+    join(folder, process_rank)
+    leave(folder, process_rank, step_of(8, rank=process_rank, processes=2))
