@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
     from linguarec.evaluation.report import Table
+    from linguarec.evaluation.stacking import Part
     from linguarec.families.blending import Ingredient
     from linguarec.ranking.sums import NewItems
     from linguarec.recommender import Recommender
@@ -121,7 +122,7 @@ def blend(
     parts = [Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients]
     found = choose_stack(parts, valid, seed)
     trained = _trained_items(dataset, split, settings)
-    new, facts_of_new = _new_items(ingredients, found.weights, dataset, split, trained, valid, seed)
+    new, facts_of_new = _new_items(ingredients, parts, found.weights, dataset, split, trained, valid, seed)
     made = blended(ingredients, found.weights, output, new)
     snapshot = Snapshot(opened[0].catalogue, made.inputs, made.ranker, made.source)
     recommender = Recommender(made.scorer, made.description, snapshot, found.repeats)
@@ -198,7 +199,8 @@ def _trained_items(dataset: "PreparedDataset", split: str, settings: list[dict[s
 
 
 def _new_items(
-    parts: "list[Ingredient]",
+    ingredients: "list[Ingredient]",
+    parts: "list[Part]",
     weights: Sequence[float],
     dataset: "PreparedDataset",
     split: str,
@@ -214,16 +216,16 @@ def _new_items(
     import numpy as np
 
     from linguarec.evaluation.new_items import choose_for_new
-    from linguarec.evaluation.stacking import Part
     from linguarec.families.blending import as_if_new
 
     new = np.setdiff1d(np.arange(dataset.num_items), trained)
     if split != HELD_OUT and not np.isin(valid.targets, new).any():
         new = new[:0]
-    if not any(part.description.family.ranks_new for part in parts):
+    if not any(each.description.family.ranks_new for each in ingredients):
         return None, None
-    made = [Part.of(part.scorer, part.inputs, part.ranker) for part in parts]
-    choice = choose_for_new(made, weights, lambda rows: as_if_new(parts, dataset, rows), valid, trained, new, seed)
+    choice = choose_for_new(
+        parts, weights, lambda rows: as_if_new(ingredients, dataset, rows), valid, trained, new, seed
+    )
     if choice is None:
         log.warning("too few valid targets to choose how new items are scored: they are scored like the others")
         return None, None
@@ -232,7 +234,7 @@ def _new_items(
         "weights": list(choice.new.weights),
         "offset": choice.new.offset,
         "cases": choice.cases,
-        "best_reader": parts[choice.best_reader].description.name,
+        "best_reader": ingredients[choice.best_reader].description.name,
         "new_targets_ndcg@10": choice.new_targets,
         "best_reader_ndcg@10": choice.by_reader,
         "known_targets_ndcg@10": choice.known_targets,

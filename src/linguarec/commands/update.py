@@ -122,8 +122,8 @@ def update(
     start, dataset = open_start(run), PreparedDataset.open(data)
     old = Recommender.load(run)
     shared = shared_items(run, old.catalogue, dataset)
-    how, known = how_updated(start.family), goes_on(start.family)
-    new = new_part(run, dataset, trained_until(run, settings, since), known)
+    how = how_updated(start.family)
+    new = new_part(run, dataset, trained_until(run, settings, since), goes_on(start.family))
     facts = {
         "run": str(output),
         "from": str(run),
@@ -208,10 +208,10 @@ def _check(run: Path, settings: Mapping[str, Any], output: Path, epochs: int | N
         SettingsError: an argument is impossible.
         CheckpointMismatchError: the run was not fine-tuned on one folder.
     """
-    if run.resolve() == output.resolve():
-        raise SettingsError([f"--output {output} is the run to update; write the new run into another folder"])
     from linguarec.processes import started_together
 
+    if run.resolve() == output.resolve():
+        raise SettingsError([f"--output {output} is the run to update; write the new run into another folder"])
     if devices > 1 or started_together() > 1:
         raise SettingsError(["update trains and judges in one process; run it without torchrun and --training.devices"])
     if epochs is not None and epochs < 1:
