@@ -89,7 +89,7 @@ def append_content(
         _check_new(engine, rows, settings, catalogue, report)
         log, waiting = _core(engine, rows, settings, report)
         if source.has_times:
-            late = rows.fresh.filter(rows.fresh.time < _last(dataset) * MICROSECONDS)
+            late = rows.fresh.filter(rows.fresh.time < (dataset.last_time or 0) * MICROSECONDS)
             report["rows_before_the_folders_last"] = engine.value(late.count())
 
         known = dataset.num_items
@@ -179,11 +179,6 @@ def _check_fits(dataset: PreparedDataset, source: Source, piece: str, fingerprin
                 f"{listed(dataset.manifest.attributes) or 'none'}; give the new items the same columns in the same order."
             ]
         )
-
-
-def _last(dataset: PreparedDataset) -> int:
-    times = dataset.timestamps
-    return int(times.max()) if times is not None and len(times) else 0
 
 
 def _catalogue(engine: Engine, dataset: PreparedDataset, source: Source, scratch: Path) -> ir.Table:

@@ -162,6 +162,12 @@ class PreparedDataset:
         file = "sequences/timestamps.npy"
         return self._of_interactions(file, np.int64) if (self.path / file).exists() else None
 
+    @property
+    def last_time(self) -> int | None:
+        """Time of the last interaction in seconds since 1970, or None if times are not known."""
+        times = self.timestamps
+        return None if times is None or len(times) == 0 else int(times.max())
+
     def items(self, columns: Sequence[str] | None = None) -> pa.Table:
         """`items.parquet` in row order: `item`, `raw_id`, the attribute columns, `text`."""
         kinds = {name: self._columns[name] for name in (self._columns if columns is None else columns)}

@@ -171,7 +171,7 @@ class RunSettings:
                 "data": str(dataset.path),
                 "data_name": dataset.name,
                 "data_fingerprint": dataset.fingerprint,
-                "data_until": last_time(dataset),
+                "data_until": dataset.last_time,
             }
         return {
             "stage": "pretrain",
@@ -203,12 +203,6 @@ def read_settings(run: Path) -> dict[str, Any]:
     if lacking := [name for name in needed if name not in settings]:
         raise CheckpointMismatchError(f"{file} does not describe a run: it lacks {', '.join(lacking)}. {AGAIN}")
     return located_values(settings, run, SETTINGS_PATHS)
-
-
-def last_time(dataset: PreparedDataset) -> int | None:
-    """Time of the last interaction of a folder in seconds since 1970; None = times are not known."""
-    times = dataset.timestamps
-    return None if times is None or len(times) == 0 else int(times.max())
 
 
 def versions() -> dict[str, str]:

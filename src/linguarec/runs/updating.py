@@ -14,7 +14,6 @@ from linguarec.data.moments import moment_text
 from linguarec.data.splits import TimeCuts
 from linguarec.data.splitting import temporal_cuts, times_of
 from linguarec.errors import DataFormatError, LinguarecError, SettingsError
-from linguarec.runs.settings import last_time
 
 LEAST_COMMON = 0.5  # of the smaller of the two catalogues; and of the common items, those with the same text
 TEST_SHARE, VALID_SHARE = 1 / 3, 1 / 6  # of the new interactions
@@ -97,7 +96,7 @@ def trained_until(run: Path, settings: Mapping[str, Any], since: str | None) -> 
         return recorded
     try:  # a run of an earlier version
         dataset = PreparedDataset.open(settings["data"])
-        known = last_time(dataset) if dataset.fingerprint == settings.get("data_fingerprint") else None
+        known = dataset.last_time if dataset.fingerprint == settings.get("data_fingerprint") else None
     except LinguarecError:
         known = None
     if known is None:
@@ -153,7 +152,7 @@ def new_part(run: Path, dataset: PreparedDataset, after: int, valid_is_new: bool
     """
     times = times_of(dataset)
     new = int(np.count_nonzero(times > after))
-    last = last_time(dataset)
+    last = dataset.last_time
     if not new:
         latest = "none" if last is None else moment_text(last)
         raise DataFormatError(
