@@ -91,7 +91,10 @@ def test_without_the_correction_the_expectation_is_another(case: tuple[Tensor, T
 
 
 def test_gbce_by_hand() -> None:
-    """Two positions; the target of the second was drawn, the first leaves an item of its history out."""
+    """Two positions; the target of the second was drawn, the first leaves an item of its history out.
+
+    Scores are the products and log(beta / K), here with beta = 0.4 and K = 3.
+    """
     queries = torch.tensor([[1.0], [2.0], [5.0]], requires_grad=True)
     keys = torch.tensor([[0.5], [-1.0], [0.25], [1.0]], requires_grad=True)
     negatives, targets = torch.tensor([False, True, True, True]), torch.tensor([0, 2, -1])
@@ -100,17 +103,31 @@ def test_gbce_by_hand() -> None:
     def log_sigmoid(value: float) -> float:
         return -math.log1p(math.exp(-value))
 
-    first = beta * log_sigmoid(0.5) + log_sigmoid(1.0) + log_sigmoid(-0.25)
-    second = beta * log_sigmoid(0.5) + log_sigmoid(2.0) + log_sigmoid(-2.0)
+    start = math.log(0.4 / 3)
+    first = beta * log_sigmoid(0.5 + start) + log_sigmoid(1.0 - start) + log_sigmoid(-0.25 - start)
+    second = beta * log_sigmoid(0.5 + start) + log_sigmoid(2.0 - start) + log_sigmoid(-2.0 - start)
     found = calibrated_binary_cross_entropy(queries, keys, targets, negatives, beta, excluded)
     assert found.item() == pytest.approx(-(first + second) / 2 / 4, rel=1e-6)
 
-    logits = queries[:2] @ keys.T
+    logits = queries[:2] @ keys.T + start
     mask = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 1]])
     positive = F.logsigmoid(logits[[0, 1], [0, 2]])
     expected = -(beta * positive + (F.logsigmoid(-logits) * mask).sum(1)).mean() / 4
     for one, other in zip(gradients(found, queries, keys), gradients(expected, queries, keys), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_gbce_starts_where_targets_and_negatives_balance(beta: float) -> None:
+    """All classes the target once, all drawn but the target: at products of 0 no class is pushed, up or down."""
+    classes = 50
+    queries = torch.ones(classes, 1)
+    keys = torch.zeros(classes, 1, requires_grad=True)
+    drawn_all = torch.ones(classes, dtype=torch.bool)
+    loss = calibrated_binary_cross_entropy(queries, keys, torch.arange(classes), drawn_all, beta)
+    (pushed,) = torch.autograd.grad(loss, keys)
+    alone = beta / classes / (classes + 1)  # the pull of one target at a probability near 0
+    assert pushed.abs().max() < 0.1 * alone
 
 
 @pytest.mark.parametrize(("t", "beta"), [(0.0, 1.0), (0.75, 1 - 0.75 * (1 - 0.2)), (1.0, 0.2)])

@@ -68,6 +68,11 @@ def calibrated_binary_cross_entropy(
     With a the probability of a class to be among the negatives and the calibration t, beta = 1 - t (1 - a): t = 0 is the plain
     binary cross-entropy, and with t = 1 the sigmoid of a score estimates the probability that the full one would.
 
+    A score s is the product of query and key plus log(beta / K), which ranks as the product does. It is where the targets' pull
+    and the negatives' push balance if all classes are as likely, so products near 0 start there. Without it the negatives,
+    at a probability of one half, push K times as hard at first; Adam's second moments remember that for a thousand steps, in
+    which next to nothing is learned (the prior of arXiv 1708.02002, section 4.1, has the same aim).
+
     Args:
         queries: [T, D], one per position.
         keys: [N, D], one per item, divided by the temperature.
@@ -88,9 +93,17 @@ def calibrated_binary_cross_entropy(
         return _nothing(queries, keys)
     query, key = pairs[negatives[pairs[:, 1]]].unbind(1)
     left_out = torch.stack([query, number[key]], dim=1)
-    positive = F.softplus(-(queries.float() * keys[targets].float()).sum(-1)).mean()
-    negative = _of_logits(queries, keys[negatives], _softplus, lambda logits, rows: _leave_out(left_out, logits, rows))
-    return (beta * positive + negative) / (int(negatives.sum()) + 1)
+    drawn = int(negatives.sum())
+    start = math.log(beta / max(1, drawn))
+    positive = F.softplus(-start - (queries.float() * keys[targets].float()).sum(-1)).mean()
+
+    def head(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """-log(1 - sigmoid(score)), summed. The constant is added in float32: bfloat16 logits of that size are coarse."""
+        scores = logits.float() + start
+        return F.softplus(scores).sum(), scores.sigmoid().to(logits.dtype)
+
+    negative = _of_logits(queries, keys[negatives], head, lambda logits, rows: _leave_out(left_out, logits, rows))
+    return (beta * positive + negative) / (drawn + 1)
 
 
 def _nothing(queries: Tensor, keys: Tensor) -> Tensor:
@@ -174,11 +187,6 @@ def _cross_entropy(
         return loss, probabilities
 
     return _of_logits(queries, keys, head, change, negatives)
-
-
-def _softplus(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-    """-log(1 - sigmoid(logit)), summed."""
-    return F.softplus(logits.float()).sum(), logits.sigmoid()
 
 
 def _of_logits(
