@@ -11,6 +11,7 @@ Parts are dealt out one by one, and after each round the writer gathers what was
 round, the later processes write nothing, and one that has died is noticed at the next round.
 """
 
+import atexit
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -154,7 +155,16 @@ def _connect() -> Any:
         if distributed.is_initialized():  # by a training in this process, perhaps for GPUs
             return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
         distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+        # Its threads must have ended before the interpreter does: at times a process aborted at its exit instead.
+        atexit.register(_disconnect)
         return distributed.group.WORLD
+
+
+def _disconnect() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextmanager
