@@ -156,7 +156,7 @@ def compare(
     from linguarec.portable import portable_values
     from linguarec.runs.comparison import write_comparison
     from linguarec.runs.folder import check_report_folder
-    from linguarec.runs.rows import check_runs, named_runs
+    from linguarec.runs.rows import check_runs, named_runs, trained_on
     from linguarec.runs.windows import Windows
     from linguarec.training.settings import TrainingSettings
 
@@ -184,6 +184,9 @@ def compare(
         ranking_new = {name: family for name, family in families.items() if family.ranks_new}
         plans.append(replace(plans[0], split=HELD_OUT_ITEMS, folder=output / "runs-new-items", families=ranking_new))
     check_runs(rows, dataset, [plan.split for plan in plans])
+    apart = trained_on(rows, dataset) if in_time > 1 else []
+    for name in apart:
+        log.warning("%s was trained for one window of time: the others lack it, and so do the mean and the blend", name)
     for plan in plans:  # refuses bad settings of all models before the first one is trained
         _check_plans(plan, asked, left_out)
     _tell(plans)
@@ -192,7 +195,7 @@ def compare(
     warning = "" if leakage is None else leakage.told(split)
     if warning:
         log.warning("%s", warning)
-    compared = [_compared(plan, rows, blend, baseline) for plan in plans]
+    compared = [_compared(plan, rows, apart, blend, baseline) for plan in plans]
     of_windows = Windows.of(dataset, compared[:in_time]) if windows is not None else None
     compared = [compared[0], *compared[in_time:]]
     values = published_values(dataset.manifest.counts, split)
@@ -212,8 +215,8 @@ def compare(
     }
     if len(compared) > 1:
         summary["new_items"] = {"split": HELD_OUT_ITEMS, **compared[1].to_dict()}
-    table = None if of_windows is None else of_windows.table(TESTED[-1])
-    write_comparison(output, summary, compared, values, table, warning)
+    section = None if of_windows is None else of_windows.section(TESTED[-1])
+    write_comparison(output, summary, compared, values, section, warning)
     write_json(output / "comparison.json", portable_values(summary, output, ("runs", "report")))
     return CompareResult.of_dict(summary)
 
@@ -225,13 +228,17 @@ def _window_plans(plan: _Trainings, windows: int) -> list[_Trainings]:
         SettingsError: the split is not temporal, or there are too many windows.
         DataFormatError: the folder has no times, or too few.
     """
-    from linguarec.data.splitting import SplitSettings, add_temporal_split, window_cuts
+    import numpy as np
+
+    from linguarec.data.splitting import SplitSettings, add_temporal_split, times_of, window_cuts
 
     if plan.split != "temporal":
         raise SettingsError([f"--windows is for --split temporal; --split is {plan.split}"])
     found = []
     for cuts in window_cuts(plan.dataset, windows, SplitSettings())[::-1]:
-        split = add_temporal_split(plan.dataset, cuts)
+        # Of the newest window: it is no split of its own, so that runs of `temporal` are of it.
+        same = np.array_equal(cuts.roles(times_of(plan.dataset)), plan.dataset.roles(plan.split))
+        split = plan.split if same else add_temporal_split(plan.dataset, cuts)
         place = plan.folder.with_name(f"runs-{split}")
         found.append(replace(plan, split=split, folder=place, families=dict(plan.families)))
     return found
@@ -342,8 +349,10 @@ def _tell(plans: Sequence[_Trainings]) -> None:
         log_own_training(family)
 
 
-def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool, baseline: str | None) -> "Compared":
-    """Train on one split what is not trained yet, rank its test targets, and compare."""
+def _compared(
+    plan: _Trainings, rows: Mapping[str, Sequence[Path]], apart: Sequence[str], blend: bool, baseline: str | None
+) -> "Compared":
+    """Train on one split what is not trained yet, rank its test targets, and compare. `apart`: rows that are not blended."""
     from linguarec.data.splits import HELD_OUT_ITEMS, evaluation_cases, training_sequences
     from linguarec.evaluation.baselines import chance, popularity
     from linguarec.evaluation.comparison import Comparison
@@ -376,7 +385,7 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
             continue  # it is a row of the other split
         for run in runs:
             found.add(name, ranked(run, dataset, cases, LENGTH) if own else _by_text(run, dataset, cases, valid), run)
-        if own:
+        if own and name not in apart:
             parts[name] = list(runs)
     if blend and len(parts) > 1:
         for number in range(max(map(len, parts.values()))):
