@@ -187,6 +187,43 @@ def test_windows_of_time_each_with_its_own_training(in_time, tmp_path, capsys):
     assert "itemknn, learned: ndcg@10" in repr(found) and "mean of 2 windows" in repr(found)
 
 
+def test_a_run_of_one_window_is_a_row_of_it_alone(in_time, tmp_path, caplog):
+    newest = finetune("ease", in_time.path, tmp_path / "newest", split="temporal")
+    first = compare(
+        *(in_time.path, ["itemknn", "textknn"], tmp_path / "out"),
+        split="temporal",
+        windows=2,
+        baselines=False,
+        blend=True,
+        runs=[newest.run],
+    )
+    assert [window["split"] for window in first.windows][1] == "temporal"
+    assert first.systems["newest"]["ndcg@10"]["median"] == pytest.approx(newest.test["ndcg@10"])
+    assert ["newest" in window["systems"]["kept"] for window in first.windows] == [False, True]
+    assert set(first.mean_of_windows["kept"]) == {"chance", "popularity", "itemknn", "textknn", "blend"}
+    # A blend of other parts in one of the windows would be another system, and have no mean.
+    blended = json.loads((tmp_path / "out" / "runs-temporal" / "blend" / "seed0" / "metrics.json").read_text())
+    assert [part["model"] for part in blended["parts"]] == ["itemknn", "textknn"]
+    assert "newest was trained for one window of time: the others lack it" in caplog.text
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"newest was not trained for the windows from {first.windows[0]['test_from'][:10]}, so it" in page
+    # A run of the older window is a row of that one.
+    older = first.windows[0]["split"]
+    finetune("ease", in_time.path, tmp_path / "older", split=older)
+    second = compare(
+        *(in_time.path, ["itemknn"], tmp_path / "out"),
+        split="temporal",
+        windows=2,
+        baselines=False,
+        runs=[tmp_path / "older"],
+    )
+    assert ["older" in window["systems"]["kept"] for window in second.windows] == [True, False]
+    with pytest.raises(
+        SettingsError, match=r"newest was trained on the split temporal of these data, and leave-one-out"
+    ):
+        compare(in_time.path, ["itemknn"], tmp_path / "out", runs=[newest.run])
+
+
 def test_training_on_the_future_is_told(in_time, tmp_path, caplog):
     found = compare(in_time.path, ["itemknn"], tmp_path / "out", baselines=False)
     roles, times = in_time.roles(), in_time.timestamps

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from postgres import PASSWORD, NoPostgres, Postgres
 from prepared import tiny_shop
 
 import linguarec
+import linguarec.commands.tune as command_of_tune
 from linguarec.cli import main
 from linguarec.commands.tune import KEPT, TuneResult, tune
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, SettingsError
+from linguarec.families.closed_form import Solve
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.runs.study import DATABASE
 from linguarec.training.settings import TrainingSettings
+from linguarec.training.stages import StageResult
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
 QUICK = TrainingSettings(targets_per_step=400, max_epochs=6, accelerator="cpu", precision="fp32")
@@ -178,6 +182,46 @@ def test_two_processes_share_a_study(dataset: PreparedDataset, tmp_path: Path) -
     assert result.valid is not None and result.valid["ndcg@10"] == max(each["value"] for each in result.trials)
 
 
+AT_ONCE = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+import linguarec.commands.tune as command
+from linguarec.cli import main
+from linguarec.families.closed_form import Solve
+from linguarec.runs.study import finished
+
+solve, strip = Solve.run, command._strip
+command._PATIENCE = 10.0
+
+def run(self, place, resume):
+    result = solve(self, place, resume)
+    return replace(result, valid={**result.valid, "ndcg@10": 0.01})  # neither is the best trial
+
+def both_ended(study):
+    until = time.monotonic() + 120
+    while sum(map(finished, study.trials)) < 3:
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(0.02)
+    strip(study)
+
+Solve.run, command._strip = run, both_ended
+main()
+"""
+
+
+def test_processes_that_end_trials_at_once_do_not_wait_for_each_other(dataset: PreparedDataset, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    first = tune("textknn", dataset.path, study, trials=1)
+    words = ["tune", "textknn", str(dataset.path), "-o", str(study), "--trials", "3"]
+    both = [subprocess.Popen([sys.executable, "-c", AT_ONCE, *words], stderr=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert {each.user_attrs["process"] for each in _trials(study)[1:]} == {process.pid for process in both}
+    assert tune("textknn", dataset.path, study, trials=3).best == first.best
+
+
 def _trials(study: Path) -> Any:
     import optuna
 
@@ -208,6 +252,45 @@ def test_bad_trials_are_pruned(dataset: PreparedDataset, tmp_path: Path, monkeyp
     epochs[0] = 0
     result = tune("sasrec", dataset.path, tmp_path / "whole", trials=6, pruning="none", **flags)
     assert [each["state"] for each in result.trials] == ["done"] * 6
+
+
+def test_the_report_is_of_the_best_trial_at_the_time_it_is_written(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for its turn finds that another one has ended a better trial and written the report of it."""
+    solve, strip, calls = Solve.run, command_of_tune._strip, [0]
+
+    def run(self: Solve, folder: Path, resume: bool) -> StageResult:
+        result = solve(self, folder, resume)
+        return replace(result, valid={**result.valid, "ndcg@10": 0.9 if calls[0] > 1 else 0.1})
+
+    def other_first(study: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:  # at the end
+            tune("textknn", dataset.path, tmp_path / "study", trials=2)
+        strip(study)
+
+    monkeypatch.setattr(Solve, "run", run)
+    monkeypatch.setattr(command_of_tune, "_strip", other_first)
+    result = tune("textknn", dataset.path, tmp_path / "study", trials=1)
+    assert result.best["number"] == 1 and len(result.trials) == 2
+    assert result.valid is not None and result.valid["ndcg@10"] == 0.9
+    chosen = yaml.safe_load((tmp_path / "study" / "best.yaml").read_text())["model"]
+    assert chosen == {"decay": result.best["settings"]["model.decay"]}
+
+
+def test_settings_that_exclude_each_other_do_not_end_the_study(dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Failed, the trial would be drawn again with the same settings, whenever the study goes on."""
+    flags: dict[str, Any] = {"training": replace(QUICK, max_epochs=1), "seed": 1}
+    ranges = ["transformer.hidden_size=16|18", "transformer.heads=2|4"]
+    flags |= {"only": ["transformer.hidden_size", "transformer.heads"], "ranges": ranges}
+    result = tune("sasrec", dataset.path, tmp_path / "study", trials=5, **flags)
+    impossible = [each for each in result.trials if list(each["settings"].values()) == [18, 4]]
+    assert impossible and {(each["state"], each["value"], each["epochs"]) for each in impossible} == {
+        ("pruned", None, None)
+    }
+    assert all(each["state"] == "done" for each in result.trials if each not in impossible)
+    assert result.best not in impossible and result.run is not None
 
 
 def test_trained_models_repeat_their_best_trial(

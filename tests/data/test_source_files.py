@@ -66,6 +66,39 @@ def test_a_partition_is_a_column_of_text(tmp_path: Path) -> None:
         prepare_table(tmp_path / "log", tmp_path / "mixed", k_core=0, time_column="day")
 
 
+@pytest.mark.parametrize("named", ["log", "log/*/*.parquet", "log/day=2024-01-0[12]"])
+def test_folders_above_the_given_one_are_no_partitions(tmp_path: Path, named: str) -> None:
+    """They neither add columns, nor replace those of the files, nor those of a folder below with the same key."""
+    above = tmp_path / "item_id=above/day=1999-01-01/user_id=above"
+    for day in ("2024-01-02", "2024-01-01"):
+        write_parts(above / "log", 1, day=day)
+    prepare_table(str(above / named), tmp_path / "out", k_core=0, time_column="day")
+    assert items_of(tmp_path / "out") == ["i0", "i1", "i0", "i1"]
+    dataset = PreparedDataset.open(tmp_path / "out")
+    assert dataset.raw_user_ids == ["u"] and dataset.timestamps is not None
+    assert dataset.timestamps.tolist() == [1_704_067_200] * 2 + [1_704_153_600] * 2
+    found = SourceFiles.of(str(above / named))
+    assert (found.partitions, found.root) == (("day",), str(above / "log"))
+
+
+@pytest.mark.parametrize("named", ["day=2024-01-01", "day=2024-01-01/*.parquet"])
+def test_the_given_folder_itself_is_a_partition(tmp_path: Path, named: str) -> None:
+    write_parts(tmp_path / "region=7/log", 1, day="2024-01-01")
+    found = SourceFiles.of(str(tmp_path / "region=7/log" / named))
+    assert (found.partitions, found.root) == (("day",), str(tmp_path / "region=7/log"))
+    prepare_table(str(tmp_path / "region=7/log" / named), tmp_path / "out", k_core=0, time_column="day")
+    dataset = PreparedDataset.open(tmp_path / "out")
+    assert dataset.timestamps is not None and set(dataset.timestamps.tolist()) == {1_704_067_200}
+
+
+def test_values_of_partitions_are_read_as_they_are_written(tmp_path: Path) -> None:
+    """Signs that a path cannot hold are written as %XX; a row without a value lies in a folder of its own."""
+    for who in ("a%3Ab c+d", "x=y", "__HIVE_DEFAULT_PARTITION__"):
+        write_parts(tmp_path / "log", 1, **{"the user": who})
+    prepare_table(tmp_path / "log", tmp_path / "out", k_core=0, user_column="the user")
+    assert PreparedDataset.open(tmp_path / "out").raw_user_ids == ["a:b c+d", "x=y"]
+
+
 def test_csv_parts_plain_and_packed(tmp_path: Path) -> None:
     rows = [[("u", f"i{3 * part + k}", 1_500_000_000) for k in range(3)] for part in range(3)]
     for part, of_part in enumerate(rows):

@@ -114,9 +114,10 @@ def test_csv_in_parts_ties_duplicates_and_k_core(tmp_path: Path) -> None:
 
 def test_partitioned_parquet_with_dates_and_file_ties(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
+    log = tmp_path / "who=above" / "log"  # the folder above it is no column
     for day in ("2024-01-02", "2024-01-01"):
         for part in range(2):
-            folder = tmp_path / "log" / f"day={day}"
+            folder = log / f"day={day}"
             folder.mkdir(parents=True, exist_ok=True)
             users, items = rng.integers(0, 9, 120), rng.integers(0, 7, 120).astype(float)
             pq.write_table(pa.table({"who": users, "what": items}), folder / f"part-{part}.parquet", row_group_size=40)
@@ -124,12 +125,11 @@ def test_partitioned_parquet_with_dates_and_file_ties(tmp_path: Path) -> None:
     pq.write_table(catalogue, tmp_path / "items.parquet")
     columns: dict[str, Any] = {"user_column": "who", "item_column": "what", "time_column": "day", "k_core": 0}
     for name in ("duckdb", "spark"):
-        prepare_table(
-            tmp_path / "log", tmp_path / name, tmp_path / "items.parquet", **columns, duplicates="first", engine=name
-        )
+        prepare_table(log, tmp_path / name, tmp_path / "items.parquet", **columns, duplicates="first", engine=name)
     same_folder(tmp_path / "duckdb", tmp_path / "spark")
     dataset = PreparedDataset.open(tmp_path / "spark")
     assert dataset.timestamps is not None
+    assert len(dataset.raw_user_ids) == 9
     assert set(dataset.timestamps.tolist()) == {1_704_067_200, 1_704_153_600}
     assert dataset.texts[dataset.item_row["2"]] == "a b. x: 2."
 

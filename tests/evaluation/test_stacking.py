@@ -46,6 +46,37 @@ def test_the_law_that_made_the_cases_is_found(world):
     assert found.cases == NUM_CASES
 
 
+def test_the_derivatives_are_those_of_the_loss(world):
+    cases, parts, _ = world
+    data = stack_data(parts, cases.select(np.arange(300)), 0)
+    numbers, width = np.array([0.4, 0.2, *LAW / 2]), 0.02
+    found = stacking._loss(data, numbers)
+    moved = [[stacking._loss(data, numbers + side * step) for side in (1, -1)] for step in width * np.eye(len(numbers))]
+    slopes = [(up.value - down.value) / (2 * width) for up, down in moved]
+    assert found.gradient == pytest.approx(np.array(slopes), abs=5e-4)
+    bends = np.array([(up.gradient - down.gradient) / (2 * width) for up, down in moved])
+    assert found.curvature == pytest.approx(bends, rel=1e-3, abs=1e-3)
+
+
+def test_few_passes_over_the_cases_find_the_minimum(world, monkeypatch):
+    """Each is a softmax over all items of all cases."""
+    cases, parts, _ = world
+    data, passes, loss = stack_data(parts, cases, 0), [], stacking._loss
+    monkeypatch.setattr(stacking, "_loss", lambda *given: passes.append(given) or loss(*given))
+    found = fit_scores(data, len(parts))
+    assert 2 < len(passes) <= 12
+    there = loss(data, np.array([*found.weights, *found.repeats.values]))
+    assert there.gradient[0] == pytest.approx(0, abs=1e-4)
+    assert found.weights[1] > 0 or there.gradient[1] > 0
+    assert there.gradient[2:] == pytest.approx(-1e-4 * np.array(found.repeats.values), abs=1e-4)
+
+
+def test_a_part_that_is_named_twice_is_no_obstacle(world):
+    cases, parts, _ = world
+    found = fit_scores(stack_data([parts[0], parts[0]], cases, 0), 2)
+    assert sum(found.weights) == pytest.approx(0.7, abs=0.05)
+
+
 def test_sampled_classes_find_the_same_law(world, monkeypatch):
     cases, parts, _ = world
     monkeypatch.setattr(stacking, "_MOST_ITEMS", 50)

@@ -1,7 +1,6 @@
 """Contrast within a step: against the formula, and shared by processes."""
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from two_processes import join, leave, made_by_two
 
 from linguarec.nn.losses import Pairs, contrastive_cross_entropy
 
@@ -68,16 +68,13 @@ def part(pairs: Pairs, negatives: Tensor, rows: slice) -> tuple[Pairs, Tensor]:
     return Pairs(pairs.queries[rows], pairs.keys[rows], pairs.items[rows], pairs.users[rows]), negatives[rows]
 
 
-def train_one_step(rank: int, cuts: list[int], folder: Path) -> None:
-    """What one of several processes does with its rows; loss and gradient go to a file."""
-    rows = slice(cuts[rank], cuts[rank + 1])
-    meeting = f"file://{folder}/meeting"
-    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=len(cuts) - 1)
+def train_one_step(cut: int, folder: str, rank: int) -> None:
+    """What one of two processes does with its rows, before or after the cut."""
+    join(folder, rank)
     model = DistributedDataParallel(Encoder())
-    loss = model(*part(*random_pairs(12), rows))
+    loss = model(*part(*random_pairs(12), slice(cut, 12) if rank else slice(cut)))
     loss.backward()
-    torch.save((loss.detach(), model.module.weight.grad), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave(folder, rank, (loss.detach(), model.module.weight.grad))
 
 
 @pytest.mark.parametrize("cut", [6, 3, 12])  # 12: the second process has no pair at all
@@ -85,18 +82,11 @@ def test_processes_together_take_the_step_of_one(cut: int, tmp_path: Path) -> No
     alone = Encoder()
     expected = alone(*random_pairs(12))
     expected.backward()
-    command = [sys.executable, __file__, str(tmp_path), "0", str(cut), "12"]
-    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
-    for process in processes:
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors.decode()
-    losses, gradients = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    losses, gradients = zip(*made_by_two(__file__, tmp_path, [str(cut)]), strict=True)
     torch.testing.assert_close(torch.stack(losses).mean(), expected.detach(), atol=1e-6, rtol=1e-5)
     for gradient in gradients:
         torch.testing.assert_close(gradient, alone.weight.grad, atol=1e-6, rtol=1e-5)
 
 
 if __name__ == "__main__":
-    folder, *numbers = sys.argv[1:]
-    *cuts, rank = map(int, numbers)
-    train_one_step(rank, cuts, Path(folder))
+    train_one_step(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

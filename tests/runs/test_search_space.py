@@ -86,6 +86,12 @@ def test_only_and_own_ranges() -> None:
     assert found.arguments({"transformer.hidden_size": 16}).options["transformer"] == TransformerConfig(hidden_size=16)
 
 
+def test_a_default_that_depends_on_the_data_is_not_the_first_of_own_choices() -> None:
+    by_flag = {each.flag: each for each in space("sasrec", "ties=shuffled|fixed").searched}
+    assert by_flag["ties"].default is None and not by_flag["ties"].range.holds(None)
+    assert by_flag["history_in_softmax"].default == "kept"  # a declared range begins with what None stands for
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from linguarec.recommender import Recommender
 
 log = logging.getLogger(__name__)
-HELD_OUT = "held-out-items"
 TESTED = ("recall@10", "ndcg@10")
 
 
@@ -215,11 +214,12 @@ def _new_items(
     """
     import numpy as np
 
+    from linguarec.data.splits import HELD_OUT_ITEMS
     from linguarec.evaluation.new_items import choose_for_new
     from linguarec.families.blending import as_if_new
 
     new = np.setdiff1d(np.arange(dataset.num_items), trained)
-    if split != HELD_OUT and not np.isin(valid.targets, new).any():
+    if split != HELD_OUT_ITEMS and not np.isin(valid.targets, new).any():
         new = new[:0]
     if not any(each.description.family.ranks_new for each in ingredients):
         return None, None

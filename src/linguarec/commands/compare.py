@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 KS = (10, 50)
 TESTED = ("recall@10", "ndcg@10")
 ALL = "all"
-NEW_ITEMS = "held-out-items"
 BLENDED = "blend"
 
 
@@ -149,6 +148,7 @@ def compare(
     """
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.leakage import Leakage
+    from linguarec.data.splits import HELD_OUT_ITEMS
     from linguarec.evaluation.published import published_values
     from linguarec.families import FAMILIES
     from linguarec.families.flags import refuse
@@ -156,7 +156,7 @@ def compare(
     from linguarec.portable import portable_values
     from linguarec.runs.comparison import write_comparison
     from linguarec.runs.folder import check_report_folder
-    from linguarec.runs.rows import check_runs, named_runs
+    from linguarec.runs.rows import check_runs, named_runs, trained_on
     from linguarec.runs.windows import Windows
     from linguarec.training.settings import TrainingSettings
 
@@ -182,8 +182,11 @@ def compare(
     in_time = len(plans)  # the others are of new items
     if _with_new_items(dataset, split, new_items, ALL in named):
         ranking_new = {name: family for name, family in families.items() if family.ranks_new}
-        plans.append(replace(plans[0], split=NEW_ITEMS, folder=output / "runs-new-items", families=ranking_new))
+        plans.append(replace(plans[0], split=HELD_OUT_ITEMS, folder=output / "runs-new-items", families=ranking_new))
     check_runs(rows, dataset, [plan.split for plan in plans])
+    apart = trained_on(rows, dataset) if in_time > 1 else []
+    for name in apart:
+        log.warning("%s was trained for one window of time: the others lack it, and so do the mean and the blend", name)
     for plan in plans:  # refuses bad settings of all models before the first one is trained
         _check_plans(plan, asked, left_out)
     _tell(plans)
@@ -192,7 +195,7 @@ def compare(
     warning = "" if leakage is None else leakage.told(split)
     if warning:
         log.warning("%s", warning)
-    compared = [_compared(plan, rows, blend, baseline) for plan in plans]
+    compared = [_compared(plan, rows, apart, blend, baseline) for plan in plans]
     of_windows = Windows.of(dataset, compared[:in_time]) if windows is not None else None
     compared = [compared[0], *compared[in_time:]]
     values = published_values(dataset.manifest.counts, split)
@@ -211,9 +214,9 @@ def compare(
         "report": str(output / "report.html"),
     }
     if len(compared) > 1:
-        summary["new_items"] = {"split": NEW_ITEMS, **compared[1].to_dict()}
-    table = None if of_windows is None else of_windows.table(TESTED[-1])
-    write_comparison(output, summary, compared, values, table, warning)
+        summary["new_items"] = {"split": HELD_OUT_ITEMS, **compared[1].to_dict()}
+    section = None if of_windows is None else of_windows.section(TESTED[-1])
+    write_comparison(output, summary, compared, values, section, warning)
     write_json(output / "comparison.json", portable_values(summary, output, ("runs", "report")))
     return CompareResult.of_dict(summary)
 
@@ -225,13 +228,17 @@ def _window_plans(plan: _Trainings, windows: int) -> list[_Trainings]:
         SettingsError: the split is not temporal, or there are too many windows.
         DataFormatError: the folder has no times, or too few.
     """
-    from linguarec.data.splitting import SplitSettings, add_temporal_split, window_cuts
+    import numpy as np
+
+    from linguarec.data.splitting import SplitSettings, add_temporal_split, times_of, window_cuts
 
     if plan.split != "temporal":
         raise SettingsError([f"--windows is for --split temporal; --split is {plan.split}"])
     found = []
     for cuts in window_cuts(plan.dataset, windows, SplitSettings())[::-1]:
-        split = add_temporal_split(plan.dataset, cuts)
+        # Of the newest window: it is no split of its own, so that runs of `temporal` are of it.
+        same = np.array_equal(cuts.roles(times_of(plan.dataset)), plan.dataset.roles(plan.split))
+        split = plan.split if same else add_temporal_split(plan.dataset, cuts)
         place = plan.folder.with_name(f"runs-{split}")
         found.append(replace(plan, split=split, folder=place, families=dict(plan.families)))
     return found
@@ -277,14 +284,16 @@ def _with_new_items(dataset: "PreparedDataset", split: str, asked: bool, every_m
         DataFormatError: it is asked for, and the folder does not have the split.
         SettingsError: it is asked for, and the split has no targets, or is the one that is compared anyway.
     """
-    from linguarec.data.splits import ROLE_OF_PART
+    from linguarec.data.splits import HELD_OUT_ITEMS, ROLE_OF_PART
 
-    if asked and split == NEW_ITEMS:
-        raise SettingsError([f"--new-items: --split {NEW_ITEMS} compares on new items already; leave one of them out"])
-    has_split = (dataset.path / "splits" / f"{NEW_ITEMS}.npy").exists()
-    if not asked and (not every_model or split == NEW_ITEMS or not has_split):
+    if asked and split == HELD_OUT_ITEMS:
+        raise SettingsError(
+            [f"--new-items: --split {HELD_OUT_ITEMS} compares on new items already; leave one of them out"]
+        )
+    has_split = (dataset.path / "splits" / f"{HELD_OUT_ITEMS}.npy").exists()
+    if not asked and (not every_model or split == HELD_OUT_ITEMS or not has_split):
         return False
-    found = bool((dataset.roles(NEW_ITEMS) == ROLE_OF_PART["test"]).any())
+    found = bool((dataset.roles(HELD_OUT_ITEMS) == ROLE_OF_PART["test"]).any())
     if asked and not found:
         raise SettingsError(
             [f"--new-items: no item of {dataset.path} is held out; prepare it again with --held-out-share 0.1"]
@@ -340,9 +349,11 @@ def _tell(plans: Sequence[_Trainings]) -> None:
         log_own_training(family)
 
 
-def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool, baseline: str | None) -> "Compared":
-    """Train on one split what is not trained yet, rank its test targets, and compare."""
-    from linguarec.data.splits import evaluation_cases, training_sequences
+def _compared(
+    plan: _Trainings, rows: Mapping[str, Sequence[Path]], apart: Sequence[str], blend: bool, baseline: str | None
+) -> "Compared":
+    """Train on one split what is not trained yet, rank its test targets, and compare. `apart`: rows that are not blended."""
+    from linguarec.data.splits import HELD_OUT_ITEMS, evaluation_cases, training_sequences
     from linguarec.evaluation.baselines import chance, popularity
     from linguarec.evaluation.comparison import Comparison
     from linguarec.evaluation.lists import LENGTH, ListedItems, Lists, popular_lists
@@ -374,7 +385,7 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
             continue  # it is a row of the other split
         for run in runs:
             found.add(name, ranked(run, dataset, cases, LENGTH) if own else _by_text(run, dataset, cases, valid), run)
-        if own:
+        if own and name not in apart:
             parts[name] = list(runs)
     if blend and len(parts) > 1:
         for number in range(max(map(len, parts.values()))):
@@ -383,7 +394,7 @@ def _compared(plan: _Trainings, rows: Mapping[str, Sequence[Path]], blend: bool,
                 [runs[min(number, len(runs) - 1)] for runs in parts.values()], place, dataset, plan.seeds[0] + number
             )
             found.add(BLENDED, ranked(place, dataset, cases, LENGTH), place)
-    if plan.split == NEW_ITEMS and len(simple) > 1:
+    if plan.split == HELD_OUT_ITEMS and len(simple) > 1:
         del simple["popularity"]  # valid targets are known items: of new ones it knows nothing
     reference = baseline if baseline in found.results else max(simple, key=lambda name: simple[name])
     sums = {BLENDED: list(parts)} if BLENDED in found.results else {}

@@ -121,7 +121,14 @@ def evaluate(
     from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
     from linguarec.devices import device_for
     from linguarec.evaluation import baselines
-    from linguarec.evaluation.lists import LENGTH, ListedItems, measured, measures_table, popular_lists
+    from linguarec.evaluation.lists import (
+        LENGTH,
+        ListedItems,
+        diversity_by,
+        measured,
+        measures_table,
+        popular_lists,
+    )
     from linguarec.evaluation.slices import slices, training_counts
     from linguarec.evaluation.summary import slices_table, summarise, systems_table
     from linguarec.families.opening import read_description
@@ -215,15 +222,8 @@ def evaluate(
         "seconds": round(seconds, 3),
         **summarise(systems, slices(cases, counts), ks, seed),
         "lists": measured(systems, listed),
-        **{
-            name: found
-            for name, found in (
-                ("list_vectors", listed.name),
-                ("no_diversity", listed.lacking),
-                ("leakage", None if leakage is None else asdict(leakage)),
-            )
-            if found is not None
-        },
+        **diversity_by(listed.name, listed.lacking),
+        **({} if leakage is None else {"leakage": asdict(leakage)}),
     }
     folder = run / "evaluation"
     name = _result_name(split, settings, dataset, protocol, own_data, zero_shot)

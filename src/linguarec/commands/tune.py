@@ -148,6 +148,9 @@ def tune(
                 if attempt is None:
                     break
                 _train(opened, attempt, lambda place: request_of(space.arguments(attempt.values), place))
+            _strip(
+                opened
+            )  # not while this process holds a trial: another one may wait for it, and this one for the other
             own += 1
             _tell_trial(opened, attempt.trial.number, trials, (time.perf_counter() - began) / own)
     return _finished(opened, request)
@@ -226,8 +229,11 @@ def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path]
     try:
         request = request_of(attempt.folder)
         plan = request.family.finetuning.plan(request)
-    except ValueError as error:  # settings that are each possible, but not together
-        raise SettingsError([f"trial {attempt.trial.number}, {dict(attempt.values)}: {error}"]) from error
+    except (ValueError, SettingsError) as error:
+        # Each is possible, but not together. Failed, the trial would be drawn again, and the study never go on.
+        log.warning("trial %d is left out, %s: %s", attempt.trial.number, dict(attempt.values), error)
+        study.study.tell(attempt.trial, state=TrialState.PRUNED)
+        return
     settings = RunSettings.of("finetune", request, plan)
     attempt.trial.set_user_attr("flags", settings.to_flags())
     began, epochs = time.perf_counter(), _Epochs(attempt.trial)
@@ -239,8 +245,9 @@ def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path]
         except optuna.TrialPruned:
             results, pruned = [], True
         value = max((each.valid[METRIC] for each in results if each.valid), default=0.0)
-        best = study.best
-        if not pruned and value > 0 and (best is None or value > (best.value or 0.0)):
+        best, number = study.best, attempt.trial.number
+        is_best = best is None or (value, -number) > (best.value or 0.0, -best.number)  # as `best_of` has it
+        if not pruned and value > 0 and is_best:
             complete_run(request, plan, results, attempt.folder, show=False)
         attempt.trial.set_user_attr("seconds", round(time.perf_counter() - began, 2))
         attempt.trial.set_user_attr("epochs", sum(each.epochs for each in results) or epochs.count)
@@ -248,7 +255,6 @@ def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path]
         study.study.tell(attempt.trial, state=TrialState.PRUNED)
     else:
         study.study.tell(attempt.trial, value)
-    _strip(study)
 
 
 class _Epochs:
@@ -301,10 +307,11 @@ def _quiet() -> Iterator[None]:
 def _strip(study: "TuningStudy") -> None:
     """Keep of the finished trials, but the best, only settings and learning curve: weights would fill the disk."""
     from linguarec.files import owned
-    from linguarec.runs.study import finished
+    from linguarec.runs.study import best_of, finished
 
-    best = study.best
-    for trial in study.trials:
+    trials = study.trials
+    best = best_of(trials)  # of the same list: a trial that has become the best since then is not in it
+    for trial in trials:
         folder = study.folder_of(trial.number)
         if not finished(trial) or (best is not None and trial.number == best.number) or not folder.is_dir():
             continue
@@ -354,16 +361,15 @@ def _finished(study: "TuningStudy", request: "Request") -> TuneResult:
     from linguarec.stored import read_json
 
     output, run = study.folder, study.folder / "best"
-    best = study.best
-    if best is None:
-        raise SettingsError(
-            [f"{output}: no trial has ended yet ({study.running()} run in other processes); begin again when one has"]
-        )
     _strip(study)  # also of processes that were killed before they could
-    folder = study.folder_of(best.number)
-    with owned(output / "report", _PATIENCE), owned(run, _PATIENCE), owned(folder, _PATIENCE):
-        if study.is_here(best) and (folder / METRICS_FILE).exists():
-            put_in_place(folder, run)
+    with owned(output / "report", _PATIENCE), owned(run, _PATIENCE):
+        best = study.best  # now: another process may have written the report of a better one while this one waited
+        if best is None:
+            raise SettingsError([_why_none(study)])
+        folder = study.folder_of(best.number)
+        with owned(folder, _PATIENCE):
+            if study.is_here(best) and (folder / METRICS_FILE).exists():
+                put_in_place(folder, run)
         here = study.is_here(best) and (run / METRICS_FILE).exists()
         metrics = read_json(run / METRICS_FILE, DataFormatError, "Begin the study anew.") if here else {}
         with writing_file(output / BEST_FILE) as temporary:
@@ -403,6 +409,16 @@ def _finished(study: "TuningStudy", request: "Request") -> TuneResult:
     result = TuneResult.of_dict(found)
     _show(result)
     return result
+
+
+def _why_none(study: "TuningStudy") -> str:
+    """Why no trial is the best one."""
+    if running := study.running():
+        return f"{study.folder}: no trial has ended yet ({running} run in other processes); begin again when one has"
+    return (
+        f"{study.folder}: the settings of all {len(study.trials)} trials exclude each other; take other ranges, and another "
+        "output folder"
+    )
 
 
 def _value_of_defaults(rows: list[dict[str, Any]], space: "SearchSpace") -> float | None:

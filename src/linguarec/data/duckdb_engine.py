@@ -19,6 +19,8 @@ from linguarec.errors import DataFormatError, OutputError, SettingsError, quoted
 
 BATCH_ROWS = 1 << 18
 LONGEST_REASON = 300  # characters of a message of DuckDB's
+_PATH = "path of the file"  # column of the files of a table with partitions
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # of a folder whose rows have no value
 
 
 class DuckDBEngine(Engine):
@@ -38,7 +40,10 @@ class DuckDBEngine(Engine):
     def parquet_rows(self, files: SourceFiles, columns: Mapping[str, str]) -> ir.Table:
         """A view of the files; a partition's value is text, as its folder is written."""
         # Not connection.read_parquet(): it makes an expression for every column of the file, and there may be 200,000.
-        chosen = ", ".join(f"{_sql_name(name)} AS {_sql_name(key)}" for key, name in columns.items())
+        partitions = {name: _partition(name) for name in files.partitions}
+        chosen = ", ".join(
+            f"{partitions.get(name, _sql_name(name))} AS {_sql_name(key)}" for key, name in columns.items()
+        )
         with _reporting(files):
             return self._view(f"SELECT {chosen} FROM {_read_parquet(files)}")
 
@@ -170,8 +175,18 @@ def _paths(files: SourceFiles) -> list[str]:
 
 def _read_parquet(files: SourceFiles) -> str:
     paths = ", ".join(map(_sql_text, _paths(files)))
-    hive = str(files.remote or bool(files.partitions)).lower()
-    return f"read_parquet([{paths}], hive_partitioning={hive}, hive_types_autocast=false)"
+    if files.remote:
+        return f"read_parquet([{paths}], hive_partitioning=true, hive_types_autocast=false)"
+    return f"read_parquet([{paths}], hive_partitioning=false{f', filename={_PATH!r}' if files.partitions else ''})"
+
+
+def _partition(key: str) -> str:
+    """The value of a partition, as SQL: of the last folder `KEY=VALUE` in the path of the file.
+
+    DuckDB's own `hive_partitioning` takes those above the given folder as well, and puts them in the place of columns.
+    """
+    pattern = rf"(?s)^(?:.*/)?{re.escape(key)}=([^/]*)/"
+    return f"url_decode(nullif(regexp_extract({_sql_name(_PATH)}, {_sql_text(pattern)}, 1), '{_NO_VALUE}'))"
 
 
 def _sql_name(name: str) -> str:

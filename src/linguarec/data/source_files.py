@@ -43,7 +43,7 @@ class SourceFiles:
     """Files that make up one table: their rows are numbered file by file, in the order of `paths`.
 
     `shown`: what messages call them. `remote`: `paths` is one address, which is handed to the engine as it is.
-    `root`: the folder below which `KEY=VALUE` folders name values of `partitions`.
+    `partitions`: keys of the `KEY=VALUE` folders, from the folder that was given down. `root`: the folder above the first one.
     """
 
     shown: str
@@ -64,6 +64,7 @@ class SourceFiles:
         if address := as_address(given):
             return cls(address, (address,), remote=True)
         path = Path(given)
+        top = path  # the folder that was given, or from which a glob starts
         if path.is_dir():
             found = _parts(path)
         elif not path.exists() and _GLOB.search(str(given)):
@@ -75,10 +76,12 @@ class SourceFiles:
                 raise DataFormatError(
                     f"{given} matches no file; check the path, and quote it, so that the shell leaves it alone."
                 )
+            while _GLOB.search(str(top)):
+                top = top.parent
         else:
             return cls(str(path), (str(path),))
         paths = sorted({str(file) for file in found})
-        keys, root = _partitions(paths, str(given))
+        keys, root = _partitions(paths, len(top.parent.parts), str(given))
         return cls(str(given), tuple(paths), partitions=keys, root=root)
 
     @property
@@ -132,10 +135,14 @@ def _is_hidden(relative: Path) -> bool:
     return any(part.startswith((".", "_")) and "=" not in part for part in relative.parts)
 
 
-def _partitions(paths: Sequence[str], shown: str) -> tuple[tuple[str, ...], str | None]:
-    """Keys of the `KEY=VALUE` folders, and the folder above the first of them."""
+def _partitions(paths: Sequence[str], above: int, shown: str) -> tuple[tuple[str, ...], str | None]:
+    """Keys of the `KEY=VALUE` folders, and the folder above the first of them.
+
+    The first `above` parts of each path lead to the folder that was given: what they are called says nothing of its rows.
+    """
     found = {
-        path: [match[1] for part in Path(path).parts[:-1] if (match := _PARTITION.fullmatch(part))] for path in paths
+        path: [match[1] for part in Path(path).parts[above:-1] if (match := _PARTITION.fullmatch(part))]
+        for path in paths
     }
     keys = found[paths[0]]
     for path, others in found.items():
@@ -149,5 +156,5 @@ def _partitions(paths: Sequence[str], shown: str) -> tuple[tuple[str, ...], str 
     if pair := same_names(keys):
         raise DataFormatError(f"{shown}: the partition {quoted(keys[pair[0]])} occurs twice in the path; rename one.")
     parts = Path(paths[0]).parts
-    first = next(place for place, part in enumerate(parts) if _PARTITION.fullmatch(part))
+    first = next(place for place, part in enumerate(parts) if place >= above and _PARTITION.fullmatch(part))
     return tuple(keys), str(Path(*parts[:first]))

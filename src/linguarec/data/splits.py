@@ -15,6 +15,7 @@ import numpy.typing as npt
 from linguarec.data.ragged import Ragged
 
 TRAIN, VALID, TEST, EXCLUDED = 0, 1, 2, 3
+HELD_OUT_ITEMS = "held-out-items"  # the split whose test targets are items that no training sequence holds
 ROLE_OF_PART = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 Roles = npt.NDArray[np.int8]

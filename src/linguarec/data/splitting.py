@@ -11,6 +11,7 @@ from linguarec.data.dataset import PATIENCE, PreparedDataset
 from linguarec.data.npy import write_npy
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import (
+    HELD_OUT_ITEMS,
     Roles,
     TimeCuts,
     choose_held_out,
@@ -58,7 +59,7 @@ def write_splits(folder: Path, num_items: int, settings: SplitSettings) -> None:
 
     last_two = training_only if settings.training_only else leave_one_out
     _write_roles(folder, "leave-one-out", total, (last_two(block.offsets) for block in items_of_users()))
-    _write_roles(folder, "held-out-items", total, (held_out_roles(block, held) for block in items_of_users()))
+    _write_roles(folder, HELD_OUT_ITEMS, total, (held_out_roles(block, held) for block in items_of_users()))
     if (folder / "sequences/timestamps.npy").exists():
         times = np.load(folder / "sequences/timestamps.npy", mmap_mode="r")
         cuts = temporal_cuts(times, settings.valid_share, settings.test_share)

@@ -213,8 +213,13 @@ class Lists:
             }
             for protocol, of in self.seeds.items()
         }
-        why = {"list_vectors": self.vectors, "no_diversity": self.lacking}
-        return {"lists": lists, **{name: found for name, found in why.items() if found is not None}}
+        return {"lists": lists, **diversity_by(self.vectors, self.lacking)}
+
+
+def diversity_by(vectors: str | None, lacking: str | None) -> dict[str, str]:
+    """JSON-able form: `list_vectors`, the name of those that diversity is by, or `no_diversity`, why it is not measured."""
+    found = {"list_vectors": vectors, "no_diversity": lacking}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def measures_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], systems: Sequence[str]) -> Table:

@@ -44,8 +44,8 @@ class Heads:
     @classmethod
     def of(cls, scores: Tensor, target: Tensor, seen_case: Tensor, seen_place: Tensor, seen_bucket: Tensor) -> "Heads":
         """Of scores [C, K], which are changed; -inf = no class. Other arguments as in `StackData`."""
-        finite = scores[scores > -torch.inf]
-        lowest = -2.0 * float(finite.max() - finite.min() + 1)
+        least = torch.where(scores == -torch.inf, torch.inf, scores).min()  # many times as fast as a selection
+        lowest = -2.0 * float(scores.max() - least + 1)
         of_target = scores.gather(1, target.unsqueeze(1))
         of_seen = scores[seen_case, seen_place].double().numpy()
         is_target = seen_place == target[seen_case]

@@ -95,7 +95,7 @@ def write_comparison(
     summary: Mapping[str, Any],
     compared: Sequence[Compared],
     published: Published,
-    windows: Table | None = None,
+    windows: Section | None = None,
     warning: str = "",
 ) -> None:
     """Draw the plots, write report.html into `output`, and show its tables.
@@ -105,7 +105,7 @@ def write_comparison(
         summary: content of comparison.json.
         compared: the comparison, and that of new items if there is one.
         published: values to show beside the first one.
-        windows: the systems in several windows of time, of which the first comparison is the newest.
+        windows: the systems in several windows of time, of which the first comparison is the newest; has a table.
         warning: on interactions that are later than the test targets.
     """
     first, *more = compared
@@ -126,9 +126,11 @@ def write_comparison(
     if warning:
         sections.insert(0, Section("Trained on the future", f"{warning}."))
     console_tables = [(table, f"{summary['data']}, {first.split}, test: {_interval_of(first)}"), *_tests_of(first)]
-    if windows is not None:
-        sections.insert(0, Section("Windows of time", _WINDOWS, windows))
-        console_tables.insert(0, (windows, f"{summary['data']}, windows of time: trained before each, tested in it"))
+    if windows is not None and windows.table is not None:
+        sections.insert(0, windows)
+        console_tables.insert(
+            0, (windows.table, f"{summary['data']}, windows of time: trained before each, tested in it")
+        )
     console_tables.append(_lists_on_screen(first))
     for each in more:
         new = protocols_table(each.comparison.systems, {}, each.costs, SHOWN)
@@ -158,10 +160,6 @@ def write_comparison(
 
 
 _NAMED_IN_TITLE = 6
-_WINDOWS = (
-    "Every model is trained on what lies before a window of time, and tested on the targets in it; what is later is left out. "
-    "The mean counts each window once. All other figures of this report are of the newest window."
-)
 _EXPLAINED = (
     "Items of the history are candidates (kept), are none (excluded), or are candidates with the learned repeat term added to "
     "their scores (learned)."

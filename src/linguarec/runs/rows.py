@@ -65,10 +65,18 @@ def check_runs(rows: Mapping[str, Sequence[Path]], dataset: PreparedDataset, spl
     for run in (run for of_row in rows.values() for run in of_row):
         settings = read_settings(run)
         own = settings.get("data_fingerprint") == dataset.fingerprint
-        if own and settings.get("split", "leave-one-out") not in splits:
+        split = settings.get("split", "leave-one-out")
+        if own and split not in splits:
             problems.append(
-                f"--runs {run} was trained on the split {settings['split']} of these data, and {' and '.join(splits)} are "
+                f"--runs {run} was trained on the split {split} of these data, and {' and '.join(splits)} are "
                 "compared: targets may be among what it learned from"
             )
     if problems:
         raise SettingsError(problems)
+
+
+def trained_on(rows: Mapping[str, Sequence[Path]], dataset: PreparedDataset) -> list[str]:
+    """Names of the rows whose runs were trained on these data, so that each is of one split."""
+    return [
+        name for name, runs in rows.items() if read_settings(runs[0]).get("data_fingerprint") == dataset.fingerprint
+    ]

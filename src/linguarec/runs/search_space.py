@@ -20,11 +20,14 @@ MODEL, TRAINING = "model", "training"
 
 @dataclass(frozen=True)
 class Searched:
-    """A searched setting: its flag without dashes (`model.temperature`), its range, and its value where it is not searched."""
+    """A searched setting: its flag without dashes (`model.temperature`), its range, and its value where it is not searched.
+
+    `default`: None where that depends on the data or the start.
+    """
 
     flag: str
     range: Range
-    default: Value
+    default: Value | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class SearchSpace:
             )
         if problems:
             raise SettingsError(problems)
-        searched = [Searched(flag, own, _default(flag, own, groups)) for flag, own in kept.items()]
+        searched = [Searched(flag, own, _default(flag, groups)) for flag, own in kept.items()]
         return cls(tuple(searched), base, groups)
 
     def arguments(self, values: Mapping[str, Value]) -> TrainingArguments:
@@ -223,10 +226,11 @@ def _impossible(flag: str, own: Range, groups: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _default(flag: str, own: Range, groups: Mapping[str, Any]) -> Value:
+def _default(flag: str, groups: Mapping[str, Any]) -> Value | None:
     group, _, name = flag.rpartition(".")
     value: Value | None = getattr(groups[group], name)
-    return own.ends[0] if value is None else value
+    declared = ranges_of(groups[group]).get(name)  # of which the first choice is what None stands for
+    return declared.ends[0] if value is None and declared is not None else value
 
 
 def _changed(group: Any, values: Mapping[str, Value]) -> Any:

@@ -6,13 +6,14 @@ nothing, so that a study that was killed and goes on ends like one that was not.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
 import shutil
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ DATABASE = "study.sqlite"
 RANDOM_TRIALS = 10  # before the sampler learns from the others
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 3
 _CLAIM = "claim"
+_TURN = "turn"  # attribute of a trial
 _PATIENCE = 120.0  # seconds that a process waits for another one that begins a trial
 _FORMS = "expected postgresql://USER@HOST/DATABASE or sqlite:///FILE"
 log = logging.getLogger(__name__)
@@ -49,14 +51,17 @@ class Attempt:
 
 
 class RepeatableSampler(BaseSampler):
-    """TPE whose draws depend on the seed and on the trials before, their number and results; the first trial has the defaults.
+    """TPE whose draws depend on the seed, a trial's turn, and the results before it; the trial of turn 0 has the defaults.
 
     TPE itself draws from one generator for the whole study, whose state is lost with the process.
+
+    `turn`: of the trial that was drawn last.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self.space = space
         self.seed = seed
+        self.turn = 0
         self._of = (-1, TPESampler(seed=seed))
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -67,21 +72,22 @@ class RepeatableSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """See Optuna: the defaults first, then TPE's."""
-        before = _counted(study, before=trial.number)
-        if not before:
+        sampler = self._sampler(study, trial.number)
+        if not self.turn:
             return {each.flag: each.default for each in self.space.searched if each.range.holds(each.default)}
-        return self._sampler(trial.number, before).sample_relative(study, trial, search_space)
+        return sampler.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """See Optuna: of the first, random trials."""
-        sampler = self._sampler(trial.number, _counted(study, before=trial.number))
+        sampler = self._sampler(study, trial.number)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _sampler(self, number: int, before: int) -> TPESampler:
+    def _sampler(self, study: optuna.Study, number: int) -> TPESampler:
         if self._of[0] != number:
-            seed = int(np.random.SeedSequence([self.seed, before]).generate_state(1)[0])
+            self.turn = turn_of(study.get_trials(deepcopy=False), number)
+            seed = int(np.random.SeedSequence([self.seed, self.turn]).generate_state(1)[0])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 sampler = TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed, multivariate=True)
@@ -140,9 +146,10 @@ class TuningStudy:
                 database.render_as_string(hide_password=False),
                 engine_kwargs={"connect_args": {"timeout": _PATIENCE}} if database.drivername == "sqlite" else {},
             )
+            self._sampler = RepeatableSampler(space, seed)
             self.study = optuna.create_study(
                 storage=storage,
-                sampler=RepeatableSampler(space, seed),
+                sampler=self._sampler,
                 pruner=pruner,
                 study_name=f"linguarec-{digest[:32]}",
                 direction="maximize",
@@ -156,9 +163,8 @@ class TuningStudy:
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The completed trial with the highest value; the first of them."""
-        done = [each for each in self.trials if each.state == TrialState.COMPLETE]
-        return max(done, key=lambda each: (each.value or 0.0, -each.number), default=None)
+        """See `best_of`."""
+        return best_of(self.trials)
 
     def folder_of(self, number: int) -> Path:
         """The folder of a trial."""
@@ -172,7 +178,7 @@ class TuningStudy:
     def attempt(self, most: int) -> Iterator[Attempt | None]:
         """Begin a trial, unless there are `most` that are done or running; its folder is locked meanwhile.
 
-        A trial that the block does not tell the end of counts as failed.
+        A trial that the block does not tell the end of counts as failed, and its folder is removed.
         """
         with contextlib.ExitStack() as held:
             with owned(self.folder / _CLAIM, _PATIENCE):
@@ -181,6 +187,7 @@ class TuningStudy:
                     begun = None
                 else:
                     trial = self.study.ask(distributions(self.space))
+                    trial.set_user_attr(_TURN, self._sampler.turn)
                     trial.set_user_attr("place", self._place)
                     trial.set_user_attr("process", os.getpid())
                     folder = self.folder_of(trial.number)
@@ -190,7 +197,7 @@ class TuningStudy:
                 yield begun
             except BaseException:
                 if begun is not None:
-                    self.study.tell(begun.trial, state=TrialState.FAIL, skip_if_finished=True)
+                    self._fail(begun.trial.number)
                 raise
 
     def running(self) -> int:
@@ -217,11 +224,17 @@ class TuningStudy:
                 continue
             try:
                 with owned(self.folder_of(each.number)):
-                    self.study.tell(each.number, state=TrialState.FAIL)
-                    shutil.rmtree(self.folder_of(each.number), ignore_errors=True)
-                    log.warning("trial %d: its process is no more; it is drawn and trained again", each.number)
+                    if self._fail(each.number):
+                        log.warning("trial %d: its process is no more; it is drawn and trained again", each.number)
             except OutputError:
                 continue  # it is being trained
+
+    def _fail(self, number: int) -> bool:
+        """Mark a trial as failed and remove its folder, unless it has ended meanwhile; the caller holds its lock."""
+        failed = self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True).state == TrialState.FAIL
+        if failed:
+            shutil.rmtree(self.folder_of(number), ignore_errors=True)
+        return failed
 
     @property
     def _place(self) -> str:
@@ -238,9 +251,27 @@ def state_of(trial: FrozenTrial) -> str:
     return {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}.get(trial.state, "running")
 
 
-def _counted(study: optuna.Study, before: int) -> int:
-    """How many trials came before that of this number, without failed ones."""
-    return sum(each.number < before and each.state != TrialState.FAIL for each in study.get_trials(deepcopy=False))
+def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The completed trial with the highest value; the first of them."""
+    done = [each for each in trials if each.state == TrialState.COMPLETE]
+    return max(done, key=lambda each: (each.value or 0.0, -each.number), default=None)
+
+
+def turn_of(trials: Sequence[FrozenTrial], number: int) -> int:
+    """The lowest turn that no trial before that of this number has. Failed trials have none: theirs is taken again.
+
+    In one process it is the number of trials before it. Beside other processes, whose trials have later turns already, the
+    trial that takes the place of a failed one draws what that one drew.
+    """
+    taken: set[int] = set()
+    free = itertools.count()
+    lowest = next(free)
+    for each in trials:
+        if each.number < number and each.state != TrialState.FAIL:
+            taken.add(each.user_attrs.get(_TURN, lowest))  # none yet: another process is just beginning it
+            while lowest in taken:
+                lowest = next(free)
+    return lowest
 
 
 def database_of(folder: Path, url: str | None) -> sqlalchemy.URL:

@@ -10,10 +10,14 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.moments import moment_text
 from linguarec.data.splits import TEST, TRAIN
 from linguarec.data.splitting import times_of
-from linguarec.evaluation.report import Table
+from linguarec.evaluation.report import Section, Table
 from linguarec.runs.comparison import Compared
 
 Means = dict[str, dict[str, dict[str, float]]]  # protocol -> system -> metric -> value
+_EXPLAINED = (
+    "Every model is trained on what lies before a window of time, and tested on the targets in it; what is later is left out. "
+    "The mean counts each window once. All other figures of this report are of the newest window."
+)
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,25 @@ class Windows:
         """JSON-able form: `windows` and `mean_of_windows`."""
         return {"windows": [each.to_dict() for each in self.windows], "mean_of_windows": self.means}
 
-    def table(self, metric: str) -> Table:
+    @property
+    def systems(self) -> list[str]:
+        """Names of all systems."""
+        return list(dict.fromkeys(name for each in self.windows for of in each.medians.values() for name in of))
+
+    def section(self, metric: str) -> Section:
+        """Of the report: the table, and which windows lack a system."""
+        notes = []
+        for name in self.systems:
+            lacking = [each.first[:10] for each in self.windows if all(name not in of for of in each.medians.values())]
+            if lacking:
+                notes.append(f"{name} was not trained for the windows from {', '.join(lacking)}, so it has no mean.")
+        return Section("Windows of time", _EXPLAINED, self._table(metric), note=" ".join(notes))
+
+    def _table(self, metric: str) -> Table:
         """A row for each protocol and system: the metric in each window, and its mean."""
         means, rows = self.means, []
-        systems = dict.fromkeys(name for each in self.windows for of in each.medians.values() for name in of)
         for protocol in self.windows[-1].medians:
-            for name in systems:
+            for name in self.systems:
                 values = [each.medians.get(protocol, {}).get(name, {}).get(metric) for each in self.windows]
                 values.append(means[protocol].get(name, {}).get(metric))
                 if any(value is not None for value in values):
