@@ -25,7 +25,7 @@ from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.evaluate import Protocols, ranked_by_protocol
 from linguarec.evaluation.metrics import FloatArray
-from linguarec.evaluation.tuning import Heads, best_term
+from linguarec.evaluation.tuning import ROWS, Heads, best_term
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.ranks import full_precision
@@ -159,8 +159,12 @@ def fit_repeats(part: Part, cases: EvaluationCases, seed: int = 0) -> RepeatTerm
 
 def heads_of(data: StackData, weights: Sequence[float]) -> Heads:
     """What ndcg@10 of the weighted sum of the parts depends on."""
-    scores = torch.matmul(torch.tensor(weights, dtype=torch.float32), data.scores)
-    scores = scores.masked_fill(data.offset == -torch.inf, -torch.inf)
+    cases, _, classes = data.scores.shape
+    mix, scores = torch.tensor(weights, dtype=torch.float32), torch.empty(cases, classes)
+    for start in range(0, cases, ROWS):  # all at once, torch copies the scores of the parts
+        rows = slice(start, start + ROWS)
+        torch.matmul(mix, data.scores[rows], out=scores[rows])
+    scores.masked_fill_(data.offset == -torch.inf, -torch.inf)
     return Heads.of(scores, data.target, data.seen_case, data.seen_place, data.seen_bucket)
 
 
@@ -195,7 +199,12 @@ def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> Stac
         offset = torch.zeros(1, 1)
     else:
         shared, extra, target, places, offset = _sampled(cases, seen, items, classes, rng)
-    scores = torch.stack([scores_of_cases(part, cases, shared, extra) for part in parts], dim=1)
+    scores = scores_of_cases(parts[0], cases, shared, extra).unsqueeze(1)
+    if len(parts) > 1:  # `torch.stack` would hold the scores of all parts twice
+        first, scores = scores, scores.new_empty(len(cases), len(parts), scores.shape[2])
+        scores[:, :1] = first
+        for number, part in enumerate(parts[1:], start=1):
+            scores[:, number] = scores_of_cases(part, cases, shared, extra)
     return StackData(
         scores,
         _tensor(target),

@@ -20,6 +20,7 @@ IntArray = npt.NDArray[np.int64]
 _K = 10
 _TRIED, _ROUNDS = 32, 3  # values of a bucket tried in each round
 _GAIN = 1e-5  # of ndcg@10; less is noise
+ROWS = 512  # cases that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,18 @@ class Heads:
     @classmethod
     def of(cls, scores: Tensor, target: Tensor, seen_case: Tensor, seen_place: Tensor, seen_bucket: Tensor) -> "Heads":
         """Of scores [C, K], which are changed; -inf = no class. Other arguments as in `StackData`."""
-        least = torch.where(scores == -torch.inf, torch.inf, scores).min()  # many times as fast as a selection
-        lowest = -2.0 * float(scores.max() - least + 1)
+        parts = scores.split(ROWS)  # what is compared takes as much memory again
+        least = min(float(part.where(part != -torch.inf, torch.inf).min()) for part in parts)
+        lowest = -2.0 * (float(scores.max()) - least + 1)
         of_target = scores.gather(1, target.unsqueeze(1))
         of_seen = scores[seen_case, seen_place].double().numpy()
         is_target = seen_place == target[seen_case]
         scores[seen_case, seen_place] = -torch.inf
-        above = torch.count_nonzero(scores > of_target, dim=1)
+        bars = of_target.split(ROWS)
+        above = torch.cat([torch.count_nonzero(part > bar, dim=1) for part, bar in zip(parts, bars, strict=True)])
         scores.scatter_(1, target.unsqueeze(1), -torch.inf)
-        equal = torch.count_nonzero(scores == of_target, dim=1)
-        best = scores.topk(min(_K, scores.shape[1]), dim=1).values
+        equal = torch.cat([torch.count_nonzero(part == bar, dim=1) for part, bar in zip(parts, bars, strict=True)])
+        best = torch.cat([part.topk(min(_K, part.shape[1]), dim=1).values for part in parts])
         return cls(
             of_target.squeeze(1).double().numpy(),
             above.numpy(),
