@@ -20,6 +20,8 @@ from linguarec.data.features import FeatureInfo
 from linguarec.data.splits import evaluation_cases
 from linguarec.data.synthetic import TINY, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, SettingsError
+from linguarec.evaluation import new_items
+from linguarec.evaluation.new_items import choose_for_new
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.recommender import Recommender
 from linguarec.training.settings import TrainingSettings
@@ -97,7 +99,8 @@ def test_new_items_are_ranked_by_text_and_like_their_nearest(
     assert "new" not in {one.raw_id for one in model.recommend(["i4"], k=100)}
 
 
-def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def shop_with_held_out_items(folder: Path) -> PreparedDataset:
+    """A prepared folder with vectors of its texts, of which 15 % of the items are held out."""
     domain = generate_world(seed=1, domains=1, size=replace(TINY, users=600, items_per_taste=20))[0]
     pairs = [(user, item) for user in range(len(domain.sequences)) for item in domain.sequences[user].tolist()]
     log = {
@@ -106,10 +109,16 @@ def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: py
         "timestamp": list(range(1_700_000_000, 1_700_000_000 + len(pairs))),
     }
     items = {"item_id": [f"i{row}" for row in range(len(domain.items))], "title": [item.text for item in domain.items]}
-    prepare_table(log, tmp_path / "data", items, k_core=0, held_out_share=0.15)
-    data = PreparedDataset.open(tmp_path / "data")
+    prepare_table(log, folder, items, k_core=0, held_out_share=0.15)
+    data = PreparedDataset.open(folder)
     vectors = word_vectors(data.texts, 32).astype(np.float32)
     data.write_features("enc", vectors, FeatureInfo("enc", 32, "mean", "0" * 64, data.texts_fingerprint, "default"))
+    return data
+
+
+def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = shop_with_held_out_items(tmp_path / "data")
+    vectors = np.asarray(data.features("enc"))
     names = ("ease", "itemknn", "textknn", "ease-text")
     for name in names:
         finetune(name, data.path, tmp_path / name, split="held-out-items")
@@ -140,6 +149,29 @@ def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: py
     model.save(tmp_path / "longer")
     again = {one.raw_id: one.score for one in linguarec.load_model(tmp_path / "longer").recommend(known, k=100)}
     assert again == pytest.approx(scores, abs=1e-5)
+
+
+def test_parts_that_learned_the_texts_of_items_treated_as_new_do_not_judge_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shop_with_held_out_items(tmp_path / "data")
+    for name in ("ease", "textknn", "sasrec-text"):
+        flags: dict[str, Any] = {"transformer": SMALL, "training": QUICK} if name == "sasrec-text" else {}
+        finetune(name, data.path, tmp_path / name, split="held-out-items", **flags)
+    judges = []
+
+    def seen(parts: Any, weights: Any, as_new: Any, *others: Any) -> Any:
+        judges.append([part is not None for part in as_new(np.arange(2))])
+        return choose_for_new(parts, weights, as_new, *others)
+
+    monkeypatch.setattr(new_items, "choose_for_new", seen)
+    beside = blend([tmp_path / name for name in ("ease", "sasrec-text", "textknn")], tmp_path / "beside").new_items
+    alone = blend([tmp_path / name for name in ("ease", "sasrec-text")], tmp_path / "alone").new_items
+    assert judges == [[False, False, True], [False, True]]
+    assert beside is not None and beside["best_reader"] == "textknn"
+    assert np.flatnonzero(beside["weights"]).tolist() == [2]
+    assert alone is not None and alone["best_reader"] == "sasrec-text"
+    assert np.flatnonzero(alone["weights"]).tolist() == [1]
 
 
 def test_a_blend_of_ids_alone_refuses_new_items(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import linguarec
 from linguarec.commands.evaluate import evaluate
@@ -174,6 +175,29 @@ def test_a_new_item_is_ranked_as_one_of_the_same_text(
     assert best[0].raw_id == "new"  # the same text as the only item of the history
     [twin] = recommender.recommend([["new"]], k=1)
     assert twin[0].raw_id == dataset.raw_item_ids[7]
+
+
+@each_of("name", [name for name in NAMES if FAMILIES[name].keys_as_new is not None])
+def test_keys_as_new_are_those_of_a_log_without_the_item(
+    name: str, dataset: PreparedDataset, run_of: Callable[[str], Path], make_dataset: Any, tmp_path: Path
+) -> None:
+    item, sequences = 7, [dataset.sequences[user].tolist() for user in range(len(dataset.sequences))]
+    without = make_dataset(
+        [
+            [*(one for one in items[:-2] if one != item), *items[-2:]] for items in sequences
+        ],  # the last two train nothing
+        texts=dataset.texts,
+        features={"words": word_vectors(dataset.texts, 32)},
+        name="without",
+    )
+    assert sum(items[:-2].count(item) for items in sequences) > 3
+    finetune(name, without.path, tmp_path / "other")
+    model, other = (linguarec.load_model(run) for run in (run_of(name), tmp_path / "other"))
+    now, rows, keys_as_new = model.snapshot, np.array([item, 3]), FAMILIES[name].keys_as_new
+    assert keys_as_new is not None
+    found = keys_as_new(model.scorer, now.exact, rows, now.source.new_of(dataset, rows))
+    expected = other.snapshot.exact.keys_of(torch.from_numpy(rows))
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
 
 
 @each_of("name", [name for name in NAMES if not FAMILIES[name].carries])

@@ -14,12 +14,15 @@ from linguarec.commands.blend import blend
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
 from linguarec.families.ease.method import EASEScorer
 from linguarec.families.ease.model import EASEConfig
+from linguarec.families.ease_text.method import keys_as_new
 from linguarec.families.ease_text.model import EASEText, EASETextConfig
 from linguarec.nn.shape import CatalogueShape
+from linguarec.sources.embeddings import EmbeddingSource
 
 # Item 3 occurs twice in a sequence, item 5 nowhere.
 LOG = [[0, 1, 2], [0, 1], [3, 1, 3], [2, 0], [4], [], [4, 2, 1]]
@@ -107,6 +110,17 @@ def test_the_key_of_a_new_item_is_a_regression_on_its_text() -> None:
     keys = network.item_keys(mixed)
     np.testing.assert_allclose(keys[0], network.keys[2])
     np.testing.assert_allclose(keys[1], column_of_new(vector), atol=1e-6)
+
+
+@pytest.mark.parametrize("item", [1, 3, 5])
+def test_a_key_as_new_is_that_of_a_log_without_the_item(item: int) -> None:
+    network, items = fitted(), np.array([item, 0])
+    source = EmbeddingSource(Path(), FeatureInfo("enc", WIDTH, "mean", None, None, "default"), VECTORS[items])
+    scorer = EASEScorer(network)
+    found = keys_as_new(scorer, scorer.ranker(network.keys), items, source)
+    without = EASEText(CONFIG, CatalogueShape(ITEMS, WIDTH))
+    without.fit(Ragged.from_lists([[one for one in user if one != item] for user in LOG]), VECTORS)
+    np.testing.assert_allclose(found[0], without.keys[item], atol=1e-6)
 
 
 def test_a_new_item_of_a_history_stands_for_the_items_of_its_text() -> None:

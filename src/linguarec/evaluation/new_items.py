@@ -2,21 +2,22 @@
 
 A new item is in no training sequence. Models that read texts score it by its text, models of IDs know nothing of it: weights
 that were chosen on known items put it too low. So the items are divided into ten folds. The items of a fold are scored as if
-they were new, by each part that reads texts:
+they were new, by the parts that can say how they would score an item that nobody had:
 
 - the valid cases whose target is in the fold say how well new targets are ranked, among known and new items;
 - as many other cases say what known targets lose by the new items that come before them. The new items of the folder stand
   beside those of the fold: a catalogue full of them must not crowd out others.
 
-A new item's score is then a weighted sum of its own plus an offset. Tried are the weights of the parts that read texts, and
-each of these parts alone, at several scales, with offsets from "below all" to "above all". Taken is what has the best mean
-ndcg@10 over cases of known and of new targets (ten to one, as there are items), among those whose new targets are ranked as
-well as by the best part that reads texts: the mean difference is at least one standard error above zero, where cases of one
-item count as one observation. Items of the history are no candidates. What models of IDs give to the nearest known items was
-tried as well, and left out: it helped popular items treated as new, and not those that are new.
+A new item's score is then a weighted sum of its own plus an offset. Tried are the weights of these parts, and each of them
+alone, at several scales, with offsets from "below all" to "above all". Taken is what has the best mean ndcg@10 over cases of
+known and of new targets (ten to one, as there are items), among those whose new targets are ranked as well as by the best of
+these parts: the mean difference is at least one standard error above zero, where cases of one item count as one observation.
+Items of the history are no candidates. What models of IDs give to the nearest known items was tried as well, and left out: it
+helped popular items treated as new, and not those that are new.
 
-What a trained network learned of an item by its text cannot be taken from it without another training, so such a part looks
-better on items treated as new than it is.
+What a trained network learned of an item by its text cannot be taken from it without another training, so it looks better on
+items treated as new than it is, and would be preferred to parts that rank new items better. It is asked only where no part can
+tell what it would do without its training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ from linguarec.progress import progress_bar
 from linguarec.ranking.sums import NewItems
 
 IntArray = npt.NDArray[np.int64]
-# Rows of items -> each part as a ranker of these alone, as new ones; None = it does not read new items.
+# Rows of items -> each part as a ranker of these alone, as new ones; None = it is not asked about new items.
 AsNew = Callable[[IntArray], Sequence[Part | None]]
 
 _K = 10
@@ -43,7 +44,7 @@ _FOLDS = 10
 _MOST_CASES, _MOST_NEW = 400, 1_000  # of a fold, of each kind; items of a fold
 _NUMBERS = 1 << 26  # scores held at once: 256 MiB
 _SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
-_OFFSETS = 33  # tried for each weighting
+_OFFSETS = 129  # tried for each weighting; steps that are too wide overshoot the bar, and known items pay
 _FEWEST = 10  # new targets; with fewer nothing is chosen
 
 
@@ -52,8 +53,8 @@ class NewItemsChoice:
     """How new items are scored, and ndcg@10 on items treated as new.
 
     `new`: without rows. `new_targets`, `known_targets`: of the blend. `best_reader`: the part by number from 0 that ranks new
-    targets best; `by_reader`: its ndcg@10 of new targets. `known_alone`: that of known targets if no new item is a candidate.
-    `cases`: new targets.
+    targets best, of those that are asked; `by_reader`: its ndcg@10 of new targets. `known_alone`: that of known targets if no
+    new item is a candidate. `cases`: new targets.
     """
 
     new: NewItems
@@ -69,7 +70,7 @@ class NewItemsChoice:
 class _Tried:
     """C cases, to each of which S items are new.
 
-    `item` [C]: the target's row. `new` [C, M, S]: scores of each part, 0 of one that does not read them. `target` [C]: place
+    `item` [C]: the target's row. `new` [C, M, S]: scores of each part, 0 of one that is not asked. `target` [C]: place
     among the new items, -1 = a known one. `best` [C, 1 + M, 10]: the best scores of known items but the target, by the weighted
     sum and by each part. `known` [C]: the known target's score, and `above` [C]: how many known items score higher, ties half.
     `seen` [C, S]: new items of the history, which are no candidates.

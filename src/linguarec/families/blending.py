@@ -64,20 +64,28 @@ def blended(
 
 
 def as_if_new(parts: Sequence[Ingredient], dataset: PreparedDataset, rows: IntArray) -> list[Part | None]:
-    """The items `rows` alone, ranked by their texts by each part that reads texts, as if it had not been trained on them.
+    """The items `rows` alone, as new ones, by the parts that know how they would rank them if nobody had them; the others None.
+
+    These are the parts of families with `keys_as_new`. If there are none, the parts that read texts rank the items by these,
+    although they were trained on them.
 
     Args:
         parts: the models.
         dataset: the folder of their items.
         rows: the items.
     """
+    reads = [part.description.family.ranks_new for part in parts]
+    untrained = [part.description.family.keys_as_new is not None for part in parts]
     found: list[Part | None] = []
-    for part in parts:
-        if part.description.family.ranks_new:
-            keys = part.scorer.encode(part.source.new_of(dataset, rows), new=True)[1]
-            count = len(part.ranker)
-            ranker = part.ranker.with_added(keys).subset(count + np.arange(len(rows)))
-            found.append(Part.of(part.scorer, part.inputs, ranker))
-        else:
+    for part, wanted in zip(parts, untrained if any(untrained) else reads, strict=True):
+        if not wanted:
             found.append(None)
+            continue
+        items, keys_as_new = part.source.new_of(dataset, rows), part.description.family.keys_as_new
+        if keys_as_new is None:
+            keys = part.scorer.encode(items, new=True)[1]
+        else:
+            keys = keys_as_new(part.scorer, part.ranker, rows, items)
+        ranker = part.ranker.with_added(keys).subset(len(part.ranker) + np.arange(len(rows)))
+        found.append(Part.of(part.scorer, part.inputs, ranker))
     return found

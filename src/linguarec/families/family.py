@@ -24,6 +24,7 @@ from linguarec.families.padded import MakePadded
 from linguarec.nn.encoders import ENCODERS, EncoderConfig, SequenceEncoder, build_encoder, encoder_kind
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranges import Range
+from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.scorer import LeftOut, Scorer, VectorScorer
 from linguarec.sources.ids import IdSource
 from linguarec.sources.source import Asked, ItemSource
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 Source = TypeVar("Source", bound=ItemSource)
 Build = Callable[[Any, EncoderConfig | None, CatalogueShape], nn.Module]
 LoadScorer = Callable[[nn.Module, "ModelDescription", ItemSource, Path | None], Scorer]
+# (scorer, ranker of its items, rows of some of them, these items as new ones) -> their keys, as `Scorer.encode` returns them.
+KeysAsNew = Callable[[Scorer, ExactRanker[Any, Any], npt.NDArray[np.int64], ItemSource], Any]
 # (start, requested options) -> for each way by name: the arguments of a fine-tuning beside model and data, or the error that
 # says why this start does not support a way of its family.
 Ways = Callable[["Start", Mapping[str, Any]], Mapping[str, dict[str, Any] | CheckpointMismatchError]]
@@ -195,7 +198,8 @@ class Family:
     items, and a history is continued from a masked place behind it. `scorer`: makes keys and queries with a trained network.
     `ways`: ways to fine-tune a pre-trained model, for the comparison with training from scratch; None = none, because no
     weights carry over. `released`: reads and writes checkpoints of the released code. `padded`: the model of a
-    run for export, None = it cannot be exported.
+    run for export, None = it cannot be exported. `keys_as_new`: the keys that items of its catalogue would have if no training
+    sequence had held them; None = only another training could tell.
     """
 
     name: str
@@ -220,6 +224,7 @@ class Family:
     ways: "Ways | None" = None
     released: "Released | None" = None
     padded: MakePadded | None = None
+    keys_as_new: KeysAsNew | None = None
 
     def __repr__(self) -> str:
         return f"Family({self.name}: {self.summary})"

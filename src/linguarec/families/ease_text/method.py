@@ -1,9 +1,11 @@
 """Training of EASE with text: one stage, which solves a closed form. Its weights cannot be used for another catalogue."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from torch import nn
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 from linguarec.data.training_data import TrainingData
 from linguarec.families.closed_form import VectorOptions, plan_closed_form
@@ -13,12 +15,26 @@ from linguarec.families.family import Family, Plan, Request, Task
 from linguarec.memory import available_memory
 from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.scorer import Scorer
 from linguarec.sources.embeddings import EmbeddingSource
+from linguarec.sources.source import ItemSource
 
 
 def build(config: EASETextConfig, encoder: EncoderConfig | None, shape: CatalogueShape) -> nn.Module:
     """The network, without keys."""
     return EASEText(config, shape)
+
+
+def keys_as_new(
+    scorer: Scorer, ranker: ExactRanker[Any, Any], rows: npt.NDArray[np.int64], items: ItemSource
+) -> Tensor:
+    """Keys [n, N] of the items `rows`, each as it would be if no user had it (see `EASEText.columns_as_new`)."""
+    with torch.inference_mode():
+        of_text = scorer.encode(items, new=True)[1]
+        at = torch.from_numpy(rows).to(of_text.device)
+        return EASEText.columns_as_new(of_text, cast(DenseRanker, ranker).keys_of(at), at)
 
 
 def plan_finetuning(request: Request) -> Plan:
@@ -50,4 +66,5 @@ EASE_TEXT = Family(
     carries=False,
     closed_form=True,
     scorer=open_scorer,
+    keys_as_new=keys_as_new,
 )

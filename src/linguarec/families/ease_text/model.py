@@ -10,8 +10,12 @@ the vectors minus the mean of the catalogue, of length 1, as of a language model
 score of an item is that of EASE: the sum of B[h, i] over the history, weighted by recency.
 
 A new item j has no column in X. The same regression gives its column from its text alone, column(j) = M v(j) with
-M = text_weight P V [N, F]; for an item of the catalogue that nobody has, that is exactly the column of B. In a history, a
+M = text_weight P V [N, F]: exactly the column of B that it would have in the catalogue, if nobody had it. In a history, a
 new item stands for the items that its text is made of, with the same weights M v(j).
+
+The column that an item j of the log would have if nobody had it follows without another solution, by P without row and column
+j, which is P[h, k] - P[h, j] P[j, k] / P[j, j]: it is column(j)[h] + B[h, j] column(j)[j] for h other than j. M v(j) alone is
+another: that of a second item of the same text, beside j, which takes what the text says.
 """
 
 from dataclasses import dataclass
@@ -111,6 +115,18 @@ class EASEText(nn.Module):
         keys[~new] = self.keys.index_select(0, items.rows[~new])
         keys[new] = self._centred(items.features[new]) @ self.readout.T
         return keys
+
+    @staticmethod
+    def columns_as_new(of_text: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
+        """The columns [n, N] that items of the log would have if nobody had them, each for itself.
+
+        Args:
+            of_text: columns [n, N] by the texts of the items, as those of new items.
+            keys: [n, N] of the items.
+            rows: [n] of the items.
+        """
+        own = rows.unsqueeze(1)
+        return (of_text + keys * of_text.gather(1, own)).scatter(1, own, 0.0)
 
     def queries(self, batch: SequenceBatch, inputs: Tensor) -> Tensor:
         """Query [B, N] of each history: `decay` ^ (steps ago) at its items, and at those that its new items stand for."""

@@ -46,6 +46,11 @@ def open_scorer(network: nn.Module, description: ModelDescription, source: ItemS
     return TextKNNScorer(network)
 
 
+def keys_as_new(scorer: Scorer, ranker: ExactRanker[Any, Any], rows: npt.NDArray[np.int64], items: ItemSource) -> Any:
+    """The keys of the items: no training sequence is in them."""
+    return scorer.encode(items, new=True)[1]
+
+
 def plan_finetuning(request: Request) -> Plan:
     """One stage, over the vectors of the catalogue.
 
@@ -76,4 +81,5 @@ TEXT_KNN = Family(
     carries=False,
     closed_form=True,
     scorer=open_scorer,
+    keys_as_new=keys_as_new,
 )
