@@ -43,10 +43,12 @@ def test_only_what_was_written_by_us_is_replaced(tmp_path: Path) -> None:
         ):
             (folder / "a.csv").write_text("new")
         with (
-            pytest.raises(OutputError, match="file is a file, which --overwrite does not replace"),
+            pytest.raises(OutputError, match="file is a file, which is never replaced by a folder"),
             writing_folder(file, True, marker),
         ):
             pass
+        with pytest.raises(OutputError, match=r"file is a file[^-]*$"), writing_folder(file, False, marker):
+            pass  # --overwrite, which would be refused next, is not advised
     for path, marker in ((ours, ours_is), (same, None)):
         with writing_folder(path, True, marker) as folder:
             (folder / "a.csv").write_text("new")
@@ -59,5 +61,9 @@ def test_only_what_was_written_by_us_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writing", [writing_file, writing_folder])
 def test_a_folder_that_is_a_file(tmp_path: Path, writing: Any) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"Cannot write .*out"), writing(tmp_path / "file" / "out"):
-        pass
+    for out in (tmp_path / "file" / "out", tmp_path / "file" / "in" / "out"):
+        with (
+            pytest.raises(OutputError, match=rf"Cannot write {out}: {tmp_path}/file is a file, not a folder"),
+            writing(out),
+        ):
+            pass

@@ -4,10 +4,14 @@ import io
 import logging
 import re
 import sys
+import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from linguarec.progress import progress_bar
+from linguarec.training.callbacks import StepProgress
 
 
 def as_terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
@@ -48,3 +52,17 @@ def test_nothing_is_drawn_without_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
         inner()
         advance()
     assert screen.getvalue() == ""
+
+
+def test_the_rate_of_an_epoch_counts_the_time_of_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = as_terminal(monkeypatch)
+    trainer: Any = SimpleNamespace(current_epoch=0, num_training_batches=1, is_global_zero=True)
+    module: Any = None
+    bar = StepProgress()
+    bar.on_train_batch_start(trainer, module, batch=None, batch_idx=0)
+    time.sleep(0.05)
+    bar.on_train_batch_end(trainer, module, outputs=None, batch=None, batch_idx=0)
+    bar.on_train_epoch_end(trainer, module)
+    rates = re.findall(r"1/1.* ([\d,.]+) steps/s", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue()))
+    assert rates
+    assert 0 < float(rates[-1].replace(",", "")) <= 20  # a step took 0.05 s or more

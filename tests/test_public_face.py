@@ -24,6 +24,7 @@ from linguarec.nn.encoders import TransformerConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.recommender import Recommendation, Recommender
 from linguarec.result import Result
+from linguarec.runs.results import show_metrics
 from linguarec.sources.embeddings import EmbeddingSource
 from linguarec.training.settings import TrainingSettings
 
@@ -144,6 +145,15 @@ def test_finetune_gives_its_figures(trained: Any, folder: Path) -> None:
         "sasrec", str(folder / "data"), str(folder / "run"), transformer=SMALL, training=QUICK, resume=True
     )
     assert again == trained and type(again) is type(trained)
+
+
+def test_a_closed_form_has_no_best_epoch_to_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solved = linguarec.finetune("itemknn", str(folder / "data"), str(folder / "solved"))
+    assert repr(solved).startswith("FinetuneResult\n  itemknn, seed 0, ")
+    capsys.readouterr()
+    show_metrics(solved)
+    title = capsys.readouterr().out.splitlines()[0].strip()
+    assert title == "itemknn" and "epoch" not in repr(solved)
 
 
 def test_evaluate_gives_its_figures(trained: Any, folder: Path) -> None:

@@ -201,7 +201,7 @@ def check_free(path: Path, overwrite: bool, marker: Marker | None) -> None:
         OutputError: the path exists and may not be replaced.
     """
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
-        if not overwrite:
+        if not overwrite and path.is_dir():
             raise OutputError(
                 f"{path} exists already; choose another output folder, or pass --overwrite to replace it."
             )
@@ -322,7 +322,7 @@ def check_ours(path: Path, marker: Marker | None) -> None:
         OutputError: linguarec did not write it.
     """
     if not path.is_dir():
-        raise OutputError(f"{path} is a file, which --overwrite does not replace; choose another output folder.")
+        raise OutputError(f"{path} is a file, which is never replaced by a folder; choose another output folder.")
     if marker is not None and not _is_marked(path, marker):
         raise OutputError(
             f"{path} has no {marker.file} that linguarec wrote, so it holds something else than this command writes, and "
@@ -388,6 +388,8 @@ def _as_output_error(error: OSError, path: Path) -> OutputError:
         return OutputError(f"There is no space left for {path}: {_space(path, error)}. Free some, or write elsewhere.")
     if error.errno == errno.EBUSY:
         return OutputError(f"{path} is a mount point, which cannot be replaced as a whole; name a folder within it.")
+    if file := next((parent for parent in path.parents if parent.is_file()), None):
+        return OutputError(f"Cannot write {path}: {file} is a file, not a folder. Name another place.")
     return OutputError(f"Cannot write {path}: {error.strerror or error}. Check that the folder exists and is writable.")
 
 

@@ -71,10 +71,12 @@ def progress_bar(description: str, total: int | None, unit: str) -> Iterator[Adv
 def _rate(speed: float, unit: str) -> str:
     """A rate in units a second, or a minute where that is easier to read.
 
-    >>> _rate(1234.5, "steps"), _rate(0.05, "trials")
-    ('1,234 steps/s', '3.0 trials/min')
+    >>> _rate(1234.5, "steps"), _rate(1.46, "rounds"), _rate(0.05, "trials")
+    ('1,234 steps/s', '1.5 rounds/s', '3.0 trials/min')
     """
-    return f"{speed:,.0f} {unit}/s" if speed >= 1 else f"{60 * speed:.1f} {unit}/min"
+    if speed < 1:
+        return f"{60 * speed:.1f} {unit}/min"
+    return f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s"
 
 
 @contextmanager

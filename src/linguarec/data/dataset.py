@@ -74,10 +74,11 @@ class PreparedDataset:
         path = Path(path)
         manifest_file = path / MANIFEST_FILE
         if not manifest_file.is_file():
-            raise DataFormatError(
-                f"{path} is not a prepared dataset folder: {f'it has no {MANIFEST_FILE}' if path.exists() else absence(path)}. "
-                f"Make one with `linguarec prepare ... -o {path}`."
-            )
+            why, make = absence(path), f"Make one with `linguarec prepare ... -o {path}`."
+            if path.exists():  # something else, which must not be prepared over
+                why = f"it has no {MANIFEST_FILE}" if path.is_dir() else "it is a file"
+                make = "Name a folder that was made with `linguarec prepare ... -o FOLDER`."
+            raise DataFormatError(f"{path} is not a prepared dataset folder: {why}. {make}")
         found = read_json(manifest_file, DataFormatError, AGAIN).get("format_version")
         if found != FORMAT_VERSION:
             raise DataFormatError(

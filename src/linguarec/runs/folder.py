@@ -55,7 +55,7 @@ def training_folder(
         yield kind.of_later_process() if resume and (place / METRICS_FILE).exists() else None
         return
     with owned(output):
-        if overwrite:
+        if overwrite or output.is_file():
             check_free(output, overwrite, SETTINGS_MARKER)
         goes_on = resume and (place / SETTINGS_FILE).exists()
         done = _finished(place, output, settings, kind) if goes_on else None

@@ -48,10 +48,16 @@ class TrainingResult(Result):
     cut: LeftOut | None = None
     valid: dict[str, float]
 
-    def _lines(self) -> list[str]:
+    def best(self) -> str:
+        """Which epoch was kept, for a title; empty after a single epoch, which is also how a closed form is recorded."""
+        if self.epochs == 1:
+            return ""
         stage = "" if self.best_stage is None else f" of stage {self.best_stage}"
+        return f", best of {self.epochs} epochs: {self.best_epoch}{stage}"
+
+    def _lines(self) -> list[str]:
         return [
-            f"{self.model}, seed {self.seed}, best of {self.epochs} epochs: {self.best_epoch}{stage}, {self.seconds:,.1f} s",
+            f"{self.model}, seed {self.seed}{self.best()}, {self.seconds:,.1f} s",
             f"valid: {metrics_line(self.valid)}",
             f"run folder: {self.run}",
         ]
@@ -143,10 +149,7 @@ def remove_checkpoints(place: Path) -> None:
 
 def show_metrics(metrics: TrainingResult, note: str = "") -> None:
     """Print the metrics of the best epoch on valid and, if it was tested, on test."""
-    stage = f" of stage {metrics['best_stage']}" if "best_stage" in metrics else ""
-    table = Table(
-        title=f"{metrics['model']}, best of {metrics['epochs']} epochs: {metrics['best_epoch']}{stage} {note}".strip()
-    )
+    table = Table(title=f"{metrics.model}{metrics.best()} {note}".strip())
     names = list(metrics["valid"])
     for column in ("part", *names):
         table.add_column(column)

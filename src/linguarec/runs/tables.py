@@ -64,11 +64,17 @@ def show_figures(title: str, rows: Iterable[Sequence[str]]) -> None:
     plain_console().print(screen)
 
 
+def show_title(console: "Console", title: str) -> None:
+    """Print the title of a narrow table, such as a path, on a line of its own: rich folds a title to the table's width."""
+    console.print(title, style="table.title", highlight=False, soft_wrap=True)
+
+
 def show_files(console: "Console", folder: Path, counts: Mapping[str, int], files: Sequence[str]) -> None:
     """Print what was counted while `files` were written into `folder`, and their sizes."""
     from rich.table import Table as Screen
 
-    screen = Screen(title=str(folder), show_header=False, title_justify="left")
+    show_title(console, str(folder))
+    screen = Screen(show_header=False)
     for what, number in counts.items():
         screen.add_row(what.replace("_", " "), f"{number:,}")
     for file in files:

@@ -97,15 +97,17 @@ class StepProgress(Callback):
         self.open = ExitStack()
         self.advance: Advance | None = None
 
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Draw the bar before the first step of an epoch, or of its resumed part, so that its rate includes that step."""
+        if self.advance is None and trainer.is_global_zero:
+            description, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
+            self.advance = self.open.enter_context(progress_bar(description, total, "steps"))
+            self.advance(batch_idx)
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance the bar; the first step of an epoch, or of its resumed part, draws it."""
-        if self.advance is None:
-            description, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
-            if trainer.is_global_zero:
-                self.advance = self.open.enter_context(progress_bar(description, total, "steps"))
-                self.advance(batch_idx)
+        """Advance the bar."""
         if self.advance is not None:
             self.advance()
 

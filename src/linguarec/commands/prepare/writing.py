@@ -221,9 +221,11 @@ def write_appended(
 def _show(output: Path, manifest: "Manifest", report: Mapping[str, int]) -> None:
     from rich.table import Table
 
-    from linguarec.runs.tables import plain_console
+    from linguarec.runs.tables import plain_console, show_title
 
-    table = Table(title=f"{output} ({manifest.recipe})", show_header=False, title_justify="left")
+    console = plain_console()
+    show_title(console, f"{output} ({manifest.recipe})")
+    table = Table(show_header=False)
     table.add_column("what")
     table.add_column("number", justify="right")
     for what, number in manifest.counts.items():
@@ -231,7 +233,7 @@ def _show(output: Path, manifest: "Manifest", report: Mapping[str, int]) -> None
     for what, number in report.items():
         if number:
             table.add_row(what.replace("_", " "), f"{number:,}")
-    plain_console().print(table)
+    console.print(table)
 
 
 def duplicates_without_times(duplicates: Duplicates, interactions: str) -> Duplicates:

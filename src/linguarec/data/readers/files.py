@@ -232,7 +232,8 @@ def _check_columns(found: Sequence[str], wanted: Sequence[str], shown: Path) -> 
     if missing:
         raise DataFormatError(
             f"{shown} has no column {missing[0]!r}; its columns are {listed(found)}. "
-            "Rename one, or name another where the command has a flag for it."
+            "Rename one, or name another where the command has a flag for it (prepare table: --user-column, --item-column, "
+            "--time-column; --items-item-column of the catalogue)."
         )
 
 
