@@ -77,6 +77,15 @@ def test_a_part_that_is_named_twice_is_no_obstacle(world):
     assert sum(found.weights) == pytest.approx(0.7, abs=0.05)
 
 
+def test_directions_without_a_curvature_are_no_obstacle():
+    """As of a model that gives all items one score, with what rounding makes of 0."""
+    curvature = np.array([[-1e-7, 0.0], [0.0, 2.0]])
+    step = stacking._newton_step(
+        stacking._Loss(0.0, np.array([0.0, 1.0]), curvature), np.full(2, -9.0), np.full(2, 9.0)
+    )
+    assert step == pytest.approx([0.0, -0.5])
+
+
 def test_sampled_classes_find_the_same_law(world, monkeypatch):
     cases, parts, _ = world
     monkeypatch.setattr(stacking, "_MOST_ITEMS", 50)

@@ -326,9 +326,12 @@ class _Loss:
 
 def _newton_step(loss: _Loss, low: FloatArray, high: FloatArray) -> FloatArray:
     """The step within bounds to the minimum of the quadratic function with these derivatives."""
-    ridge = 1e-9 * np.trace(loss.curvature) * np.eye(len(low))  # two parts may be one and the same
-    root = np.linalg.cholesky(loss.curvature + ridge)
-    found = optimize.lsq_linear(root.T, -np.linalg.solve(root, loss.gradient), (low, high), method="bvls")
+    # Two parts may be one and the same, and a model may give all items one score: directions without a curvature, which
+    # rounding makes a little negative, get a small one.
+    curvatures, directions = np.linalg.eigh(loss.curvature)
+    roots = np.sqrt(np.maximum(curvatures, 1e-9 * max(1.0, float(curvatures[-1]))))
+    solved = -(directions.T @ loss.gradient) / roots
+    found = optimize.lsq_linear((directions * roots).T, solved, (low, high), method="bvls")
     return np.asarray(found.x)
 
 
