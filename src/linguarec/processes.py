@@ -163,6 +163,7 @@ def _connect() -> Any:
 def _disconnect() -> None:
     from torch import distributed
 
+    _connect.cache_clear()  # it holds the group, and with it the threads
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
