@@ -52,6 +52,30 @@ def test_every_command_has_a_documented_function(name: str):
     assert unnamed == ([] if command.options is None else ["options"])
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("tune", "--help"), 0, "usage: linguarec tune"),
+        (
+            ("tune", "ease", "data", "-o", "tuned"),
+            2,
+            "error: tune needs optuna, not installed here: pip install 'linguarec[tune]'",
+        ),
+        (("serve", "--help"), 0, "usage: linguarec serve"),
+        (("serve", "run"), 2, "error: serving needs fastapi: pip install 'linguarec[serve]'"),
+        (("export", "--help"), 0, "usage: linguarec export"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(words: tuple[str, ...], code: int, message: str, tmp_path: Path):
+    """In processes of their own, as modules that need the extras may be imported here already."""
+    hidden = "import sys; sys.modules |= dict.fromkeys(['optuna', 'fastapi', 'onnx'])"
+    program = f"{hidden}; from linguarec import cli; cli.main({list(words)})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, list(tmp_path.iterdir())) == (code, [])
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_shows_its_help(name: str, capsys: pytest.CaptureFixture[str]):
     code, out, err = run(capsys, *name.split(), "--help")

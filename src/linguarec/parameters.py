@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -212,16 +213,21 @@ def _documented(described: Any) -> dict[str, str]:
 
 @functools.cache
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Type hints of the function; names that its module imports only under TYPE_CHECKING are imported now."""
+    """Type hints of the function; those that its module imports only under TYPE_CHECKING are imported now.
+
+    Other names of such imports are left alone: their modules may need an extra that is not installed.
+    """
     module = inspect.getmodule(function)
+    needed = set(re.findall(r"\w+", " ".join(map(str, inspect.get_annotations(function).values()))))
     names: dict[str, Any] = {}
     if module is not None:
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
                 for line in node.body:
                     if isinstance(line, ast.ImportFrom) and line.module is not None:
-                        source = importlib.import_module(line.module)
-                        names |= {alias.asname or alias.name: getattr(source, alias.name) for alias in line.names}
+                        aliases = {alias.asname or alias.name: alias.name for alias in line.names}
+                        for shown in needed & aliases.keys():
+                            names[shown] = getattr(importlib.import_module(line.module), aliases[shown])
     return typing.get_type_hints(function, localns=names)
 
 

@@ -41,6 +41,14 @@ def legend_of(figure: Figure) -> list[str] | None:
     return None if legend is None else [text.get_text() for text in legend.get_texts()]
 
 
+def test_the_axis_of_a_single_epoch_has_no_fractions_of_it(tmp_path: Path, drawn: Callable[[Path], Any]) -> None:
+    file = tmp_path / "one.png"
+    plot_learning_curves(file, "Solved", "ndcg@10", {"closed form": ([0.0], [0.1])})
+    [axes] = drawn(file).axes
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [-1, 0, 1]
+
+
 def test_a_metric_by_slice(tmp_path: Path, drawn: Callable[[Path], Any]) -> None:
     file = tmp_path / "a.png"
     low = Interval(0.05, 0.05, 0.05, 50)  # rounding may put an end of an interval inside: no bar is below 0

@@ -118,6 +118,8 @@ def plot_learning_curves(
         if values:
             best = max(range(len(values)), key=lambda index: values[index])
             axes.plot(epochs[best], values[best], color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=6)
+    if {float(epoch) for epochs, _ in curves.values() for epoch in epochs} == {0.0}:
+        axes.set_xlim(-1, 1)  # else the ticks about a single epoch are fractions of it
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     _legend(axes, len(curves))
