@@ -143,6 +143,7 @@ def complete_run(
     request: "Request", plan: "Plan", results: list[Any], output: Path, show: bool = True
 ) -> "FinetuneResult":
     """Complete the folder of the training with the best weights, test them, and write and show the metrics of the run."""
+    from dataclasses import replace
     from typing import cast
 
     import numpy as np
@@ -156,7 +157,8 @@ def complete_run(
     from linguarec.runs.results import FinetuneResult, metrics_of, write_results
     from linguarec.text.cleaning import TextRules
 
-    dataset, description, place = request.dataset, plan.description, request.output
+    dataset, place = request.dataset, request.output
+    description = replace(plan.description, config=replace(plan.description.config, **(results[-1].chosen or {})))
     load_weights(plan.network, place / WEIGHTS_FILE)
     scorer = description.family.scorer(plan.network.eval(), description, plan.source, place)
     device = device_of(request.training.accelerator)  # Lightning has moved the network back
@@ -184,6 +186,7 @@ def complete_run(
         test_excluded=test["excluded"],
         test_learned=test.get("learned"),
         below_popularity=_below_popularity(request, part, recommender.repeats, valid),
+        chosen=results[-1].chosen,
     )
     write_results(place, dataset.name, result, show)
     if (warning := result.popularity_line()) is not None:

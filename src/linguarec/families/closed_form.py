@@ -1,21 +1,29 @@
-"""The one stage of families without gradient steps: what they know is computed at once."""
+"""The one stage of families without gradient steps: what they know is computed at once.
+
+Their settings say how far a log is to be trusted and whether its order counts, which differs from shop to shop by more than
+models do. So those that the user does not set are chosen on valid, from the defaults on (`linguarec.families.climbing`).
+"""
 
 import csv
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from torch import nn
 
 from linguarec.data.splits import EvaluationCases
 from linguarec.data.training_data import TrainingData
-from linguarec.evaluation.evaluate import rank_cases
+from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
+from linguarec.evaluation.metrics import FloatArray
+from linguarec.families.climbing import Climb, climb
 from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.weights import save_model
 from linguarec.files import writing_file
+from linguarec.given import given
 from linguarec.memory import peak_memory_gib
 from linguarec.processes import is_main_process
 from linguarec.ranking.scorer import Scorer
@@ -26,40 +34,105 @@ from linguarec.training.stages import PlannedStage, StageResult
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """There are no options beside the settings of the model."""
+DECAY = "decay"  # read with the histories alone: another value asks for no other weights
+METRIC = "ndcg@10"
+DEFAULTS_FLAG = "defaults"
+FIXED = "fixed"
+TRAINING = {"stop_by": "excluded"}  # settings are chosen by the metric of use: nothing was published that would compare
+# Settings are chosen on so many cases; and on fewer in a large catalogue, all of whose items are scored for each.
+_MOST_CASES, _FEWEST_CASES, _SCORES = 20_000, 2_000, 200_000_000
 
 
 @dataclass(frozen=True)
-class VectorOptions:
-    """The item vectors.
+class ClosedFormOptions:
+    """How settings are chosen.
 
     Args:
+        defaults: searched (default) or fixed; searched chooses the settings of the model that are not set by valid ndcg@10,
+            step by step from their defaults; fixed keeps the defaults
+    """
+
+    defaults: Literal["searched", "fixed"] | None = None
+
+
+@dataclass(frozen=True)
+class VectorOptions(ClosedFormOptions):
+    """The item vectors, and how settings are chosen.
+
+    Args:
+        defaults: searched (default) or fixed; searched chooses the settings of the model that are not set by valid ndcg@10,
+            step by step from their defaults; fixed keeps the defaults
         features: name of the item text vectors; not needed if the folder has one kind
     """
 
     features: str | None = None
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What a family does in closed form.
+
+    `fit`: computes what the network knows of the training sequences, by the settings `network.config`. `scorer`: of the
+    network. `climbs`: the settings that are chosen, in this order. `needs`: what a fit needs, for the log; called when the
+    training begins, so it may measure.
+    """
+
+    fit: Callable[[Any, TrainingData], None]
+    scorer: Callable[[nn.Module], Scorer]
+    climbs: Sequence[Climb]
+    needs: Callable[[], str]
+
+
+class _Fitted:
+    """A network, and the settings that it was fitted with."""
+
+    def __init__(self, network: Any, recipe: Recipe, data: TrainingData, source: ItemSource, exclude: bool) -> None:
+        self.network, self._recipe, self._data, self._source, self._exclude = network, recipe, data, source, exclude
+        self.scorer = recipe.scorer(network)
+        self._settings: dict[str, Any] | None = None
+        self._encoded: tuple[Any, Any] = (None, None)
+
+    def with_settings(self, config: Any) -> None:
+        """Fit again, unless only what is read with the histories is different."""
+        self.network.config = config
+        fitted = {name: value for name, value in asdict(config).items() if name != DECAY}
+        if fitted == self._settings:
+            return
+        started, self._encoded = time.perf_counter(), (None, None)
+        self._recipe.fit(self.network, self._data)
+        inputs, keys = self.scorer.encode(self._source)
+        self._settings, self._encoded = fitted, (inputs, self.scorer.ranker(keys))
+        if is_main_process():
+            log.info("solved in %.1f s", time.perf_counter() - started)
+
+    def ranked(self, config: Any, cases: EvaluationCases) -> EvaluationResult:
+        """The ranks of the targets with some settings."""
+        self.with_settings(config)
+        return rank_cases(self.scorer, *self._encoded, cases, exclude_history=self._exclude)
+
+
 @dataclass(frozen=True, eq=False)
 class Solve:
-    """Computes what the model knows, validates it once, and keeps it. There is nothing to resume: it starts again."""
+    """Computes what the model knows, validates it, and keeps it. There is nothing to resume: it starts again.
 
-    compute: Callable[[], None]
-    scorer: Scorer
+    `climbs`: the settings to choose. `seed`: of the cases that they are chosen on, where there are very many.
+    """
+
+    fitted: _Fitted
     description: ModelDescription
-    source: ItemSource
     valid: EvaluationCases
+    climbs: Sequence[Climb]
+    seed: int
 
     def run(self, folder: Path, resume: bool) -> StageResult:
         """See `linguarec.training.stages.Runnable`."""
         started = time.perf_counter()
-        self.compute()
+        config = self._chosen()
+        self.fitted.with_settings(config)
         solved = time.perf_counter()
-        inputs, keys = self.scorer.encode(self.source)
-        valid = rank_cases(self.scorer, inputs, self.scorer.ranker(keys), self.valid).means()
+        valid = self.fitted.ranked(config, self.valid).means()
         seconds, valid_seconds = solved - started, time.perf_counter() - solved
+        chosen = {each.name: getattr(config, each.name) for each in self.climbs}
         if is_main_process():
             row = {
                 "epoch": 0,
@@ -76,49 +149,84 @@ class Solve:
                 writer = csv.DictWriter(file, fieldnames=list(row))
                 writer.writeheader()
                 writer.writerow(row)
-            save_model(self.scorer.network, self.description, folder)
+            save_model(self.fitted.network, replace(self.description, config=config), folder)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in valid.items())
-            log.info("solved in %.1f s  valid %s  %.1f s", seconds, shown, valid_seconds)
-        return StageResult(valid, best_epoch=0, epochs=1, steps=0, seconds=seconds + valid_seconds)
+            log.info("%.1f s  valid %s  %.1f s", seconds, shown, valid_seconds)
+        return StageResult(
+            valid, best_epoch=0, epochs=1, steps=0, seconds=seconds + valid_seconds, chosen=chosen or None
+        )
+
+    def _chosen(self) -> Any:
+        """The settings, those to choose chosen."""
+        config = self.description.config
+        if not self.climbs:
+            return config
+        items = self.description.shape.num_items
+        most = max(_FEWEST_CASES, min(_MOST_CASES, _SCORES // max(1, items)))
+        drawn = np.sort(np.random.default_rng(self.seed).permutation(len(self.valid))[:most])
+        cases = self.valid.select(drawn)
+
+        def measure(settings: Any) -> FloatArray:
+            found = self.fitted.ranked(settings, cases).per_user([10])[METRIC]
+            if is_main_process():
+                log.info("tried %s: valid %s %.4f", self._shown(settings), METRIC, found.mean())
+            return found
+
+        config = climb(config, self.climbs, measure)
+        if is_main_process():
+            log.info("chosen on %d valid targets: %s", len(cases), self._shown(config))
+        return config
+
+    def _shown(self, config: Any) -> str:
+        return ", ".join(
+            f"{name} {getattr(config, name):g}" for name in dict.fromkeys(each.name for each in self.climbs)
+        )
 
 
-def plan_closed_form(
-    request: Request,
-    source: ItemSource,
-    scorer_of: Callable[[nn.Module], Scorer],
-    fit: Callable[[Any, TrainingData], None],
-    needs: Callable[[], str],
-) -> Plan:
+def plan_closed_form(request: Request, source: ItemSource, recipe: Recipe) -> Plan:
     """The plan of a family whose network is fitted at once.
 
     Args:
         request: the requested training.
         source: all items of the folder.
-        scorer_of: makes the scorer of the network.
-        fit: computes what the network knows of the training sequences.
-        needs: says what it needs, for the log; called when the training begins, so it may measure.
+        recipe: of the family.
 
     Raises:
         DataFormatError: there are no training targets, or no valid cases.
     """
     family, training = request.family, request.training
-    description = ModelDescription(family, request.config or family.config(), None, source.shape)
+    config = request.config or family.config()
+    description = ModelDescription(family, config, None, source.shape)
     network = description.build()
-    scorer = scorer_of(network)
     data = TrainingData.of(
-        request.dataset, request.split, request.users, training.valid_users, request.seed, scorer.max_length
+        request.dataset,
+        request.split,
+        request.users,
+        training.valid_users,
+        request.seed,
+        recipe.scorer(network).max_length,
     )
+    searched = request.options.defaults != FIXED
+    climbs = [each for each in recipe.climbs if searched and each.name not in given(config)]
 
     def begin() -> None:
         if is_main_process():
             log.info(
-                "%s is solved at once: of --training.* only valid_users and accelerator are read. %s",
+                "%s is solved at once: of --training.* only valid_users, stop_by and accelerator are read. %s",
                 family.name,
-                needs(),
+                recipe.needs(),
             )
+            if names := dict.fromkeys(each.name for each in climbs):
+                log.info(
+                    "%s: chosen on valid by several such fits; --%s %s keeps the defaults",
+                    ", ".join(names),
+                    DEFAULTS_FLAG,
+                    FIXED,
+                )
 
     def make(before: Sequence[StageResult]) -> Solve:
-        return Solve(lambda: fit(network, data), scorer, description, source, data.valid)
+        fitted = _Fitted(network, recipe, data, source, training.exclude_history)
+        return Solve(fitted, description, data.valid, climbs, request.seed)
 
     stages = [PlannedStage("", "", make)]
     return Plan(description, network, source, stages, request.options, None, source.settings(), begin)

@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 from linguarec.data.dataset import PreparedDataset
+from linguarec.families.closed_form import DEFAULTS_FLAG, FIXED
 from linguarec.families.family import Family, Start
 from linguarec.families.flags import option_types
 from linguarec.families.next_item import NextItemOptions
@@ -69,6 +70,8 @@ def arguments_of_update(start: Start, dataset: PreparedDataset, asked: Mapping[s
         options[kind] = encoder
         if "sequence_encoder" in hints:
             options["sequence_encoder"] = kind
+    if DEFAULTS_FLAG in hints:  # the settings of the run are those that it chose
+        options[DEFAULTS_FLAG] = FIXED
     return {"config": start.description.config, **options, **names}
 
 

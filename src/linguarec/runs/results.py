@@ -69,20 +69,29 @@ class FinetuneResult(TrainingResult):
 
     `test`: metrics of the best weights, with the items of the history among the candidates; `test_excluded`: without them;
     `test_learned`: with the repeat term. The latter two are None in a run of an earlier version. `below_popularity`: where
-    ranking by popularity alone is better on valid (protocol -> ndcg@10 of both), and what to `try`; None = nowhere.
+    ranking by popularity alone is better on valid (protocol -> ndcg@10 of both), and what to `try`; None = nowhere. `chosen`:
+    settings of the model that were chosen on valid; None = none.
     """
 
     test: dict[str, float]
     test_excluded: dict[str, float] | None = None
     test_learned: dict[str, float] | None = None
     below_popularity: dict[str, Any] | None = None
+    chosen: dict[str, Any] | None = None
 
     def _lines(self) -> list[str]:
         *lines, folder = super()._lines()
         tests = {"test": self.test, "excluded": self.test_excluded, "learned": self.test_learned}
         warning = self.popularity_line()
         shown = [f"{name}: {metrics_line(found)}" for name, found in tests.items() if found]
-        return [*lines, *shown, folder, *([] if warning is None else [warning])]
+        chosen = ", ".join(f"{name} {value:g}" for name, value in (self.chosen or {}).items())
+        return [
+            *lines,
+            *([f"chosen on valid: {chosen}"] if chosen else []),
+            *shown,
+            folder,
+            *([] if warning is None else [warning]),
+        ]
 
     def popularity_line(self) -> str | None:
         """That popularity does better, and what may serve better; None = it does not."""

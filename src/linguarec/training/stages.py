@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import nn
 
@@ -32,7 +32,7 @@ class StageResult:
 
     `valid`: the metrics of its best epoch; empty if no epoch was better than the previous stage, or without validation; then
     `best_epoch` is -1. `before`: the monitored metric before its first step; None = not measured. `steps`: optimiser steps
-    taken.
+    taken. `chosen`: settings of the model that the stage chose itself; None = none.
     """
 
     valid: Metrics
@@ -41,6 +41,7 @@ class StageResult:
     steps: int
     seconds: float
     before: float | None = None
+    chosen: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families.blend.items import BlendInputs, BlendSource, part_folders
 from linguarec.families.blend.model import Blend, BlendConfig
 from linguarec.families.blend.padded import side_by_side
-from linguarec.families.closed_form import NoOptions
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.families.padded import PaddedModel
 from linguarec.families.weights import PARTS_FOLDER, save_model
@@ -237,6 +236,11 @@ def open_padded(scorer: Scorer, inputs: Any, ranker: ExactRanker[Any, Any]) -> P
         reasons = "; ".join(f"{part['model']}: {part['reason']}" for part in left_out)
         raise SettingsError([f"no part of this blend can be exported ({reasons})"])
     return side_by_side(kept, weights, offset, left_out)
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A blend is not trained."""
 
 
 def refuse_finetuning(request: Request) -> Plan:

@@ -12,7 +12,8 @@ from torch import nn
 from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.ragged import Ragged
 from linguarec.errors import SettingsError
-from linguarec.families.closed_form import NoOptions, plan_closed_form
+from linguarec.families.climbing import Climb
+from linguarec.families.closed_form import DECAY, TRAINING, ClosedFormOptions, Recipe, plan_closed_form
 from linguarec.families.ease.model import EASE, EASEConfig, memory_needed, seconds_needed
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.memory import available_memory
@@ -25,6 +26,8 @@ from linguarec.sources.ids import IdSource
 from linguarec.sources.inputs import VectorInputs
 from linguarec.sources.source import ItemSource
 
+# The order first, as it asks for no other weights, and again with the weights that were chosen.
+CLIMBS = (Climb(DECAY, 0.1), Climb("regularisation", 2), Climb("length_damping", 0.5), Climb(DECAY, 0.1))
 _QUERY_NUMBERS_AT_ONCE = 1 << 26  # 256 MB: a query is as long as the catalogue
 
 
@@ -72,13 +75,10 @@ def plan_finetuning(request: Request) -> Plan:
     """
     source = IdSource.choose(request.dataset, {})
     check_memory(len(source), available_memory())
-    return plan_closed_form(
-        request,
-        source,
-        EASEScorer,
-        lambda network, data: network.fit(data.sequences),
-        lambda: resources_needed(len(source)),
+    recipe = Recipe(
+        lambda network, data: network.fit(data.sequences), EASEScorer, CLIMBS, lambda: resources_needed(len(source))
     )
+    return plan_closed_form(request, source, recipe)
 
 
 def check_memory(num_items: int, available: int | None) -> None:
@@ -125,11 +125,12 @@ EASE_FAMILY = Family(
     config=EASEConfig,
     build=build,
     source=IdSource,
-    finetuning=Task(NoOptions, plan_finetuning),
+    finetuning=Task(ClosedFormOptions, plan_finetuning),
     encoders={},
     per_item=("keys",),
     carries=False,
     ranks_new=False,
     closed_form=True,
+    training=TRAINING,
     scorer=open_scorer,
 )

@@ -2,12 +2,13 @@
 
 A linear model of items by items, without gradient steps. X [users, N] is 1 where a training sequence holds the item, else 0:
 
-    G = X'X + regularisation I        P = inverse(G)        B = -P / diag(P), column by column, zero diagonal
+    G = X'DX + regularisation I       P = inverse(G)        B = -P / diag(P), column by column, zero diagonal
 
-B minimises |X - XB|^2 + regularisation |B|^2 under a zero diagonal (equations 3 to 8 of the paper). The score of item i is the
-sum of B[h, i] over the items h of the history. Here the sum is weighted by recency, `decay` ^ (steps ago), where the last item
-of the history is 0 steps ago; the paper has no order, which is `decay` 1. An item that occurs several times counts once, at its
-last occurrence, as X counts it once.
+B minimises |X - XB|^2 + regularisation |B|^2 under a zero diagonal (equations 3 to 8 of the paper), where D is the identity in
+the paper and here weighs the users by the length of their sequences: a user with n items has n^2 pairs in X'X, so that few long
+sequences decide; n ^ -length_damping counters that. The score of item i is the sum of B[h, i] over the items h of the history.
+Here the sum is weighted by recency, `decay` ^ (steps ago), where the last item of the history is 0 steps ago; the paper has no
+order, which is `decay` 1. An item that occurs several times counts once, at its last occurrence, as X counts it once.
 
 As query . key: the key of item i is column i of B, the query is the history as a weighted multi-hot vector, [N] both. A new
 item has no column.
@@ -24,7 +25,7 @@ from scipy.linalg import lapack
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
-from linguarec.checks import LARGEST, above_zero, refuse
+from linguarec.checks import LARGEST, above_zero, fractions, refuse
 from linguarec.data.ragged import Ragged
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranges import tuned
@@ -40,13 +41,16 @@ class EASEConfig:
     Args:
         regularisation: lambda of the paper, added to the diagonal; larger values trust rare items less.
         decay: weight of a history's item relative to the one after it; 1 = order does not count.
+        length_damping: a user with n items counts n ^ -length_damping; 0 = all users alike, so that long histories, which
+            have more pairs of items, count most; 1 = the pairs of a user count about as much as the items.
     """
 
     regularisation: float = tuned(400.0, low=5.0, high=5_000.0, log=True)
     decay: float = tuned(0.7, low=0.1, high=1.0)
+    length_damping: float = tuned(0.0, low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        problems = above_zero(self, "regularisation", "decay")
+        problems = above_zero(self, "regularisation", "decay") + fractions(self, "length_damping")
         if self.regularisation > _LARGEST_REGULARISATION:
             problems.append(
                 f"regularisation is {self.regularisation}; it must be at most {_LARGEST_REGULARISATION:,.0f}"
@@ -77,7 +81,8 @@ class EASE(nn.Module):
 
     def fit(self, sequences: Ragged) -> None:
         """Compute the keys from the training sequences of item rows."""
-        weights = item_weights(sequences, self.shape.num_items, self.config.regularisation)
+        self.keys = self.keys[:0]  # of an earlier fit: they are N^2 numbers
+        weights = item_weights(sequences, self.shape.num_items, self.config)
         self.keys = torch.from_numpy(weights.T).contiguous().to(self.keys.device)
 
     def item_inputs(self, items: ItemBatch) -> Tensor:
@@ -133,15 +138,15 @@ def seconds_needed(num_items: int, tried: int = 1_536) -> float:
     return (time.perf_counter() - started) * (num_items / size) ** 3
 
 
-def item_weights(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArray[np.float32]:
+def item_weights(sequences: Ragged, num_items: int, config: EASEConfig) -> npt.NDArray[np.float32]:
     """B [N, N] float32, solved in float64; `B[h, i]`: what item h in a history adds to the score of item i.
 
     Args:
         sequences: item rows, a sequence for each user.
         num_items: N.
-        regularisation: above 0, so that G is positive definite.
+        config: regularisation and damping.
     """
-    return weights_of(inverse_of(gram(sequences, num_items, regularisation)))
+    return weights_of(inverse_of(gram(sequences, num_items, config)))
 
 
 def weights_of(inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -155,16 +160,21 @@ def weights_of(inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return weights
 
 
-def gram(sequences: Ragged, num_items: int, regularisation: float) -> npt.NDArray[np.float64]:
-    """G = X'X + regularisation I."""
+def gram(sequences: Ragged, num_items: int, config: EASEConfig) -> npt.NDArray[np.float64]:
+    """G = X'DX + regularisation I, where D keeps the number of interactions that X has in all."""
     values = np.asarray(sequences.values, dtype=np.int64)
     interactions = sparse.csr_array(
         (np.ones(len(values), dtype=np.float32), values, sequences.offsets.copy()), shape=(len(sequences), num_items)
     )
     interactions.sum_duplicates()
     interactions.data[:] = 1
+    if config.length_damping:
+        lengths = np.diff(interactions.indptr).astype(np.float64)
+        counts = np.maximum(lengths, 1) ** -config.length_damping
+        counts *= lengths.sum() / (counts @ lengths)
+        interactions.data = np.repeat(np.sqrt(counts), np.diff(interactions.indptr)).astype(np.float32)
     found: npt.NDArray[np.float64] = (interactions.T @ interactions).toarray().astype(np.float64)
-    found[np.diag_indices(num_items)] += regularisation
+    found[np.diag_indices(num_items)] += config.regularisation
     return found
 
 

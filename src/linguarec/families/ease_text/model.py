@@ -3,7 +3,7 @@
 Item-item weights that have to explain two matrices at once, the log X [users, N] and the items' text vectors V [N, F]:
 
     B minimises |X - XB|^2 + text_weight |V' - V'B|^2 + regularisation |B|^2 under a zero diagonal
-    G = X'X + text_weight V V' + regularisation I        P = inverse(G)        B = -P / diag(P), column by column
+    G = X'DX + text_weight V V' + regularisation I       P = inverse(G)        B = -P / diag(P), column by column
 
 so that each row of V' stands beside the users as one more that "has" every item, to the degree that its text says. V holds
 the vectors minus the mean of the catalogue, of length 1, as of a language model's vectors the mean is the largest part. The
@@ -43,6 +43,7 @@ class EASETextConfig(EASEConfig):
     Args:
         regularisation: lambda of EASE, added to the diagonal; larger values trust rare items less.
         decay: weight of a history's item relative to the one after it; 1 = order does not count.
+        length_damping: as of EASE, a user with n items counts n ^ -length_damping.
         text_weight: how much the texts count beside the log: one dimension of a text vector with a variance of 1 counts as
             this many users.
     """
@@ -89,7 +90,8 @@ class EASEText(nn.Module):
         device = self.keys.device
         self.mean.copy_(torch.from_numpy(vectors.mean(axis=0, dtype=np.float64).astype(np.float32)))
         texts = self._centred(torch.tensor(vectors, device=device)).double().cpu().numpy()
-        matrix = gram(sequences, self.shape.num_items, self.config.regularisation)
+        self.keys = self.keys[:0]  # of an earlier fit: they are N^2 numbers
+        matrix = gram(sequences, self.shape.num_items, self.config)
         for start in range(0, len(matrix), _ROWS_AT_ONCE):
             matrix[start : start + _ROWS_AT_ONCE] += self.config.text_weight * (
                 texts[start : start + _ROWS_AT_ONCE] @ texts.T

@@ -16,7 +16,8 @@ from linguarec.batching.histories import TOKENS_PER_BATCH, by_length
 from linguarec.checks import LARGEST
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError
-from linguarec.families.closed_form import NoOptions, plan_closed_form
+from linguarec.families.climbing import Climb
+from linguarec.families.closed_form import DECAY, TRAINING, ClosedFormOptions, Recipe, plan_closed_form
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.families.itemknn.model import ItemKNN, ItemKNNConfig, history_weights
 from linguarec.files import writing_file
@@ -168,13 +169,13 @@ def plan_finetuning(request: Request) -> Plan:
     """
     source = IdSource.choose(request.dataset, {})
     config = request.config or ItemKNNConfig()
-    return plan_closed_form(
-        request,
-        source,
-        ItemKNNScorer,
+    recipe = Recipe(
         lambda network, data: network.fit(data.sequences),
+        ItemKNNScorer,
+        [Climb(DECAY, 0.1)],
         lambda: f"{len(source):,} items with up to {config.neighbours} neighbours each",
     )
+    return plan_closed_form(request, source, recipe)
 
 
 ITEM_KNN = Family(
@@ -183,11 +184,12 @@ ITEM_KNN = Family(
     config=ItemKNNConfig,
     build=build,
     source=IdSource,
-    finetuning=Task(NoOptions, plan_finetuning),
+    finetuning=Task(ClosedFormOptions, plan_finetuning),
     encoders={},
     per_item=("similarity",),
     carries=False,
     ranks_new=False,
     closed_form=True,
+    training=TRAINING,
     scorer=open_scorer,
 )

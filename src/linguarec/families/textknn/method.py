@@ -10,7 +10,8 @@ from torch import nn
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.training_data import TrainingData
-from linguarec.families.closed_form import VectorOptions, plan_closed_form
+from linguarec.families.climbing import Climb
+from linguarec.families.closed_form import DECAY, TRAINING, Recipe, VectorOptions, plan_closed_form
 from linguarec.families.family import Family, ModelDescription, Plan, Request, Task
 from linguarec.families.textknn.model import TextKNN, TextKNNConfig
 from linguarec.nn.encoders import EncoderConfig
@@ -67,7 +68,8 @@ def plan_finetuning(request: Request) -> Plan:
             total += chunk.features.double().sum(dim=0)
         network.mean.copy_((total / max(1, len(source))).float())
 
-    return plan_closed_form(request, source, TextKNNScorer, fit, lambda: "Nothing is trained")
+    recipe = Recipe(fit, TextKNNScorer, [Climb(DECAY, 0.1)], lambda: "Nothing is trained")
+    return plan_closed_form(request, source, recipe)
 
 
 TEXT_KNN = Family(
@@ -80,6 +82,7 @@ TEXT_KNN = Family(
     encoders={},
     carries=False,
     closed_form=True,
+    training=TRAINING,
     scorer=open_scorer,
     keys_as_new=keys_as_new,
 )
