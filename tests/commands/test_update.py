@@ -79,9 +79,8 @@ def new_ids(shop: Shop) -> list[str]:
 def trained(name: str, dataset: PreparedDataset, run: Path, **arguments: Any) -> Path:
     closed = FAMILIES[name].closed_form
     config = replace(FAMILIES[name].config(), decay=0.9) if closed else None
-    finetune(
-        name, dataset.path, run, config, **({} if closed else {"transformer": SMALL, "training": QUICK}), **arguments
-    )
+    options = {"defaults": "fixed"} if closed else {"transformer": SMALL, "training": QUICK}
+    finetune(name, dataset.path, run, config, **options, **arguments)
     return run
 
 

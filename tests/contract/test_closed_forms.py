@@ -152,6 +152,32 @@ def test_a_finished_run_is_not_fitted_again_and_a_killed_one_is(
     assert json.loads((run / "config.json").read_text())["config"]["decay"] == 0.5
 
 
+@each_of("name", NAMES)
+def test_settings_that_are_not_set_are_chosen_on_valid(
+    name: str, make_dataset: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The shop's order says nothing: of each user's items, which all are of one kind, any one may come last."""
+    rng = np.random.default_rng(0)
+    kinds = [rng.permutation(12)[:8] + 12 * (user % 4) for user in range(400)]
+    texts = [f"kind {item // 12} {item}" for item in range(48)]
+    data = make_dataset(
+        [items.tolist() for items in kinds], texts=texts, features={"words": word_vectors(texts, 32)}
+    ).path
+    fixed = finetune(name, data, tmp_path / "fixed", defaults="fixed")
+    with caplog.at_level("INFO"):
+        found = finetune(name, data, tmp_path / "run")
+    assert fixed.chosen is None and found.chosen is not None
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert found.chosen.items() <= config.items()
+    assert found.valid["ndcg@10"] >= fixed.valid["ndcg@10"]
+    assert "--defaults fixed keeps the defaults" in caplog.text and "chosen on 400 valid targets: " in caplog.text
+    assert linguarec.load_model(tmp_path / "run").scorer.network.config.decay == config["decay"]
+    # What is set is not chosen, equal to the default or not.
+    own = FAMILIES[name].config(decay=0.3)
+    assert "decay" not in (finetune(name, data, tmp_path / "own", own).chosen or {})
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["config"]["decay"] == 0.3
+
+
 @each_of("name", [name for name in NAMES if not FAMILIES[name].ranks_new])
 def test_new_items_are_refused_where_they_cannot_be_ranked(
     name: str, run_of: Callable[[str], Path], make_dataset: Any
@@ -179,7 +205,7 @@ def test_a_new_item_is_ranked_as_one_of_the_same_text(
 
 @each_of("name", [name for name in NAMES if FAMILIES[name].keys_as_new is not None])
 def test_keys_as_new_are_those_of_a_log_without_the_item(
-    name: str, dataset: PreparedDataset, run_of: Callable[[str], Path], make_dataset: Any, tmp_path: Path
+    name: str, dataset: PreparedDataset, make_dataset: Any, tmp_path: Path
 ) -> None:
     item, sequences = 7, [dataset.sequences[user].tolist() for user in range(len(dataset.sequences))]
     without = make_dataset(
@@ -191,8 +217,9 @@ def test_keys_as_new_are_those_of_a_log_without_the_item(
         name="without",
     )
     assert sum(items[:-2].count(item) for items in sequences) > 3
-    finetune(name, without.path, tmp_path / "other")
-    model, other = (linguarec.load_model(run) for run in (run_of(name), tmp_path / "other"))
+    for data, run in ((dataset, "run-with"), (without, "run-without")):
+        finetune(name, data.path, tmp_path / run, defaults="fixed")
+    model, other = (linguarec.load_model(tmp_path / run) for run in ("run-with", "run-without"))
     now, rows, keys_as_new = model.snapshot, np.array([item, 3]), FAMILIES[name].keys_as_new
     assert keys_as_new is not None
     found = keys_as_new(model.scorer, now.exact, rows, now.source.new_of(dataset, rows))

@@ -186,7 +186,7 @@ def test_it_is_a_part_of_a_blend(dataset: PreparedDataset, run: Path, tmp_path: 
         name: json.loads((path / "metrics.json").read_text()) for name, path in (("t", run), ("c", tmp_path / "counts"))
     }
     best = max(part["valid"]["ndcg@10"] for part in parts.values())
-    assert found["valid"]["kept"]["ndcg@10"] >= best - 1e-9
+    assert found["valid"]["excluded"]["ndcg@10"] >= best - 1e-9
 
 
 def test_what_does_not_fit_is_refused(

@@ -1,4 +1,4 @@
-"""Chooses settings of a model that is fitted at once: from the defaults uphill by valid metrics, one setting after the other."""
+"""Chooses settings of a model that is fitted at once: from the defaults uphill by valid metrics, one setting after another."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

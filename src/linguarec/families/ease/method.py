@@ -106,7 +106,7 @@ def check_memory(num_items: int, available: int | None) -> None:
 def resources_needed(num_items: int) -> str:
     """The memory and time that a catalogue needs, in a sentence. It tries a small inverse for that."""
     needed = memory_needed(num_items)
-    return f"{num_items:,} items need up to {_gib(needed)} and about {_span(seconds_needed(num_items))}"
+    return f"{num_items:,} items need up to {_gib(needed)} and about {_span(seconds_needed(num_items))} a solution"
 
 
 def _span(seconds: float) -> str:
