@@ -60,7 +60,7 @@ NEXT_ITEM = "models that predict the next item: --ties shuffled"
             1.0,
             "1",
             [
-                *(f"{command} --model.decay 1" for command in CLOSED_FORM),
+                *CLOSED_FORM,
                 f"{NEXT_ITEM} --sequence-encoder pooling --history-in-softmax excluded --training.stop_by excluded",
             ],
         ),

@@ -44,7 +44,12 @@ def test_every_model_declares_ranges_that_hold_its_defaults(name: str) -> None:
 
 
 def test_what_is_searched() -> None:
-    assert flags(space("ease-text")) == ["model.regularisation", "model.decay", "model.text_weight"]
+    assert flags(space("ease-text")) == [
+        "model.regularisation",
+        "model.decay",
+        "model.length_damping",
+        "model.text_weight",
+    ]
     assert set(flags(space("unisrec"))) == {
         "model.adaptor_dropout",
         "model.temperature",

@@ -86,18 +86,12 @@ def describe(data: Path) -> dict[str, Any]:
 
 def _advice(ties: "TiedNeighbours") -> list[str]:
     """What to try first, in this order; none where timestamps order the interactions."""
-    from dataclasses import fields
-
     from linguarec.families import FAMILIES
 
     if not ties.baskets:
         return []
-    # They count what occurs together, and with a decay of 1 in whatever order.
-    unordered = [
-        f"linguarec finetune {name} DATA -o RUN{' --model.decay 1' if ties.sets else ''}"
-        for name, family in FAMILIES.items()
-        if family.closed_form and "decay" in [field.name for field in fields(family.config)]
-    ]
+    # They count what occurs together, and find out by themselves whether its order says something.
+    unordered = [f"linguarec finetune {name} DATA -o RUN" for name, family in FAMILIES.items() if family.closed_form]
     settings = "--ties shuffled"
     if ties.sets:
         settings += " --sequence-encoder pooling --history-in-softmax excluded --training.stop_by excluded"
