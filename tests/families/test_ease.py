@@ -194,6 +194,18 @@ def test_memory_and_time_are_told_before_it_starts(
         assert f"{dataset.num_items} items need up to 3.0 GiB and about {shown} a solution" in before
 
 
+def test_a_large_catalogue_chooses_its_decay_alone_unless_asked(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(method, "SLOW", dataset.num_items)
+    with caplog.at_level("INFO"):
+        found = finetune("ease", dataset.path, tmp_path / "unasked")
+    assert list(found.chosen or {}) == ["decay"]
+    assert "regularisation, length_damping: kept, because each try takes minutes; --defaults searched" in caplog.text
+    asked = finetune("ease", dataset.path, tmp_path / "asked", defaults="searched")
+    assert list(asked.chosen or {}) == ["decay", "regularisation", "length_damping"]
+
+
 def test_the_time_grows_with_the_cube_of_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()  # a second goes by from one look to the next
     monkeypatch.setattr("linguarec.families.ease.model.time.perf_counter", lambda: float(next(clock)))

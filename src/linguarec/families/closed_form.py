@@ -38,6 +38,7 @@ DECAY = "decay"  # read with the histories alone: another value asks for no othe
 METRIC = "ndcg@10"
 DEFAULTS_FLAG = "defaults"
 FIXED = "fixed"
+SEARCHED = "searched"
 TRAINING = {"stop_by": "excluded"}  # settings are chosen by the metric of use: nothing was published that would compare
 # Settings are chosen on so many cases; and on fewer in a large catalogue, all of whose items are scored for each.
 _MOST_CASES, _FEWEST_CASES, _SCORES = 20_000, 2_000, 200_000_000
@@ -48,8 +49,8 @@ class ClosedFormOptions:
     """How settings are chosen.
 
     Args:
-        defaults: searched (default) or fixed; searched chooses the settings of the model that are not set by valid ndcg@10,
-            step by step from their defaults; fixed keeps the defaults
+        defaults: searched or fixed; searched chooses the settings of the model that are not set by valid ndcg@10, step by step
+            from their defaults; fixed keeps the defaults; searched by default, but where a fit takes minutes the decay alone
     """
 
     defaults: Literal["searched", "fixed"] | None = None
@@ -60,8 +61,8 @@ class VectorOptions(ClosedFormOptions):
     """The item vectors, and how settings are chosen.
 
     Args:
-        defaults: searched (default) or fixed; searched chooses the settings of the model that are not set by valid ndcg@10,
-            step by step from their defaults; fixed keeps the defaults
+        defaults: searched or fixed; searched chooses the settings of the model that are not set by valid ndcg@10, step by step
+            from their defaults; fixed keeps the defaults; searched by default, but where a fit takes minutes the decay alone
         features: name of the item text vectors; not needed if the folder has one kind
     """
 
@@ -74,13 +75,14 @@ class Recipe:
 
     `fit`: computes what the network knows of the training sequences, by the settings `network.config`. `scorer`: of the
     network. `climbs`: the settings that are chosen, in this order. `needs`: what a fit needs, for the log; called when the
-    training begins, so it may measure.
+    training begins, so it may measure. `slow`: whether a fit takes minutes, so that nothing is chosen by fits unasked.
     """
 
     fit: Callable[[Any, TrainingData], None]
     scorer: Callable[[nn.Module], Scorer]
     climbs: Sequence[Climb]
     needs: Callable[[], str]
+    slow: bool = False
 
 
 class _Fitted:
@@ -178,9 +180,12 @@ class Solve:
         return config
 
     def _shown(self, config: Any) -> str:
-        return ", ".join(
-            f"{name} {getattr(config, name):g}" for name in dict.fromkeys(each.name for each in self.climbs)
-        )
+        return ", ".join(f"{name} {getattr(config, name):g}" for name in _unique(self.climbs))
+
+
+def _unique(climbs: Sequence[Climb]) -> list[str]:
+    """The names of the settings, each once."""
+    return list(dict.fromkeys(each.name for each in climbs))
 
 
 def plan_closed_form(request: Request, source: ItemSource, recipe: Recipe) -> Plan:
@@ -206,8 +211,9 @@ def plan_closed_form(request: Request, source: ItemSource, recipe: Recipe) -> Pl
         request.seed,
         recipe.scorer(network).max_length,
     )
-    searched = request.options.defaults != FIXED
-    climbs = [each for each in recipe.climbs if searched and each.name not in given(config)]
+    asked = request.options.defaults
+    open_settings = [each for each in recipe.climbs if asked != FIXED and each.name not in given(config)]
+    climbs = [each for each in open_settings if each.name == DECAY or asked == SEARCHED or not recipe.slow]
 
     def begin() -> None:
         if is_main_process():
@@ -216,12 +222,16 @@ def plan_closed_form(request: Request, source: ItemSource, recipe: Recipe) -> Pl
                 family.name,
                 recipe.needs(),
             )
-            if names := dict.fromkeys(each.name for each in climbs):
+            if climbs:
                 log.info(
-                    "%s: chosen on valid by several such fits; --%s %s keeps the defaults",
-                    ", ".join(names),
+                    "%s: chosen on valid; --%s %s keeps the defaults", ", ".join(_unique(climbs)), DEFAULTS_FLAG, FIXED
+                )
+            if left := [each for each in open_settings if each not in climbs]:
+                log.info(
+                    "%s: kept, because each try takes minutes; --%s %s chooses them, too",
+                    ", ".join(_unique(left)),
                     DEFAULTS_FLAG,
-                    FIXED,
+                    SEARCHED,
                 )
 
     def make(before: Sequence[StageResult]) -> Solve:

@@ -1,6 +1,6 @@
 """Training of EASE: one stage, which solves a closed form. Its weights cannot be used for another catalogue."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.ragged import Ragged
+from linguarec.data.training_data import TrainingData
 from linguarec.errors import SettingsError
 from linguarec.families.climbing import Climb
 from linguarec.families.closed_form import DECAY, TRAINING, ClosedFormOptions, Recipe, plan_closed_form
@@ -28,6 +29,7 @@ from linguarec.sources.source import ItemSource
 
 # The order first, as it asks for no other weights, and again with the weights that were chosen.
 CLIMBS = (Climb(DECAY, 0.1), Climb("regularisation", 2), Climb("length_damping", 0.5), Climb(DECAY, 0.1))
+SLOW = 15_000  # items from which on a solution takes a minute on two cores, and grows with the cube
 _QUERY_NUMBERS_AT_ONCE = 1 << 26  # 256 MB: a query is as long as the catalogue
 
 
@@ -75,10 +77,12 @@ def plan_finetuning(request: Request) -> Plan:
     """
     source = IdSource.choose(request.dataset, {})
     check_memory(len(source), available_memory())
-    recipe = Recipe(
-        lambda network, data: network.fit(data.sequences), EASEScorer, CLIMBS, lambda: resources_needed(len(source))
-    )
-    return plan_closed_form(request, source, recipe)
+    return plan_closed_form(request, source, recipe_of(len(source), lambda network, data: network.fit(data.sequences)))
+
+
+def recipe_of(num_items: int, fit: Callable[[Any, TrainingData], None]) -> Recipe:
+    """The recipe of models with weights between all items."""
+    return Recipe(fit, EASEScorer, CLIMBS, lambda: resources_needed(num_items), slow=num_items >= SLOW)
 
 
 def check_memory(num_items: int, available: int | None) -> None:

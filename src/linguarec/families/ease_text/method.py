@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from linguarec.data.training_data import TrainingData
-from linguarec.families.closed_form import TRAINING, Recipe, VectorOptions, plan_closed_form
-from linguarec.families.ease.method import CLIMBS, EASEScorer, check_memory, open_scorer, resources_needed
+from linguarec.families.closed_form import TRAINING, VectorOptions, plan_closed_form
+from linguarec.families.ease.method import check_memory, open_scorer, recipe_of
 from linguarec.families.ease_text.model import EASEText, EASETextConfig
 from linguarec.families.family import Family, Plan, Request, Task
 from linguarec.memory import available_memory
@@ -51,7 +51,7 @@ def plan_finetuning(request: Request) -> Plan:
     def fit(network: Any, data: TrainingData) -> None:
         network.fit(data.sequences, np.asarray(source.vectors, dtype=np.float32))
 
-    return plan_closed_form(request, source, Recipe(fit, EASEScorer, CLIMBS, lambda: resources_needed(len(source))))
+    return plan_closed_form(request, source, recipe_of(len(source), fit))
 
 
 EASE_TEXT = Family(
