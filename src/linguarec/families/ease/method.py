@@ -29,7 +29,7 @@ from linguarec.sources.source import ItemSource
 
 # The order first, as it asks for no other weights, and again with the weights that were chosen.
 CLIMBS = (Climb(DECAY, 0.1), Climb("regularisation", 2), Climb("length_damping", 0.5), Climb(DECAY, 0.1))
-SLOW = 15_000  # items from which on a solution takes a minute on two cores, and grows with the cube
+SLOW = 25_000  # items from which on a solution takes minutes on two cores, and grows with the cube
 _QUERY_NUMBERS_AT_ONCE = 1 << 26  # 256 MB: a query is as long as the catalogue
 
 
