@@ -148,9 +148,8 @@ def tune(
                 if attempt is None:
                     break
                 _train(opened, attempt, lambda place: request_of(space.arguments(attempt.values), place))
-            _strip(
-                opened
-            )  # not while this process holds a trial: another one may wait for it, and this one for the other
+            # Not while this process holds a trial: another one may wait for it, and this one for the other.
+            _strip(opened)
             own += 1
             _tell_trial(opened, attempt.trial.number, trials, (time.perf_counter() - began) / own)
     return _finished(opened, request)
@@ -223,6 +222,7 @@ def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path]
     from linguarec.runs.folder import training_folder
     from linguarec.runs.results import FinetuneResult
     from linguarec.runs.settings import RunSettings
+    from linguarec.runs.study import merit
     from linguarec.training.stages import run_stages
 
     shutil.rmtree(attempt.folder, ignore_errors=True)  # of a process that was killed
@@ -246,7 +246,7 @@ def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path]
             results, pruned = [], True
         value = max((each.valid[METRIC] for each in results if each.valid), default=0.0)
         best, number = study.best, attempt.trial.number
-        is_best = best is None or (value, -number) > (best.value or 0.0, -best.number)  # as `best_of` has it
+        is_best = best is None or merit(value, number) > merit(best.value, best.number)
         if not pruned and value > 0 and is_best:
             complete_run(request, plan, results, attempt.folder, show=False)
         attempt.trial.set_user_attr("seconds", round(time.perf_counter() - began, 2))

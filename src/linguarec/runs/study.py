@@ -252,9 +252,14 @@ def state_of(trial: FrozenTrial) -> str:
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The completed trial with the highest value; the first of them."""
+    """The completed trial with the most `merit`."""
     done = [each for each in trials if each.state == TrialState.COMPLETE]
-    return max(done, key=lambda each: (each.value or 0.0, -each.number), default=None)
+    return max(done, key=lambda each: merit(each.value, each.number), default=None)
+
+
+def merit(value: float | None, number: int) -> tuple[float, int]:
+    """What completed trials are compared by: the highest value is the best, and of equal ones the first trial."""
+    return value or 0.0, -number
 
 
 def turn_of(trials: Sequence[FrozenTrial], number: int) -> int:
