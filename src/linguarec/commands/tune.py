@@ -183,12 +183,14 @@ def _open_study(
     from linguarec.errors import DataFormatError
     from linguarec.files import owned, write_json
     from linguarec.runs.settings import RunSettings
-    from linguarec.runs.study import TuningStudy, database_of
+    from linguarec.runs.study import DATABASE, TuningStudy, address_of, database_of
     from linguarec.stored import read_json
 
+    database = database_of(output, url)
+    address = address_of(database, output)
     ranges = {f"range of {each.flag}": str(each.range) for each in space.searched}
-    settings = {**RunSettings.of("finetune", request, plan).compared(), **ranges, "pruning": pruning}
-    settings |= {"study in": "study.sqlite" if url is None else "a database"}
+    common = {**RunSettings.of("finetune", request, plan).compared(), **ranges, "pruning": pruning}
+    settings = {**common, "study in": address}
     file = output / STUDY_FILE
     with owned(output / "study", _PATIENCE):
         if file.exists():
@@ -207,10 +209,11 @@ def _open_study(
             raise SettingsError(
                 [f"--output {output} exists already and holds no {STUDY_FILE} of a study; choose another folder"]
             )
-        database = database_of(output, url)
         if not file.exists():
             write_json(file, settings)  # first, so that a folder with a database always tells of what study it is
-        return TuningStudy(output, database, settings, space, request.seed, pruning == "median")
+        # They name the study in its database: without the address, which other machines may write in another way.
+        common |= {"study in": DATABASE if address == DATABASE else "a database"}
+        return TuningStudy(output, database, common, space, request.seed, pruning == "median")
 
 
 def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path], "Request"]) -> None:

@@ -299,6 +299,17 @@ def database_of(folder: Path, url: str | None) -> sqlalchemy.URL:
     raise SettingsError([f"--study {parsed.render_as_string()}: {_FORMS}"])
 
 
+def address_of(database: sqlalchemy.URL, folder: Path) -> str:
+    """The address of a database, to be stored in the folder of its study: without user and password, which may change.
+
+    That of a file is relative to the folder, so that both can be moved.
+    """
+    if database.drivername == "sqlite":
+        return os.path.relpath(str(database.database), folder)
+    place = sqlalchemy.URL.create("postgresql", host=database.host, port=database.port, database=database.database)
+    return place.render_as_string()
+
+
 @contextlib.contextmanager
 def _opening(url: sqlalchemy.URL, file: Path | None) -> Iterator[None]:
     """Errors of opening a database as errors that name it, without its password."""
