@@ -5,7 +5,6 @@ A command's `**options` stand for flags that model families declare as fields of
 
 import ast
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
@@ -85,9 +84,9 @@ def named_family(words: Sequence[str], command: Command, models: Sequence[str]) 
     from linguarec.families import FAMILIES
 
     if words[0] not in models:
-        near = difflib.get_close_matches(words[0], models, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise SettingsError([f"unknown model {words[0]!r}; {hint}There are {', '.join(models)}."])
+        from linguarec.families.opening import unknown_model
+
+        raise SettingsError([unknown_model(words[0], models)])
     return FAMILIES[words[0]]
 
 

@@ -344,4 +344,16 @@ def test_all_bad_settings_are_named_at_once(tmp_path):
         "baseline",
         "training.devices",
     ]
-    assert "unknown model 'sasrek'; there are: sasrec" in str(error.value)
+    assert "unknown model 'sasrek'; did you mean sasrec? There are: sasrec" in str(error.value)
+
+
+def test_no_unknown_name_is_sent_to_a_model_that_is_not_trained(tmp_path):
+    """A blend is made of runs: `compare` takes it by a flag of its own."""
+    with pytest.raises(SettingsError) as error:
+        compare(tmp_path, ["blen"], tmp_path / "out")
+    [problem] = error.value.problems
+    assert problem.startswith("unknown model 'blen'")
+    assert problem.endswith("itemknn, textknn.")
+    assert "blend" not in problem
+    with pytest.raises(SettingsError, match=r"models names none\. There are: sasrec, .* textknn\.$"):
+        compare(tmp_path, [], tmp_path / "out")

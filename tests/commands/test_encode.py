@@ -11,13 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from linguarec.cli import main
 from linguarec.codes.codebook import ItemCodes
 from linguarec.commands.encode import encode
 from linguarec.commands.import_codes import import_codes
 from linguarec.commands.quantize import quantize
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import FeatureInfo
 from linguarec.data.synthetic import TINY, generate_world
-from linguarec.errors import CheckpointMismatchError, LinguarecError, OutputError, SettingsError, StaleFeaturesError
+from linguarec.errors import (
+    CheckpointMismatchError,
+    DataFormatError,
+    LinguarecError,
+    OutputError,
+    SettingsError,
+    StaleFeaturesError,
+)
 from linguarec.text.encoders import TextEncoder
 
 MINILM = "all-MiniLM-L6-v2"
@@ -167,9 +176,48 @@ def test_bad_settings_are_refused(dataset: PreparedDataset) -> None:
         encode(dataset.path, seed=-1)
     with pytest.raises(LinguarecError, match="no-such-encoder"):
         encode(dataset.path, encoder="no-such-encoder")
-    encode(dataset.path)
-    with pytest.raises(OutputError, match=r"has vectors 'all-MiniLM-L6-v2' already; pass --overwrite"):
-        encode(dataset.path)
+    dataset.write_features("mine", np.ones((dataset.num_items, 2)), FeatureInfo("me", 2, "mean", None, None, "default"))
+    with pytest.raises(OutputError, match=r"has vectors 'mine' already; pass --overwrite"):
+        encode(dataset.path, name="mine")
+
+
+def test_vectors_that_are_complete_are_left_as_they_are(
+    dataset: PreparedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that a job of every day may encode after each log, whether it brought new items or not."""
+    encode(dataset.path, precision="fp32")
+    file = dataset.feature_path(MINILM)
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["encode", str(dataset.path), "--encoder", MINILM])
+    assert ended.value.code == 0
+    assert (
+        f"has vectors '{MINILM}' of all its 48 items, by this encoder with these settings: nothing to do"
+        in " ".join(capsys.readouterr().out.split())
+    )
+    again = encode(dataset.path, precision="fp32")
+    assert (again.items_, again.kept_items, again.distinct_texts, again.items_per_second) == (48, 48, 0, None)
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+
+
+def test_vectors_of_other_settings_are_replaced_only_when_asked(dataset: PreparedDataset) -> None:
+    encode(dataset.path, precision="fp32")
+    taken = r"has vectors 'all-MiniLM-L6-v2' already; pass --overwrite .* They differ in "
+    with pytest.raises(OutputError, match=taken + r"token limit 256 against 8\."):
+        encode(dataset.path, precision="fp32", max_tokens=8)
+    with pytest.raises(OutputError, match=taken + r"pooling mean against cls\."):
+        encode(dataset.path, precision="fp32", pooling="cls")
+    with pytest.raises(OutputError, match=taken + r"word-drop draws\."):
+        encode(dataset.path, precision="fp32", word_drop_draws=1)
+    encode(dataset.path, precision="fp32", word_drop_draws=1, overwrite=True)
+    for draws in (0, 1):  # those in the folder may be of another seed
+        with pytest.raises(OutputError, match=taken + r"word-drop draws\."):
+            encode(dataset.path, precision="fp32", word_drop_draws=draws)
+    encode(dataset.path, precision="fp32", overwrite=True)
+    dataset.feature_path(MINILM).write_bytes(dataset.feature_path(MINILM).read_bytes()[:-4])
+    with pytest.raises(DataFormatError, match=rf"{MINILM}\.npy is cut short"):
+        encode(dataset.path, precision="fp32")
 
 
 def test_several_folders_share_one_codebook(make_dataset: Any) -> None:

@@ -22,7 +22,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import DataFormatError, SettingsError
 from linguarec.families.closed_form import Solve
 from linguarec.nn.encoders import TransformerConfig
-from linguarec.runs.study import DATABASE
+from linguarec.runs.study import DATABASE, address_of, database_of
 from linguarec.training.settings import TrainingSettings
 from linguarec.training.stages import StageResult
 
@@ -349,12 +349,33 @@ def test_bad_input_is_refused(
     assert not (tmp_path / "study" / "study.json").exists()
 
 
+def test_a_folder_is_of_one_database(dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the runs of the trials of one: those of another database would be mixed with them."""
+    first, second = (f"sqlite:///{tmp_path}/{name}.sqlite" for name in ("first", "second"))
+    tune("textknn", dataset.path, tmp_path / "study", trials=1, study=first)
+    with pytest.raises(SettingsError, match=r"study in: the study has '../first.sqlite', now '../second.sqlite'"):
+        tune("textknn", dataset.path, tmp_path / "study", trials=2, study=second)
+    assert not (tmp_path / "second.sqlite").exists()
+    monkeypatch.chdir(tmp_path)  # the same file by a shorter name
+    assert len(tune("textknn", dataset.path, "study", trials=2, study="sqlite:///first.sqlite").trials) == 2
+
+
+def test_the_address_of_a_database_tells_no_user(tmp_path: Path) -> None:
+    full = database_of(tmp_path, "postgresql://ann:secret@host:5433/shop?sslmode=require")
+    assert address_of(full, tmp_path) == "postgresql://host:5433/shop"
+    assert address_of(database_of(tmp_path, None), tmp_path) == DATABASE
+
+
 def test_a_folder_is_of_one_study(dataset: PreparedDataset, tmp_path: Path) -> None:
     tune("textknn", dataset.path, tmp_path / "study", trials=1)
     with pytest.raises(SettingsError) as caught:
         tune("textknn", dataset.path, tmp_path / "study", trials=1, seed=1, ranges=["model.decay=0.2:0.9"])
     assert "seed: the study has 0, now 1" in str(caught.value)
     assert "range of model.decay: the study has '0.1:1.0', now '0.2:0.9'" in str(caught.value)
+    other = f"sqlite:///{tmp_path}/shared.sqlite"
+    with pytest.raises(SettingsError, match=r"study in: the study has 'study.sqlite', now '../shared.sqlite'"):
+        tune("textknn", dataset.path, tmp_path / "study", trials=1, study=other)
+    assert not (tmp_path / "shared.sqlite").exists()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(SettingsError, match=r"exists already and holds no study\.json"):

@@ -13,8 +13,8 @@ from linguarec.result import Result
 class EncodeResult(Result):
     """Figures of an encoding.
 
-    `features`: name of the vectors. `items_`: number of items, of which `kept_items` had vectors before. Of the
-    distinct texts `cut_texts` are longer than `max_tokens`;
+    `features`: name of the vectors. `items_`: number of items, of which `kept_items` had vectors before. The other
+    figures are of the items that were encoded. Of their distinct texts `cut_texts` are longer than `max_tokens`;
     `resumed_texts` were encoded by an earlier run; `items_per_second` is None if all were.
     """
 
@@ -36,6 +36,11 @@ class EncodeResult(Result):
     items_per_second: float | None
 
     def _lines(self) -> list[str]:
+        if self.kept_items == self.items_:
+            return [
+                f"{self.data} has vectors {self.features!r} of all its {self.items_:,} items, by this encoder with these "
+                "settings: nothing to do"
+            ]
         return [
             f"vectors {self.features!r} of width {self.width} in {self.data}",
             f"{self.items_:,} items, {self.distinct_texts:,} distinct texts "
@@ -59,8 +64,8 @@ def encode(
 ) -> EncodeResult:
     """Encode the item texts of a prepared folder and store the vectors in it.
 
-    A run that was killed is resumed by the same command. Where items were appended to the folder since, only these are encoded.
-    Behind torchrun the processes share the texts out.
+    A run that was killed is resumed by the same command. Where items were appended to the folder since, only these are encoded;
+    where there are none, the command says so and does nothing. Behind torchrun the processes share the texts out.
 
     Args:
         data: a prepared folder
@@ -88,7 +93,7 @@ def encode(
     from linguarec.processes import Processes, is_main_process
     from linguarec.text.encoders import TextEncoder
     from linguarec.text.references import stored_name
-    from linguarec.text.shards import encode_in_shards, remove_shards
+    from linguarec.text.shards import EncodedTexts, encode_in_shards, remove_shards
     from linguarec.text.word_drop import drop_words
 
     problems = seed_problems(seed)
@@ -104,13 +109,16 @@ def encode(
         raise SettingsError(problems)
     dataset = PreparedDataset.open(data)
     scratch = dataset.path / f".{name}.shards"
-    known = dataset.vectors_so_far(name) if name in dataset.feature_names and not overwrite else None
-    if name in dataset.feature_names and not overwrite and known is None:
+    another = "pass --overwrite to replace them, or --name another."
+    stored = dataset.feature_info(name) if name in dataset.feature_names and not overwrite else None
+    known = None if stored is None else dataset.vectors_so_far(name)
+    if stored is not None and known is None:
         if is_main_process():  # after an encoding that was killed when its vectors were stored
             clear_up(dataset.feature_path(name).parent, PATIENCE)
             clear_up(scratch)
             remove_shards(scratch)
-        raise OutputError(f"{data} has vectors {name!r} already; pass --overwrite to replace them, or --name another.")
+        if stored.weights_sha256 is None or stored.texts_fingerprint != dataset.texts_fingerprint:
+            raise OutputError(f"{data} has vectors {name!r} already; {another}")
     if not any(text.strip() for text in dataset.texts):
         raise DataFormatError(
             f"No item of {data} has a text, so all would get one vector; prepare it with a catalogue that has texts (--items)."
@@ -118,15 +126,51 @@ def encode(
     model = TextEncoder.load(encoder, pooling, precision, max_tokens, dataset.manifest.text_rules, device)
     reference = model.reference
     info = FeatureInfo(**asdict(reference), texts_fingerprint=dataset.texts_fingerprint)
-    if known is not None:
-        differences = dataset.feature_info(name).differences(info)
-        if differences or word_drop_draws:
+    processes = Processes.here()
+
+    def result_of(found: EncodedTexts, kept: int, seconds: float) -> EncodeResult:
+        encoded = found.distinct - found.resumed
+        return EncodeResult(
+            data=str(data),
+            features=name,
+            items_=dataset.num_items,
+            kept_items=kept,
+            distinct_texts=found.distinct,
+            empty_texts=found.empty,
+            cut_texts=found.cut,
+            resumed_texts=found.resumed,
+            width=reference.width,
+            pooling=reference.pooling,
+            max_tokens=reference.max_tokens,
+            precision=model.precision,
+            weights_sha256=reference.weights_sha256,
+            word_drop_draws=word_drop_draws,
+            seconds=round(seconds, 3),
+            items_per_second=round((dataset.num_items - kept) / seconds, 1) if encoded else None,
+        )
+
+    if stored is not None:
+        differences = stored.differences(info)
+        # Neither the fraction nor the seed of stored draws is known.
+        if word_drop_draws or (known is None and dataset.word_drop_draws(name)):
+            differences.append("word-drop draws")
+        if differences and known is not None:
             raise OutputError(
                 f"{data} has vectors {name!r} of all but the last {dataset.num_items - len(known):,} items, which cannot be "
-                f"added with {', '.join(differences) or 'word-drop draws'}; pass --overwrite to encode all, or --name another."
+                f"added with {', '.join(differences)}; pass --overwrite to encode all, or --name another."
             )
+        if differences:
+            raise OutputError(
+                f"{data} has vectors {name!r} already; {another} They differ in {', '.join(differences)}."
+            )
+        if known is None:
+            whole = np.asarray(dataset.features(name))  # refuses a damaged file
+            if not processes.is_writer:
+                return EncodeResult.of_later_process()
+            result = result_of(EncodedTexts(whole, distinct=0, cut=0, empty=0, resumed=0), len(whole), 0.0)
+            _show(result)
+            return result
     texts = dataset.texts[0 if known is None else len(known) :]
-    processes = Processes.here()
     started = time.perf_counter()
     with owned(scratch) if processes.is_writer else contextlib.nullcontext():
         found = encode_in_shards(model, texts, scratch, f"Encoding by {name}", processes)
@@ -148,34 +192,18 @@ def encode(
         dataset.write_features(name, all_vectors, info, drawn)
         remove_shards(scratch)
 
-    encoded = found.distinct - found.resumed
-    result = EncodeResult(
-        data=str(data),
-        features=name,
-        items_=dataset.num_items,
-        kept_items=0 if known is None else len(known),
-        distinct_texts=found.distinct,
-        empty_texts=found.empty,
-        cut_texts=found.cut,
-        resumed_texts=found.resumed,
-        width=reference.width,
-        pooling=reference.pooling,
-        max_tokens=reference.max_tokens,
-        precision=model.precision,
-        weights_sha256=reference.weights_sha256,
-        word_drop_draws=word_drop_draws,
-        seconds=round(seconds, 3),
-        items_per_second=round((dataset.num_items - (0 if known is None else len(known))) / seconds, 1)
-        if encoded
-        else None,
-    )
+    result = result_of(found, 0 if known is None else len(known), seconds)
     _show(result)
     return result
 
 
 def _show(result: EncodeResult) -> None:
-    from linguarec.runs.tables import show_figures
+    from linguarec.runs.tables import plain_console, show_figures
 
+    if result.kept_items == result.items_:
+        for line in result._lines():
+            plain_console().print(line)
+        return
     notes = {
         "empty_texts": "encoded as the empty string",
         "cut_texts": f"longer than {result['max_tokens']} tokens",

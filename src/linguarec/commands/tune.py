@@ -148,9 +148,8 @@ def tune(
                 if attempt is None:
                     break
                 _train(opened, attempt, lambda place: request_of(space.arguments(attempt.values), place))
-            _strip(
-                opened
-            )  # not while this process holds a trial: another one may wait for it, and this one for the other
+            # Not while this process holds a trial: another one may wait for it, and this one for the other.
+            _strip(opened)
             own += 1
             _tell_trial(opened, attempt.trial.number, trials, (time.perf_counter() - began) / own)
     return _finished(opened, request)
@@ -184,12 +183,14 @@ def _open_study(
     from linguarec.errors import DataFormatError
     from linguarec.files import owned, write_json
     from linguarec.runs.settings import RunSettings
-    from linguarec.runs.study import TuningStudy, database_of
+    from linguarec.runs.study import DATABASE, TuningStudy, address_of, database_of
     from linguarec.stored import read_json
 
+    database = database_of(output, url)
+    address = address_of(database, output)
     ranges = {f"range of {each.flag}": str(each.range) for each in space.searched}
-    settings = {**RunSettings.of("finetune", request, plan).compared(), **ranges, "pruning": pruning}
-    settings |= {"study in": "study.sqlite" if url is None else "a database"}
+    common = {**RunSettings.of("finetune", request, plan).compared(), **ranges, "pruning": pruning}
+    settings = {**common, "study in": address}
     file = output / STUDY_FILE
     with owned(output / "study", _PATIENCE):
         if file.exists():
@@ -208,10 +209,11 @@ def _open_study(
             raise SettingsError(
                 [f"--output {output} exists already and holds no {STUDY_FILE} of a study; choose another folder"]
             )
-        database = database_of(output, url)
         if not file.exists():
             write_json(file, settings)  # first, so that a folder with a database always tells of what study it is
-        return TuningStudy(output, database, settings, space, request.seed, pruning == "median")
+        # They name the study in its database: without the address, which other machines may write in another way.
+        common |= {"study in": DATABASE if address == DATABASE else "a database"}
+        return TuningStudy(output, database, common, space, request.seed, pruning == "median")
 
 
 def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path], "Request"]) -> None:
@@ -223,6 +225,7 @@ def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path]
     from linguarec.runs.folder import training_folder
     from linguarec.runs.results import FinetuneResult
     from linguarec.runs.settings import RunSettings
+    from linguarec.runs.study import merit
     from linguarec.training.stages import run_stages
 
     shutil.rmtree(attempt.folder, ignore_errors=True)  # of a process that was killed
@@ -246,7 +249,7 @@ def _train(study: "TuningStudy", attempt: "Attempt", request_of: Callable[[Path]
             results, pruned = [], True
         value = max((each.valid[METRIC] for each in results if each.valid), default=0.0)
         best, number = study.best, attempt.trial.number
-        is_best = best is None or (value, -number) > (best.value or 0.0, -best.number)  # as `best_of` has it
+        is_best = best is None or merit(value, number) > merit(best.value, best.number)
         if not pruned and value > 0 and is_best:
             complete_run(request, plan, results, attempt.folder, show=False)
         attempt.trial.set_user_attr("seconds", round(time.perf_counter() - began, 2))

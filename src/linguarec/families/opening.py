@@ -1,7 +1,7 @@
 """Open model folders (run, pre-training run or converted checkpoint), and look up families by name."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,27 @@ def family_named(name: str) -> Family:
         SettingsError: there is no such family.
     """
     if name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise SettingsError([f"unknown model {name!r}; {hint}There are: {', '.join(FAMILIES)}."])
+        raise SettingsError([unknown_model(name)])
     return FAMILIES[name]
 
 
 def family_problems(names: Sequence[str], flag: str) -> list[str]:
     """A line for each name that is not a family, or one if there are no names."""
-    known = ", ".join(FAMILIES)
     if not names:
-        return [f"{flag} names none; there are: {known}"]
-    return [f"unknown model {name!r}; there are: {known}" for name in names if name not in FAMILIES]
+        return [f"{flag} names none. There are: {', '.join(_trained(FAMILIES))}."]
+    return [unknown_model(name) for name in names if name not in FAMILIES]
+
+
+def unknown_model(name: str, among: Iterable[str] = FAMILIES) -> str:
+    """What to say of a name that is no family: the name nearest to it, and all names `among` these that can be trained."""
+    able = _trained(among)
+    near = difflib.get_close_matches(name, able, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown model {name!r}; {hint}There are: {', '.join(able)}."
+
+
+def _trained(names: Iterable[str]) -> list[str]:
+    return [name for name in names if FAMILIES[name].trained]
 
 
 def read_description(folder: Path) -> ModelDescription:

@@ -252,9 +252,14 @@ def state_of(trial: FrozenTrial) -> str:
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The completed trial with the highest value; the first of them."""
+    """The completed trial with the most `merit`."""
     done = [each for each in trials if each.state == TrialState.COMPLETE]
-    return max(done, key=lambda each: (each.value or 0.0, -each.number), default=None)
+    return max(done, key=lambda each: merit(each.value, each.number), default=None)
+
+
+def merit(value: float | None, number: int) -> tuple[float, int]:
+    """What completed trials are compared by: the highest value is the best, and of equal ones the first trial."""
+    return value or 0.0, -number
 
 
 def turn_of(trials: Sequence[FrozenTrial], number: int) -> int:
@@ -292,6 +297,17 @@ def database_of(folder: Path, url: str | None) -> sqlalchemy.URL:
     if kind in ("postgresql", "postgres") and parsed.host:
         return parsed.set(drivername="postgresql+psycopg")
     raise SettingsError([f"--study {parsed.render_as_string()}: {_FORMS}"])
+
+
+def address_of(database: sqlalchemy.URL, folder: Path) -> str:
+    """The address of a database, to be stored in the folder of its study: without user and password, which may change.
+
+    That of a file is relative to the folder, so that both can be moved.
+    """
+    if database.drivername == "sqlite":
+        return os.path.relpath(str(database.database), folder)
+    place = sqlalchemy.URL.create("postgresql", host=database.host, port=database.port, database=database.database)
+    return place.render_as_string()
 
 
 @contextlib.contextmanager
