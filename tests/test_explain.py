@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     found = {}
     for name in [*SUMS, NETWORK]:
-        flags: dict[str, Any] = {"transformer": SMALL, "training": QUICK} if name == NETWORK else {}
+        flags: dict[str, Any] = {"transformer": SMALL, "training": QUICK} if name == NETWORK else {"defaults": "fixed"}
         finetune(name, data, folder / name, **flags)
         found[name] = folder / name
     summed([found[name] for name in ("ease", "textknn", "unisrec")], [3.0, 0.5, 0.2], folder / "blend")

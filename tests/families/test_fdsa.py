@@ -158,6 +158,13 @@ def test_it_is_no_baseline_of_ids_alone(dataset: PreparedDataset, tmp_path: Path
     """The best model of IDs alone is what text models are compared with; this one reads text."""
     quick = TrainingSettings(max_epochs=1, targets_per_step=200, accelerator="cpu")
     found = compare(
-        dataset.path, ["fdsa"], tmp_path / "compared", seeds=1, training=quick, transformer=SMALL, features="words"
+        dataset.path,
+        ["fdsa"],
+        tmp_path / "compared",
+        seeds=1,
+        training=quick,
+        transformer=SMALL,
+        features="words",
+        defaults="fixed",
     )
     assert found["baseline"] == "popularity"

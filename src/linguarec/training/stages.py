@@ -117,7 +117,7 @@ def run_stages(stages: Sequence[PlannedStage], run: Path, resume: bool) -> list[
                 log.info("stage %d: %s", number, planned.title)
             result = planned.begin(results).run(folder, resume)
             if not last and is_main_process():
-                write_json(file, asdict(result))
+                write_json(file, {name: value for name, value in asdict(result).items() if value is not None})
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         results.append(result)
         planned.take_over(folder)
