@@ -116,6 +116,43 @@ def shop_with_held_out_items(folder: Path) -> PreparedDataset:
     return data
 
 
+def test_few_new_items_do_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A valid target occurs in no training sequence. If the others lose by its offset, it is scored like them."""
+    domain = generate_world(seed=1, domains=1, size=replace(TINY, users=300))[0]
+    items = len(domain.items)
+    sequences = [[item for item in domain.sequences[user].tolist() if item != items - 1] for user in range(300)]
+    sequences = [each for each in sequences if len(each) > 3]
+    sequences[0][-2] = items - 1
+    texts = [item.text for item in domain.items]
+    rows = [
+        (f"u{user}", f"i{item}", 1_700_000_000 + place)
+        for user, own in enumerate(sequences)
+        for place, item in enumerate(own)
+    ]
+    log = dict(zip(("user_id", "item_id", "timestamp"), map(list, zip(*rows, strict=True)), strict=True))
+    prepare_table(log, tmp_path / "data", {"item_id": [f"i{row}" for row in range(items)], "title": texts}, k_core=0)
+    data = PreparedDataset.open(tmp_path / "data")
+    vectors = word_vectors(data.texts, 32).astype(np.float32)
+    data.write_features("enc", vectors, FeatureInfo("enc", 32, "mean", "0" * 64, data.texts_fingerprint, "default"))
+    for name in ("ease", "textknn"):
+        finetune(name, data.path, tmp_path / name)
+    parts = [tmp_path / "ease", tmp_path / "textknn"]
+
+    def offset_of(offset: float) -> None:
+        def choose(*arguments: Any) -> Any:
+            found = choose_for_new(*arguments)
+            return None if found is None else replace(found, new=replace(found.new, offset=offset))
+
+        monkeypatch.setattr("linguarec.evaluation.new_items.choose_for_new", choose)
+
+    offset_of(1e6)  # the new item is on top of every list
+    found = blend(parts, tmp_path / "harmful")
+    assert found.new_items is not None and found.new_items["items"] == 0
+    assert not linguarec.load_model(tmp_path / "harmful").snapshot.exact.new.rows
+    offset_of(-1e6)  # nobody sees it, as before: nothing is lost
+    assert (blend(parts, tmp_path / "harmless").new_items or {})["items"] >= 1
+
+
 def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = shop_with_held_out_items(tmp_path / "data")
     vectors = np.asarray(data.features("enc"))
@@ -128,7 +165,10 @@ def test_held_out_items_are_ranked_as_well_as_by_text(tmp_path: Path, capsys: py
     held_out = set(cases.targets.tolist())
     assert len(cases) > 100 and result.new_items["items"] >= len(held_out)
     assert result.new_items["new_targets_ndcg@10"] >= result.new_items["best_reader_ndcg@10"]
-    assert "items treated as new: ndcg@10" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"new items, tried out on {result.new_items['cases']:,} valid targets whose items were treated as new" in shown
+    )
     best = max(part["test_protocols"]["excluded"]["ndcg@10"] for part in result.parts)
     assert result.test["excluded"]["ndcg@10"] >= best > 0
     assert result.test_differences["excluded"]["ndcg@10"]["difference"] >= 0

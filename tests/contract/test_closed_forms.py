@@ -15,6 +15,8 @@ import linguarec
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.data.dataset import PreparedDataset
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases
 from linguarec.data.synthetic import DEMO, TINY, WorldSize, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.families import FAMILIES, closed_form
@@ -176,6 +178,14 @@ def test_settings_that_are_not_set_are_chosen_on_valid(
     own = FAMILIES[name].config(decay=0.3)
     assert "decay" not in (finetune(name, data, tmp_path / "own", own).chosen or {})
     assert json.loads((tmp_path / "own" / "config.json").read_text())["config"]["decay"] == 0.3
+
+
+def test_targets_of_the_history_choose_no_settings() -> None:
+    histories = Ragged.from_lists([[1, 2], [3], [4, 5, 4], [6]])
+    cases = EvaluationCases(histories, np.array([2, 2, 4, 5], np.int32), np.arange(4))
+    assert closed_form.without_repeats(cases).targets.tolist() == [2, 5]
+    repeats = cases.select(np.array([0, 2]))
+    assert closed_form.without_repeats(repeats).targets.tolist() == [2, 4]
 
 
 @each_of("name", [name for name in NAMES if not FAMILIES[name].ranks_new])
