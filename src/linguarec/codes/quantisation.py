@@ -59,7 +59,8 @@ class QuantisationSettings:
         elif self.method != "random" and num_distinct < self.centroids:
             found.append(
                 f"centroids is {self.centroids}, but the {num_points} items to fit on have only {num_distinct} "
-                f"distinct vectors; ask for fewer (--centroids {max(num_distinct // 4, 2)} or so), fit on all items, or more folders."
+                f"distinct vectors; ask for fewer (--centroids {max(num_distinct // 4, 2)} or so), or fit on all items or "
+                f"more folders."
             )
         if self.rotation_rounds < 0:
             found.append(f"rotation_rounds is {self.rotation_rounds}; expected 0 or more.")
