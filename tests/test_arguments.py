@@ -340,7 +340,7 @@ def test_only_models_that_the_recipe_takes_are_named(capsys: pytest.CaptureFixtu
     from linguarec.commands.pretrain import pretrain
 
     for name in ("nope", "sasrec"):
-        with pytest.raises(SettingsError, match=r"There are zesrec, unisrec, vqrec, recformer\."):
+        with pytest.raises(SettingsError, match=r"There are: zesrec, unisrec, vqrec, recformer\."):
             parse(pretrain, [name, "DATA"], "linguarec pretrain", COMMANDS["pretrain"])
     parse(pretrain, ["--help"], "linguarec pretrain", COMMANDS["pretrain"])
     assert "Models: zesrec, unisrec, vqrec, recformer." in capsys.readouterr().out

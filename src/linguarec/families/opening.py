@@ -54,8 +54,8 @@ def unknown_model(name: str, among: Iterable[str] = FAMILIES) -> str:
     """What to say of a name that is no family: the name nearest to it, and all names `among` these that can be trained."""
     able = _trained(among)
     near = difflib.get_close_matches(name, able, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown model {name!r}; {hint}There are: {', '.join(able)}."
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"unknown model {name!r}{hint} There are: {', '.join(able)}."
 
 
 def _trained(names: Iterable[str]) -> list[str]:
