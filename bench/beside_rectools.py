@@ -7,10 +7,10 @@ DATA is a prepared folder with item vectors. RecTools' UniSRec (`rectools.fast_t
 items and softmax, otherwise as it comes (one head, dropout 0.1, learning rate 0.0001, 128 users a step); ours as it comes
 (300 wide, 2 layers, 2 heads, 50 items, softmax, 2,048 targets a step) until valid stops to rise. EASE with the regularisation
 400 and item-kNN with 100 neighbours, each as RecTools has it (no decay, no shrinkage), with our fixed defaults, and EASE as
-ours comes, with settings chosen on valid. RecTools is
-installed into an environment of its own (bench/.envs/rectools, `rectools_environment.py`), so that nothing of it is in this
-project's requirements; both sides have the same training sequences, test histories, vectors and number of threads
-(OMP_NUM_THREADS). On a machine that is not idle, `--processor-time` with one thread measures processor time on both sides.
+ours comes, with settings chosen on valid. RecTools is installed into an environment of its own (bench/.envs/rectools,
+`rectools_environment.py`), so that nothing of it is in this project's requirements; both sides have the same training
+sequences, test histories, vectors and number of threads (OMP_NUM_THREADS). On a machine that is not idle,
+`--processor-time` with one thread measures processor time on both sides.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 import csv
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,7 @@ def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], run
     """Fields of a `TrainingResult`: the best epoch of the last stage that had one, and each stage's result."""
     cut = plan.left_out()
     best = max(number for number, result in enumerate(results) if result.best_epoch >= 0)
-    before = {
-        planned.name: {key: value for key, value in asdict(result).items() if value is not None}
-        for planned, result in zip(plan.stages[:-1], results, strict=False)
-    }
+    before = {planned.name: result.to_dict() for planned, result in zip(plan.stages[:-1], results, strict=False)}
     return {
         "run": str(run),
         "model": plan.description.name,

@@ -43,6 +43,10 @@ class StageResult:
     before: float | None = None
     chosen: dict[str, Any] | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As it is recorded: what is None is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -117,7 +121,7 @@ def run_stages(stages: Sequence[PlannedStage], run: Path, resume: bool) -> list[
                 log.info("stage %d: %s", number, planned.title)
             result = planned.begin(results).run(folder, resume)
             if not last and is_main_process():
-                write_json(file, {name: value for name, value in asdict(result).items() if value is not None})
+                write_json(file, result.to_dict())
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         results.append(result)
         planned.take_over(folder)
