@@ -13,9 +13,9 @@ import numpy as np
 
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
+from linguarec.evaluation.case_scores import Part
 from linguarec.evaluation.intervals import paired_difference
 from linguarec.evaluation.report import Table
-from linguarec.evaluation.stacking import Part
 from linguarec.ranking.sums import SumRanker
 from linguarec.recommender import Recommender
 from linguarec.runs.settings import read_settings

@@ -25,7 +25,8 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
 from linguarec.data.synthetic import DAY, DEMO, LAUNCH
 from linguarec.data.synthetic_repeats import generate_repeat_shop
-from linguarec.evaluation.stacking import Part, fit_repeats
+from linguarec.evaluation.case_scores import Part
+from linguarec.evaluation.stacking import fit_repeats
 from linguarec.families import next_item
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.scorer import VectorScorer

@@ -15,8 +15,9 @@ from linguarec.data.splits import EvaluationCases
 from linguarec.devices import device_for
 from linguarec.errors import DataFormatError, SettingsError
 from linguarec.evaluation.baselines import distinct_seen
+from linguarec.evaluation.case_scores import Part
 from linguarec.evaluation.evaluate import EvaluationResult, Protocols, rank_by_protocol
-from linguarec.evaluation.stacking import Part, fit_repeats
+from linguarec.evaluation.stacking import fit_repeats
 from linguarec.families.family import Start
 from linguarec.families.flags import refuse
 from linguarec.families.opening import open_start, read_description

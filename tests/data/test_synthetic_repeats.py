@@ -14,7 +14,8 @@ from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases, evaluation_cases
 from linguarec.data.synthetic import TINY
 from linguarec.data.synthetic_repeats import GROCER, STEPS, RepeatShop, generate_repeat_shop
-from linguarec.evaluation.stacking import Part, fit_repeats
+from linguarec.evaluation.case_scores import Part
+from linguarec.evaluation.stacking import fit_repeats
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.repeats import BUCKETS

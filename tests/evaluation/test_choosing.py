@@ -6,9 +6,10 @@ import torch
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
-from linguarec.evaluation import choosing
+from linguarec.evaluation import case_scores, choosing
+from linguarec.evaluation.case_scores import CaseScores, Part, StackData, heads_of, stack_data
 from linguarec.evaluation.choosing import Choice, choose_stack
-from linguarec.evaluation.stacking import Part, heads_of, stack_data
+from linguarec.evaluation.stacking import Stack
 from linguarec.ranking.dense import DenseRanker
 
 NUM_ITEMS = 80
@@ -104,13 +105,15 @@ def test_the_simplest_within_one_standard_error_is_taken() -> None:
 def test_the_pool_ranks_like_all_classes() -> None:
     parts, cases = world(200, 3, (1.0, 1.0), (0.5, 0.5))
     data = stack_data(parts, cases, 0)
-    pool = data.pooled(20)
+    scores = CaseScores(parts, cases, 0)
+    blocks = [scores.of(np.arange(*ends)) for ends in ((0, 70), (70, 200))]
+    pool = StackData.joined(block.pooled(20) for block in blocks)
     assert pool.scores.shape[2] < NUM_ITEMS
     term = np.array([-1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
     for weights in ((1.0, 0.0), (1.0, 1.0), (0.3, 2.0)):
         assert heads_of(pool, weights).gains(term) == pytest.approx(heads_of(data, weights).gains(term))
     assert np.array_equal(
-        np.concatenate([heads_of(data.slice(*ends), (1.0, 1.0)).gains(term) for ends in ((0, 70), (70, 200))]),
+        np.concatenate([heads_of(each, (1.0, 1.0)).gains(term) for each in blocks]),
         heads_of(data, (1.0, 1.0)).gains(term),
     )
 
@@ -123,3 +126,25 @@ def test_ties_are_no_gain() -> None:
     flat = heads_of(stack_data(parts, cases, 0), (0.0, 1.0)).ndcg(np.zeros(7))
     chance = float((1 / np.log2(np.arange(10) + 2)).sum() / NUM_ITEMS)
     assert flat == pytest.approx(chance)
+
+
+def test_little_memory_does_not_mean_few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All cases choose, a block at a time; only the fit of highest likelihood, which needs all classes, takes some of them."""
+    parts, cases = world(1_500, 1, (1.2, 1.2, 0.0), (0.0, 0.0, 1.0))
+    wanted = choose_stack(parts, cases)
+    monkeypatch.setattr(case_scores, "_NUMBERS_OF_BLOCK", NUM_ITEMS * 3 * 7)
+    in_blocks = choose_stack(parts, cases)
+    assert in_blocks == wanted and wanted.chosen == "the best 2 parts"
+    monkeypatch.setattr(case_scores, "most_whole", lambda parts: 200)
+    monkeypatch.setattr(choosing, "most_whole", lambda parts: 200)
+    fitted: list[int] = []
+    real = choosing.fit_scores
+
+    def counted(data: StackData, parts: int) -> Stack:
+        fitted.append(len(data.target))
+        return real(data, parts)
+
+    monkeypatch.setattr(choosing, "fit_scores", counted)
+    found = choose_stack(parts, cases)
+    assert found.cases == 1_500 and fitted == [200, 200]
+    assert found.weights == pytest.approx(wanted.weights, rel=0.2) and found.chosen == wanted.chosen

@@ -7,6 +7,7 @@ import pytest
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.case_scores import Part
 from linguarec.evaluation.evaluate import EvaluationResult, ranked_by_protocol
 from linguarec.evaluation.lists import (
     ListedItems,
@@ -18,7 +19,6 @@ from linguarec.evaluation.lists import (
     popular_lists,
     systems_measures_table,
 )
-from linguarec.evaluation.stacking import Part
 from linguarec.ranking.ranks import TargetRanks
 from linguarec.ranking.repeats import RepeatTerm
 

@@ -6,8 +6,8 @@ import torch
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.case_scores import Part
 from linguarec.evaluation.new_items import choose_for_new
-from linguarec.evaluation.stacking import Part
 from linguarec.ranking.dense import DenseRanker
 
 NUM_ITEMS, NUM_CASES = 200, 3_000

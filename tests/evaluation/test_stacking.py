@@ -6,8 +6,9 @@ import torch
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
-from linguarec.evaluation import stacking
-from linguarec.evaluation.stacking import Part, fit_repeats, fit_scores, stack_data
+from linguarec.evaluation import case_scores, stacking
+from linguarec.evaluation.case_scores import Part, stack_data
+from linguarec.evaluation.stacking import fit_repeats, fit_scores
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.repeats import RepeatTerm, SeenItems
 
@@ -88,7 +89,7 @@ def test_directions_without_a_curvature_are_no_obstacle():
 
 def test_sampled_classes_find_the_same_law(world, monkeypatch):
     cases, parts, _ = world
-    monkeypatch.setattr(stacking, "_MOST_ITEMS", 50)
+    monkeypatch.setattr(case_scores, "_MOST_ITEMS", 50)
     found = fit_scores(stack_data(parts, cases, 0), len(parts))
     assert found.weights == pytest.approx((0.7, 0.0), abs=0.05)
     assert found.repeats.values[:5] == pytest.approx(LAW[:5], abs=0.25)

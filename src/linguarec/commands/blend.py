@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import EvaluationCases
+    from linguarec.evaluation.case_scores import Part
     from linguarec.evaluation.choosing import Choice
     from linguarec.evaluation.report import Table
-    from linguarec.evaluation.stacking import Part
     from linguarec.families.blending import Ingredient
     from linguarec.ranking.sums import NewItems
     from linguarec.recommender import Recommender
@@ -88,9 +88,9 @@ def blend(
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import HELD_OUT_ITEMS, evaluation_cases
+    from linguarec.evaluation.case_scores import Part
     from linguarec.evaluation.choosing import choose_stack
     from linguarec.evaluation.comparison import against_best
-    from linguarec.evaluation.stacking import Part
     from linguarec.families.blending import blended
     from linguarec.files import write_json, writing_folder
     from linguarec.memory import peak_memory_gib, reset_peak_memory
@@ -251,7 +251,7 @@ def _where_it_helps(
     ingredients: "list[Ingredient]", found: "Choice", new: "NewItems", valid: "EvaluationCases"
 ) -> "NewItems":
     """The same, without its rows where scoring them as new makes valid worse, in which new items come as often as they do."""
-    from linguarec.evaluation.stacking import Part
+    from linguarec.evaluation.case_scores import Part
     from linguarec.families.blending import blended
 
     def reached(how: "NewItems") -> float:

@@ -428,8 +428,9 @@ def _trained(plan: _Trainings, name: str, seed: int) -> tuple[Path, float]:
 def _by_text(run: Path, dataset: "PreparedDataset", cases: "EvaluationCases", valid: "EvaluationCases") -> "Protocols":
     """The ranks by a model that was not trained on the data, with a repeat term fitted on valid, which is not stored."""
     from linguarec.devices import device_for
+    from linguarec.evaluation.case_scores import Part
     from linguarec.evaluation.lists import LENGTH
-    from linguarec.evaluation.stacking import Part, fit_repeats
+    from linguarec.evaluation.stacking import fit_repeats
     from linguarec.run_items import items_of_run
 
     items = items_of_run(run, dataset, True, {}, device_for(None))

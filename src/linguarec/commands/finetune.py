@@ -9,7 +9,7 @@ from linguarec.files import AnyPath
 
 if TYPE_CHECKING:
     from linguarec.data.splits import EvaluationCases
-    from linguarec.evaluation.stacking import Part
+    from linguarec.evaluation.case_scores import Part
     from linguarec.families.family import Family, Plan, Request
     from linguarec.runs.results import FinetuneResult
     from linguarec.training.settings import TrainingSettings
@@ -151,7 +151,8 @@ def complete_run(
     from linguarec.catalogue import Catalogue
     from linguarec.data.splits import draw_users, evaluation_cases
     from linguarec.devices import device_of
-    from linguarec.evaluation.stacking import Part, fit_repeats
+    from linguarec.evaluation.case_scores import Part
+    from linguarec.evaluation.stacking import fit_repeats
     from linguarec.families.weights import WEIGHTS_FILE, load_weights
     from linguarec.recommender import Recommender
     from linguarec.runs.results import FinetuneResult, metrics_of, write_results

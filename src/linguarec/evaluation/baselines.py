@@ -4,8 +4,9 @@ import numpy as np
 import numpy.typing as npt
 
 from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.case_scores import Part
 from linguarec.evaluation.evaluate import EvaluationResult, Protocols
-from linguarec.evaluation.stacking import Part, fit_repeats
+from linguarec.evaluation.stacking import fit_repeats
 from linguarec.ranking.ranks import TargetRanks
 
 IntArray = npt.NDArray[np.int64]

@@ -15,15 +15,27 @@ one-standard-error rule of Breiman, Friedman, Olshen and Stone, 1984). It is the
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.case_scores import (
+    CaseScores,
+    Part,
+    StackData,
+    drawn_cases,
+    drawn_rows,
+    heads_of,
+    most_pooled,
+    most_whole,
+)
 from linguarec.evaluation.intervals import PairedDifference, paired_difference
 from linguarec.evaluation.metrics import FloatArray, per_user
-from linguarec.evaluation.stacking import Part, StackData, drawn_cases, fit_scores, heads_of, stack_data
+from linguarec.evaluation.stacking import fit_scores
 from linguarec.evaluation.tuning import best_term
 from linguarec.progress import progress_bar
 from linguarec.ranking.repeats import NUM_BUCKETS, RepeatTerm
@@ -33,6 +45,7 @@ _ADDED = (0.1, 0.3, 1.0)  # of the spread of the sum so far, that of a part that
 _GAIN = 1e-5  # of ndcg@10; less is noise
 _FEWEST = 20  # users; with fewer no standard error means anything, and the best part is taken
 _MARGIN = 2.0  # standard errors by which a sum must beat the best part
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -69,31 +82,39 @@ def choose_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -
         cases: to fit on, which no model was trained on; of very many some are drawn.
         seed: of what is drawn, and of the halves.
     """
-    cases = drawn_cases(parts, cases, seed)
+    cases = drawn_cases(cases, most_pooled(parts), seed)
     users, owner = np.unique(cases.users, return_inverse=True)
-    second = np.random.default_rng(seed).permutation(len(users)) % 2 == 1
-    order = np.argsort(second[owner], kind="stable")  # each half is a slice, whose scores need no copy
-    cases, half = cases.select(order), int((~second[owner]).sum())
-    data = stack_data(parts, cases, seed)
-    spread = tuple(data.scores.std(dim=2).mean(dim=0).tolist())
+    second = (np.random.default_rng(seed).permutation(len(users)) % 2 == 1)[owner]
+    scores = CaseScores(parts, cases, seed)
+
+    def whole(rows: IntArray) -> StackData:
+        return scores.of(drawn_rows(rows, most_whole(parts), seed))
+
+    every = np.arange(len(cases))
+    spread = tuple(whole(every).scores.std(dim=2).mean(dim=0).tolist())
     gain: PairedDifference | None = None
-    with progress_bar("Fitting weights", 2 * _number_of_ways(len(parts)), "ways") as advance:
-        if len(users) < _FEWEST or len(parts) == 1:
-            alone = itertools.islice(_ways(data, spread), len(parts))
-            gains = {found.way: _gains(data, found) for found in alone}
-            chosen = best = max(gains, key=lambda way: float(gains[way].mean()))
-        else:
-            judged: dict[str, list[FloatArray]] = {}
-            halves = data.slice(0, half), data.slice(half, len(cases))
-            for fitted, held_out in (halves, halves[::-1]):
-                for found in _ways(fitted, spread):
-                    judged.setdefault(found.way, []).append(_gains(held_out, found))
+    if len(users) < _FEWEST or len(parts) == 1:
+        alone = itertools.islice(_ways(scores.pooled(every), partial(whole, every), spread), len(parts))
+        gains = _judged(scores, every, list(alone))
+        chosen = best = max(gains, key=lambda way: float(gains[way].mean()))
+        pool = scores.pooled(every)
+    else:
+        halves = every[~second], every[second]
+        pools = [scores.pooled(rows) for rows in halves]
+        judged: list[dict[str, FloatArray]] = []
+        with progress_bar("Fitting weights", 2 * _number_of_ways(len(parts)), "ways") as advance:
+            for own, held_out, pool in zip(halves, halves[::-1], pools, strict=True):
+                ways = []
+                for found in _ways(pool, partial(whole, own), spread):
+                    ways.append(found)
                     advance(1)
-            swapped = np.concatenate([cases.users[half:], cases.users[:half]])
-            gains = {way: per_user(np.concatenate(of_way), swapped)[1] for way, of_way in judged.items()}
-            chosen, best = _simplest(gains, len(parts))
-            gain = paired_difference(gains[chosen], gains[best])
-        refitted = next(found for found in _ways(data, spread) if found.way == chosen)
+                judged.append(_judged(scores, held_out, ways))
+        owners = cases.users[np.concatenate(halves[::-1])]
+        gains = {way: per_user(np.concatenate([each[way] for each in judged]), owners)[1] for way in judged[0]}
+        chosen, best = _simplest(gains, len(parts))
+        gain = paired_difference(gains[chosen], gains[best])
+        pool = StackData.joined(pools)
+    refitted = next(found for found in _ways(pool, partial(whole, every), spread) if found.way == chosen)
     return Choice(
         refitted.weights,
         RepeatTerm(tuple(map(float, refitted.repeats))),
@@ -122,17 +143,28 @@ def _standard_errors(differences: FloatArray) -> float:
     return mean / (deviation / np.sqrt(len(differences))) if deviation > 0 else 0.0
 
 
-def _gains(data: StackData, found: Weighing) -> FloatArray:
-    return heads_of(data, found.weights).gains(found.repeats)
+def _judged(scores: CaseScores, rows: IntArray, ways: Sequence[Weighing]) -> dict[str, FloatArray]:
+    """ndcg@10 [rows] of each case by each way, among all classes."""
+    gains: dict[str, list[FloatArray]] = {found.way: [] for found in ways}
+    with progress_bar("Judging weights", len(rows), "cases") as advance:
+        for block in scores.blocks(rows):
+            data = scores.of(block)
+            for found in ways:
+                gains[found.way].append(heads_of(data, found.weights).gains(found.repeats))
+            advance(len(block))
+    return {way: np.concatenate(each) for way, each in gains.items()}
 
 
 def _number_of_ways(parts: int) -> int:
     return 2 * parts + 1
 
 
-def _ways(data: StackData, spread: Sequence[float]) -> Iterator[Weighing]:
-    """Weights and term found on the cases in each way, simple ones first; what is not asked for is not computed."""
-    parts, pool = len(spread), data.pooled()
+def _ways(pool: StackData, whole: Callable[[], StackData], spread: Sequence[float]) -> Iterator[Weighing]:
+    """Weights and term found on the cases in each way, simple ones first; what is not asked for is not computed.
+
+    `pool`: of all cases. `whole`: makes the data with all classes, of as many of the cases as memory holds.
+    """
+    parts = len(spread)
     alone = [
         _with_term(pool, f"part {part + 1} alone", np.eye(parts)[part], np.zeros(NUM_BUCKETS)) for part in range(parts)
     ]
@@ -143,7 +175,7 @@ def _ways(data: StackData, spread: Sequence[float]) -> Iterator[Weighing]:
     for size in range(2, parts + 1):
         now = _with_one_more(pool, now, spread, f"the best {size} parts" if size < parts else "part by part")
         yield now
-    likely = fit_scores(data, parts)
+    likely = fit_scores(whole(), parts)
     now = _with_term(pool, "maximum likelihood", np.array(likely.weights), np.array(likely.repeats.values))[0]
     yield now
     tuned = _tuned(pool, np.array(now.weights), now.repeats, spread)

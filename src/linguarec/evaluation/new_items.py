@@ -28,10 +28,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.case_scores import Part, scores_of_cases
 from linguarec.evaluation.metrics import FloatArray
-from linguarec.evaluation.stacking import Part, scores_of_cases
 from linguarec.progress import progress_bar
 from linguarec.ranking.sums import NewItems
 
@@ -214,15 +213,14 @@ def _tried(
     rows: IntArray,
     absent: Tensor,
 ) -> _Tried:
-    nothing = Ragged(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
-    own = [scores_of_cases(part, cases, np.arange(len(part.ranker)), nothing) for part in parts]
+    own = [scores_of_cases(part, cases) for part in parts]
     whole = torch.zeros_like(own[0])
     for weight, scores in zip(weights, own, strict=True):
         whole.add_(scores, alpha=weight)
     of_new = torch.zeros(len(cases), len(parts), len(rows))
     for place, read in enumerate(new):
         if read is not None:
-            of_new[:, place] = scores_of_cases(read, cases, np.arange(len(rows)), nothing)
+            of_new[:, place] = scores_of_cases(read, cases)
     case = np.repeat(np.arange(len(cases)), cases.histories.lengths)
     item = cases.histories.values.astype(np.int64)
     other = item != cases.targets[case]

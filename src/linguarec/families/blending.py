@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from linguarec.data.dataset import PreparedDataset
-from linguarec.evaluation.stacking import Part
+from linguarec.evaluation.case_scores import Part
 from linguarec.families.blend.items import BlendInputs, BlendSource
 from linguarec.families.blend.method import BLEND, BlendPart, BlendScorer
 from linguarec.families.blend.model import Blend, BlendConfig

@@ -9,8 +9,7 @@ from typing import Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
-from torch import Tensor, nn
+from torch import nn
 
 from linguarec.arrays import save_array
 from linguarec.batching.histories import TOKENS_PER_BATCH
@@ -27,7 +26,7 @@ from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.explaining import Explanation, weighted_sum
-from linguarec.ranking.scorer import Scorer, evaluating
+from linguarec.ranking.scorer import Scorer, evaluating, gathered
 from linguarec.ranking.sums import NewItems, SumRanker
 from linguarec.sources.source import ItemSource
 from linguarec.stored import AGAIN, read_array
@@ -120,7 +119,7 @@ class BlendScorer:
             found = []
             for part, own in zip(self.parts, inputs.parts, strict=True):
                 with evaluating(part.scorer.network):
-                    found.append(_gathered(part.scorer.queries(own, of_index, its_users, tokens_per_batch)))
+                    found.append(gathered(part.scorer.queries(own, of_index, its_users, tokens_per_batch)))
             yield index, tuple(found)
 
     def explain(
@@ -170,15 +169,6 @@ class BlendScorer:
             place = folder / PARTS_FOLDER / str(number)
             place.mkdir(parents=True, exist_ok=True)
             yield place, part
-
-
-def _gathered(batches: Iterator[tuple[IntArray, Any]]) -> Any:
-    """The queries of all batches in the order of their indices."""
-    index, found = zip(*batches, strict=True)
-    order = np.argsort(np.concatenate(index))
-    if isinstance(found[0], Tensor):
-        return torch.cat([each.float().cpu() for each in found])[torch.from_numpy(order)]
-    return sparse.csr_array(sparse.vstack(found))[order]
 
 
 def _largest(counts: Iterator[dict[str, int]]) -> dict[str, int]:

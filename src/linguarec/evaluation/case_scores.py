@@ -1,0 +1,314 @@
+"""The scores that fixed models give cases, in the form that weights and repeat terms are fitted on.
+
+Large catalogues are sampled: the classes of a case are its target, the items of its history and uniformly drawn items, whose
+share of the softmax is corrected by their number (importance sampling).
+
+The scores of many models for all items and cases may need more memory than there is. So `CaseScores` keeps the queries, and
+computes the scores of the cases that are asked for.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from linguarec.data.ragged import Ragged
+from linguarec.data.splits import EvaluationCases
+from linguarec.evaluation.evaluate import Protocols, ranked_by_protocol
+from linguarec.evaluation.tuning import ROWS, Heads
+from linguarec.ranking.dense import DenseRanker
+from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.ranks import full_precision
+from linguarec.ranking.repeats import RepeatTerm, SeenItems
+from linguarec.ranking.scorer import Scorer, evaluating, gathered, selected
+
+NUMBERS_AT_ONCE = 1 << 20  # scores that are worked on at once
+_NUMBERS = 1 << 28  # scores held at once: 1 GiB
+_NUMBERS_OF_BLOCK = 1 << 26  # of those that are computed one block of cases after the other
+# With 5,000 cases instead, test recall@10 of text-kNN on Scientific moves by up to 0.0005, with 2,000 ndcg@10 by 0.0008.
+_MOST_CASES, _MOST_ITEMS = 20_000, 20_000
+_POOL = 64  # best items of each part, of which the best ones of a sum are found
+IntArray = npt.NDArray[np.int64]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model on the items of a folder: its ranker, and what makes the queries of cases, batch by batch with their indices."""
+
+    ranker: ExactRanker[Any, Any]
+    queries: Callable[[EvaluationCases], Iterator[tuple[npt.NDArray[np.int64], Any]]]
+
+    @classmethod
+    def of(cls, scorer: Scorer, inputs: Any, ranker: ExactRanker[Any, Any]) -> "Part":
+        """Of a trained model. `inputs`: as its scorer's `encode` returned them."""
+
+        def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+            with evaluating(scorer.network):
+                yield from scorer.queries(inputs, cases.histories, cases.users)
+
+        return cls(ranker, queries)
+
+    @classmethod
+    def without_history(cls, scores: npt.NDArray[np.floating[Any]]) -> "Part":
+        """Of scores [N] that are the same for all histories."""
+
+        def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+            yield np.arange(len(cases)), torch.ones(len(cases), 1)
+
+        return cls(DenseRanker(torch.from_numpy(scores.astype(np.float32)).unsqueeze(1)), queries)
+
+    def rank(self, cases: EvaluationCases, repeats: RepeatTerm | None) -> Protocols:
+        """Rank the targets of the cases under every protocol."""
+        return ranked_by_protocol(self.queries(cases), self.ranker, cases, repeats)
+
+
+@dataclass(frozen=True)
+class StackData:
+    """Scores of C cases.
+
+    `scores` [C, M, K] float32: of each part for K classes of each case. `target` [C]: its place among them. `seen_case`,
+    `seen_place`, `seen_bucket` [S]: the classes that are items of the history. `offset` [C, K]: log of how many items a class
+    stands for.
+    """
+
+    scores: Tensor
+    target: Tensor
+    seen_case: Tensor
+    seen_place: Tensor
+    seen_bucket: Tensor
+    offset: Tensor
+
+    @classmethod
+    def joined(cls, blocks: Iterable["StackData"]) -> "StackData":
+        """The cases of all blocks in turn; classes that a case lacks have an offset of -inf."""
+        given = list(blocks)
+        width = max(block.scores.shape[2] for block in given)
+        starts = np.cumsum([0, *(len(block.scores) for block in given)])
+        scores = torch.zeros(int(starts[-1]), given[0].scores.shape[1], width)
+        offset = torch.full((len(scores), width), -torch.inf)
+        for block, start in zip(given, starts.tolist(), strict=False):
+            rows = slice(start, start + len(block.scores))
+            scores[rows, :, : block.scores.shape[2]] = block.scores
+            offset[rows, : block.scores.shape[2]] = block.offset
+        return cls(
+            scores,
+            torch.cat([block.target for block in given]),
+            torch.cat([block.seen_case + start for block, start in zip(given, starts.tolist(), strict=False)]),
+            torch.cat([block.seen_place for block in given]),
+            torch.cat([block.seen_bucket for block in given]),
+            offset,
+        )
+
+    def pooled(self, most: int = _POOL) -> "StackData":
+        """The classes that any weighted sum may rank high: the `most` best ones of each part, the target and the history."""
+        cases, parts, classes = self.scores.shape
+        absent = self.offset == -torch.inf
+        wanted = torch.zeros(cases, classes, dtype=torch.bool)
+        for part in range(parts):
+            scores = self.scores[:, part].masked_fill(absent, -torch.inf)
+            wanted.scatter_(1, scores.topk(min(most, classes), dim=1).indices, True)
+        wanted[torch.arange(cases), self.target] = True
+        wanted[self.seen_case, self.seen_place] = True
+        case, place = wanted.logical_and_(~absent).nonzero(as_tuple=True)
+        starts = torch.searchsorted(case, torch.arange(cases + 1))
+        column = torch.arange(len(case)) - starts[case]
+        table = torch.full((cases, int(torch.diff(starts).max())), -1)
+        table[case, column] = place
+        keys = case * classes + place  # ascending
+
+        def columns(of_case: Tensor, its_place: Tensor) -> Tensor:
+            return column[torch.searchsorted(keys, of_case * classes + its_place)]
+
+        taken = table.clamp(min=0)
+        return StackData(
+            self.scores.gather(2, taken.unsqueeze(1).expand(-1, parts, -1)),
+            columns(torch.arange(cases), self.target),
+            self.seen_case,
+            columns(self.seen_case, self.seen_place),
+            self.seen_bucket,
+            self.offset.expand(cases, classes).gather(1, taken).masked_fill(table < 0, -torch.inf),
+        )
+
+
+class CaseScores:
+    """The scores that parts give cases, computed for those that are asked for.
+
+    Args:
+        parts: models on the same items.
+        cases: which no model was trained on.
+        seed: of the classes that are drawn from a large catalogue.
+    """
+
+    def __init__(self, parts: Sequence[Part], cases: EvaluationCases, seed: int) -> None:
+        self._cases = cases
+        self._items = len(parts[0].ranker)
+        self._shared = _classes(self._items, seed)
+        self._rankers = [part.ranker for part in parts]
+        whole = len(self._shared) == self._items
+        self._of_shared = self._rankers if whole else [each.subset(self._shared) for each in self._rankers]
+        self._queries = [gathered(part.queries(cases)) for part in parts]
+
+    def of(self, rows: IntArray) -> StackData:
+        """Those of the cases `rows`."""
+        cases = self._cases.select(rows)
+        seen = SeenItems.of(cases.histories)
+        if len(self._shared) == self._items:
+            extra = Ragged(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
+            target, places, offset = cases.targets.astype(np.int64), seen.rows.values, torch.zeros(1, 1)
+        else:
+            extra, target, places, offset = _sampled(cases, seen, self._items, self._shared)
+        width = len(self._shared) + int(extra.lengths.max(initial=0))
+        scores = torch.zeros(len(cases), len(self._rankers), width)
+        for part, (ranker, of_shared) in enumerate(zip(self._rankers, self._of_shared, strict=True)):
+            with torch.inference_mode(), full_precision(ranker.device):
+                queries = selected(self._queries[part], rows)
+                _write(scores[:, part], np.arange(len(cases)), queries, ranker, of_shared, extra)
+        return StackData(
+            scores,
+            _tensor(target),
+            seen_case=_tensor(np.repeat(np.arange(len(cases)), seen.rows.lengths)),
+            seen_place=_tensor(places),
+            seen_bucket=_tensor(seen.buckets),
+            offset=offset,
+        )
+
+    def blocks(self, rows: IntArray) -> Iterator[IntArray]:
+        """The same rows in blocks whose scores need little memory."""
+        size = max(1, _NUMBERS_OF_BLOCK // (len(self._shared) * len(self._rankers)))
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+    def pooled(self, rows: IntArray) -> StackData:
+        """Those of the classes that any weighted sum may rank high."""
+        return StackData.joined(self.of(block).pooled() for block in self.blocks(rows))
+
+
+def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> StackData:
+    """The scores of the parts on the cases.
+
+    Args:
+        parts: models on the same items.
+        cases: to fit on, which no model was trained on; at most 20,000 are drawn.
+        seed: of what is drawn.
+    """
+    cases = drawn_cases(cases, most_whole(parts), seed)
+    return CaseScores(parts, cases, seed).of(np.arange(len(cases)))
+
+
+def most_whole(parts: Sequence[Part]) -> int:
+    """For how many cases the scores of all classes are held at once."""
+    return max(1, min(_MOST_CASES, _NUMBERS // (min(len(parts[0].ranker), _MOST_ITEMS) * len(parts))))
+
+
+def most_pooled(parts: Sequence[Part]) -> int:
+    """For how many cases those of the classes are held that any weighted sum may rank high."""
+    return max(1, min(_MOST_CASES, _NUMBERS // 2 // (_POOL * len(parts) ** 2)))
+
+
+def heads_of(data: StackData, weights: Sequence[float]) -> Heads:
+    """What ndcg@10 of the weighted sum of the parts depends on."""
+    cases, _, classes = data.scores.shape
+    mix, scores = torch.tensor(weights, dtype=torch.float32), torch.empty(cases, classes)
+    for start in range(0, cases, ROWS):  # all at once, torch copies the scores of the parts
+        rows = slice(start, start + ROWS)
+        torch.matmul(mix, data.scores[rows], out=scores[rows])
+    scores.masked_fill_(data.offset == -torch.inf, -torch.inf)
+    return Heads.of(scores, data.target, data.seen_case, data.seen_place, data.seen_bucket)
+
+
+def drawn_cases(cases: EvaluationCases, most: int, seed: int) -> EvaluationCases:
+    """The same cases, or `most` drawn from them."""
+    if len(cases) <= most:
+        return cases
+    log.info("fitted on %d cases drawn at random", most)
+    return cases.select(drawn_rows(np.arange(len(cases)), most, seed))
+
+
+def drawn_rows(rows: IntArray, most: int, seed: int) -> IntArray:
+    """At most so many of the rows, in their order."""
+    return rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])]
+
+
+def _tensor(values: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.int64))
+
+
+def _classes(items: int, seed: int) -> IntArray:
+    """All items, or as many as are drawn from a large catalogue."""
+    if items <= _MOST_ITEMS:
+        return np.arange(items)
+    return np.sort(np.random.default_rng(seed).choice(items, _MOST_ITEMS, replace=False))
+
+
+def _sampled(
+    cases: EvaluationCases, seen: SeenItems, items: int, drawn: IntArray
+) -> tuple[Ragged, IntArray, IntArray, Tensor]:
+    """Own classes of each case (history and target) beside the drawn ones, places of target and history, offsets.
+
+    A drawn class that is also a case's own has an offset of -inf there: it is counted once.
+    """
+    classes = len(drawn)
+    lengths = seen.rows.lengths + 1
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    own = np.empty(offsets[-1], dtype=np.int64)
+    is_target = np.zeros(len(own), dtype=bool)
+    is_target[offsets[1:] - 1] = True
+    own[is_target], own[~is_target] = cases.targets, seen.rows.values
+    width = int(lengths.max(initial=1))
+    offset = torch.full((len(cases), classes + width), float(np.log(items / classes)))
+    place = classes + np.arange(len(own)) - np.repeat(offsets[:-1], lengths)
+    case = np.repeat(np.arange(len(cases)), lengths)
+    offset[:, classes:] = -torch.inf
+    offset[case, place] = 0.0
+    at = np.searchsorted(drawn, own)
+    found = np.append(drawn, -1)[at] == own
+    offset[case[found], at[found]] = -torch.inf
+    target, places = place[is_target].copy(), place[~is_target]
+    # A target of the history is one class: that of the history.
+    again = np.isin(case[~is_target] * items + seen.rows.values, np.arange(len(cases)) * items + cases.targets)
+    repeated = case[~is_target][again]
+    offset[repeated, target[repeated]] = -torch.inf
+    target[repeated] = places[again]
+    return Ragged(own, offsets), target, places, offset
+
+
+def scores_of_cases(part: Part, cases: EvaluationCases) -> Tensor:
+    """Scores [C, N] of all items of the part."""
+    nothing = Ragged(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
+    found = torch.zeros(len(cases), len(part.ranker))
+    with torch.inference_mode(), full_precision(part.ranker.device):
+        for index, queries in part.queries(cases):
+            _write(found, index, queries, part.ranker, part.ranker, nothing)
+    return found
+
+
+def _write(
+    found: Tensor,
+    index: IntArray,
+    queries: Any,
+    ranker: ExactRanker[Any, Any],
+    of_shared: ExactRanker[Any, Any],
+    own: Ragged,
+) -> None:
+    """Write into the rows `index` of `found` [C, K] the scores of the shared classes, and then of each case's `own`."""
+    shared = len(of_shared)
+    for start in range(0, len(index), ROWS):
+        rows = index[start : start + ROWS]
+        taken = ranker.take(queries, start, start + len(rows))
+        out = torch.empty(len(rows), shared, device=ranker.device)
+        of_shared.score(taken, out)
+        found[torch.from_numpy(rows), :shared] = out.cpu()
+        lists = own.select(rows)
+        if len(lists.values):
+            table = np.zeros((len(rows), int(lists.lengths.max())), dtype=np.int64)
+            filled = np.arange(table.shape[1]) < lists.lengths[:, None]
+            table[filled] = lists.values
+            scored = ranker.scores_of(taken, torch.from_numpy(table).to(ranker.device)).float().cpu()
+            found[torch.from_numpy(rows), shared : shared + table.shape[1]] = scored
+    if of_shared is ranker and len(ranker.removed):
+        found[:, torch.from_numpy(ranker.removed)] = -1e4
