@@ -92,6 +92,14 @@ class SettingsError(LinguarecError):
         super().__init__("\n".join(problems))
 
 
+class UnreadFlagsError(SettingsError):
+    """Flags were given that say nothing to a model. `flags`: their names, as those of Python's arguments."""
+
+    def __init__(self, problems: list[str], flags: list[str]) -> None:
+        self.flags = flags
+        super().__init__(problems)
+
+
 class WorseModelError(LinguarecError):
     """An updated model is significantly worse than the one that it would replace.
 

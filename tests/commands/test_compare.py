@@ -8,6 +8,7 @@ from results import stored_result
 from linguarec.commands.compare import compare
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
+from linguarec.commands.quantize import quantize
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import TEST, TRAIN, evaluation_cases, global_temporal, held_out_items
 from linguarec.errors import DataFormatError, SettingsError
@@ -357,3 +358,14 @@ def test_no_unknown_name_is_sent_to_a_model_that_is_not_trained(tmp_path):
     assert "blend" not in problem
     with pytest.raises(SettingsError, match=r"models names none\. There are: sasrec, .* textknn\.$"):
         compare(tmp_path, [], tmp_path / "out")
+
+
+def test_a_flag_goes_to_the_models_that_it_says_something_to(dataset, tmp_path, caplog):
+    """With two kinds of vectors --features is needed by textknn, and no flag of VQ-Rec, which reads codes."""
+    quantize([dataset.path], "enc", subvectors=2, centroids=4)
+    dataset.write_features("other", dataset.load_features("enc")[::-1].copy(), dataset.feature_info("enc"))
+    with pytest.raises(SettingsError, match="--features: this is not for vqrec; leave it out"):
+        compare(dataset.path, ["vqrec"], tmp_path / "out", baselines=False, features="enc")
+    short = replace(SHORT, max_epochs=1)
+    found = compare(dataset.path, "vqrec", tmp_path / "out", seeds=1, transformer=SMALL, training=short, features="enc")
+    assert {"vqrec", "ease-text", "textknn"} <= set(found.systems) and not found.left_out

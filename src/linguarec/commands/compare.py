@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,17 @@ class _Trainings:
     folder: Path
     families: "dict[str, Family]"
     training: "Mapping[str, TrainingSettings]"
-    options: Mapping[str, Mapping[str, Any]]
+    options: dict[str, dict[str, Any]]
     seeds: Sequence[int]
+
+    def tried(self, name: str, options: Mapping[str, Any]) -> None:
+        """Plan a training of a family with these options, which refuses what does not suit it."""
+        from linguarec.commands.finetune import finetuning_request
+
+        place, training, seed = self.folder / name, self.training[name], self.seeds[0]
+        about = self.dataset.path, place, None, training, None, self.split, 1.0, seed
+        family = self.families[name]
+        family.finetuning.plan(finetuning_request(family, *about, dict(options)))
 
 
 @one_writer
@@ -307,26 +317,15 @@ def _check_plans(plan: _Trainings, asked: Sequence[str], left_out: dict[str, str
     Raises:
         LinguarecError: settings are bad, or the data do not suit a model that was asked for.
     """
-    from linguarec.commands.finetune import finetuning_request
+    from linguarec.families.flags import read_alone
 
-    for name, family in list(plan.families.items()):
+    for name in list(plan.families):
         if name in left_out:  # of an earlier split, for the same reason
             del plan.families[name]
             continue
         try:
-            request = finetuning_request(
-                family,
-                plan.dataset.path,
-                plan.folder / name,
-                None,
-                plan.training[name],
-                None,
-                plan.split,
-                1.0,
-                plan.seeds[0],
-                dict(plan.options[name]),
-            )
-            family.finetuning.plan(request)
+            others = {flag for other, each in plan.options.items() if other != name for flag in each}
+            plan.options[name] = read_alone(partial(plan.tried, name), plan.options[name], others)
         except LinguarecError as error:
             if name in asked:
                 raise

@@ -1,11 +1,11 @@
 """Flags that families declare as fields of a dataclass: their types and values, and the rule that refuses other flags."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from linguarec.errors import SettingsError
+from linguarec.errors import SettingsError, UnreadFlagsError
 from linguarec.given import given as set_by_user
 
 
@@ -55,10 +55,29 @@ def refuse(who: str, given: Mapping[str, Any]) -> None:
     """Refuse the flags in `given` that have a value; a group of settings at its defaults counts as no value.
 
     Raises:
-        SettingsError: flags have values; all are named.
+        UnreadFlagsError: flags have values; all are named.
     """
-    if problems := refusals(who, [flag for flag, value in given.items() if not _is_default(value)]):
-        raise SettingsError(problems)
+    if flags := [flag for flag, value in given.items() if not _is_default(value)]:
+        raise UnreadFlagsError(refusals(who, flags), flags)
+
+
+def read_alone(
+    plan: Callable[[Mapping[str, Any]], object], given: Mapping[str, Any], spare: Collection[str]
+) -> dict[str, Any]:
+    """The flags in `given` without those of `spare` that `plan` refuses, which are meant for other models.
+
+    Raises:
+        LinguarecError: `plan` refuses another flag, or the rest.
+    """
+    read = dict(given)
+    try:
+        plan(read)
+    except UnreadFlagsError as error:
+        if not set(error.flags) <= set(spare):
+            raise
+        read = {flag: value for flag, value in given.items() if flag not in error.flags}
+        plan(read)
+    return read
 
 
 def _is_default(value: Any) -> bool:
