@@ -148,3 +148,14 @@ def test_little_memory_does_not_mean_few_cases(monkeypatch: pytest.MonkeyPatch) 
     found = choose_stack(parts, cases)
     assert found.cases == 1_500 and fitted == [200, 200]
     assert found.weights == pytest.approx(wanted.weights, rel=0.2) and found.chosen == wanted.chosen
+
+
+def test_a_long_history_does_not_widen_the_pool() -> None:
+    parts, cases = world(60, 5, (1.0, 1.0), (0.5, 0.5))
+    lists = [row.tolist() for row in cases.histories]
+    cases = EvaluationCases(Ragged.from_lists([list(range(NUM_ITEMS)), *lists[1:]]), cases.targets, cases.users)
+    data = stack_data(parts, cases, 0)
+    pool = data.pooled(12)
+    assert pool.scores.shape[2] <= 2 * 2 * 12 + 1
+    term = np.array([-0.2, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert heads_of(pool, (1.0, 0.5)).gains(term) == pytest.approx(heads_of(data, (1.0, 0.5)).gains(term))

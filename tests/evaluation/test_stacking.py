@@ -7,7 +7,7 @@ import torch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation import case_scores, stacking
-from linguarec.evaluation.case_scores import Part, stack_data
+from linguarec.evaluation.case_scores import CaseScores, Part, stack_data
 from linguarec.evaluation.stacking import fit_repeats, fit_scores
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.repeats import RepeatTerm, SeenItems
@@ -131,3 +131,51 @@ def test_the_units_are_those_of_the_scores(world):
     assert ranked_twice.mean("ndcg@10") == pytest.approx(ranked.mean("ndcg@10"), abs=1e-3)
     assert fit_repeats(parts[0], cases.select(np.zeros(0, dtype=np.int64))) is None
     assert isinstance(term, RepeatTerm)
+
+
+def test_a_drawn_part_of_the_catalogue_gives_the_term_of_all_of_it(world, monkeypatch):
+    """ndcg@10 is of ranks among all items: among a sixth of them new targets would seem to be on top."""
+    cases, parts, _ = world
+    some = cases.select(np.arange(3_000))
+    wanted = fit_repeats(parts[0], some)
+    monkeypatch.setattr(case_scores, "_MOST_ITEMS", 10)
+    found = fit_repeats(parts[0], some)
+    scores = CaseScores(parts[:1], some, 0)
+    assert scores.sampled
+    heads = scores.heads(np.arange(3_000))
+    reached = [heads.ndcg(np.array(term.values)) for term in (wanted, found)]
+    assert reached[1] == pytest.approx(reached[0], abs=0.003) and reached[1] > heads.ndcg(np.zeros(7)) + 0.01
+
+
+def test_removed_items_are_not_drawn(monkeypatch):
+    monkeypatch.setattr(case_scores, "_MOST_ITEMS", 50)
+    gone = np.arange(20, 28)
+    assert not set(case_scores._classes(NUM_ITEMS, gone, 0)) & set(gone.tolist())
+    assert len(case_scores._classes(NUM_ITEMS, np.zeros(0, np.int64), 0)) == 50
+
+
+def test_what_fills_a_row_up_is_no_score(world, monkeypatch):
+    cases, parts, _ = world
+    monkeypatch.setattr(case_scores, "_MOST_ITEMS", 50)
+    few = cases.select(np.arange(50))
+    spread = stack_data(parts, few, 0).spread()
+    histories = [*(row.tolist() for row in few.histories), list(range(NUM_ITEMS))]
+    long = EvaluationCases(Ragged.from_lists(histories), np.append(few.targets, 0), np.append(few.users, 0))
+    assert stack_data(parts, long, 0).spread().numpy() == pytest.approx(spread.numpy(), rel=0.02)
+
+
+def test_a_catalogue_of_one_item_has_a_term():
+    part = part_of(torch.ones(1, 2), torch.ones(5, 2))
+    cases = EvaluationCases(Ragged.from_lists([[0]] * 5), np.zeros(5, np.int32), np.arange(5))
+    term = fit_repeats(part, cases)
+    assert term is not None and np.isfinite(term.values).all()
+
+
+def test_kept_queries_have_no_gradients():
+    weights = torch.nn.Linear(2, 2)
+    part = Part(DenseRanker(torch.eye(2)), lambda cases: iter([(np.array([1, 0]), weights(torch.eye(2)))]))
+    cases = EvaluationCases(Ragged.from_lists([[0], [1]]), np.array([1, 0], np.int32), np.arange(2))
+    scores = CaseScores([part], cases, 0)
+    queries = scores._queries[0].of(np.array([1, 0]))
+    assert not queries.requires_grad and torch.equal(queries, weights(torch.eye(2)).detach())
+    assert scores.of(np.array([0])).scores[0, 0].tolist() == pytest.approx(queries[1].tolist())

@@ -319,12 +319,13 @@ def _check_plans(plan: _Trainings, asked: Sequence[str], left_out: dict[str, str
     """
     from linguarec.families.flags import read_alone
 
+    flags = {name: set(options) for name, options in plan.options.items()}
     for name in list(plan.families):
         if name in left_out:  # of an earlier split, for the same reason
             del plan.families[name]
             continue
         try:
-            others = {flag for other, each in plan.options.items() if other != name for flag in each}
+            others = {flag for other, each in flags.items() if other != name for flag in each}
             plan.options[name] = read_alone(partial(plan.tried, name), plan.options[name], others)
         except LinguarecError as error:
             if name in asked:

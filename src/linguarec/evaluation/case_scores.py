@@ -1,7 +1,7 @@
 """The scores that fixed models give cases, in the form that weights and repeat terms are fitted on.
 
-Large catalogues are sampled: the classes of a case are its target, the items of its history and uniformly drawn items, whose
-share of the softmax is corrected by their number (importance sampling).
+For the likelihood large catalogues are sampled: the classes of a case are its target, the items of its history and uniformly
+drawn items, whose share of the softmax is corrected by their number (importance sampling). Ranks are always among all items.
 
 The scores of many models for all items and cases may need more memory than there is. So `CaseScores` keeps the queries, and
 computes the scores of the cases that are asked for.
@@ -23,16 +23,18 @@ from linguarec.evaluation.evaluate import Protocols, ranked_by_protocol
 from linguarec.evaluation.tuning import ROWS, Heads
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.exact import ExactRanker
+from linguarec.ranking.queries import KeptQueries
 from linguarec.ranking.ranks import full_precision
 from linguarec.ranking.repeats import RepeatTerm, SeenItems
-from linguarec.ranking.scorer import Scorer, evaluating, gathered, selected
+from linguarec.ranking.scorer import Scorer, evaluating
 
 NUMBERS_AT_ONCE = 1 << 20  # scores that are worked on at once
 _NUMBERS = 1 << 28  # scores held at once: 1 GiB
 _NUMBERS_OF_BLOCK = 1 << 26  # of those that are computed one block of cases after the other
 # With 5,000 cases instead, test recall@10 of text-kNN on Scientific moves by up to 0.0005, with 2,000 ndcg@10 by 0.0008.
 _MOST_CASES, _MOST_ITEMS = 20_000, 20_000
-_POOL = 64  # best items of each part, of which the best ones of a sum are found
+_MOST_RANKED = 1 << 30  # scores of all items that are computed where a large catalogue is sampled for the likelihood
+_POOL, _POOL_OF_ALL, _LEAST_POOL = 64, 512, 16  # best items of each part, of which the best ones of a sum are found
 IntArray = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
@@ -105,8 +107,8 @@ class StackData:
             offset,
         )
 
-    def pooled(self, most: int = _POOL) -> "StackData":
-        """The classes that any weighted sum may rank high: the `most` best ones of each part, the target and the history."""
+    def pooled(self, most: int) -> "StackData":
+        """The classes that any weighted sum may rank high: the target, and the `most` best of each part and of its history."""
         cases, parts, classes = self.scores.shape
         absent = self.offset == -torch.inf
         wanted = torch.zeros(cases, classes, dtype=torch.bool)
@@ -114,7 +116,18 @@ class StackData:
             scores = self.scores[:, part].masked_fill(absent, -torch.inf)
             wanted.scatter_(1, scores.topk(min(most, classes), dim=1).indices, True)
         wanted[torch.arange(cases), self.target] = True
-        wanted[self.seen_case, self.seen_place] = True
+        seen = torch.zeros(cases, classes, dtype=torch.bool)
+        seen[self.seen_case, self.seen_place] = True
+        if int(torch.bincount(self.seen_case, minlength=1).max()) > most:  # one long history would widen all rows
+            best = torch.zeros(cases, classes, dtype=torch.bool)
+            for part in range(parts):
+                scores = self.scores[:, part].masked_fill(~seen, -torch.inf)
+                best.scatter_(1, scores.topk(min(most, classes), dim=1).indices, True)
+            best[torch.arange(cases), self.target] = True
+            seen.logical_and_(best)
+        wanted.logical_or_(seen)
+        kept = wanted[self.seen_case, self.seen_place]
+        seen_case, seen_place = self.seen_case[kept], self.seen_place[kept]
         case, place = wanted.logical_and_(~absent).nonzero(as_tuple=True)
         starts = torch.searchsorted(case, torch.arange(cases + 1))
         column = torch.arange(len(case)) - starts[case]
@@ -129,11 +142,22 @@ class StackData:
         return StackData(
             self.scores.gather(2, taken.unsqueeze(1).expand(-1, parts, -1)),
             columns(torch.arange(cases), self.target),
-            self.seen_case,
-            columns(self.seen_case, self.seen_place),
-            self.seen_bucket,
+            seen_case,
+            columns(seen_case, seen_place),
+            self.seen_bucket[kept],
             self.offset.expand(cases, classes).gather(1, taken).masked_fill(table < 0, -torch.inf),
         )
+
+    def spread(self) -> Tensor:
+        """[M] standard deviation of the scores of each part over the classes, mean of the cases."""
+        present = (self.offset > -torch.inf).expand(len(self.scores), self.scores.shape[2])
+        count = present.sum(dim=1)
+        found = []
+        for part in range(self.scores.shape[1]):
+            scores = self.scores[:, part] * present
+            mean = scores.sum(dim=1, keepdim=True) / count.unsqueeze(1)
+            found.append((((scores - mean) * present).square().sum(dim=1) / count).sqrt().mean())
+        return torch.stack(found)
 
 
 class CaseScores:
@@ -148,26 +172,29 @@ class CaseScores:
     def __init__(self, parts: Sequence[Part], cases: EvaluationCases, seed: int) -> None:
         self._cases = cases
         self._items = len(parts[0].ranker)
-        self._shared = _classes(self._items, seed)
         self._rankers = [part.ranker for part in parts]
-        whole = len(self._shared) == self._items
-        self._of_shared = self._rankers if whole else [each.subset(self._shared) for each in self._rankers]
-        self._queries = [gathered(part.queries(cases)) for part in parts]
+        self._drawn = _classes(self._items, parts[0].ranker.removed, seed)
+        self.sampled = len(self._drawn) < self._items
+        self._of_drawn = [each.subset(self._drawn) for each in self._rankers] if self.sampled else self._rankers
+        with torch.inference_mode():
+            self._queries = [KeptQueries(part.queries(cases)) for part in parts]
 
-    def of(self, rows: IntArray) -> StackData:
-        """Those of the cases `rows`."""
+    def of(self, rows: IntArray, sampled: bool = False) -> StackData:
+        """Those of the cases `rows`, for all items or, of a large catalogue with `sampled`, for drawn ones."""
         cases = self._cases.select(rows)
         seen = SeenItems.of(cases.histories)
-        if len(self._shared) == self._items:
+        sampled = sampled and self.sampled
+        shared, rankers = (len(self._drawn), self._of_drawn) if sampled else (self._items, self._rankers)
+        if not sampled:
             extra = Ragged(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
             target, places, offset = cases.targets.astype(np.int64), seen.rows.values, torch.zeros(1, 1)
         else:
-            extra, target, places, offset = _sampled(cases, seen, self._items, self._shared)
-        width = len(self._shared) + int(extra.lengths.max(initial=0))
+            extra, target, places, offset = _sampled(cases, seen, self._items, self._drawn)
+        width = shared + int(extra.lengths.max(initial=0))
         scores = torch.zeros(len(cases), len(self._rankers), width)
-        for part, (ranker, of_shared) in enumerate(zip(self._rankers, self._of_shared, strict=True)):
+        for part, (ranker, of_shared) in enumerate(zip(self._rankers, rankers, strict=True)):
             with torch.inference_mode(), full_precision(ranker.device):
-                queries = selected(self._queries[part], rows)
+                queries = self._queries[part].of(rows)
                 _write(scores[:, part], np.arange(len(cases)), queries, ranker, of_shared, extra)
         return StackData(
             scores,
@@ -180,12 +207,18 @@ class CaseScores:
 
     def blocks(self, rows: IntArray) -> Iterator[IntArray]:
         """The same rows in blocks whose scores need little memory."""
-        size = max(1, _NUMBERS_OF_BLOCK // (len(self._shared) * len(self._rankers)))
+        size = max(1, _NUMBERS_OF_BLOCK // (self._items * len(self._rankers)))
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
     def pooled(self, rows: IntArray) -> StackData:
         """Those of the classes that any weighted sum may rank high."""
-        return StackData.joined(self.of(block).pooled() for block in self.blocks(rows))
+        most = _pool(len(self._rankers))
+        return StackData.joined(self.of(block).pooled(most) for block in self.blocks(rows))
+
+    def heads(self, rows: IntArray) -> Heads:
+        """What ndcg@10 of the first part depends on."""
+        weights = np.eye(len(self._rankers))[0].tolist()
+        return Heads.joined([heads_of(self.of(block), weights) for block in self.blocks(rows)])
 
 
 def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> StackData:
@@ -197,7 +230,7 @@ def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> Stac
         seed: of what is drawn.
     """
     cases = drawn_cases(cases, most_whole(parts), seed)
-    return CaseScores(parts, cases, seed).of(np.arange(len(cases)))
+    return CaseScores(parts, cases, seed).of(np.arange(len(cases)), sampled=True)
 
 
 def most_whole(parts: Sequence[Part]) -> int:
@@ -205,9 +238,21 @@ def most_whole(parts: Sequence[Part]) -> int:
     return max(1, min(_MOST_CASES, _NUMBERS // (min(len(parts[0].ranker), _MOST_ITEMS) * len(parts))))
 
 
-def most_pooled(parts: Sequence[Part]) -> int:
-    """For how many cases those of the classes are held that any weighted sum may rank high."""
-    return max(1, min(_MOST_CASES, _NUMBERS // 2 // (_POOL * len(parts) ** 2)))
+def most_pooled(parts: Sequence[Part], cases: EvaluationCases) -> int:
+    """For how many of the cases the classes are held that any weighted sum may rank high."""
+    best = _pool(len(parts)) * len(parts)
+    width = best + min(best, int(cases.histories.lengths.max(initial=0))) + 1
+    return max(1, min(_MOST_CASES, _NUMBERS // 2 // (len(parts) * width), most_ranked(parts)))
+
+
+def most_ranked(parts: Sequence[Part]) -> int:
+    """For how many cases the scores of all items are computed."""
+    items = len(parts[0].ranker)
+    return _MOST_CASES if items <= _MOST_ITEMS else max(1, min(_MOST_CASES, _MOST_RANKED // items))
+
+
+def _pool(parts: int) -> int:
+    return max(_LEAST_POOL, min(_POOL, _POOL_OF_ALL // parts))
 
 
 def heads_of(data: StackData, weights: Sequence[float]) -> Heads:
@@ -238,11 +283,13 @@ def _tensor(values: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.int64))
 
 
-def _classes(items: int, seed: int) -> IntArray:
-    """All items, or as many as are drawn from a large catalogue."""
+def _classes(items: int, removed: IntArray, seed: int) -> IntArray:
+    """All items, or as many as are drawn from a large catalogue, removed ones left out."""
     if items <= _MOST_ITEMS:
         return np.arange(items)
-    return np.sort(np.random.default_rng(seed).choice(items, _MOST_ITEMS, replace=False))
+    present = np.setdiff1d(np.arange(items), removed)
+    drawn = np.random.default_rng(seed).choice(len(present), min(_MOST_ITEMS, len(present)), replace=False)
+    return present[np.sort(drawn)]
 
 
 def _sampled(
@@ -297,8 +344,9 @@ def _write(
 ) -> None:
     """Write into the rows `index` of `found` [C, K] the scores of the shared classes, and then of each case's `own`."""
     shared = len(of_shared)
-    for start in range(0, len(index), ROWS):
-        rows = index[start : start + ROWS]
+    at_once = max(1, min(ROWS, NUMBERS_AT_ONCE * 16 // len(ranker)))  # `scores_of` may hold scores of all items
+    for start in range(0, len(index), at_once):
+        rows = index[start : start + at_once]
         taken = ranker.take(queries, start, start + len(rows))
         out = torch.empty(len(rows), shared, device=ranker.device)
         of_shared.score(taken, out)

@@ -82,16 +82,16 @@ def choose_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -
         cases: to fit on, which no model was trained on; of very many some are drawn.
         seed: of what is drawn, and of the halves.
     """
-    cases = drawn_cases(cases, most_pooled(parts), seed)
+    cases = drawn_cases(cases, most_pooled(parts, cases), seed)
     users, owner = np.unique(cases.users, return_inverse=True)
     second = (np.random.default_rng(seed).permutation(len(users)) % 2 == 1)[owner]
     scores = CaseScores(parts, cases, seed)
 
     def whole(rows: IntArray) -> StackData:
-        return scores.of(drawn_rows(rows, most_whole(parts), seed))
+        return scores.of(drawn_rows(rows, most_whole(parts), seed), sampled=True)
 
     every = np.arange(len(cases))
-    spread = tuple(whole(every).scores.std(dim=2).mean(dim=0).tolist())
+    spread = tuple(whole(every).spread().tolist())
     gain: PairedDifference | None = None
     if len(users) < _FEWEST or len(parts) == 1:
         alone = itertools.islice(_ways(scores.pooled(every), partial(whole, every), spread), len(parts))
@@ -144,7 +144,7 @@ def _standard_errors(differences: FloatArray) -> float:
 
 
 def _judged(scores: CaseScores, rows: IntArray, ways: Sequence[Weighing]) -> dict[str, FloatArray]:
-    """ndcg@10 [rows] of each case by each way, among all classes."""
+    """ndcg@10 [rows] of each case by each way, among all items."""
     gains: dict[str, list[FloatArray]] = {found.way: [] for found in ways}
     with progress_bar("Judging weights", len(rows), "cases") as advance:
         for block in scores.blocks(rows):

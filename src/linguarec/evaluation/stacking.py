@@ -17,7 +17,17 @@ import torch
 from scipy import optimize
 
 from linguarec.data.splits import EvaluationCases
-from linguarec.evaluation.case_scores import NUMBERS_AT_ONCE, Part, StackData, heads_of, stack_data
+from linguarec.evaluation.case_scores import (
+    NUMBERS_AT_ONCE,
+    CaseScores,
+    Part,
+    StackData,
+    drawn_cases,
+    drawn_rows,
+    heads_of,
+    most_ranked,
+    most_whole,
+)
 from linguarec.evaluation.metrics import FloatArray
 from linguarec.evaluation.tuning import best_term
 from linguarec.ranking.repeats import NUM_BUCKETS, RepeatTerm
@@ -45,10 +55,14 @@ def fit_repeats(part: Part, cases: EvaluationCases, seed: int = 0) -> RepeatTerm
     """
     if not len(cases):
         return None
-    data = stack_data([part], cases, seed)
+    cases = drawn_cases(cases, most_whole([part]), seed)
+    scores, every = CaseScores([part], cases, seed), np.arange(len(cases))
+    data = scores.of(every, sampled=True)
     found = fit_scores(data, 1)
     likely = np.array(found.repeats.values) / (found.weights[0] or 1.0)
-    return RepeatTerm(tuple(map(float, best_term(heads_of(data, (1.0,)), likely)[0])))
+    ranked = drawn_rows(every, most_ranked([part]), seed)
+    heads = scores.heads(ranked) if scores.sampled else heads_of(data, (1.0,))
+    return RepeatTerm(tuple(map(float, best_term(heads, likely)[0])))
 
 
 def fit_scores(data: StackData, parts: int) -> Stack:
@@ -56,7 +70,7 @@ def fit_scores(data: StackData, parts: int) -> Stack:
 
     The numbers are few and the cases many: the second derivatives cost less than the many more steps without them.
     """
-    spread = torch.clamp(data.scores.std(dim=2).mean(dim=0), min=1e-6).double().numpy()
+    spread = torch.clamp(data.spread(), min=1e-6).double().numpy()
     units = np.concatenate([spread, np.ones(NUM_BUCKETS)])  # the numbers are in these, so that all are of one size
     lowest = np.concatenate([np.zeros(parts), np.full(NUM_BUCKETS, -_LEAST)])
     highest = np.concatenate([np.full(parts, np.inf), np.full(NUM_BUCKETS, _LEAST)])

@@ -5,6 +5,7 @@ as they are is not the one that ranks best. ndcg@10 as a function of the term ne
 target, those of its history, and the ten best others. So terms can be tried by the hundred.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,22 @@ class Heads:
             seen_bucket.numpy(),
             is_target.numpy(),
             lowest,
+        )
+
+    @classmethod
+    def joined(cls, blocks: Sequence["Heads"]) -> "Heads":
+        """The cases of all blocks in turn."""
+        starts = np.cumsum([0, *(len(block.target) for block in blocks[:-1])])
+        return cls(
+            np.concatenate([block.target for block in blocks]),
+            np.concatenate([block.above for block in blocks]),
+            np.concatenate([block.equal for block in blocks]),
+            np.concatenate([block.best for block in blocks]),
+            np.concatenate([block.case + start for block, start in zip(blocks, starts, strict=True)]),
+            np.concatenate([block.score for block in blocks]),
+            np.concatenate([block.bucket for block in blocks]),
+            np.concatenate([block.is_target for block in blocks]),
+            min(block.lowest for block in blocks),
         )
 
     def gains(self, values: FloatArray) -> FloatArray:

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -11,7 +11,6 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 from linguarec.arrays import save_array
@@ -129,27 +128,6 @@ class Scorer(Protocol):
 
     def load_inputs(self, folder: Path, source: ItemSource) -> Any:
         """The inputs of a run's items, as they were saved; `source`: of the run, with its items."""
-
-
-def gathered(batches: Iterable[tuple[IntArray, Any]]) -> Any:
-    """The queries of all batches of `Scorer.queries` as one, in the order of their indices."""
-    index, found = zip(*batches, strict=True)
-    return selected(_joined(found), np.argsort(np.concatenate(index)))
-
-
-def selected(queries: Any, rows: IntArray) -> Any:
-    """These of the queries, in this order."""
-    if isinstance(queries, tuple):
-        return tuple(selected(each, rows) for each in queries)
-    return queries[torch.from_numpy(rows).to(queries.device) if isinstance(queries, Tensor) else rows]
-
-
-def _joined(batches: Sequence[Any]) -> Any:
-    if isinstance(batches[0], tuple):
-        return tuple(_joined(each) for each in zip(*batches, strict=True))
-    if isinstance(batches[0], Tensor):
-        return torch.cat([each.float() for each in batches])
-    return sparse.csr_array(sparse.vstack(batches))
 
 
 class DenseKeys:

@@ -26,7 +26,8 @@ from linguarec.nn.encoders import EncoderConfig
 from linguarec.nn.shape import CatalogueShape
 from linguarec.ranking.exact import ExactRanker
 from linguarec.ranking.explaining import Explanation, weighted_sum
-from linguarec.ranking.scorer import Scorer, evaluating, gathered
+from linguarec.ranking.queries import KeptQueries
+from linguarec.ranking.scorer import Scorer, evaluating
 from linguarec.ranking.sums import NewItems, SumRanker
 from linguarec.sources.source import ItemSource
 from linguarec.stored import AGAIN, read_array
@@ -119,7 +120,8 @@ class BlendScorer:
             found = []
             for part, own in zip(self.parts, inputs.parts, strict=True):
                 with evaluating(part.scorer.network):
-                    found.append(gathered(part.scorer.queries(own, of_index, its_users, tokens_per_batch)))
+                    batches = part.scorer.queries(own, of_index, its_users, tokens_per_batch)
+                    found.append(KeptQueries(batches).of(np.arange(len(index))))
             yield index, tuple(found)
 
     def explain(
