@@ -158,4 +158,5 @@ def test_a_long_history_does_not_widen_the_pool() -> None:
     pool = data.pooled(12)
     assert pool.scores.shape[2] <= 2 * 2 * 12 + 1
     term = np.array([-0.2, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0])
-    assert heads_of(pool, (1.0, 0.5)).gains(term) == pytest.approx(heads_of(data, (1.0, 0.5)).gains(term))
+    for weights in ((1.0, 0.0), (0.0, 1.0)):
+        assert heads_of(pool, weights).gains(term) == pytest.approx(heads_of(data, weights).gains(term))
