@@ -186,8 +186,11 @@ def _build(
 
     description = (inspect.getdoc(function) or "").split("\nArgs:")[0].strip()
     if models:
+        from linguarec.families import FAMILIES
+
         example = f"{program} {models[0]} --help"
-        description += f"\n\nModels: {', '.join(models)}. `{example}` adds the flags of that model's settings."
+        listed = ", ".join(name for name in models if FAMILIES[name].trained)
+        description += f"\n\nModels: {listed}. `{example}` adds the flags of that model's settings."
     parser = jsonargparse.ArgumentParser(
         prog=program,
         description=description,

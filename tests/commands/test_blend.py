@@ -254,7 +254,9 @@ def test_runs_that_do_not_fit_are_refused(
 ) -> None:
     other = make_dataset([[0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 3, 0]], name="other", num_items=4)
     finetune("itemknn", other.path, tmp_path / "elsewhere")
-    with pytest.raises(SettingsError, match=r"data_fingerprint: .*ease has .*elsewhere has"):
+    with pytest.raises(
+        SettingsError, match=r"ease was trained on .*, .*elsewhere on .*; the parts of a blend are runs of one folder"
+    ):
         blend([runs["ease"], tmp_path / "elsewhere"], tmp_path / "blend")
     with pytest.raises(SettingsError, match="two runs or more"):
         blend([runs["ease"]], tmp_path / "blend")
@@ -282,3 +284,31 @@ def test_damaged_parts_are_refused(runs: dict[str, Path], tmp_path: Path) -> Non
     config.write_text(json.dumps(stored))
     with pytest.raises(CheckpointMismatchError):
         linguarec.load_model(tmp_path / "blend")
+
+
+def test_what_is_shown_names_parts_protocols_and_what_was_decided(
+    dataset: PreparedDataset, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = blend([runs["ease"], runs["itemknn"]], tmp_path / "blend")
+    shown = capsys.readouterr().out
+    header = next(line for line in shown.splitlines() if "weight" in line)
+    assert header.split() == ["test", "weight", "share", "kept", "excluded", "learned"]
+    for part in result.parts:
+        row = next(line for line in shown.splitlines() if line.strip().startswith(f"{part['model']} "))
+        assert all(f"{found['ndcg@10']:.4f}" in row for found in part["test_protocols"].values())
+    used = [part["model"] for part in result.parts if part["weight"] > 0]
+    if len(used) == 1:
+        assert f"{used[0]} alone, as no sum is clearly better" in " ".join(shown.split())
+    else:
+        assert f"({', '.join(used)})" in " ".join(shown.split())
+
+
+def test_runs_of_two_shops_are_refused_by_the_names_of_the_shops(
+    make_dataset: Any, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    other = make_dataset([[1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6]], num_items=10, name="another")
+    finetune("itemknn", other.path, tmp_path / "other")
+    with pytest.raises(SettingsError, match="on another; the parts of a blend are runs of one folder"):
+        blend([runs["ease"], tmp_path / "other"], tmp_path / "blend")
+    with pytest.raises(SettingsError, match=f"a run is named twice: {runs['ease']}"):
+        blend([runs["ease"], runs["ease"]], tmp_path / "blend")

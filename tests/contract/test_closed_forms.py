@@ -20,6 +20,7 @@ from linguarec.data.splits import EvaluationCases
 from linguarec.data.synthetic import DEMO, TINY, WorldSize, generate_world, word_vectors
 from linguarec.errors import CheckpointMismatchError, DataFormatError, SettingsError
 from linguarec.families import FAMILIES, closed_form
+from linguarec.training.settings import TrainingSettings
 
 NAMES = [name for name, family in FAMILIES.items() if family.closed_form]
 METRICS = ("recall@10", "ndcg@10", "mrr")
@@ -243,3 +244,13 @@ def test_nothing_carries_over_to_another_shop(
 ) -> None:
     with pytest.raises(SettingsError, match="nothing that it learned carries over"):
         finetune(name, dataset.path, tmp_path / "from", from_=run_of(name))
+
+
+def test_valid_figures_say_that_they_are_without_the_history(
+    dataset: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside figures of test with it, they would look like a collapse on test."""
+    found = finetune("itemknn", dataset.path, tmp_path / "run")
+    assert found.valid_protocol == "excluded" and "valid, history excluded" in capsys.readouterr().out
+    kept = finetune("itemknn", dataset.path, tmp_path / "kept", training=TrainingSettings(stop_by="kept"))
+    assert kept.valid_protocol is None and "valid, history" not in capsys.readouterr().out

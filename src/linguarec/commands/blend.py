@@ -55,7 +55,7 @@ class BlendResult(Result):
 
     def _lines(self) -> list[str]:
         return [
-            f"blend of {len(self.parts)} runs on {self.data}, {self.chosen}, fitted on {self.cases:,} cases",
+            f"blend of {len(self.parts)} runs on {self.data}, {_decision(self)}, fitted on {self.cases:,} cases",
             *(f"{part['model']}: weight {part['weight']:.4g}, share {part['share']:.0%}" for part in self.parts),
             *(f"test, {protocol}: {metrics_line(found)}" for protocol, found in self.test.items()),
             *_against_lines(self),
@@ -74,7 +74,8 @@ def blend(
 
     The result is a run like any other: it is evaluated, recommends and takes new items, if one of its parts reads text. It
     holds copies of its parts. Weights are judged on users that they were not fitted on; where no sum is clearly better than
-    its best part, that part has all the weight. New items have weights of their own, chosen on known items treated as new.
+    its best part, that part has all the weight for known items. New items have weights of their own, chosen on known items
+    treated as new.
 
     Args:
         runs: run folders of models that were trained on the same folder with the same split
@@ -183,7 +184,7 @@ def blend(
         write_json(folder / "settings.json", portable_values(record, output, ("data",)))
         write_json(folder / "metrics.json", portable_values(result.to_dict(), output, ("run",)))
         recommender.save(folder)  # seals the folder
-    show_table(plain_console(), _table(result), f"blend on {dataset.name}: {found.chosen}")
+    show_table(plain_console(), _table(result), f"blend on {dataset.name}, recall@10 / ndcg@10: {_decision(result)}")
     for line in _against_lines(result):
         plain_console().print(line)
     plain_console().print(f"run folder: {output}")
@@ -278,7 +279,10 @@ def _check(folders: list[Path], settings: list[dict[str, Any]], output: Path) ->
     if len(folders) < 2:
         problems.append(f"name two runs or more; {len(folders)} given")
     if len({folder.resolve() for folder in folders}) < len(folders):
-        problems.append("a run is named twice")
+        twice = [
+            str(folder) for folder in folders if [other.resolve() for other in folders].count(folder.resolve()) > 1
+        ]
+        problems.append(f"a run is named twice: {', '.join(dict.fromkeys(twice))}")
     if output.resolve() in {folder.resolve() for folder in folders}:
         problems.append(f"--output {output} is one of the runs; write the blend into another folder")
     for folder, each in zip(folders, settings, strict=True):
@@ -288,9 +292,15 @@ def _check(folders: list[Path], settings: list[dict[str, Any]], output: Path) ->
             )
         if each.get("command") == "blend":
             problems.append(f"{folder} is a blend; name its parts instead")
-        for key in ("data_fingerprint", "split", "users"):
+        if each.get("data_fingerprint") != settings[0].get("data_fingerprint"):
+            names = settings[0].get("data_name"), each.get("data_name")
+            other = f"{folder} on {names[1]}" if names[0] != names[1] else f"{folder} on another state of it"
+            problems.append(
+                f"{folders[0]} was trained on {names[0]}, {other}; the parts of a blend are runs of one folder"
+            )
+        for key in ("split", "users"):
             if each.get(key) != settings[0].get(key):
-                problems.append(f"{key}: {folders[0]} has {settings[0].get(key)}, {folder} has {each.get(key)}")
+                problems.append(f"--{key}: {folders[0]} has {settings[0].get(key)}, {folder} has {each.get(key)}")
     if problems:
         raise SettingsError(problems)
 
@@ -330,21 +340,24 @@ def _shown(difference: dict[str, float]) -> str:
     return f"{difference['difference']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
 
 
+def _decision(result: BlendResult) -> str:
+    """Which way to find weights was taken."""
+    used = [part["model"] for part in result.parts if part["weight"] > 0]
+    if result.chosen.endswith("alone"):
+        return f"{used[0]} alone, as no sum is clearly better than it"
+    return f"{result.chosen} ({', '.join(used)})"
+
+
 def _table(result: BlendResult) -> "Table":
+    """A row for each part and the blend, a column for each protocol."""
     from linguarec.evaluation.report import Table
 
-    metrics = list(result.test["kept"])
+    def cells(found: dict[str, dict[str, float]]) -> list[str]:
+        means = [found.get(protocol, {}) for protocol in result.test]
+        return [" / ".join(f"{each[metric]:.4f}" for metric in TESTED) if each else "" for each in means]
+
     rows = [
-        [
-            part["model"],
-            f"{part['weight']:.4g}",
-            f"{part['share']:.0%}",
-            *(f"{part['test'][name]:.4f}" for name in metrics),
-        ]
+        [part["model"], f"{part['weight']:.4g}", f"{part['share']:.0%}", *cells(part["test_protocols"])]
         for part in result.parts
     ]
-    rows += [
-        [f"blend, {name}", "", "", *(f"{found[metric]:.4f}" for metric in metrics)]
-        for name, found in result.test.items()
-    ]
-    return Table(["test", "weight", "share", *metrics], rows)
+    return Table(["test", "weight", "share", *result.test], [*rows, ["blend", "", "", *cells(result.test)]])

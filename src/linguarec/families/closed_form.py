@@ -153,7 +153,7 @@ class Solve:
                 writer.writerow(row)
             save_model(self.fitted.network, replace(self.description, config=config), folder)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in valid.items())
-            log.info("%.1f s  valid %s  %.1f s", seconds, shown, valid_seconds)
+            log.info("%.1f s  %s %s  %.1f s", seconds, self._valid, shown, valid_seconds)
         return StageResult(
             valid, best_epoch=0, epochs=1, steps=0, seconds=seconds + valid_seconds, chosen=chosen or None
         )
@@ -172,13 +172,21 @@ class Solve:
         def measure(settings: Any) -> FloatArray:
             found = self.fitted.ranked(settings, cases).per_user([10])[METRIC]
             if is_main_process():
-                log.info("tried %s: valid %s %.4f", self._shown(settings), METRIC, found.mean())
+                log.info("tried %s: %s %s %.4f", self._shown(settings), self._valid, METRIC, found.mean())
             return found
 
         config = climb(config, self.climbs, measure)
         if is_main_process():
-            log.info("chosen on %d valid targets: %s", len(cases), self._shown(config))
+            log.info(
+                "chosen on %d valid targets: %s; a step counts if it gains more than its standard error",
+                len(cases),
+                self._shown(config),
+            )
         return config
+
+    @property
+    def _valid(self) -> str:
+        return "valid, history excluded," if self.fitted.exclude else "valid"
 
     def _shown(self, config: Any) -> str:
         return ", ".join(f"{name} {getattr(config, name):g}" for name in _unique(self.climbs))

@@ -34,7 +34,7 @@ class TrainingResult(Result):
 
     `best_epoch`: of the last stage that had one, `best_stage`, from 1; `epochs`, `seconds`: of all stages. `stages`: name ->
     result of each stage before the last. `cut`: how many histories and items are longer than the model reads. `valid`: metrics
-    of the best epoch.
+    of the best epoch; `valid_protocol`: "excluded" if they are without the items of the history, else None.
     """
 
     run: str
@@ -46,6 +46,7 @@ class TrainingResult(Result):
     epochs: int
     seconds: float
     cut: LeftOut | None = None
+    valid_protocol: str | None = None
     valid: dict[str, float]
 
     def best(self) -> str:
@@ -55,10 +56,14 @@ class TrainingResult(Result):
         stage = "" if self.best_stage is None else f" of stage {self.best_stage}"
         return f", best of {self.epochs} epochs: {self.best_epoch}{stage}"
 
+    def valid_name(self) -> str:
+        """What `valid` is, as it is shown."""
+        return _PARTS["valid"] if self.valid_protocol is None else f"{_PARTS['valid']}, history {self.valid_protocol}"
+
     def _lines(self) -> list[str]:
         return [
             f"{self.model}, seed {self.seed}{self.best()}, {self.seconds:,.1f} s",
-            f"valid: {metrics_line(self.valid)}",
+            f"{self.valid_name()}: {metrics_line(self.valid)}",
             f"run folder: {self.run}",
         ]
 
@@ -133,6 +138,7 @@ def metrics_of(request: Request, plan: Plan, results: Sequence[StageResult], run
         "epochs": sum(result.epochs for result in results),
         "seconds": round(sum(result.seconds for result in results), 1),
         **({} if cut is None else {"cut": cut}),
+        **({"valid_protocol": "excluded"} if request.training.exclude_history else {}),
         "valid": results[best].valid,
     }
 
@@ -161,6 +167,7 @@ def show_metrics(metrics: TrainingResult, note: str = "") -> None:
         table.add_column(column)
     for part, shown in _PARTS.items():
         if part in metrics:
+            shown = metrics.valid_name() if part == "valid" else shown
             table.add_row(shown, *(f"{metrics[part][key]:.4f}" for key in names))
     console = plain_console()
     console.print(table)
