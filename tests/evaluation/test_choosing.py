@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scores import stack_data
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation import case_scores, choosing
-from linguarec.evaluation.case_scores import CaseScores, Part, StackData, heads_of, stack_data
+from linguarec.evaluation.case_scores import CaseScores, Part, StackData, heads_of
 from linguarec.evaluation.choosing import Choice, choose_stack
 from linguarec.evaluation.stacking import Stack
 from linguarec.ranking.dense import DenseRanker

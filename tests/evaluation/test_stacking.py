@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scores import stack_data
 
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation import case_scores, stacking
-from linguarec.evaluation.case_scores import CaseScores, Part, stack_data
+from linguarec.evaluation.case_scores import CaseScores, Part
 from linguarec.evaluation.stacking import fit_repeats, fit_scores
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.repeats import RepeatTerm, SeenItems

@@ -278,12 +278,10 @@ def _check(folders: list[Path], settings: list[dict[str, Any]], output: Path) ->
     problems = []
     if len(folders) < 2:
         problems.append(f"name two runs or more; {len(folders)} given")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        twice = [
-            str(folder) for folder in folders if [other.resolve() for other in folders].count(folder.resolve()) > 1
-        ]
+    places = [folder.resolve() for folder in folders]
+    if twice := [str(folder) for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]:
         problems.append(f"a run is named twice: {', '.join(dict.fromkeys(twice))}")
-    if output.resolve() in {folder.resolve() for folder in folders}:
+    if output.resolve() in places:
         problems.append(f"--output {output} is one of the runs; write the blend into another folder")
     for folder, each in zip(folders, settings, strict=True):
         if "data_fingerprint" not in each:

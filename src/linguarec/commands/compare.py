@@ -402,7 +402,8 @@ def _compared(
     sums = {BLENDED: list(parts)} if BLENDED in found.results else {}
     comparison = Comparison.of(found.results, reference, slices(cases, counts), KS, TESTED, sums)
     lists = Lists.of(found.lists, found.listed)
-    return Compared(plan.split, comparison, lists, costs_of(found.runs), found.runs, len(plan.seeds))
+    seeds = max((len(runs) for runs in found.runs.values()), default=1)  # models in closed form run once
+    return Compared(plan.split, comparison, lists, costs_of(found.runs), found.runs, seeds)
 
 
 def _trained(plan: _Trainings, name: str, seed: int) -> tuple[Path, float]:

@@ -91,17 +91,17 @@ class StackData:
         """The cases of all blocks in turn; classes that a case lacks have an offset of -inf."""
         given = list(blocks)
         width = max(block.scores.shape[2] for block in given)
-        starts = np.cumsum([0, *(len(block.scores) for block in given)])
-        scores = torch.zeros(int(starts[-1]), given[0].scores.shape[1], width)
+        *starts, total = np.cumsum([0, *(len(block.scores) for block in given)]).tolist()
+        scores = torch.zeros(total, given[0].scores.shape[1], width)
         offset = torch.full((len(scores), width), -torch.inf)
-        for block, start in zip(given, starts.tolist(), strict=False):
+        for block, start in zip(given, starts, strict=True):
             rows = slice(start, start + len(block.scores))
             scores[rows, :, : block.scores.shape[2]] = block.scores
             offset[rows, : block.scores.shape[2]] = block.offset
         return cls(
             scores,
             torch.cat([block.target for block in given]),
-            torch.cat([block.seen_case + start for block, start in zip(given, starts.tolist(), strict=False)]),
+            torch.cat([block.seen_case + start for block, start in zip(given, starts, strict=True)]),
             torch.cat([block.seen_place for block in given]),
             torch.cat([block.seen_bucket for block in given]),
             offset,
@@ -219,18 +219,6 @@ class CaseScores:
         """What ndcg@10 of the first part depends on."""
         weights = np.eye(len(self._rankers))[0].tolist()
         return Heads.joined([heads_of(self.of(block), weights) for block in self.blocks(rows)])
-
-
-def stack_data(parts: Sequence[Part], cases: EvaluationCases, seed: int) -> StackData:
-    """The scores of the parts on the cases.
-
-    Args:
-        parts: models on the same items.
-        cases: to fit on, which no model was trained on; at most 20,000 are drawn.
-        seed: of what is drawn.
-    """
-    cases = drawn_cases(cases, most_whole(parts), seed)
-    return CaseScores(parts, cases, seed).of(np.arange(len(cases)), sampled=True)
 
 
 def most_whole(parts: Sequence[Part]) -> int:

@@ -94,10 +94,10 @@ def choose_stack(parts: Sequence[Part], cases: EvaluationCases, seed: int = 0) -
     spread = tuple(whole(every).spread().tolist())
     gain: PairedDifference | None = None
     if len(users) < _FEWEST or len(parts) == 1:
-        alone = itertools.islice(_ways(scores.pooled(every), partial(whole, every), spread), len(parts))
+        pool = scores.pooled(every)
+        alone = itertools.islice(_ways(pool, partial(whole, every), spread), len(parts))
         gains = _judged(scores, every, list(alone))
         chosen = best = max(gains, key=lambda way: float(gains[way].mean()))
-        pool = scores.pooled(every)
     else:
         halves = every[~second], every[second]
         pools = [scores.pooled(rows) for rows in halves]

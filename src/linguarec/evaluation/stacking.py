@@ -50,8 +50,8 @@ class Stack:
 def fit_repeats(part: Part, cases: EvaluationCases, seed: int = 0) -> RepeatTerm | None:
     """The repeat term of one model, in the units of its scores; None without cases.
 
-    The better one by ndcg@10 of that with the highest likelihood and of others (`linguarec.evaluation.tuning`). Arguments as in
-    `stack_data`.
+    The better one by ndcg@10 of that with the highest likelihood and of others (`linguarec.evaluation.tuning`). Of very many
+    cases some are drawn, by the seed.
     """
     if not len(cases):
         return None

@@ -28,7 +28,7 @@ from linguarec.memory import peak_memory_gib
 from linguarec.processes import is_main_process
 from linguarec.ranking.scorer import Scorer
 from linguarec.sources.source import ItemSource
-from linguarec.training.record import CURVE_FILE
+from linguarec.training.record import CURVE_FILE, before_valid
 from linguarec.training.stages import PlannedStage, StageResult
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class Solve:
                 writer.writerow(row)
             save_model(self.fitted.network, replace(self.description, config=config), folder)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in valid.items())
-            log.info("%.1f s  %s %s  %.1f s", seconds, self._valid, shown, valid_seconds)
+            log.info("%.1f s  %s %s  %.1f s", seconds, before_valid(self.fitted.exclude), shown, valid_seconds)
         return StageResult(
             valid, best_epoch=0, epochs=1, steps=0, seconds=seconds + valid_seconds, chosen=chosen or None
         )
@@ -172,7 +172,13 @@ class Solve:
         def measure(settings: Any) -> FloatArray:
             found = self.fitted.ranked(settings, cases).per_user([10])[METRIC]
             if is_main_process():
-                log.info("tried %s: %s %s %.4f", self._shown(settings), self._valid, METRIC, found.mean())
+                log.info(
+                    "tried %s: %s %s %.4f",
+                    self._shown(settings),
+                    before_valid(self.fitted.exclude),
+                    METRIC,
+                    found.mean(),
+                )
             return found
 
         config = climb(config, self.climbs, measure)
@@ -183,10 +189,6 @@ class Solve:
                 self._shown(config),
             )
         return config
-
-    @property
-    def _valid(self) -> str:
-        return "valid, history excluded," if self.fitted.exclude else "valid"
 
     def _shown(self, config: Any) -> str:
         return ", ".join(f"{name} {getattr(config, name):g}" for name in _unique(self.climbs))

@@ -75,11 +75,6 @@ def costs_of(runs: Mapping[str, Sequence[Path]]) -> Costs:
     return Costs(minutes, memory)
 
 
-def _most_seeds(compared: "Compared") -> int:
-    """Of a row: models in closed form run once, whatever was asked for."""
-    return max((len(runs) for runs in compared.runs.values()), default=1)
-
-
 def is_blend_of(folder: Path, parts: Sequence[Path]) -> bool:
     """Whether a folder holds the finished blend of these runs: of their models, with their figures on test."""
     if not (folder / METRICS_FILE).exists():
@@ -172,13 +167,11 @@ _EXPLAINED = (
 
 
 def _interval_of(compared: Compared) -> str:
-    return f"{median_of(_most_seeds(compared))} ± half the 95 % interval over users"
+    return f"{median_of(compared.seeds)} ± half the 95 % interval over users"
 
 
 def _figures_are(compared: Compared) -> str:
-    return (
-        f"{median_of(_most_seeds(compared)).capitalize()} ± half the width of the 95 % bootstrap interval over users."
-    )
+    return f"{median_of(compared.seeds).capitalize()} ± half the width of the 95 % bootstrap interval over users."
 
 
 def _tests_of(compared: Compared) -> list[tuple[Table, str]]:
@@ -222,8 +215,7 @@ def _lists_section(compared: Compared, title: str) -> Section:
     by = f"by the text vectors {compared.lists.vectors}" if compared.lists.vectors else "not measured"
     return Section(
         title,
-        f"Of the {LENGTH} best items of each history, {median_of(_most_seeds(compared))}. "
-        "coverage: fraction of the catalogue that is "
+        f"Of the {LENGTH} best items of each history, {median_of(compared.seeds)}. coverage: fraction of the catalogue that is "
         "in a list. novelty: mean of -log2 of the item's share of the training interactions. diversity: 1 - mean cosine of the "
         f"pairs of a list, {by}. popularity: mean popularity percentile, 0.5 = a random item. gini: inequality of how often "
         "each item is in a list, 0 = equal.",

@@ -16,7 +16,7 @@ from linguarec.files import writing_file
 from linguarec.memory import peak_memory_gib
 from linguarec.progress import Advance, progress_bar
 from linguarec.training.module import Stage
-from linguarec.training.record import Metrics
+from linguarec.training.record import Metrics, before_valid
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,10 @@ class EpochRecord(Callback):
         )
         if trainer.is_global_zero:
             self._write()
-            part = "  valid, history excluded, " if module.settings.exclude_history else "  valid "
-            shown = part + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()) if metrics else ""
+            part = before_valid(module.settings.exclude_history)
+            shown = (
+                f"  {part} " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()) if metrics else ""
+            )
             log.info("epoch %d  loss %.4f%s  %.1f s", trainer.current_epoch, loss, shown, seconds + valid_seconds)
 
     def _write(self) -> None:
