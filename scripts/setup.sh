@@ -26,6 +26,9 @@ fi
 echo "setup: making $venv"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" \
   || fail "cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
+# With a terminal to look at, pip shows how far it is.
+quiet=--quiet
+if [ -t 1 ]; then quiet=--progress-bar=on; fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # pip before 23.3 downloads what a dry run only has to look at.
 pip install --quiet --upgrade 'pip>=24' || fail "pip cannot install; is there a network, or a local package index?"
@@ -42,7 +45,7 @@ if "$venv/bin/python" -c 'import torch' 2> /dev/null; then
   echo "setup: $venv has torch already"
 elif [ "$(uname -s)" != Linux ] || has_gpu || ! brings_cuda; then
   echo "setup: installing $torch"
-  pip install --quiet "$torch" || fail "$torch could not be installed; the lines above say why"
+  pip install $quiet "$torch" || fail "$torch could not be installed; the lines above say why"
 else
   echo "setup: no GPU here; installing the CPU build of $torch"
   pip install --quiet "$(grep -oE '^uv==[0-9.]+' requirements-dev.lock)" \
@@ -51,7 +54,7 @@ else
   $venv/bin/python -m pip install $torch && bash $0 $*"
 fi
 
-echo "setup: installing the rest of $lock"
-pip install --quiet --quiet --no-deps --requirement "$lock" || fail "the packages of $lock could not be installed; the lines above say why"
+echo "setup: installing the rest of $lock; this takes some minutes"
+pip install $quiet --no-deps --requirement "$lock" || fail "the packages of $lock could not be installed; the lines above say why"
 pip install --quiet --no-deps --editable . || fail "linguarec itself could not be installed; the lines above say why"
 echo "$stamp" > "$venv/.linguarec-setup"

@@ -179,8 +179,13 @@ def test_unknown_ids_are_named_with_what_is_near(recommender):
         UnknownItemError, match=r"catalogue of 40 items: 'i77' \(near: i7.*\), 'zzzz'\. Correct the ids"
     ):
         recommender.recommend([["i1", "i77"], ["zzzz"]])
-    with pytest.raises(UnknownItemError, match="and 4 more"):
-        recommender.recommend([[f"zz{number}" for number in range(9)]])
+    strangers = [f"zz{number}" for number in range(9)]
+    with pytest.raises(UnknownItemError, match=r"and 4 more\. None of the ids is known: is this the model of another"):
+        recommender.recommend([strangers])
+    with pytest.raises(UnknownItemError, match=r"and 4 more\. Correct the ids"):
+        recommender.recommend([strangers, ["i1"]])
+    with pytest.raises(UnknownItemError, match=r"'i0' is in it: the ids were read as .* Correct the ids"):
+        recommender.recommend([[f"i{number}.0" for number in range(9)]])
 
 
 def test_unknown_ids_are_skipped_on_request_and_counted(recommender, caplog):

@@ -268,7 +268,7 @@ class Catalogue:
         known = entries >= 0
         unknown = list(dict.fromkeys(raw_ids[place] for place in np.flatnonzero(~known).tolist()))
         if unknown and not skip_unknown:
-            raise UnknownItemError(self._unknown_message(unknown))
+            raise UnknownItemError(self._unknown_message(unknown, bool(known.any())))
         if not lengths.all():
             raise SettingsError([f"history {int(np.argmin(lengths)) + 1} is empty; give at least one item id"])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -351,7 +351,7 @@ class Catalogue:
             raise DataFormatError(f"{where} cannot be read: its text is empty after cleaning.")
         return {"raw_id": raw_id, **values, "text": cleaned, "row": -1, "removed": False}
 
-    def _unknown_message(self, unknown: list[str]) -> str:
+    def _unknown_message(self, unknown: list[str], others_known: bool) -> str:
         if not len(self):
             listed = ", ".join(map(repr, unknown[:5]))
             return (
@@ -368,10 +368,10 @@ class Catalogue:
         cause = (
             f" {there[0]!r} is in it: the ids were read as floating-point numbers; read them as text." if there else ""
         )
-        return (
-            f"Not in the catalogue of {len(self):,} items: {', '.join(named)}{more}.{cause} "
-            "Correct the ids, add the items first, or skip unknown ids (--skip-unknown)."
-        )
+        mend = "Correct the ids, add the items first, or skip unknown ids (--skip-unknown)."
+        if len(unknown) > 5 and not others_known and not there:
+            mend = "None of the ids is known: is this the model of another shop?"
+        return f"Not in the catalogue of {len(self):,} items: {', '.join(named)}{more}.{cause} {mend}"
 
     def _comparable(self, raw_id: str) -> list[str]:
         """Ids to search for similar spellings: all, or in a large catalogue those with the same first three characters."""

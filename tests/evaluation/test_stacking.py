@@ -172,6 +172,12 @@ def test_a_catalogue_of_one_item_has_a_term():
     assert term is not None and np.isfinite(term.values).all()
 
 
+def test_a_model_that_has_diverged_is_named_as_such():
+    cases = EvaluationCases(Ragged.from_lists([[0], [1]]), np.array([1, 0], np.int32), np.arange(2))
+    with pytest.raises(ValueError, match="not finite: the model has diverged"):
+        fit_repeats(part_of(torch.eye(2), torch.full((2, 2), torch.nan)), cases)
+
+
 def test_kept_queries_have_no_gradients():
     weights = torch.nn.Linear(2, 2)
     part = Part(DenseRanker(torch.eye(2)), lambda cases: iter([(np.array([1, 0]), weights(torch.eye(2)))]))

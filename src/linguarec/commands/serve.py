@@ -62,7 +62,9 @@ def serve(
         import sqlalchemy  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise SettingsError([f"serving needs {error.name}: pip install 'linguarec[serve]'"]) from error
+        raise SettingsError(
+            [f"serving needs packages that are not installed, as {error.name}: pip install 'linguarec[serve]'"]
+        ) from error
     from linguarec.serving.guard import Tokens
     from linguarec.serving.listening import bound
     from linguarec.serving.settings import LOOPBACK, Limits, ServiceSettings

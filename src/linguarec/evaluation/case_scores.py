@@ -336,6 +336,7 @@ def _write(
     for start in range(0, len(index), at_once):
         rows = index[start : start + at_once]
         taken = ranker.take(queries, start, start + len(rows))
+        ranker.error(taken)  # refuses what is not finite
         out = torch.empty(len(rows), shared, device=ranker.device)
         of_shared.score(taken, out)
         found[torch.from_numpy(rows), :shared] = out.cpu()

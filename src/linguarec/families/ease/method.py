@@ -120,7 +120,7 @@ def _span(seconds: float) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:,.1f} GiB"
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
 EASE_FAMILY = Family(
