@@ -62,7 +62,11 @@ def test_every_command_has_a_documented_function(name: str):
             "error: tune needs optuna, not installed here: pip install 'linguarec[tune]'",
         ),
         (("serve", "--help"), 0, "usage: linguarec serve"),
-        (("serve", "run"), 2, "error: serving needs packages that are not installed, as fastapi: pip install 'linguarec[serve]'"),
+        (
+            ("serve", "run"),
+            2,
+            "error: serving needs packages that are not installed, as fastapi: pip install 'linguarec[serve]'",
+        ),
         (("export", "--help"), 0, "usage: linguarec export"),
     ],
 )
