@@ -119,6 +119,21 @@ def test_the_pool_ranks_like_all_classes() -> None:
     )
 
 
+def test_one_weight_after_the_other_is_the_whole_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "ROWS", 64)
+    parts, cases = world(200, 3, (1.0, 1.0), (0.5, 0.5))
+    scores = CaseScores(parts, cases, 0)
+    blocks = [scores.of(np.arange(*ends)) for ends in ((0, 70), (70, 200))]
+    pool = StackData.joined(block.pooled(20) for block in blocks)
+    assert (pool.offset == -torch.inf).any()
+    for term in (np.array([-1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]), np.full(7, heads_of(pool, (1.0, 1.0)).lowest)):
+        so_far = choosing._WeightedSum(pool, np.array([0.7, 0.0]), term)
+        assert so_far.ndcg() == pytest.approx(heads_of(pool, (0.7, 0.0)).ndcg(term), abs=1e-6)
+        assert so_far.ndcg(1, 2.0) == pytest.approx(heads_of(pool, (0.7, 2.0)).ndcg(term), abs=1e-6)
+        so_far.change(1, 2.0)
+        assert so_far.ndcg(0, -0.4) == pytest.approx(heads_of(pool, (0.3, 2.0)).ndcg(term), abs=1e-6)
+
+
 def test_ties_are_no_gain() -> None:
     """A part that gives all items the same is chance, not the best part."""
     parts, cases = world(400, 4, (0.5, 0.0), (0.0, 0.0))

@@ -21,6 +21,7 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.case_scores import (
@@ -34,10 +35,11 @@ from linguarec.evaluation.case_scores import (
     most_whole,
 )
 from linguarec.evaluation.intervals import PairedDifference, paired_difference
-from linguarec.evaluation.metrics import FloatArray, per_user
+from linguarec.evaluation.metrics import FloatArray, ndcg, per_user
 from linguarec.evaluation.stacking import fit_scores
-from linguarec.evaluation.tuning import best_term
+from linguarec.evaluation.tuning import ROWS, best_term
 from linguarec.progress import progress_bar
+from linguarec.ranking.ranks import TargetRanks
 from linguarec.ranking.repeats import NUM_BUCKETS, RepeatTerm
 
 _FACTORS, _ROUNDS = (0.5, 0.7, 1.4, 2.0), 3  # of the search for weights
@@ -192,14 +194,15 @@ def _with_term(pool: StackData, way: str, weights: FloatArray, start: FloatArray
 def _with_one_more(pool: StackData, now: Weighing, spread: Sequence[float], way: str) -> Weighing:
     """One part added to the weights, the one with which ndcg@10 is highest, if that is not lower than without."""
     weights = np.array(now.weights)
-    best, found = heads_of(pool, now.weights).ndcg(now.repeats), weights
+    so_far = _WeightedSum(pool, weights, now.repeats)
+    best, found = so_far.ndcg(), weights
     total = float((weights * spread).sum())
     for part in np.flatnonzero(weights == 0).tolist():
         for share in _ADDED:
-            changed = weights.copy()
-            changed[part] = share * total / max(spread[part], 1e-12)
-            if (ndcg := heads_of(pool, changed.tolist()).ndcg(now.repeats)) > best + _GAIN:
-                best, found = ndcg, changed
+            value = share * total / max(spread[part], 1e-12)
+            if (reached := so_far.ndcg(part, value)) > best + _GAIN:
+                best, found = reached, weights.copy()
+                found[part] = value
     tuned = _tuned(pool, found, now.repeats, spread, only_used=True)
     return _with_term(pool, way, tuned, now.repeats)[0]
 
@@ -212,7 +215,8 @@ def _tuned(
     A weight is multiplied by a factor, or a tenth of all parts' spread is added to it, which brings in a part of weight 0; not
     with `only_used`.
     """
-    best = heads_of(pool, weights.tolist()).ndcg(term)
+    so_far = _WeightedSum(pool, weights, term)
+    best = so_far.ndcg()
     for _ in range(_ROUNDS):
         before = best
         for part in range(len(weights)):
@@ -220,10 +224,41 @@ def _tuned(
                 continue
             added = 0.1 * float((weights * spread).sum()) / max(spread[part], 1e-12)
             for value in (*(factor * weights[part] for factor in _FACTORS), weights[part] + added):
-                changed = weights.copy()
-                changed[part] = value
-                if (ndcg := heads_of(pool, changed.tolist()).ndcg(term)) > best + _GAIN:
-                    weights, best = changed, ndcg
+                change = value - weights[part]
+                if (reached := so_far.ndcg(part, change)) > best + _GAIN:
+                    so_far.change(part, change)
+                    weights, best = weights.copy(), reached
+                    weights[part] = value
         if best <= before + _GAIN:
             break
     return weights
+
+
+class _WeightedSum:
+    """The sum of weighted parts and a term, of which one weight at a time is changed: that costs one part, not all of them."""
+
+    def __init__(self, pool: StackData, weights: FloatArray, term: FloatArray) -> None:
+        cases, parts, classes = pool.scores.shape
+        self._scores, self._target = pool.scores, pool.target.unsqueeze(1)
+        self._sum = torch.zeros(cases, classes)
+        for part in range(parts):
+            self.change(part, float(weights[part]))
+        self._sum[pool.seen_case, pool.seen_place] += torch.from_numpy(term).float()[pool.seen_bucket]
+        self._sum.masked_fill_(pool.offset == -torch.inf, -torch.inf)
+        self._tried = torch.empty(ROWS, classes)
+
+    def change(self, part: int, by: float) -> None:
+        """Add so much to the weight of the part."""
+        self._sum.add_(self._scores[:, part], alpha=by)
+
+    def ndcg(self, part: int = 0, change: float = 0.0) -> float:
+        """Mean ndcg@10 with so much added to the weight of the part."""
+        above, ties = [], []
+        for bars, scores, own in zip(
+            self._target.split(ROWS), self._sum.split(ROWS), self._scores[:, part].split(ROWS), strict=True
+        ):
+            tried = torch.add(scores, own, alpha=change, out=self._tried[: len(scores)])
+            bar = tried.gather(1, bars)
+            above.append(torch.count_nonzero(tried > bar, dim=1))
+            ties.append(torch.count_nonzero(tried == bar, dim=1))
+        return float(ndcg(TargetRanks(torch.cat(above).numpy(), torch.cat(ties).numpy()), 10).mean())
