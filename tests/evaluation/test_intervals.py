@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from linguarec.evaluation.intervals import bootstrap_interval, holm, paired_difference
+from linguarec.evaluation import intervals
+from linguarec.evaluation.intervals import bootstrap_interval, bootstrap_intervals, holm, paired_difference
 
 
 def test_interval_of_a_share_is_that_of_the_binomial():
@@ -23,6 +24,23 @@ def test_equals_a_plain_bootstrap_of_users():
     interval = bootstrap_interval(values, resamples=4_000)
     assert interval.low == pytest.approx(np.quantile(plain, 0.025), abs=0.003)
     assert interval.high == pytest.approx(np.quantile(plain, 0.975), abs=0.003)
+
+
+def test_drawing_users_gives_the_intervals_of_drawing_counts(monkeypatch):
+    """Where values differ from user to user, the same users are drawn for all columns."""
+    rng = np.random.default_rng(0)
+    columns = {"a": rng.random(3_000), "b": rng.exponential(size=3_000), "few": rng.integers(2, size=3_000) / 1.0}
+    found = bootstrap_intervals(columns)
+    assert found["b"].low == pytest.approx(bootstrap_interval(columns["b"]).low)
+    monkeypatch.setattr(intervals, "_DRAWN_AT_ONCE", 3_000 * 7)
+    assert bootstrap_intervals(columns)["a"].low == pytest.approx(found["a"].low)
+    monkeypatch.setattr(intervals, "_FEW", 3_000)
+    counted = bootstrap_intervals(columns)
+    assert counted["few"] == found["few"]
+    for name in "ab":
+        assert counted[name] != found[name]
+        assert counted[name].low == pytest.approx(found[name].low, abs=0.003)
+        assert counted[name].high == pytest.approx(found[name].high, abs=0.003)
 
 
 def test_seeded():

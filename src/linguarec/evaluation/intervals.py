@@ -2,16 +2,22 @@
 
 Most users share their metric's value with many others (0, or one of the k gains), so a resample of the users is drawn
 as the count of each *distinct* value: the same distribution, at a cost that hardly grows with the number of users.
+Where nearly each user has a value of their own, as with mrr, users are drawn, once for all columns of a table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from linguarec.evaluation.metrics import FloatArray
 
+Key = TypeVar("Key")
 RESAMPLES = 2_000
+_FEW = 512  # distinct values that are always drawn as counts
+_COST = 10  # of drawing the count of a value, beside drawing a user
+_DRAWN_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,20 @@ class PairedDifference:
 
 def bootstrap_interval(values: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Mean of `values`, one per user, with its interval."""
+    return bootstrap_intervals({"": values}, resamples, seed)[""]
+
+
+def bootstrap_intervals(
+    columns: Mapping[Key, FloatArray], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[Key, Interval]:
+    """Mean of each column with its interval; all are of the same users."""
+    means = _resampled_means(list(columns.values()), resamples, seed)
+    return {name: _interval(column, of) for (name, column), of in zip(columns.items(), means, strict=True)}
+
+
+def _interval(values: FloatArray, means: FloatArray) -> Interval:
     if len(values) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    means = _resampled_means(values, resamples, seed)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high), len(values))
 
@@ -63,7 +80,7 @@ def paired_difference(
         raise ValueError(f"{len(values)} and {len(baseline)} values: a paired test needs the same users in both")
     differences = values - baseline
     observed = float(differences.mean())
-    means = _resampled_means(differences, resamples, seed)
+    means = _resampled_means([differences], resamples, seed)[0]
     low, high = np.quantile(means, [0.025, 0.975])
     # Rounding must not turn an observed 0 into "every resample differs less".
     extreme = np.abs(means - observed) >= abs(observed) - 1e-12
@@ -81,8 +98,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def _resampled_means(values: FloatArray, resamples: int, seed: int) -> FloatArray:
-    distinct, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
-    means: FloatArray = drawn @ distinct / len(values)
-    return means
+def _resampled_means(columns: Sequence[FloatArray], resamples: int, seed: int) -> list[FloatArray]:
+    """Means [resamples] of each column [users]; nothing is drawn where there are no users."""
+    found: list[FloatArray] = [np.zeros(0)] * len(columns)
+    many = []
+    for number, values in enumerate(columns):
+        if not len(values):
+            continue
+        distinct, counts = np.unique(values, return_counts=True)
+        if len(distinct) > max(_FEW, len(values) // _COST):
+            many.append(number)
+            continue
+        drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
+        found[number] = drawn @ distinct / len(values)
+    if many:
+        of_users = _means_of_drawn_users(np.stack([columns[number] for number in many], axis=1), resamples, seed)
+        for number, means in zip(many, of_users.T, strict=True):
+            found[number] = means
+    return found
+
+
+def _means_of_drawn_users(values: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """Means [resamples, columns] of the rows that are drawn from `values` [users, columns]."""
+    users, rng = len(values), np.random.default_rng(seed)
+    at_once, means = max(1, _DRAWN_AT_ONCE // users), []
+    for start in range(0, resamples, at_once):
+        drawn = rng.integers(users, size=(min(at_once, resamples - start), users))
+        times = np.stack([np.bincount(row, minlength=users) for row in drawn]).astype(np.float64)
+        means.append(times @ values / users)
+    return np.concatenate(means)

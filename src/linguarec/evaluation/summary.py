@@ -7,17 +7,11 @@ from typing import Any
 import numpy as np
 
 from linguarec.evaluation.evaluate import EvaluationResult, Protocols
-from linguarec.evaluation.intervals import Interval, bootstrap_interval
+from linguarec.evaluation.intervals import Interval, bootstrap_intervals
 from linguarec.evaluation.report import Table
 from linguarec.evaluation.slices import Slice
 
-Intervals = dict[str, Interval]
 FIELDS = {"kept": "systems", "excluded": "excluded", "learned": "learned"}  # protocol -> its field in a summary
-
-
-def intervals(result: EvaluationResult, ks: Sequence[int], seed: int = 0) -> Intervals:
-    """Every metric's mean over the users with its interval."""
-    return {name: bootstrap_interval(values, seed=seed) for name, values in result.per_user(ks).items()}
 
 
 def summarise(
@@ -63,15 +57,17 @@ def _selected(result: EvaluationResult, part: Slice) -> EvaluationResult:
 
 def _by_protocol(systems: Mapping[str, Protocols], ks: Sequence[int], seed: int) -> dict[str, dict[str, Any]]:
     """Protocol -> name -> metric -> mean, low, high, for those systems that have the protocol."""
-    return {
-        protocol: found
+    values = {
+        (protocol, name, metric): per_user
         for protocol in FIELDS
-        if (
-            found := {
-                name: _to_dict(intervals(of[protocol], ks, seed)) for name, of in systems.items() if protocol in of
-            }
-        )
+        for name, of in systems.items()
+        if protocol in of
+        for metric, per_user in of[protocol].per_user(ks).items()
     }
+    found: dict[str, dict[str, Any]] = {}
+    for (protocol, name, metric), interval in bootstrap_intervals(values, seed=seed).items():
+        found.setdefault(protocol, {}).setdefault(name, {})[metric] = asdict(interval)
+    return found
 
 
 def systems_table(summary: Mapping[str, Any], metrics: Sequence[str]) -> Table:
@@ -127,10 +123,6 @@ def best_systems(summary: Mapping[str, Any], metric: str, protocol: str, most: i
     of = {name: found[metric]["mean"] for name, found in summary[FIELDS[protocol]].items() if name != "chance"}
     chosen = sorted(of, key=lambda name: of[name], reverse=True)[:most]
     return [name for name in of if name in chosen]
-
-
-def _to_dict(found: Intervals) -> dict[str, dict[str, float]]:
-    return {name: asdict(interval) for name, interval in found.items()}
 
 
 def _interval(found: Mapping[str, Any]) -> Interval:
