@@ -137,8 +137,8 @@ def test_users_and_items_below_the_core_wait(tmp_path: Path) -> None:
     assert (result.users_added, result.items_added, result.interactions_added) == (0, 0, 1)
     assert {key: result.report[f"{key}_waiting"] for key in ("rows", "users", "items")} == {
         "rows": 3,
-        "users": 2,
-        "items": 3,
+        "users": 1,
+        "items": 1,
     }
     waiting = pq.read_table(tmp_path / "data/waiting/log.parquet").to_pylist()
     assert [(row["user"], row["item"]) for row in waiting] == [("d", "i0"), ("d", "i1"), ("a", "i7")]

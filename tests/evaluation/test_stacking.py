@@ -12,6 +12,7 @@ from linguarec.evaluation.case_scores import CaseScores, Part
 from linguarec.evaluation.stacking import fit_repeats, fit_scores
 from linguarec.ranking.dense import DenseRanker
 from linguarec.ranking.repeats import RepeatTerm, SeenItems
+from linguarec.ranking.sums import SumRanker
 
 NUM_ITEMS, NUM_CASES = 60, 6_000
 LAW = np.array([-1.0, 2.0, 1.0, -2.0, 0.5, 0.0, 0.0])
@@ -176,6 +177,29 @@ def test_a_model_that_has_diverged_is_named_as_such():
     cases = EvaluationCases(Ragged.from_lists([[0], [1]]), np.array([1, 0], np.int32), np.arange(2))
     with pytest.raises(ValueError, match="not finite: the model has diverged"):
         fit_repeats(part_of(torch.eye(2), torch.full((2, 2), torch.nan)), cases)
+
+
+def test_queries_are_made_once_for_cases_that_a_part_remembers(world, monkeypatch):
+    monkeypatch.setattr(case_scores, "_REMEMBERED_AT_ONCE", 70)
+    cases, parts, _ = world
+    first, second, asked = cases.select(np.arange(200)), cases.select(np.arange(200, 300)), []
+
+    def counted(part):
+        return Part(part.ranker, lambda some: asked.append(len(some)) or part.queries(some))
+
+    remembering = [counted(part).remembering(first, second) for part in parts]
+    for part, own in zip(remembering, parts, strict=True):
+        for some in (first, second, first, second):
+            kept, wanted = part.rank(some, None)["kept"], own.rank(some, None)["kept"]
+            assert np.array_equal(kept.ranks.greater, wanted.ranks.greater)
+    assert asked == [200, 100, 200, 100]
+    whole = Part.summed(remembering, SumRanker([part.ranker for part in parts], [0.7, 0.3]))
+    scores = stack_data(parts, first, 0).scores
+    wanted = (0.7 * scores[:, 0] + 0.3 * scores[:, 1]).argsort(dim=1, descending=True).argsort(dim=1)
+    found = whole.rank(first, None)["kept"].ranks.greater
+    assert np.array_equal(found, wanted[torch.arange(200), torch.from_numpy(first.targets).long()].numpy())
+    remembering[0].rank(cases.select(np.arange(10)), None)
+    assert asked == [200, 100, 200, 100, 10]
 
 
 def test_kept_queries_have_no_gradients():

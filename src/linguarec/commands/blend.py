@@ -120,17 +120,17 @@ def blend(
     if not len(valid):
         raise SettingsError([f"{dataset.path}: split {split!r} has no valid targets to fit the weights on"])
     ingredients = [_ingredient(each) for each in opened]
-    parts = [Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients]
+    parts = [Part.of(each.scorer, each.inputs, each.ranker).remembering(valid, test) for each in ingredients]
     found = choose_stack(parts, valid, seed)
     trained = _trained_items(dataset, split, settings)
     new, facts_of_new = _new_items(ingredients, parts, found.weights, dataset, split, trained, valid, seed)
     if new is not None and facts_of_new is not None and split != HELD_OUT_ITEMS:
-        new = _where_it_helps(ingredients, found, new, valid)
+        new = _where_it_helps(ingredients, parts, found, new, valid)
         facts_of_new["items"] = len(new.rows)
     made = blended(ingredients, found.weights, output, new)
     snapshot = Snapshot(opened[0].catalogue, made.inputs, made.ranker, made.source)
     recommender = Recommender(made.scorer, made.description, snapshot, found.repeats)
-    whole = Part.of(made.scorer, made.inputs, made.ranker)
+    whole = Part.summed(parts, made.ranker)
     total = sum(weight * each for weight, each in zip(found.weights, found.spread, strict=True)) or 1.0
     tested = [part.rank(test, each.repeats) for part, each in zip(parts, opened, strict=True)]
     of_blend = whole.rank(test, found.repeats)
@@ -249,7 +249,7 @@ def _new_items(
 
 
 def _where_it_helps(
-    ingredients: "list[Ingredient]", found: "Choice", new: "NewItems", valid: "EvaluationCases"
+    ingredients: "list[Ingredient]", parts: "list[Part]", found: "Choice", new: "NewItems", valid: "EvaluationCases"
 ) -> "NewItems":
     """The same, without its rows where scoring them as new makes valid worse, in which new items come as often as they do."""
     from linguarec.evaluation.case_scores import Part
@@ -257,7 +257,7 @@ def _where_it_helps(
 
     def reached(how: "NewItems") -> float:
         made = blended(ingredients, found.weights, Path(), how)
-        ranked = Part.of(made.scorer, made.inputs, made.ranker).rank(valid, found.repeats)
+        ranked = Part.summed(parts, made.ranker).rank(valid, found.repeats)
         return ranked.get("learned", ranked["excluded"]).mean("ndcg@10")
 
     if not new.rows:

@@ -160,6 +160,8 @@ def _problems(problems: list[dict[str, Any]]) -> "Table":
         if problem["number"]:
             share = f"{problem['number'] / max(1, problem['out_of']):.1%}"
             table.add_row(problem["what"], f"{problem['number']:,}", share, visible(", ".join(problem["examples"])))
+    if not any(problem["examples"] for problem in problems if problem["number"]):
+        del table.columns[-1]
     if table.row_count == 0:
-        table.add_row("none", "", "", "")
+        table.add_row("none", "", "")
     return table

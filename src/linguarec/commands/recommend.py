@@ -120,9 +120,10 @@ def _show(
     columns, rows = ["raw id", "score", "title"], [[best.raw_id, f"{best.score:.4f}", best.title] for best in found]
     if explain:
         names = list(found[0].parts or ()) if found else []
-        columns += [*names, "because of (share of the score)"]
+        names = names if len(names) > 1 else []  # one part alone is the score
+        columns += [*names, "because of (what it adds to the score)"]
         for row, best in zip(rows, found, strict=True):
-            row += [f"{value:.4f}" for value in (best.parts or {}).values()] + [_reasons(best, catalogue)]
+            row += [f"{best.parts[name]:.4f}" for name in names if best.parts] + [_reasons(best, catalogue)]
     show_table(console, Table(columns, rows), f"recommended by {recommender.description.name}")
     if not found:
         console.print("no item may be recommended: none that is not in the history passes --within and --filter")

@@ -59,7 +59,10 @@ class TuneResult(Result):
         return [
             f"{self.model} on {self.data}: {len(self.trials)} trials, {pruned} of them pruned",
             f"valid {METRIC} {self.best['value']:.4f} (trial {self.best['number']}){default}",
-            *(f"  {flag}: {value}" for flag, value in self.best["settings"].items()),
+            *(
+                f"  {flag}: {value:.4g}" if isinstance(value, float) else f"  {flag}: {value}"
+                for flag, value in self.best["settings"].items()
+            ),
             *([f"test: {metrics_line(self.test)}"] if self.test else []),
             f"settings: {self.config}",
             f"report: {self.report}",
@@ -340,7 +343,8 @@ def _tell_trial(study: "TuningStudy", number: int, trials: int, seconds: float) 
     trial = next(each for each in study.trials if each.number == number)
     best, left = study.best, trials - len(study.trials)
     log.info(
-        "trial %d of %d: %s%s; best %s; %.1f trials/min, %s left",
+        "trial %d, %d of %d done: %s%s; best %s; %.1f trials/min, %s left",
+        number,
         len(study.trials) - study.running(),
         trials,
         state_of(trial) if trial.value is None else f"{METRIC} {trial.value:.4f}",

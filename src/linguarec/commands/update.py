@@ -197,7 +197,7 @@ def update(
         shutil.rmtree(place, ignore_errors=True)
     else:
         put_in_place(place, output)
-    log.info("run folder: %s", output)
+        log.info("run folder: %s", output)
     return result
 
 
@@ -260,7 +260,14 @@ def _train(
     """Train the model of the run on a split of the newer data."""
     from linguarec.commands.finetune import finetune
 
-    log.info("%s: training on the split %s of %s", output, split, dataset.path)
+    log.info(
+        "%s: training on %s of %s",
+        output,
+        "all interactions"
+        if split == SPLIT
+        else f"the older interactions, to be judged on the newest ones (split {split}),",
+        dataset.path,
+    )
     finetune(
         start.family.name, dataset.path, output, split=split, resume=resume, overwrite=overwrite, **dict(arguments)
     )

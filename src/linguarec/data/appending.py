@@ -87,7 +87,7 @@ def append_content(
         rows = _code(engine, dataset, source, settings, report, scratch)
         rows = _without_repeated(engine, rows, settings, source.has_times, report)
         _check_new(engine, rows, settings, catalogue, report)
-        log, waiting = _core(engine, rows, settings, report)
+        log, waiting = _core(engine, rows, settings, dataset, report)
         if source.has_times:
             late = rows.fresh.filter(rows.fresh.time < (dataset.last_time or 0) * MICROSECONDS)
             report["rows_before_the_folders_last"] = engine.value(late.count())
@@ -99,7 +99,8 @@ def append_content(
         kept = engine.store(rows.items.filter(rows.items.code < known).union(new_items))
         item_row = dense_rows(engine, kept, engine.value(rows.items.code.max()))
         users = rows.users.semi_join(counts.select(code="user"), "code").order_by("code").select("raw_id")
-        new_pieces = catalogue_pieces(engine, source, new_items, settings.catalogue, make_text, report)
+        described = replace(source, catalogue=_without_waiting(catalogue, waiting, rows, new_items, settings))
+        new_pieces = catalogue_pieces(engine, described, new_items, settings.catalogue, make_text, report)
         texts = {*source.texts, *(name for name in source.attributes if name not in dataset.manifest.numbers)}
         yield Content(
             items=_all_items(dataset, new_pieces),
@@ -345,7 +346,9 @@ def _second(time: ir.IntegerColumn) -> ir.IntegerValue:
     return time - (time % MICROSECONDS + MICROSECONDS) % MICROSECONDS
 
 
-def _core(engine: Engine, rows: _Rows, settings: FilterSettings, report: dict[str, int]) -> tuple[ir.Table, ir.Table]:
+def _core(
+    engine: Engine, rows: _Rows, settings: FilterSettings, dataset: PreparedDataset, report: dict[str, int]
+) -> tuple[ir.Table, ir.Table]:
     """The rows that stay, and those that wait."""
     columns = ["user", "item", "time", "position"]
     log = engine.store(rows.earlier.select(*columns).union(rows.fresh.select(*columns)))
@@ -358,9 +361,19 @@ def _core(engine: Engine, rows: _Rows, settings: FilterSettings, report: dict[st
     )
     report["rows_added"] = engine.value(log.filter(log.position >= rows.number).count())
     report["rows_waiting"] = engine.value(waiting.count())
-    report["users_waiting"] = engine.value(waiting.user.nunique())
-    report["items_waiting"] = engine.value(waiting.item.nunique())
+    report["users_waiting"] = engine.value(waiting.filter(waiting.user >= dataset.num_users).user.nunique())
+    report["items_waiting"] = engine.value(waiting.filter(waiting.item >= dataset.num_items).item.nunique())
     return log, waiting
+
+
+def _without_waiting(
+    catalogue: ir.Table, waiting: ir.Table, rows: _Rows, new_items: ir.Table, settings: FilterSettings
+) -> ir.Table:
+    """What is known of items that enter now: of those that wait only if `all` of the catalogue enters."""
+    if settings.catalogue == "all":
+        return catalogue
+    later = rows.items.semi_join(waiting.select(code="item"), "code").anti_join(new_items, "raw_id")
+    return catalogue.anti_join(later, "raw_id")
 
 
 def _all_items(dataset: PreparedDataset, new: Iterator[pa.Table]) -> Iterator[pa.Table]:

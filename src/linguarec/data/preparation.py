@@ -223,7 +223,10 @@ def _attribute_pieces(
     known = kept_items.left_join(unique.rename(known_id="raw_id"), kept_items.raw_id == unique.raw_id)
     for batch in engine.stream(known.order_by("code").select("raw_id", *source.attributes)):
         yield pa.Table.from_batches([batch])
-    if catalogue == "all":
+    if catalogue == "log":
+        left = rows.anti_join(kept_items, "raw_id")
+        report["catalogue_items_left_out"] = engine.value(left.raw_id.nunique())
+    else:
         rest = unique.anti_join(kept_items, "raw_id")
         report["items_without_interactions"] = engine.value(rest.count())
         for batch in engine.stream(rest.order_by("position").select("raw_id", *source.attributes)):

@@ -34,6 +34,7 @@ _NUMBERS_OF_BLOCK = 1 << 26  # of those that are computed one block of cases aft
 # With 5,000 cases instead, test recall@10 of text-kNN on Scientific moves by up to 0.0005, with 2,000 ndcg@10 by 0.0008.
 _MOST_CASES, _MOST_ITEMS = 20_000, 20_000
 _MOST_RANKED = 1 << 30  # scores of all items that are computed where a large catalogue is sampled for the likelihood
+_REMEMBERED_AT_ONCE = 1_024  # cases
 _POOL, _POOL_OF_ALL, _LEAST_POOL = 64, 512, 16  # best items of each part, of which the best ones of a sum are found
 IntArray = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
@@ -64,6 +65,33 @@ class Part:
             yield np.arange(len(cases)), torch.ones(len(cases), 1)
 
         return cls(DenseRanker(torch.from_numpy(scores.astype(np.float32)).unsqueeze(1)), queries)
+
+    def remembering(self, *sets: EvaluationCases) -> "Part":
+        """The same, which makes the queries of these sets of cases once; their blocks are in the order of the cases."""
+        kept: dict[int, KeptQueries] = {}
+
+        def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+            if not any(cases is each for each in sets):
+                yield from self.queries(cases)
+                return
+            if id(cases) not in kept:
+                with torch.inference_mode():
+                    kept[id(cases)] = KeptQueries(self.queries(cases))
+            for start in range(0, len(cases), _REMEMBERED_AT_ONCE):
+                rows = np.arange(start, min(start + _REMEMBERED_AT_ONCE, len(cases)))
+                yield rows, kept[id(cases)].of(rows)
+
+        return Part(self.ranker, queries)
+
+    @classmethod
+    def summed(cls, parts: "Sequence[Part]", ranker: ExactRanker[Any, Any]) -> "Part":
+        """Of a blend, whose ranker takes the queries of all parts; for cases that the parts remember."""
+
+        def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+            for blocks in zip(*(part.queries(cases) for part in parts), strict=True):
+                yield blocks[0][0], tuple(of_part for _, of_part in blocks)
+
+        return cls(ranker, queries)
 
     def rank(self, cases: EvaluationCases, repeats: RepeatTerm | None) -> Protocols:
         """Rank the targets of the cases under every protocol."""

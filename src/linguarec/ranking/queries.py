@@ -32,10 +32,11 @@ class KeptQueries:
 
 
 class _MostlyZero:
-    """Dense float32 queries on the CPU without their zeros."""
+    """Dense float32 queries without their zeros, on the CPU; `device`: where they were, and where they are used."""
 
-    def __init__(self, rows: sparse.csr_array) -> None:
+    def __init__(self, rows: sparse.csr_array, device: torch.device) -> None:
         self.rows = rows
+        self.device = device
 
 
 def _kept(queries: Any) -> Any:
@@ -44,8 +45,8 @@ def _kept(queries: Any) -> Any:
     if not isinstance(queries, Tensor):
         return queries
     queries = queries.detach().float()
-    if queries.device.type == "cpu" and torch.count_nonzero(queries) < (1 - _MOSTLY) * queries.numel():
-        return _MostlyZero(sparse.csr_array(queries.numpy()))
+    if torch.count_nonzero(queries) < (1 - _MOSTLY) * queries.numel():
+        return _MostlyZero(sparse.csr_array(queries.cpu().numpy()), queries.device)
     return queries
 
 
@@ -53,7 +54,7 @@ def _joined(batches: Sequence[Any], order: IntArray) -> Any:
     if isinstance(batches[0], tuple):
         return tuple(_joined(each, order) for each in zip(*batches, strict=True))
     if all(isinstance(each, _MostlyZero) for each in batches):
-        return _MostlyZero(sparse.csr_array(sparse.vstack([each.rows for each in batches]))[order])
+        return _MostlyZero(sparse.csr_array(sparse.vstack([each.rows for each in batches]))[order], batches[0].device)
     if any(isinstance(each, Tensor | _MostlyZero) for each in batches):
         dense = [_dense(each) if isinstance(each, _MostlyZero) else each for each in batches]
         return torch.cat(dense)[torch.from_numpy(order).to(dense[0].device)]
@@ -64,9 +65,9 @@ def _taken(queries: Any, rows: IntArray) -> Any:
     if isinstance(queries, tuple):
         return tuple(_taken(each, rows) for each in queries)
     if isinstance(queries, _MostlyZero):
-        return _dense(_MostlyZero(queries.rows[rows]))
+        return _dense(_MostlyZero(queries.rows[rows], queries.device))
     return queries[torch.from_numpy(rows).to(queries.device) if isinstance(queries, Tensor) else rows]
 
 
 def _dense(queries: _MostlyZero) -> Tensor:
-    return torch.from_numpy(queries.rows.toarray())
+    return torch.from_numpy(queries.rows.toarray()).to(queries.device)

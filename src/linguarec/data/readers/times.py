@@ -74,6 +74,8 @@ def unit_hint(value: str, unit: TimeUnit, units: Mapping[TimeUnit, str] = UNIT_F
     >>> unit_hint("1500432000000000", "seconds")
     ' In microseconds it would be plausible: pass --time-unit microseconds.'
     """
+    if not value:
+        return " Fill it in, or take the rows without a time out of the log."
     first, last = _plausible()
     try:
         number = float(value)
