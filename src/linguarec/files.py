@@ -203,7 +203,7 @@ def check_free(path: Path, overwrite: bool, marker: Marker | None) -> None:
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
         if not overwrite and path.is_dir():
             raise OutputError(
-                f"{path} exists already; choose another output folder, or pass --overwrite to replace it."
+                f"{path} exists already; choose another place or name, or pass --overwrite to replace it."
             )
         check_ours(path, marker)
 
