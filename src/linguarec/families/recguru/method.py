@@ -75,6 +75,5 @@ RECGURU = Family(
     per_item=("item.weight",),
     carries=False,
     ranks_new=False,
-    cost="50 epochs of alignment come first, each slower than one of its training",
     padded=padded_vectors,
 )
