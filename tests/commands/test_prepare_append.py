@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -122,6 +122,20 @@ def test_random_ties_keep_the_order_of_the_folder(tmp_path: Path, days: dict[str
     after = sequences(tmp_path / "data")
     assert all(after[user][: len(before[user])] == before[user] for user in before)
     assert all([time for _, time in rows] == sorted(time for _, time in rows) for rows in after.values())
+
+
+@pytest.mark.parametrize("which", ["log", "all"])
+def test_those_who_enter_do_not_wait(tmp_path: Path, which: Literal["log", "all"]) -> None:
+    old = ["i0", "i1", "i2"]
+    log = write_log(tmp_path / "a.csv", [(user, item, DAY + k) for user in "abc" for k, item in enumerate(old)])
+    prepare_table(log, tmp_path / "data", catalogue(tmp_path / "old.csv", range(3)), k_core=3, catalogue=which)
+    piece = write_log(tmp_path / "b.csv", [("e", item, 2 * DAY + k) for k, item in enumerate([*old, "i9"])])
+    result = prepare_append(tmp_path / "data", piece, catalogue(tmp_path / "new.csv", range(8, 11)))
+    assert (result.users_added, result.items_added) == (1, 0 if which == "log" else 3)
+    waiting = {key: result.report[f"{key}_waiting"] for key in ("rows", "users", "items")}
+    assert waiting == {"rows": 1, "users": 0, "items": 1 if which == "log" else 0}
+    # i9 waits, i8 and i10 are of no use to a folder of clicked items.
+    assert result.report.get("catalogue_items_left_out") == (2 if which == "log" else None)
 
 
 def test_users_and_items_below_the_core_wait(tmp_path: Path) -> None:

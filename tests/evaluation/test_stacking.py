@@ -200,6 +200,19 @@ def test_queries_are_made_once_for_cases_that_a_part_remembers(world, monkeypatc
     assert np.array_equal(found, wanted[torch.arange(200), torch.from_numpy(first.targets).long()].numpy())
     remembering[0].rank(cases.select(np.arange(10)), None)
     assert asked == [200, 100, 200, 100, 10]
+    # What is not remembered is asked for in blocks.
+    others = cases.select(np.arange(200))
+    assert np.array_equal(whole.rank(others, None)["kept"].ranks.greater, found)
+    assert asked[5:] == [70, 70, 70, 70, 60, 60]
+
+
+def test_large_sets_are_not_remembered_and_empty_ones_have_no_queries(world, monkeypatch):
+    cases, parts, _ = world
+    small, large, none = (cases.select(np.arange(size)) for size in (50, 51, 0))
+    monkeypatch.setattr(case_scores, "_MOST_REMEMBERED", 100)
+    found = case_scores.remembering(parts, small, large, none)
+    assert all(len(part.remembered) == 2 and part.remembered[0] is small for part in found)
+    assert len(found[0].rank(none, None)["kept"]) == 0
 
 
 def test_kept_queries_have_no_gradients():

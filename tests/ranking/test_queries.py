@@ -32,3 +32,14 @@ def test_dense_queries_without_their_zeros_are_the_same(full: tuple[int, ...]) -
     dense[list(full)] = 1.0
     kept = KeptQueries(batches(dense))
     assert torch.equal(kept.of(np.arange(4)), dense) and torch.equal(kept.of(np.array([2, 2])), dense[[2, 2]])
+
+
+def test_one_long_history_does_not_fill_the_others_up() -> None:
+    flat, long = torch.zeros(16, 1_000), torch.ones(1, 1_000)
+    flat[torch.arange(16), torch.arange(16)] = 1
+    kept = KeptQueries([(np.arange(1, 17), flat), (np.array([0]), long)])
+    assert not isinstance(kept._queries, torch.Tensor)
+    assert torch.equal(kept.of(np.array([0, 3])), torch.cat([long, flat[2:3]]))
+    mostly_long = KeptQueries([(np.arange(2, 18), flat), (np.array([0, 1]), long.expand(2, -1))])
+    assert isinstance(mostly_long._queries, torch.Tensor)
+    assert torch.equal(mostly_long.of(np.array([1, 2])), torch.cat([long, flat[:1]]))

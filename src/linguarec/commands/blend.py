@@ -89,7 +89,7 @@ def blend(
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import HELD_OUT_ITEMS, evaluation_cases
-    from linguarec.evaluation.case_scores import Part
+    from linguarec.evaluation.case_scores import Part, remembering
     from linguarec.evaluation.choosing import choose_stack
     from linguarec.evaluation.comparison import against_best
     from linguarec.families.blending import blended
@@ -120,7 +120,7 @@ def blend(
     if not len(valid):
         raise SettingsError([f"{dataset.path}: split {split!r} has no valid targets to fit the weights on"])
     ingredients = [_ingredient(each) for each in opened]
-    parts = [Part.of(each.scorer, each.inputs, each.ranker).remembering(valid, test) for each in ingredients]
+    parts = remembering([Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients], valid, test)
     found = choose_stack(parts, valid, seed)
     trained = _trained_items(dataset, split, settings)
     new, facts_of_new = _new_items(ingredients, parts, found.weights, dataset, split, trained, valid, seed)

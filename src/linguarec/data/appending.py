@@ -87,7 +87,8 @@ def append_content(
         rows = _code(engine, dataset, source, settings, report, scratch)
         rows = _without_repeated(engine, rows, settings, source.has_times, report)
         _check_new(engine, rows, settings, catalogue, report)
-        log, waiting = _core(engine, rows, settings, dataset, report)
+        log, waiting = _core(engine, rows, settings, report)
+        _count_waiting(engine, dataset, log, waiting, rows, None if settings.catalogue == "log" else catalogue, report)
         if source.has_times:
             late = rows.fresh.filter(rows.fresh.time < (dataset.last_time or 0) * MICROSECONDS)
             report["rows_before_the_folders_last"] = engine.value(late.count())
@@ -346,9 +347,7 @@ def _second(time: ir.IntegerColumn) -> ir.IntegerValue:
     return time - (time % MICROSECONDS + MICROSECONDS) % MICROSECONDS
 
 
-def _core(
-    engine: Engine, rows: _Rows, settings: FilterSettings, dataset: PreparedDataset, report: dict[str, int]
-) -> tuple[ir.Table, ir.Table]:
+def _core(engine: Engine, rows: _Rows, settings: FilterSettings, report: dict[str, int]) -> tuple[ir.Table, ir.Table]:
     """The rows that stay, and those that wait."""
     columns = ["user", "item", "time", "position"]
     log = engine.store(rows.earlier.select(*columns).union(rows.fresh.select(*columns)))
@@ -360,10 +359,26 @@ def _core(
         log.filter((log.position >= rows.settled) & (log.position < rows.number)).count()
     )
     report["rows_added"] = engine.value(log.filter(log.position >= rows.number).count())
-    report["rows_waiting"] = engine.value(waiting.count())
-    report["users_waiting"] = engine.value(waiting.filter(waiting.user >= dataset.num_users).user.nunique())
-    report["items_waiting"] = engine.value(waiting.filter(waiting.item >= dataset.num_items).item.nunique())
     return log, waiting
+
+
+def _count_waiting(
+    engine: Engine,
+    dataset: PreparedDataset,
+    log: ir.Table,
+    waiting: ir.Table,
+    rows: _Rows,
+    entering: ir.Table | None,
+    report: dict[str, int],
+) -> None:
+    """Rows that wait, and the users and items that the folder will not have. `entering`: items that enter without the log."""
+    report["rows_waiting"] = engine.value(waiting.count())
+    users = waiting.filter(waiting.user >= dataset.num_users).anti_join(log, "user")
+    items = waiting.filter(waiting.item >= dataset.num_items).anti_join(log, "item")
+    if entering is not None:
+        items = items.anti_join(rows.items.semi_join(entering, "raw_id").select(item="code"), "item")
+    report["users_waiting"] = engine.value(users.user.nunique())
+    report["items_waiting"] = engine.value(items.item.nunique())
 
 
 def _without_waiting(

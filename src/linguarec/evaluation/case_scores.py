@@ -35,6 +35,7 @@ _NUMBERS_OF_BLOCK = 1 << 26  # of those that are computed one block of cases aft
 _MOST_CASES, _MOST_ITEMS = 20_000, 20_000
 _MOST_RANKED = 1 << 30  # scores of all items that are computed where a large catalogue is sampled for the likelihood
 _REMEMBERED_AT_ONCE = 1_024  # cases
+_MOST_REMEMBERED = 400_000  # queries of all parts: 600 MB if they are 384 wide
 _POOL, _POOL_OF_ALL, _LEAST_POOL = 64, 512, 16  # best items of each part, of which the best ones of a sum are found
 IntArray = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
@@ -42,10 +43,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """A model on the items of a folder: its ranker, and what makes the queries of cases, batch by batch with their indices."""
+    """A model on the items of a folder: its ranker, and what makes the queries of cases, batch by batch with their indices.
+
+    `remembered`: sets of cases whose queries are kept (`remembering`).
+    """
 
     ranker: ExactRanker[Any, Any]
     queries: Callable[[EvaluationCases], Iterator[tuple[npt.NDArray[np.int64], Any]]]
+    remembered: tuple[EvaluationCases, ...] = ()
 
     @classmethod
     def of(cls, scorer: Scorer, inputs: Any, ranker: ExactRanker[Any, Any]) -> "Part":
@@ -71,7 +76,7 @@ class Part:
         kept: dict[int, KeptQueries] = {}
 
         def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
-            if not any(cases is each for each in sets):
+            if not len(cases) or not any(cases is each for each in sets):
                 yield from self.queries(cases)
                 return
             if id(cases) not in kept:
@@ -81,15 +86,23 @@ class Part:
                 rows = np.arange(start, min(start + _REMEMBERED_AT_ONCE, len(cases)))
                 yield rows, kept[id(cases)].of(rows)
 
-        return Part(self.ranker, queries)
+        return Part(self.ranker, queries, sets)
 
     @classmethod
     def summed(cls, parts: "Sequence[Part]", ranker: ExactRanker[Any, Any]) -> "Part":
-        """Of a blend, whose ranker takes the queries of all parts; for cases that the parts remember."""
+        """Of a blend, whose ranker takes the queries of all parts."""
 
         def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
-            for blocks in zip(*(part.queries(cases) for part in parts), strict=True):
-                yield blocks[0][0], tuple(of_part for _, of_part in blocks)
+            if all(any(cases is each for each in part.remembered) for part in parts):
+                for blocks in zip(*(part.queries(cases) for part in parts), strict=True):
+                    yield blocks[0][0], tuple(of_part for _, of_part in blocks)
+                return
+            for start in range(0, len(cases), _REMEMBERED_AT_ONCE):
+                rows = np.arange(start, min(start + _REMEMBERED_AT_ONCE, len(cases)))
+                some = cases.select(rows)
+                with torch.inference_mode():
+                    kept = [KeptQueries(part.queries(some)) for part in parts]
+                yield rows, tuple(each.of(rows - start) for each in kept)
 
         return cls(ranker, queries)
 
@@ -247,6 +260,12 @@ class CaseScores:
         """What ndcg@10 of the first part depends on."""
         weights = np.eye(len(self._rankers))[0].tolist()
         return Heads.joined([heads_of(self.of(block), weights) for block in self.blocks(rows)])
+
+
+def remembering(parts: Sequence[Part], *sets: EvaluationCases) -> list[Part]:
+    """The same parts, which make the queries of these sets once; those of larger sets would take too much memory."""
+    kept = [each for each in sets if len(each) * len(parts) <= _MOST_REMEMBERED]
+    return [part.remembering(*kept) for part in parts]
 
 
 def most_whole(parts: Sequence[Part]) -> int:

@@ -2,7 +2,7 @@
 
 Most users share their metric's value with many others (0, or one of the k gains), so a resample of the users is drawn
 as the count of each *distinct* value: the same distribution, at a cost that hardly grows with the number of users.
-Where nearly each user has a value of their own, as with mrr, users are drawn, once for all columns of a table.
+Where distinct values are many beside the users, as with mrr, users are drawn, once for all columns of a table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,8 +109,10 @@ def _resampled_means(columns: Sequence[FloatArray], resamples: int, seed: int) -
         if len(distinct) > max(_FEW, len(values) // _COST):
             many.append(number)
             continue
-        drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
-        found[number] = drawn @ distinct / len(values)
+        rng, at_once = np.random.default_rng(seed), max(1, _DRAWN_AT_ONCE // len(distinct))
+        sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+        drawn = [rng.multinomial(len(values), counts / len(values), size=size) @ distinct for size in sizes]
+        found[number] = np.concatenate(drawn) / len(values)
     if many:
         of_users = _means_of_drawn_users(np.stack([columns[number] for number in many], axis=1), resamples, seed)
         for number, means in zip(many, of_users.T, strict=True):

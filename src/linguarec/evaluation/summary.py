@@ -57,16 +57,16 @@ def _selected(result: EvaluationResult, part: Slice) -> EvaluationResult:
 
 def _by_protocol(systems: Mapping[str, Protocols], ks: Sequence[int], seed: int) -> dict[str, dict[str, Any]]:
     """Protocol -> name -> metric -> mean, low, high, for those systems that have the protocol."""
-    values = {
-        (protocol, name, metric): per_user
-        for protocol in FIELDS
-        for name, of in systems.items()
-        if protocol in of
-        for metric, per_user in of[protocol].per_user(ks).items()
-    }
     found: dict[str, dict[str, Any]] = {}
-    for (protocol, name, metric), interval in bootstrap_intervals(values, seed=seed).items():
-        found.setdefault(protocol, {}).setdefault(name, {})[metric] = asdict(interval)
+    for protocol in FIELDS:
+        values = {
+            (name, metric): per_user
+            for name, of in systems.items()
+            if protocol in of
+            for metric, per_user in of[protocol].per_user(ks).items()
+        }
+        for (name, metric), interval in bootstrap_intervals(values, seed=seed).items():
+            found.setdefault(protocol, {}).setdefault(name, {})[metric] = asdict(interval)
     return found
 
 

@@ -46,18 +46,23 @@ def _kept(queries: Any) -> Any:
         return queries
     queries = queries.detach().float()
     if torch.count_nonzero(queries) < (1 - _MOSTLY) * queries.numel():
-        return _MostlyZero(sparse.csr_array(queries.cpu().numpy()), queries.device)
+        return _MostlyZero(_without_zeros(queries), queries.device)
     return queries
+
+
+def _without_zeros(queries: Tensor) -> sparse.csr_array:
+    return sparse.csr_array(queries.cpu().numpy())
 
 
 def _joined(batches: Sequence[Any], order: IntArray) -> Any:
     if isinstance(batches[0], tuple):
         return tuple(_joined(each, order) for each in zip(*batches, strict=True))
-    if all(isinstance(each, _MostlyZero) for each in batches):
-        return _MostlyZero(sparse.csr_array(sparse.vstack([each.rows for each in batches]))[order], batches[0].device)
-    if any(isinstance(each, Tensor | _MostlyZero) for each in batches):
-        dense = [_dense(each) if isinstance(each, _MostlyZero) else each for each in batches]
-        return torch.cat(dense)[torch.from_numpy(order).to(dense[0].device)]
+    if any(isinstance(each, _MostlyZero) for each in batches):  # long histories may have a batch that is not
+        rows = sparse.vstack([each.rows if isinstance(each, _MostlyZero) else _without_zeros(each) for each in batches])
+        joined = _MostlyZero(sparse.csr_array(rows)[order], batches[0].device)
+        return joined if rows.nnz < (1 - _MOSTLY) * rows.shape[0] * rows.shape[1] else _dense(joined)
+    if isinstance(batches[0], Tensor):
+        return torch.cat(list(batches))[torch.from_numpy(order).to(batches[0].device)]
     return sparse.csr_array(sparse.vstack(batches))[order]
 
 

@@ -71,6 +71,8 @@ def no_hint(value: str) -> str:
 def unit_hint(value: str, unit: TimeUnit, units: Mapping[TimeUnit, str] = UNIT_FLAGS) -> str:
     """A hint on a number that is too large for a moment in `unit`: the unit in which it would be plausible.
 
+    On a value that is missing: what to do with such rows.
+
     >>> unit_hint("1500432000000000", "seconds")
     ' In microseconds it would be plausible: pass --time-unit microseconds.'
     """
