@@ -35,6 +35,7 @@ def chromium_path() -> str:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     path = chromium_path()
+    playwright.expect.set_options(timeout=20_000)  # a first text loads the encoder, on a machine that runs tests
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield opened
