@@ -193,17 +193,23 @@ def test_queries_are_made_once_for_cases_that_a_part_remembers(world, monkeypatc
             kept, wanted = part.rank(some, None)["kept"], own.rank(some, None)["kept"]
             assert np.array_equal(kept.ranks.greater, wanted.ranks.greater)
     assert asked == [200, 100, 200, 100]
-    whole = Part.summed(remembering, SumRanker([part.ranker for part in parts], [0.7, 0.3]))
+
+    def of_blend(some):
+        for index, queries in parts[0].queries(some):
+            asked.append("the blend")
+            yield index, (queries, next(iter(parts[1].queries(some)))[1])
+
+    whole = Part(SumRanker([part.ranker for part in parts], [0.7, 0.3]), of_blend).reusing(remembering)
     scores = stack_data(parts, first, 0).scores
     wanted = (0.7 * scores[:, 0] + 0.3 * scores[:, 1]).argsort(dim=1, descending=True).argsort(dim=1)
     found = whole.rank(first, None)["kept"].ranks.greater
     assert np.array_equal(found, wanted[torch.arange(200), torch.from_numpy(first.targets).long()].numpy())
     remembering[0].rank(cases.select(np.arange(10)), None)
     assert asked == [200, 100, 200, 100, 10]
-    # What is not remembered is asked for in blocks.
+    # What is not remembered is asked for as without parts that remember.
     others = cases.select(np.arange(200))
     assert np.array_equal(whole.rank(others, None)["kept"].ranks.greater, found)
-    assert asked[5:] == [70, 70, 70, 70, 60, 60]
+    assert asked[5:] == ["the blend"]
 
 
 def test_large_sets_are_not_remembered_and_empty_ones_have_no_queries(world, monkeypatch):

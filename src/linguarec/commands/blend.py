@@ -130,7 +130,7 @@ def blend(
     made = blended(ingredients, found.weights, output, new)
     snapshot = Snapshot(opened[0].catalogue, made.inputs, made.ranker, made.source)
     recommender = Recommender(made.scorer, made.description, snapshot, found.repeats)
-    whole = Part.summed(parts, made.ranker)
+    whole = Part.of(made.scorer, made.inputs, made.ranker).reusing(parts)
     total = sum(weight * each for weight, each in zip(found.weights, found.spread, strict=True)) or 1.0
     tested = [part.rank(test, each.repeats) for part, each in zip(parts, opened, strict=True)]
     of_blend = whole.rank(test, found.repeats)
@@ -257,7 +257,7 @@ def _where_it_helps(
 
     def reached(how: "NewItems") -> float:
         made = blended(ingredients, found.weights, Path(), how)
-        ranked = Part.summed(parts, made.ranker).rank(valid, found.repeats)
+        ranked = Part.of(made.scorer, made.inputs, made.ranker).reusing(parts).rank(valid, found.repeats)
         return ranked.get("learned", ranked["excluded"]).mean("ndcg@10")
 
     if not new.rows:

@@ -123,7 +123,8 @@ def _show(
         names = names if len(names) > 1 else []  # one part alone is the score
         columns += [*names, "because of (what it adds to the score)"]
         for row, best in zip(rows, found, strict=True):
-            row += [f"{best.parts[name]:.4f}" for name in names if best.parts] + [_reasons(best, catalogue)]
+            parts = best.parts or {}
+            row += [f"{parts[name]:.4f}" for name in names] + [_reasons(best, catalogue)]
     show_table(console, Table(columns, rows), f"recommended by {recommender.description.name}")
     if not found:
         console.print("no item may be recommended: none that is not in the history passes --within and --filter")

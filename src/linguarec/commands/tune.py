@@ -54,15 +54,14 @@ class TuneResult(Result):
     report: str
 
     def _lines(self) -> list[str]:
+        from linguarec.runs.tuning_report import setting_text
+
         default = "" if self.default is None else f", {self.default:.4f} with the defaults"
         pruned = sum(each["state"] == "pruned" for each in self.trials)
         return [
             f"{self.model} on {self.data}: {len(self.trials)} trials, {pruned} of them pruned",
             f"valid {METRIC} {self.best['value']:.4f} (trial {self.best['number']}){default}",
-            *(
-                f"  {flag}: {value:.4g}" if isinstance(value, float) else f"  {flag}: {value}"
-                for flag, value in self.best["settings"].items()
-            ),
+            *(f"  {flag}: {setting_text(value)}" for flag, value in self.best["settings"].items()),
             *([f"test: {metrics_line(self.test)}"] if self.test else []),
             f"settings: {self.config}",
             f"report: {self.report}",

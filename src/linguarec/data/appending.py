@@ -88,7 +88,12 @@ def append_content(
         rows = _without_repeated(engine, rows, settings, source.has_times, report)
         _check_new(engine, rows, settings, catalogue, report)
         log, waiting = _core(engine, rows, settings, report)
-        _count_waiting(engine, dataset, log, waiting, rows, None if settings.catalogue == "log" else catalogue, report)
+        users_later = _absent(rows.users, dataset.num_users, log, waiting, "user")
+        items_later = _absent(rows.items, dataset.num_items, log, waiting, "item")
+        if settings.catalogue == "all":  # such items enter without the log
+            items_later = items_later.anti_join(catalogue, "raw_id")
+        report["users_waiting"] = engine.value(users_later.count())
+        report["items_waiting"] = engine.value(items_later.count())
         if source.has_times:
             late = rows.fresh.filter(rows.fresh.time < (dataset.last_time or 0) * MICROSECONDS)
             report["rows_before_the_folders_last"] = engine.value(late.count())
@@ -100,7 +105,7 @@ def append_content(
         kept = engine.store(rows.items.filter(rows.items.code < known).union(new_items))
         item_row = dense_rows(engine, kept, engine.value(rows.items.code.max()))
         users = rows.users.semi_join(counts.select(code="user"), "code").order_by("code").select("raw_id")
-        described = replace(source, catalogue=_without_waiting(catalogue, waiting, rows, new_items, settings))
+        described = replace(source, catalogue=catalogue.anti_join(items_later, "raw_id"))
         new_pieces = catalogue_pieces(engine, described, new_items, settings.catalogue, make_text, report)
         texts = {*source.texts, *(name for name in source.attributes if name not in dataset.manifest.numbers)}
         yield Content(
@@ -359,36 +364,14 @@ def _core(engine: Engine, rows: _Rows, settings: FilterSettings, report: dict[st
         log.filter((log.position >= rows.settled) & (log.position < rows.number)).count()
     )
     report["rows_added"] = engine.value(log.filter(log.position >= rows.number).count())
+    report["rows_waiting"] = engine.value(waiting.count())
     return log, waiting
 
 
-def _count_waiting(
-    engine: Engine,
-    dataset: PreparedDataset,
-    log: ir.Table,
-    waiting: ir.Table,
-    rows: _Rows,
-    entering: ir.Table | None,
-    report: dict[str, int],
-) -> None:
-    """Rows that wait, and the users and items that the folder will not have. `entering`: items that enter without the log."""
-    report["rows_waiting"] = engine.value(waiting.count())
-    users = waiting.filter(waiting.user >= dataset.num_users).anti_join(log, "user")
-    items = waiting.filter(waiting.item >= dataset.num_items).anti_join(log, "item")
-    if entering is not None:
-        items = items.anti_join(rows.items.semi_join(entering, "raw_id").select(item="code"), "item")
-    report["users_waiting"] = engine.value(users.user.nunique())
-    report["items_waiting"] = engine.value(items.item.nunique())
-
-
-def _without_waiting(
-    catalogue: ir.Table, waiting: ir.Table, rows: _Rows, new_items: ir.Table, settings: FilterSettings
-) -> ir.Table:
-    """What is known of items that enter now: of those that wait only if `all` of the catalogue enters."""
-    if settings.catalogue == "all":
-        return catalogue
-    later = rows.items.semi_join(waiting.select(code="item"), "code").anti_join(new_items, "raw_id")
-    return catalogue.anti_join(later, "raw_id")
+def _absent(codes: ir.Table, known: int, log: ir.Table, waiting: ir.Table, name: str) -> ir.Table:
+    """Those of the users or items that only rows outside the k-core have; the folder has the first `known`."""
+    new = codes.filter(codes.code >= known)
+    return new.semi_join(waiting.select(code=name), "code").anti_join(log.select(code=name), "code")
 
 
 def _all_items(dataset: PreparedDataset, new: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -71,12 +71,16 @@ class Part:
 
         return cls(DenseRanker(torch.from_numpy(scores.astype(np.float32)).unsqueeze(1)), queries)
 
+    def remembers(self, cases: EvaluationCases) -> bool:
+        """Whether the queries of these very cases are kept."""
+        return any(cases is each for each in self.remembered)
+
     def remembering(self, *sets: EvaluationCases) -> "Part":
         """The same, which makes the queries of these sets of cases once; their blocks are in the order of the cases."""
         kept: dict[int, KeptQueries] = {}
 
         def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
-            if not len(cases) or not any(cases is each for each in sets):
+            if not len(cases) or not found.remembers(cases):
                 yield from self.queries(cases)
                 return
             if id(cases) not in kept:
@@ -86,25 +90,20 @@ class Part:
                 rows = np.arange(start, min(start + _REMEMBERED_AT_ONCE, len(cases)))
                 yield rows, kept[id(cases)].of(rows)
 
-        return Part(self.ranker, queries, sets)
+        found = Part(self.ranker, queries, sets)
+        return found
 
-    @classmethod
-    def summed(cls, parts: "Sequence[Part]", ranker: ExactRanker[Any, Any]) -> "Part":
-        """Of a blend, whose ranker takes the queries of all parts."""
+    def reusing(self, parts: "Sequence[Part]") -> "Part":
+        """The same, of a blend of these parts, whose queries are theirs: what they remember is not made again."""
 
         def queries(cases: EvaluationCases) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
-            if all(any(cases is each for each in part.remembered) for part in parts):
-                for blocks in zip(*(part.queries(cases) for part in parts), strict=True):
-                    yield blocks[0][0], tuple(of_part for _, of_part in blocks)
+            if not all(part.remembers(cases) for part in parts):
+                yield from self.queries(cases)
                 return
-            for start in range(0, len(cases), _REMEMBERED_AT_ONCE):
-                rows = np.arange(start, min(start + _REMEMBERED_AT_ONCE, len(cases)))
-                some = cases.select(rows)
-                with torch.inference_mode():
-                    kept = [KeptQueries(part.queries(some)) for part in parts]
-                yield rows, tuple(each.of(rows - start) for each in kept)
+            for blocks in zip(*(part.queries(cases) for part in parts), strict=True):
+                yield blocks[0][0], tuple(of_part for _, of_part in blocks)
 
-        return cls(ranker, queries)
+        return Part(self.ranker, queries)
 
     def rank(self, cases: EvaluationCases, repeats: RepeatTerm | None) -> Protocols:
         """Rank the targets of the cases under every protocol."""

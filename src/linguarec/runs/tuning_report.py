@@ -46,8 +46,8 @@ def _best_table(found: Mapping[str, Any]) -> Table:
     rows = [
         [
             flag,
-            _text(found["best"]["settings"][flag]),
-            _text(of["default"]),
+            setting_text(found["best"]["settings"][flag]),
+            setting_text(of["default"]),
             of["range"],
             *([f"{100 * explained.get(flag, 0.0):.0f} %"] if explained else []),
         ]
@@ -79,7 +79,7 @@ def _trials_table(found: Mapping[str, Any]) -> Table:
             str(row["number"]),
             row["state"],
             "" if row["value"] is None else f"{row['value']:.4f}",
-            *(_text(row["settings"].get(flag, "")) for flag in found["searched"]),
+            *(setting_text(row["settings"].get(flag, "")) for flag in found["searched"]),
             "" if row["epochs"] is None else str(row["epochs"]),
             "" if row["seconds"] is None else f"{row['seconds']:.1f}",
         ]
@@ -116,7 +116,7 @@ def _figures(folder: Path, title: str, found: Mapping[str, Any], searched: tuple
 
 
 def _ticks(searched: Searched) -> list[tuple[float, str]]:
-    return [(_height(searched, value), _text(value)) for value in searched.range.ends]
+    return [(_height(searched, value), setting_text(value)) for value in searched.range.ends]
 
 
 def _height(searched: Searched, value: Value) -> float:
@@ -130,5 +130,6 @@ def _height(searched: Searched, value: Value) -> float:
     return (value - own.low) / (own.high - own.low)
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """The value of a setting, as it is shown."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

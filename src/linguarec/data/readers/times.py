@@ -71,13 +71,9 @@ def no_hint(value: str) -> str:
 def unit_hint(value: str, unit: TimeUnit, units: Mapping[TimeUnit, str] = UNIT_FLAGS) -> str:
     """A hint on a number that is too large for a moment in `unit`: the unit in which it would be plausible.
 
-    On a value that is missing: what to do with such rows.
-
     >>> unit_hint("1500432000000000", "seconds")
     ' In microseconds it would be plausible: pass --time-unit microseconds.'
     """
-    if not value:
-        return " Fill it in, or take the rows without a time out of the log."
     first, last = _plausible()
     try:
         number = float(value)
@@ -119,9 +115,8 @@ def check_parsed(
         more = engine.value(bad.count()) - 1
         others = f" ({more:,} more rows have such values)" if more else ""
         row, value = found[0]["position"] + 1, found[0]["value"]
-        raise DataFormatError(
-            f"{file}, data row {row}: {what} is {quoted(value)}, expected {expected}{others}.{hint(value)}"
-        )
+        mend = hint(value) if value else " Fill it in, or take the rows without it out of the file."
+        raise DataFormatError(f"{file}, data row {row}: {what} is {quoted(value)}, expected {expected}{others}.{mend}")
 
 
 def check_moments(
