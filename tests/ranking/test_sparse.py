@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from linguarec.data.ragged import Ragged
+from linguarec.ranking import sparse as sparse_ranking
+from linguarec.ranking.ordering import BestLists
+from linguarec.ranking.repeats import RepeatTerm
 from linguarec.ranking.sparse import SparseRanker
 
 NUM_ITEMS, NUM_QUERIES = 61, 19
@@ -113,3 +117,55 @@ def test_what_cannot_be_ranked_is_refused(world):
     for call, message in refused:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("removed", [[], [4, 40]])
+@pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
+def test_few_scores_are_ranked_as_all_of_them(world, monkeypatch, removed, at_once):
+    """Ranks under each protocol, the best items and single scores, where nearly all scores are 0."""
+    matrix, weights, histories = world
+    rng = np.random.default_rng(5)
+    matrix = np.where(rng.random(matrix.shape) < 0.3, matrix, 0)
+    histories = Ragged.from_lists([[*histories[row].tolist(), 7, 60, 7] for row in range(NUM_QUERIES)])
+    ranker = SparseRanker(sparse.csr_array(matrix)).with_added(sparse.csr_array(matrix[:, 50:53]))
+    ranker = ranker.with_removed(np.array(removed, dtype=np.int64))
+    queries = sparse.csr_array(weights)
+    targets = rng.choice(np.setdiff1d(np.arange(NUM_ITEMS), removed), NUM_QUERIES)
+    targets[:3], targets[3] = 7, histories[3][0] if histories[3][0] not in removed else 60
+    repeats = RepeatTerm((2.0, -1.0, 3.0, 0.0, -2.0, 1.0, 1.0))(histories)
+    rows = rng.integers(0, NUM_ITEMS, (NUM_QUERIES, 9))
+
+    def found(share):
+        monkeypatch.setattr(sparse_ranking, "_FEW", share)
+        monkeypatch.setattr(sparse_ranking, "_PRODUCTS_AT_ONCE", at_once)
+        lists = BestLists(80)
+        ranks = ranker.ranks_by_protocol(queries, targets, histories, repeats, lists)
+        assert list(ranks) == ["kept", "excluded", "learned"]
+        alone = ranker.ranks(queries, targets), ranker.ranks(queries, targets, histories)
+        best = ranker.top_k(queries, 12), ranker.top_k(queries, 80, histories)
+        scores = ranker.scores_of(queries, torch.from_numpy(rows)).tolist()
+        return (
+            {name: (each.greater.tolist(), each.ties.tolist()) for name, each in ranks.items()},
+            [(each.greater.tolist(), each.ties.tolist()) for each in alone],
+            [(each.rows.tolist(), each.scores.tolist()) for each in best],
+            {name: np.sort(lists.rows(name)).tolist() for name in ranks},
+            scores,
+        )
+
+    assert found(0) == found(1 << 40)  # the few alone, all of them
+    none = ranker.ranks_by_protocol(queries[:0], targets[:0], Ragged.from_lists([]), repeats.slice(0, 0))
+    assert [len(each) for each in none.values()] == [0, 0, 0]
+
+
+def test_few_scores_are_refused_as_all_of_them(world):
+    _, _, histories = world
+    lone = sparse.csr_array(([1.0], ([0], [3])), shape=(1, NUM_ITEMS))
+    ranker = SparseRanker(sparse.csr_array(np.eye(NUM_ITEMS))).with_removed(np.array([4]))
+    with pytest.raises(ValueError, match="1 targets are not among the candidates"):
+        ranker.ranks(lone, np.array([4]))
+    with pytest.raises(ValueError, match="1 queries and 19 lists to exclude"):
+        ranker.top_k(lone, 3, histories)
+    with pytest.raises(ValueError, match="not finite"):
+        ranker.top_k(lone * np.inf, 3)
+    with pytest.raises(ValueError, match="not finite"):
+        ranker.ranks(lone * np.inf, np.array([1]))

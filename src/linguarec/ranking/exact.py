@@ -117,7 +117,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
     ) -> TargetRanks:
         """See `Ranker`."""
         total = self.count(queries)
-        _check_lists(total, exclude, within)
+        check_lists(total, exclude, within)
         if isinstance(within, np.ndarray) and len(within) * 2 < len(self):
             rows = self._candidates(within)
             columns = np.searchsorted(rows, targets)
@@ -202,7 +202,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
         total = self.count(queries)
-        _check_lists(total, exclude, within)
+        check_lists(total, exclude, within)
         if isinstance(within, np.ndarray) and len(within) * _FEW < len(self):
             rows = self._candidates(within)
             best = self.subset(rows).top_k(queries, k, None if exclude is None else _columns(exclude, rows))
@@ -381,7 +381,8 @@ def _joined_ranks(parts: list[tuple[Tensor, Tensor]]) -> TargetRanks:
     return TargetRanks(greater.numpy(), torch.cat([none, *(ties.cpu() for _, ties in parts)]).numpy())
 
 
-def _check_lists(queries: int, exclude: Ragged | None, within: Within | None) -> None:
+def check_lists(queries: int, exclude: Ragged | None, within: Within | None) -> None:
+    """Raise a ValueError unless there is a list for each query."""
     for what, lists in (("to exclude", exclude), ("of candidates", within)):
         if isinstance(lists, Ragged) and len(lists) != queries:
             raise ValueError(f"{queries} queries and {len(lists)} lists {what} must be equally many")

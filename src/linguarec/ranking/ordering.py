@@ -1,6 +1,7 @@
 """The largest of many scores, in order."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,11 @@ class BestLists:
         values, columns = highest(scores, min(self.k, scores.shape[1]))
         rows = np.full((len(scores), self.k), -1, dtype=np.int32)
         rows[:, : columns.shape[1]] = columns.masked_fill(values == -torch.inf, -1).cpu().numpy()
-        self.found.setdefault(protocol, []).append(rows)
+        self.take(protocol, rows)
+
+    def take(self, protocol: str, rows: npt.NDArray[np.integer[Any]]) -> None:
+        """Take the best of the next queries, rows [Q, k], -1 where there are fewer."""
+        self.found.setdefault(protocol, []).append(rows.astype(np.int32, copy=False))
 
     def rows(self, protocol: str) -> npt.NDArray[np.int32]:
         """Rows [Q, k] of the best items, best first, -1 where there are fewer."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,11 @@ class TargetRanks:
 
     def __getitem__(self, index: npt.NDArray[np.generic]) -> "TargetRanks":
         return TargetRanks(self.greater[index], self.ties[index])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[TargetRanks]") -> "TargetRanks":
+        """Those of at least one group of targets after the other."""
+        return cls(np.concatenate([part.greater for part in parts]), np.concatenate([part.ties for part in parts]))
 
     @property
     def expected(self) -> npt.NDArray[np.float64]:

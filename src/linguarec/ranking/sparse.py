@@ -1,5 +1,6 @@
 """The exact ranker of item-item weights: EASE, item-kNN. Score = sum over the history of a row of a matrix."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -8,11 +9,19 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from linguarec.ranking.exact import ExactRanker, removed_rows
-from linguarec.ranking.ranker import IntArray
+from linguarec.data.ragged import Ragged
+from linguarec.ranking.exact import ExactRanker, check_lists, removed_rows
+from linguarec.ranking.ordering import BestLists, joined
+from linguarec.ranking.ranker import Best, IntArray, Within
+from linguarec.ranking.ranks import TargetRanks
+from linguarec.ranking.repeats import Adjustments
+from linguarec.ranking.sparse_scores import SparseScores, product
 
 Weights: TypeAlias = "sparse.csr_array"
 Matrix: TypeAlias = "npt.NDArray[Any] | sparse.csr_array"
+
+_FEW = 8  # only the scores above 0 are looked at where they are an eighth of all at most
+_PRODUCTS_AT_ONCE = 1 << 21  # of weights and rows: below 200 MB with all that is made of them
 
 
 class SparseRanker(ExactRanker[Weights, Matrix]):
@@ -85,8 +94,76 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
 
     def scores_of(self, queries: Weights, rows: Tensor) -> Tensor:
         """See `ExactRanker`: the scores of `score`."""
+        if self._few(queries):
+            wanted = rows.numpy()
+            scores = SparseScores(product(queries, self._columns), np.zeros(0, dtype=np.int64))
+            return torch.from_numpy(scores.at(np.arange(len(wanted))[:, None], wanted).astype(np.float64))
         found = np.take_along_axis(self._scores_float32(queries), rows.numpy(), axis=1)
         return torch.from_numpy(found.astype(np.float64))
+
+    def top_k(self, queries: Weights, k: int, exclude: Ragged | None = None, within: Within | None = None) -> Best:
+        """See `Ranker`."""
+        total = self.count(queries)
+        if within is not None or k < 1 or not total or not self._few(queries):
+            return super().top_k(queries, k, exclude, within)
+        check_lists(total, exclude, within)
+        self.error(queries)  # refuses what is not finite
+        parts = []
+        for start, scores in self._sparse_scores(queries):
+            index = np.arange(start, start + len(scores))
+            parts.append(scores.best(k, None if exclude is None else exclude.select(index)))
+        return joined(parts, k)
+
+    def _ranks(
+        self,
+        queries: Weights,
+        targets: IntArray,
+        protocols: Sequence[str],
+        within: Within | None,
+        histories: Ragged | None,
+        adjustments: Adjustments | None = None,
+        lists: BestLists | None = None,
+    ) -> dict[str, TargetRanks]:
+        total = self.count(queries)
+        if within is not None or len(targets) != total or not total or not self._few(queries):
+            return super()._ranks(queries, targets, protocols, within, histories, adjustments, lists)
+        self.error(queries)  # refuses what is not finite
+        of_target = self._targets(targets).numpy()
+        found: dict[str, list[TargetRanks]] = {name: [] for name in protocols}
+        for start, scores in self._sparse_scores(queries):
+            index = np.arange(start, start + len(scores))
+            seen = None if histories is None else histories.select(index)
+            added = None if adjustments is None else adjustments.slice(start, start + len(scores))
+            for name, ranks in scores.ranks(of_target[index], protocols, seen, added).items():
+                found[name].append(ranks)
+                if lists is not None:
+                    barred = seen if name == "excluded" else None
+                    lists.take(name, scores.best(lists.k, barred, added if name == "learned" else None).rows)
+        return {name: TargetRanks.joined(parts) for name, parts in found.items()}
+
+    def _few(self, queries: Weights) -> bool:
+        """Whether most items have a score of 0 for these queries."""
+        if any(not sparse.issparse(part) for part in self._columns):
+            return False
+        return bool(self._products(queries).sum() * _FEW <= queries.shape[0] * len(self))
+
+    def _products(self, queries: Weights) -> npt.NDArray[np.int64]:
+        """[Q] how many products of a weight and a value of the matrix make the scores of each query: at least the scores."""
+        parts: tuple[Any, ...] = self._columns
+        lengths: npt.NDArray[np.int64] = np.diff(np.sum([part.indptr.astype(np.int64) for part in parts], axis=0))
+        found: npt.NDArray[np.int64] = np.diff(
+            np.concatenate([[0], np.cumsum(lengths[queries.indices])])[queries.indptr]
+        )
+        return found
+
+    def _sparse_scores(self, queries: Weights) -> Iterator[tuple[int, SparseScores]]:
+        """The scores of successive groups of queries, with the first one's number."""
+        ends, start = np.cumsum(self._products(queries)), 0
+        while start < len(ends):
+            before = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + _PRODUCTS_AT_ONCE, side="right")))
+            yield start, SparseScores(product(self.take(queries, start, stop), self._columns), self.removed)
+            start = stop
 
     def subset(self, rows: npt.NDArray[np.int64]) -> "SparseRanker":
         """A ranker of these items alone, in this order, for the same queries."""
