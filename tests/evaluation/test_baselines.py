@@ -5,6 +5,8 @@ import torch
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.baselines import chance, popularity
+from linguarec.evaluation.case_scores import Part
+from linguarec.evaluation.stacking import fit_repeats
 from linguarec.ranking.dense import DenseRanker
 
 COUNTS = np.array([3, 0, 5, 3, 0, 1, 8])
@@ -45,3 +47,13 @@ def test_a_repeat_term_is_fitted_where_there_are_valid_cases(cases):
     assert found["learned"].mean("recall@1") > 0.95
     assert found["kept"].mean("recall@1") == pytest.approx(1 / 7)
     assert set(popularity(again, COUNTS)) == {"kept", "excluded"}
+
+
+def test_popularity_with_a_repeat_term_ranks_as_a_model_with_it(cases):
+    found = popularity(cases, COUNTS, cases)["learned"]
+    part = Part.without_history(np.log1p(COUNTS))
+    term = fit_repeats(part, cases)
+    assert term is not None and len(set(term.values)) > 2
+    expected = part.rank(cases, term)["learned"]
+    assert found.ranks.greater.tolist() == expected.ranks.greater.tolist()
+    assert found.ranks.ties.tolist() == expected.ranks.ties.tolist()

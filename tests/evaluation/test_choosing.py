@@ -125,7 +125,7 @@ def test_one_weight_after_the_other_is_the_whole_sum(monkeypatch: pytest.MonkeyP
     scores = CaseScores(parts, cases, 0)
     blocks = [scores.of(np.arange(*ends)) for ends in ((0, 70), (70, 200))]
     pool = StackData.joined(block.pooled(20) for block in blocks)
-    assert (pool.offset == -torch.inf).any()
+    assert pool.absent.any()
     for term in (np.array([-1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0]), np.full(7, heads_of(pool, (1.0, 1.0)).lowest)):
         so_far = choosing._WeightedSum(pool, np.array([0.7, 0.0]), term)
         assert so_far.ndcg() == pytest.approx(heads_of(pool, (0.7, 0.0)).ndcg(term), abs=1e-6)

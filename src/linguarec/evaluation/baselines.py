@@ -8,6 +8,7 @@ from linguarec.evaluation.case_scores import Part
 from linguarec.evaluation.evaluate import EvaluationResult, Protocols
 from linguarec.evaluation.stacking import fit_repeats
 from linguarec.ranking.ranks import TargetRanks
+from linguarec.ranking.repeats import Adjustments
 
 IntArray = npt.NDArray[np.int64]
 
@@ -44,9 +45,25 @@ def chance(cases: EvaluationCases, num_items: int, valid: EvaluationCases | None
 
 
 def _learned(scores: npt.NDArray[np.float64], cases: EvaluationCases, valid: EvaluationCases | None) -> Protocols:
-    part = Part.without_history(scores)
-    term = None if valid is None else fit_repeats(part, valid)
-    return {} if term is None else {"learned": part.rank(cases, term)["learned"]}
+    term = None if valid is None else fit_repeats(Part.without_history(scores), valid)
+    return {} if term is None else {"learned": _adjusted(scores.astype(np.float32), cases, term(cases.histories))}
+
+
+def _adjusted(scores: npt.NDArray[np.float32], cases: EvaluationCases, adjustments: Adjustments) -> EvaluationResult:
+    """Ranks by scores [N] that are the same for all histories, but for those of a history's items."""
+    case = np.repeat(np.arange(len(cases)), adjustments.rows.lengths)
+    item = np.asarray(adjustments.rows.values, dtype=np.int64)
+    before, after = scores[item], scores[item] + adjustments.values
+    own = item == cases.targets[case]
+    of_target = scores[cases.targets]
+    of_target[case[own]] = after[own]
+    ordered = np.sort(scores)
+    up_to = np.searchsorted(ordered, of_target, side="right")
+    greater, ties = len(scores) - up_to, up_to - np.searchsorted(ordered, of_target, side="left")
+    for sign, values in ((-1, before), (1, after)):
+        greater = greater + sign * np.bincount(case[values > of_target[case]], minlength=len(cases))
+        ties = ties + sign * np.bincount(case[values == of_target[case]], minlength=len(cases))
+    return _result(cases, greater, ties)
 
 
 def distinct_seen(cases: EvaluationCases) -> tuple[IntArray, IntArray]:

@@ -30,7 +30,7 @@ from linguarec.ranking.scorer import Scorer, evaluating
 
 NUMBERS_AT_ONCE = 1 << 20  # scores that are worked on at once
 _NUMBERS = 1 << 28  # scores held at once: 1 GiB
-_NUMBERS_OF_BLOCK = 1 << 26  # of those that are computed one block of cases after the other
+_NUMBERS_OF_BLOCK = 1 << 25  # of those that are computed one block of cases after the other
 # With 5,000 cases instead, test recall@10 of text-kNN on Scientific moves by up to 0.0005, with 2,000 ndcg@10 by 0.0008.
 _MOST_CASES, _MOST_ITEMS = 20_000, 20_000
 _MOST_RANKED = 1 << 30  # scores of all items that are computed where a large catalogue is sampled for the likelihood
@@ -115,8 +115,8 @@ class StackData:
     """Scores of C cases.
 
     `scores` [C, M, K] float32: of each part for K classes of each case. `target` [C]: its place among them. `seen_case`,
-    `seen_place`, `seen_bucket` [S]: the classes that are items of the history. `offset` [C, K]: log of how many items a class
-    stands for.
+    `seen_place`, `seen_bucket` [S]: the classes that are items of the history. `absent` [C, K]
+    (or [1, 1], false): the classes that a case lacks. `log_count` [K] (or [1]): log of how many items a class stands for.
     """
 
     scores: Tensor
@@ -124,33 +124,35 @@ class StackData:
     seen_case: Tensor
     seen_place: Tensor
     seen_bucket: Tensor
-    offset: Tensor
+    absent: Tensor
+    log_count: Tensor
 
     @classmethod
     def joined(cls, blocks: Iterable["StackData"]) -> "StackData":
-        """The cases of all blocks in turn; classes that a case lacks have an offset of -inf."""
+        """The cases of all blocks in turn, whose classes stand for one item each."""
         given = list(blocks)
         width = max(block.scores.shape[2] for block in given)
         *starts, total = np.cumsum([0, *(len(block.scores) for block in given)]).tolist()
         scores = torch.zeros(total, given[0].scores.shape[1], width)
-        offset = torch.full((len(scores), width), -torch.inf)
+        absent = torch.ones(len(scores), width, dtype=torch.bool)
         for block, start in zip(given, starts, strict=True):
             rows = slice(start, start + len(block.scores))
             scores[rows, :, : block.scores.shape[2]] = block.scores
-            offset[rows, : block.scores.shape[2]] = block.offset
+            absent[rows, : block.scores.shape[2]] = block.absent
         return cls(
             scores,
             torch.cat([block.target for block in given]),
             torch.cat([block.seen_case + start for block, start in zip(given, starts, strict=True)]),
             torch.cat([block.seen_place for block in given]),
             torch.cat([block.seen_bucket for block in given]),
-            offset,
+            absent,
+            torch.zeros(1),
         )
 
     def pooled(self, most: int) -> "StackData":
         """The classes that any weighted sum may rank high: the target, and the `most` best of each part and of its history."""
         cases, parts, classes = self.scores.shape
-        absent = self.offset == -torch.inf
+        absent = self.absent.expand(cases, classes)
         wanted = torch.zeros(cases, classes, dtype=torch.bool)
         for part in range(parts):
             scores = self.scores[:, part].masked_fill(absent, -torch.inf)
@@ -185,19 +187,24 @@ class StackData:
             seen_case,
             columns(seen_case, seen_place),
             self.seen_bucket[kept],
-            self.offset.expand(cases, classes).gather(1, taken).masked_fill(table < 0, -torch.inf),
+            absent.gather(1, taken) | (table < 0),
+            torch.zeros(1),
         )
 
     def spread(self) -> Tensor:
         """[M] standard deviation of the scores of each part over the classes, mean of the cases."""
-        present = (self.offset > -torch.inf).expand(len(self.scores), self.scores.shape[2])
-        count = present.sum(dim=1)
-        found = []
-        for part in range(self.scores.shape[1]):
-            scores = self.scores[:, part] * present
-            mean = scores.sum(dim=1, keepdim=True) / count.unsqueeze(1)
-            found.append((((scores - mean) * present).square().sum(dim=1) / count).sqrt().mean())
-        return torch.stack(found)
+        cases, parts, classes = self.scores.shape
+        found = torch.empty(cases, parts)
+        at_once = max(1, NUMBERS_AT_ONCE // (parts * classes))
+        for start in range(0, cases, at_once):
+            rows = slice(start, start + at_once)
+            present = ~(self.absent[rows] if len(self.absent) > 1 else self.absent).expand(len(found[rows]), classes)
+            present = present.unsqueeze(1)
+            count = present.sum(dim=2)
+            scores = self.scores[rows] * present
+            scores -= scores.sum(dim=2, keepdim=True) / count.unsqueeze(2)
+            found[rows] = ((scores * present).square().sum(dim=2) / count).sqrt()
+        return found.mean(dim=0)
 
 
 class CaseScores:
@@ -227,9 +234,10 @@ class CaseScores:
         shared, rankers = (len(self._drawn), self._of_drawn) if sampled else (self._items, self._rankers)
         if not sampled:
             extra = Ragged(np.zeros(0, np.int64), np.zeros(len(cases) + 1, np.int64))
-            target, places, offset = cases.targets.astype(np.int64), seen.rows.values, torch.zeros(1, 1)
+            target, places = cases.targets.astype(np.int64), seen.rows.values
+            absent, log_count = torch.zeros(1, 1, dtype=torch.bool), torch.zeros(1)
         else:
-            extra, target, places, offset = _sampled(cases, seen, self._items, self._drawn)
+            extra, target, places, absent, log_count = _sampled(cases, seen, self._items, self._drawn)
         width = shared + int(extra.lengths.max(initial=0))
         scores = torch.zeros(len(cases), len(self._rankers), width)
         for part, (ranker, of_shared) in enumerate(zip(self._rankers, rankers, strict=True)):
@@ -242,7 +250,8 @@ class CaseScores:
             seen_case=_tensor(np.repeat(np.arange(len(cases)), seen.rows.lengths)),
             seen_place=_tensor(places),
             seen_bucket=_tensor(seen.buckets),
-            offset=offset,
+            absent=absent,
+            log_count=log_count,
         )
 
     def blocks(self, rows: IntArray) -> Iterator[IntArray]:
@@ -296,7 +305,7 @@ def heads_of(data: StackData, weights: Sequence[float]) -> Heads:
     for start in range(0, cases, ROWS):  # all at once, torch copies the scores of the parts
         rows = slice(start, start + ROWS)
         torch.matmul(mix, data.scores[rows], out=scores[rows])
-    scores.masked_fill_(data.offset == -torch.inf, -torch.inf)
+    scores.masked_fill_(data.absent, -torch.inf)
     return Heads.of(scores, data.target, data.seen_case, data.seen_place, data.seen_bucket)
 
 
@@ -328,10 +337,10 @@ def _classes(items: int, removed: IntArray, seed: int) -> IntArray:
 
 def _sampled(
     cases: EvaluationCases, seen: SeenItems, items: int, drawn: IntArray
-) -> tuple[Ragged, IntArray, IntArray, Tensor]:
-    """Own classes of each case (history and target) beside the drawn ones, places of target and history, offsets.
+) -> tuple[Ragged, IntArray, IntArray, Tensor, Tensor]:
+    """Own classes of each case (history and target) beside the drawn ones, places of target and history, `absent`, `log_count`.
 
-    A drawn class that is also a case's own has an offset of -inf there: it is counted once.
+    A drawn class that is also a case's own is absent: it is counted once.
     """
     classes = len(drawn)
     lengths = seen.rows.lengths + 1
@@ -341,21 +350,23 @@ def _sampled(
     is_target[offsets[1:] - 1] = True
     own[is_target], own[~is_target] = cases.targets, seen.rows.values
     width = int(lengths.max(initial=1))
-    offset = torch.full((len(cases), classes + width), float(np.log(items / classes)))
+    log_count = torch.zeros(classes + width)
+    log_count[:classes] = float(np.log(items / classes))
     place = classes + np.arange(len(own)) - np.repeat(offsets[:-1], lengths)
     case = np.repeat(np.arange(len(cases)), lengths)
-    offset[:, classes:] = -torch.inf
-    offset[case, place] = 0.0
+    absent = torch.zeros(len(cases), classes + width, dtype=torch.bool)
+    absent[:, classes:] = True
+    absent[case, place] = False
     at = np.searchsorted(drawn, own)
     found = np.append(drawn, -1)[at] == own
-    offset[case[found], at[found]] = -torch.inf
+    absent[case[found], at[found]] = True
     target, places = place[is_target].copy(), place[~is_target]
     # A target of the history is one class: that of the history.
     again = np.isin(case[~is_target] * items + seen.rows.values, np.arange(len(cases)) * items + cases.targets)
     repeated = case[~is_target][again]
-    offset[repeated, target[repeated]] = -torch.inf
+    absent[repeated, target[repeated]] = True
     target[repeated] = places[again]
-    return Ragged(own, offsets), target, places, offset
+    return Ragged(own, offsets), target, places, absent, log_count
 
 
 def scores_of_cases(part: Part, cases: EvaluationCases) -> Tensor:

@@ -244,7 +244,7 @@ class _WeightedSum:
         for part in range(parts):
             self.change(part, float(weights[part]))
         self._sum[pool.seen_case, pool.seen_place] += torch.from_numpy(term).float()[pool.seen_bucket]
-        self._sum.masked_fill_(pool.offset == -torch.inf, -torch.inf)
+        self._sum.masked_fill_(pool.absent, -torch.inf)
         self._tried = torch.empty(ROWS, classes)
 
     def change(self, part: int, by: float) -> None:

@@ -60,8 +60,11 @@ def fit_repeats(part: Part, cases: EvaluationCases, seed: int = 0) -> RepeatTerm
     data = scores.of(every, sampled=True)
     found = fit_scores(data, 1)
     likely = np.array(found.repeats.values) / (found.weights[0] or 1.0)
-    ranked = drawn_rows(every, most_ranked([part]), seed)
-    heads = scores.heads(ranked) if scores.sampled else heads_of(data, (1.0,))
+    if scores.sampled:
+        del data  # two of these would be the most memory of the whole training
+        heads = scores.heads(drawn_rows(every, most_ranked([part]), seed))
+    else:
+        heads = heads_of(data, (1.0,))
     return RepeatTerm(tuple(map(float, best_term(heads, likely)[0])))
 
 
@@ -140,7 +143,9 @@ def _loss(data: StackData, numbers: FloatArray) -> _Loss:
         scores, target = data.scores[rows], data.target[rows].unsqueeze(1)
         case, place, bucket = data.seen_case[seen] - start, data.seen_place[seen], data.seen_bucket[seen]
         logits = torch.einsum("m,cmk->ck", weights, scores)
-        logits += data.offset[rows] if len(data.offset) > 1 else data.offset
+        logits += data.log_count
+        if len(data.absent) > 1:  # otherwise no case lacks a class
+            logits.masked_fill_(data.absent[rows], -torch.inf)
         logits[case, place] += term[bucket]
         of_target = logits.gather(1, target)
         highest = logits.amax(dim=1, keepdim=True)
