@@ -227,7 +227,7 @@ def test_a_missing_file_is_an_input_error(
 
     fake(command)
     missing = tmp_path / "none.csv"
-    assert run(capsys, "fake", str(missing)) == (2, "", f"error: {missing}: No such file or directory\n")
+    assert run(capsys, "fake", str(missing)) == (2, "", f"error: {missing} does not exist; check the path.\n")
 
 
 def test_a_fault_of_the_library_keeps_its_traceback(fake: Callable[[Any], None]):

@@ -179,7 +179,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = 1
     except OSError as error:
         if error.filename is not None:
-            _say_error(f"{error.filename}: {error.strerror}")
+            missing = isinstance(error, FileNotFoundError)
+            _say_error(
+                f"{error.filename} does not exist; check the path."
+                if missing
+                else f"{error.filename}: {error.strerror}"
+            )
             code = 2
         elif error.errno in _OUTPUT_FAILS:
             _say_error(f"the output cannot be written ({error.strerror}); direct it elsewhere, or free some space.")

@@ -14,6 +14,7 @@ from linguarec.commands.blend import blend
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
 from linguarec.commands.prepare import prepare_table
+from linguarec.commands.pretrain import pretrain
 from linguarec.commands.recommend import recommend
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.features import FeatureInfo
@@ -244,7 +245,7 @@ def test_a_part_that_is_better_alone_has_all_the_weight(
     assert result.valid_difference is not None and result.valid_difference["part"] == str(runs["itemknn"])
     assert result.valid_difference["ndcg@10"]["difference"] == 0
     assert result.test_differences["kept"]["part"] == str(runs["itemknn"])
-    for protocol in ("kept", "excluded"):
+    for protocol in ("kept", "excluded", "learned"):
         assert result.test_differences[protocol]["ndcg@10"]["difference"] == pytest.approx(0, abs=1e-12)
     assert result.new_items is None  # no part reads texts
 
@@ -258,6 +259,10 @@ def test_runs_that_do_not_fit_are_refused(
         SettingsError, match=r"ease was trained on .*, .*elsewhere on .*; the parts of a blend are runs of one folder"
     ):
         blend([runs["ease"], tmp_path / "elsewhere"], tmp_path / "blend")
+    pretrain("zesrec", [dataset.path], tmp_path / "pretrained", transformer=SMALL, training=QUICK)
+    with pytest.raises(SettingsError, match="pretrained was not fine-tuned on a folder of its own") as refused:
+        blend([runs["ease"], tmp_path / "pretrained"], tmp_path / "blend")
+    assert "was trained on" not in str(refused.value) and "linguarec finetune zesrec DATA" in str(refused.value)
     with pytest.raises(SettingsError, match="two runs or more"):
         blend([runs["ease"]], tmp_path / "blend")
     with pytest.raises(SettingsError, match="named twice"):

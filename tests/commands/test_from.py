@@ -353,7 +353,9 @@ def test_what_does_not_fit_is_refused_by_both_names(
         finetune("unisrec", shop.path, run, from_=start, features="wide")
     # Among several, those of the same encoder are found.
     assert names_read("unisrec", "inductive", shop, open_start(start), None, None) == ("words", None)
-    with pytest.raises(CheckpointMismatchError, match=f"{start} holds a unisrec, and vqrec cannot start from it"):
+    with pytest.raises(
+        CheckpointMismatchError, match=f"{start} holds the model unisrec, and vqrec cannot start from it"
+    ):
         finetune("vqrec", shop.path, run, from_=start)
     assert not run.exists()
 

@@ -450,3 +450,16 @@ def test_numbers_that_become_text_are_told(
     prepare_append(tmp_path / "data", [row], [{"item_id": "i50", "title": "New", "price": "$5"}])
     assert PreparedDataset.open(tmp_path / "data").manifest.numbers == []
     assert "'price': no numbers any more but text" in caplog.text
+
+
+def test_new_items_without_text_are_warned_of(
+    tmp_path: Path, days: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, items in (("with", days["items"]), ("without", None)):
+        prepare_table(days["first"], tmp_path / name, days["old"], k_core=0)
+        caplog.clear()
+        found = prepare_append(tmp_path / name, days["second"], items=items)
+        textless = found.report.get("items_without_text", 0)
+        warned = [record.getMessage() for record in caplog.records if "have no text" in record.getMessage()]
+        assert bool(warned) == (items is None) == (textless > 0)
+    assert warned[0].startswith(f"{textless} of the {found.items_added} new items have no text")

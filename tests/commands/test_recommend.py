@@ -69,6 +69,17 @@ def test_unknown_ids(run):
     assert (found["history"], found["unknown"]) == (["i3"], ["i33"])
 
 
+def test_a_folder_that_grew_is_refused_by_what_mends_it(run, tmp_path, make_dataset):
+    grown = make_dataset([[0, 1, 2], [20, 3]], name="grown", num_items=21).path
+    with pytest.raises(
+        DataFormatError, match=r"hold 1 items that .*run does not know, such as 'i20'\. `linguarec update"
+    ):
+        recommend(run, for_=grown, output=tmp_path / "best.csv")
+    assert not (tmp_path / "best.csv").exists()
+    found = recommend(run, for_=grown, output=tmp_path / "best.csv", skip_unknown=True)
+    assert (found["histories"], found["unknown_ids"]) == (2, 1)
+
+
 def test_new_items_from_a_file_are_read_and_recommended(run, tmp_path, fake_encoder):
     (tmp_path / "new.csv").write_text("raw_id,title\nn1,A ruler\nn2,A saw\n", encoding="utf-8")
     found = recommend(run, ["i3", "n1"], k=100, items=tmp_path / "new.csv")

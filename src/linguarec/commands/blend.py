@@ -96,6 +96,7 @@ def blend(
     from linguarec.files import write_json, writing_folder
     from linguarec.memory import peak_memory_gib, reset_peak_memory
     from linguarec.portable import portable_values
+    from linguarec.ranking.repeats import RepeatTerm
     from linguarec.recommender import Recommender
     from linguarec.runs.settings import SETTINGS_MARKER, read_settings, versions
     from linguarec.runs.tables import plain_console, show_table
@@ -122,6 +123,11 @@ def blend(
     ingredients = [_ingredient(each) for each in opened]
     parts = remembering([Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients], valid, test)
     found = choose_stack(parts, valid, seed)
+    taken = [(each.repeats, weight) for each, weight in zip(opened, found.weights, strict=True) if weight]
+    if (
+        len(taken) == 1 and (own := taken[0][0]) is not None
+    ):  # fitted again, on other cases, it would differ from itself
+        found = replace(found, repeats=RepeatTerm(tuple(taken[0][1] * value for value in own.values)))
     trained = _trained_items(dataset, split, settings)
     new, facts_of_new = _new_items(ingredients, parts, found.weights, dataset, split, trained, valid, seed)
     if new is not None and facts_of_new is not None and split != HELD_OUT_ITEMS:
@@ -286,11 +292,13 @@ def _check(folders: list[Path], settings: list[dict[str, Any]], output: Path) ->
     for folder, each in zip(folders, settings, strict=True):
         if "data_fingerprint" not in each:
             problems.append(
-                f"{folder} was not fine-tuned on a folder of its own, so it has no valid part to be fitted on"
+                f"{folder} was not fine-tuned on a folder of its own, so it has no valid part to be fitted on; fine-tune it: "
+                f"`linguarec finetune {each.get('model', 'MODEL')} DATA -o RUN --from {folder}`"
             )
+            continue
         if each.get("command") == "blend":
             problems.append(f"{folder} is a blend; name its parts instead")
-        if each.get("data_fingerprint") != settings[0].get("data_fingerprint"):
+        if each["data_fingerprint"] != settings[0].get("data_fingerprint", each["data_fingerprint"]):
             names = settings[0].get("data_name"), each.get("data_name")
             other = f"{folder} on {names[1]}" if names[0] != names[1] else f"{folder} on another state of it"
             problems.append(

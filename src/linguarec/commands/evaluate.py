@@ -154,9 +154,10 @@ def evaluate(
     own_data = dataset.fingerprint == settings.get("data_fingerprint")
     if data is None and not own_data:
         raise DataFormatError(
-            f"{dataset.path} was prepared anew since {run} was trained on it: the fingerprint of its content is now "
-            f"{dataset.fingerprint[:12]}, the run has {settings['data_fingerprint'][:12]}. Train again, or name the "
-            "folder, to evaluate the run on it as on any other data."
+            f"{dataset.path} was prepared anew, or appended to, since {run} was trained on it: the fingerprint of its content "
+            f"is now {dataset.fingerprint[:12]}, the run has {settings['data_fingerprint'][:12]}. After an append, "
+            f"`linguarec update {run} {dataset.path} -o NEW` makes the run anew; `linguarec evaluate {run} {dataset.path}` "
+            "evaluates it as on any other data, items that it does not know with --zero-shot."
         )
     protocol = protocol or settings.get("split", "leave-one-out")
     roles = dataset.roles(protocol)

@@ -174,6 +174,8 @@ def _write(
 
     processes = Processes.here()
     started = time.perf_counter()
+    if data is not None and not skip_unknown:
+        _check_known(recommender, run, data)
     total, named = _histories(histories, data)
     encoded = rows_format(output).encoded
 
@@ -236,6 +238,23 @@ def _histories(file: Path | None, data: Path | None) -> "tuple[int, Callable[[sl
         return [(users[row], [raw_ids[item] for item in dataset.sequences[row].tolist()]) for row in rows]
 
     return len(not_empty), named
+
+
+def _check_known(recommender: "Recommender", run: Path, data: Path) -> None:
+    """Refuse a folder whose histories hold items that the run does not know."""
+    import numpy as np
+
+    from linguarec.data.dataset import PreparedDataset
+
+    dataset = PreparedDataset.open(data)
+    taken = np.asarray(dataset.raw_item_ids, dtype=object)[np.unique(dataset.sequences.values)].tolist()
+    unknown = [raw_id for raw_id in taken if raw_id not in recommender.catalogue.position]
+    if unknown and len(unknown) < len(taken):
+        raise DataFormatError(
+            f"the histories of {data} hold {len(unknown):,} items that {run} does not know, such as {unknown[0]!r}. `linguarec "
+            f"update {run} {data} -o NEW` makes the run anew with them, --items FILE reads their texts, --skip-unknown leaves "
+            "them out of the histories."
+        )
 
 
 def _known(

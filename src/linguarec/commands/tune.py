@@ -34,8 +34,8 @@ class TuneResult(Result):
     `trials`: all that are not failed, each with its number, state, settings by flag, valid ndcg@10, epochs and seconds.
     `running`: trials that other processes still train. `searched`: setting -> its range and its default. `default`: valid
     ndcg@10 with the defaults. `best`: the best trial. `importance`: setting -> fraction of the differences that it explains.
-    `run`: folder of the best run; None if another folder holds it. `valid`, `test`: its metrics. `config`: its settings as
-    YAML, for `linguarec finetune --config`.
+    `run`: folder of the best run; None if another folder holds it. `valid`, `test`: its metrics under `protocol`. `config`:
+    its settings as YAML, for `linguarec finetune --config`.
     """
 
     model: str
@@ -50,8 +50,17 @@ class TuneResult(Result):
     run: str | None = None
     valid: dict[str, float] | None = None
     test: dict[str, float] | None = None
+    protocol: str = "kept"
     config: str
     report: str
+
+    def valid_name(self) -> str:
+        """What `valid` is, as it is shown."""
+        return "valid" if self.protocol == "kept" else f"valid, history {self.protocol},"
+
+    def test_name(self) -> str:
+        """What `test` is, as it is shown."""
+        return "test" if self.protocol == "kept" else f"test, history {self.protocol}"
 
     def _lines(self) -> list[str]:
         from linguarec.runs.tuning_report import setting_text
@@ -60,9 +69,9 @@ class TuneResult(Result):
         pruned = sum(each["state"] == "pruned" for each in self.trials)
         return [
             f"{self.model} on {self.data}: {len(self.trials)} trials, {pruned} of them pruned",
-            f"valid {METRIC} {self.best['value']:.4f} (trial {self.best['number']}){default}",
+            f"{self.valid_name()} {METRIC} {self.best['value']:.4f} (trial {self.best['number']}){default}",
             *(f"  {flag}: {setting_text(value)}" for flag, value in self.best["settings"].items()),
-            *([f"test: {metrics_line(self.test)}"] if self.test else []),
+            *([f"{self.test_name()}: {metrics_line(self.test)}"] if self.test else []),
             f"settings: {self.config}",
             f"report: {self.report}",
         ]
@@ -347,7 +356,7 @@ def _tell_trial(study: "TuningStudy", number: int, trials: int, seconds: float) 
         len(study.trials) - study.running(),
         trials,
         state_of(trial) if trial.value is None else f"{METRIC} {trial.value:.4f}",
-        f" after {epochs} epoch{'s' if epochs > 1 else ''}" if (epochs := trial.user_attrs.get("epochs")) else "",
+        f" after {epochs} epochs" if (epochs := trial.user_attrs.get("epochs", 1)) > 1 else "",
         "none yet" if best is None else f"{best.value:.4f} (trial {best.number})",
         60 / max(seconds, 1e-3),
         f"{left * seconds / 60:.0f} min" if left * seconds > 90 else f"{left * seconds:.0f} s",
@@ -366,7 +375,7 @@ def _finished(study: "TuningStudy", request: "Request") -> TuneResult:
     from linguarec.runs.tuning_report import write_tuning_report
     from linguarec.stored import read_json
 
-    output, run = study.folder, study.folder / "best"
+    output, run, protocol = study.folder, study.folder / "best", request.training.stop_by
     _strip(study)  # also of processes that were killed before they could
     with owned(output / "report", _PATIENCE), owned(run, _PATIENCE):
         best = study.best  # now: another process may have written the report of a better one while this one waited
@@ -406,7 +415,8 @@ def _finished(study: "TuningStudy", request: "Request") -> TuneResult:
             "importance": study.importance(),
             "run": str(run) if here else None,
             "valid": metrics.get("valid"),
-            "test": metrics.get("test"),
+            "test": metrics.get("test" if protocol == "kept" else f"test_{protocol}"),
+            "protocol": protocol,
             "config": str(output / BEST_FILE),
             "report": str(output / REPORT_FILE),
         }

@@ -242,11 +242,11 @@ class PreparedDataset:
         """Origin of the vectors `name`."""
         file = self.path / "features" / f"{name}.json"
         if not file.exists():
-            known = ", ".join(self.feature_names) or "none"
-            raise DataFormatError(
-                f"{self.path} has no item vectors {name!r}; it has: {known}. "
-                f"Make them with `linguarec encode {self.path} --encoder {name}`."
-            )
+            known = ", ".join(self.feature_names)
+            mend = f"Name one of these, or make others with `linguarec encode {self.path} --encoder ENCODER`."
+            if not known:
+                mend = f"Make some with `linguarec encode {self.path}`."
+            raise DataFormatError(f"{self.path} has no item vectors {name!r}; it has: {known or 'none'}. {mend}")
         return read_feature_info(
             file, DataFormatError, f"Encode again: `linguarec encode {self.path} --encoder {name} --overwrite`."
         )

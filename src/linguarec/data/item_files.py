@@ -179,9 +179,9 @@ def _csv_rows(file: Path, needed: str) -> Iterator[dict[str, Any]]:
         try:
             names = list(reader.fieldnames or [])
             if needed not in names or len(set(names)) < len(names):
+                cause = "separated by commas" if len(names) < 2 else f"rename the column of the ids to {needed}"
                 raise DataFormatError(
-                    f"{file}: the columns are {listed(names)}; expected {needed} and others, each once, "
-                    "separated by commas."
+                    f"{file}: the columns are {listed(names)}; expected {needed} and others, each once; {cause}."
                 )
             for row in reader:
                 if None in row or None in row.values():

@@ -31,12 +31,15 @@ def check_start(start: Start, family: Family) -> None:
         SettingsError: no weights of this family can be used for other items.
     """
     if start.family.config is not family.config:
+        mend = f", or name a folder that holds the model {family.name}" if family.carries else ", or leave --from out"
         raise CheckpointMismatchError(
-            f"{start.folder} holds a {start.family.name}, and {family.name} cannot start from it; fine-tune "
-            f"{start.family.name}, or name a folder that holds a {family.name}."
+            f"{start.folder} holds the model {start.family.name}, and {family.name} cannot start from it; fine-tune "
+            f"{start.family.name}{mend}."
         )
     if not family.carries:
-        raise SettingsError([f"{family.bound_to_ids}: nothing that it learned carries over to other items"])
+        raise SettingsError(
+            [f"{family.bound_to_ids}: nothing that it learned carries over to other items; leave --from out"]
+        )
 
 
 def merge_settings(start: Start, own: Any, asked: Any, group: str) -> tuple[Any, list[str]]:

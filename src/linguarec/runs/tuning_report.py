@@ -36,7 +36,8 @@ def write_tuning_report(path: Path, found: Mapping[str, Any], searched: tuple[Se
     ]
     gain = "" if found["default"] is None else f", {found['default']:.4f} with the defaults"
     pruned = sum(row["state"] == "pruned" for row in found["trials"])
-    summary = f"{len(done)} trials done and {pruned} pruned. Best valid {METRIC}: {best['value']:.4f}{gain}."
+    valid = "valid" if found["protocol"] == "kept" else f"valid (history {found['protocol']})"
+    summary = f"{len(done)} trials done and {pruned} pruned. Best {valid} {METRIC}: {best['value']:.4f}{gain}."
     write_report(path, title, sections, summary)
 
 
@@ -65,7 +66,8 @@ def _note(found: Mapping[str, Any]) -> str:
         )
     if found["test"]:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in found["test"].items())
-        parts.append(f"The best run on test: {shown}. Settings were chosen by valid alone.")
+        test = "test" if found["protocol"] == "kept" else f"test, history {found['protocol']}"
+        parts.append(f"The best run on {test}: {shown}. Settings were chosen by valid alone.")
     if found["running"]:
         parts.append(f"{found['running']} trials are still running in other processes.")
     return " ".join(parts)

@@ -1,6 +1,7 @@
 """A training stage as a Lightning module: a model, the loss of the stage, an optimiser."""
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from linguarec.training.settings import TrainingSettings
 
 # Methods through which models are called. With FSDP each of them first gathers the full weights.
 _CALLED = ("pretrain_loss", "item_inputs", "item_keys", "queries", "encode")
+
+log = logging.getLogger(__name__)
 
 
 class StepBatch(Protocol):
@@ -186,6 +189,14 @@ class Stage(LightningModule):
         )
         if not self.settings.warmup_steps and self.settings.schedule == "constant":
             return optimizer
+        if (planned := self.steps_planned) < self.settings.warmup_steps:
+            log.warning(
+                "the learning rate rises over the first %d steps, and %d are planned: it ends at %.0f %% of "
+                "--training.learning_rate. Fewer --training.warmup_steps, or more epochs, reach it.",
+                self.settings.warmup_steps,
+                planned,
+                100 * planned / self.settings.warmup_steps,
+            )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -203,6 +203,13 @@ def write_appended(
         )
     added = manifest.pieces[-1]
     _show(folder, manifest, added["report"])
+    if textless := added["report"].get("items_without_text"):
+        log.warning(
+            "%d of the %d new items have no text: models that read text cannot tell them apart, and items of a folder keep the "
+            "text that they came with. Where the catalogue has them, name it with --items in the same call.",
+            textless,
+            added["items_added"],
+        )
     return AppendResult(
         output=str(folder),
         pieces=len(manifest.pieces),
