@@ -97,6 +97,15 @@ def test_sampled_classes_find_the_same_law(world, monkeypatch):
     assert found.repeats.values[:5] == pytest.approx(LAW[:5], abs=0.25)
 
 
+def test_one_case_with_sampled_classes_counts_as_two_of_the_same(world, monkeypatch):
+    cases, parts, _ = world
+    monkeypatch.setattr(case_scores, "_MOST_ITEMS", 50)
+    one, two = (
+        stacking._loss(stack_data(parts, cases.select(np.zeros(n, int)), 0), LAW[[1, 2, *range(7)]]) for n in (1, 2)
+    )
+    assert one.value == pytest.approx(two.value, rel=1e-6) and one.gradient == pytest.approx(two.gradient, abs=1e-6)
+
+
 def test_a_shop_with_repeats_reaches_its_best_possible_score(world):
     """The best possible ranking is that by the logits that drew the targets; `learned` must be within 1 % of it."""
     cases, parts, logits = world

@@ -169,3 +169,9 @@ def test_few_scores_are_refused_as_all_of_them(world):
         ranker.top_k(lone * np.inf, 3)
     with pytest.raises(ValueError, match="not finite"):
         ranker.ranks(lone * np.inf, np.array([1]))
+    with pytest.raises(ValueError, match="rows run from 66 to 66"):
+        ranker.top_k(lone, 3, Ragged.from_lists([[NUM_ITEMS + 5]]))
+    with pytest.raises(ValueError, match="rows run from -1 to -1"):
+        ranker.ranks(lone, np.array([1]), Ragged.from_lists([[-1]]))
+    with pytest.raises(ValueError, match=r"sparse array \[Q, 61\], CSR"):
+        ranker.top_k(sparse.csc_array(lone), 3)

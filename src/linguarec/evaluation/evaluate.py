@@ -201,10 +201,7 @@ def join(shards: Sequence[EvaluationResult]) -> EvaluationResult:
     """Join the results of all shards of one evaluation, in the order of the cases."""
     cases = np.concatenate([shard.cases for shard in shards])
     order = np.argsort(cases, kind="stable")
-    ranks = TargetRanks(
-        np.concatenate([shard.ranks.greater for shard in shards])[order],
-        np.concatenate([shard.ranks.ties for shard in shards])[order],
-    )
+    ranks = TargetRanks.joined([shard.ranks for shard in shards])[order]
     if len(np.unique(cases)) != len(cases):
         raise ValueError("the shards overlap: a case occurs in two of them")
     return EvaluationResult(ranks, cases[order], np.concatenate([shard.users for shard in shards])[order])

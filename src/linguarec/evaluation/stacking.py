@@ -144,7 +144,7 @@ def _loss(data: StackData, numbers: FloatArray) -> _Loss:
         case, place, bucket = data.seen_case[seen] - start, data.seen_place[seen], data.seen_bucket[seen]
         logits = torch.einsum("m,cmk->ck", weights, scores)
         logits += data.log_count
-        if len(data.absent) > 1:  # otherwise no case lacks a class
+        if data.absent.shape[1] > 1:  # otherwise no case lacks a class
             logits.masked_fill_(data.absent[rows], -torch.inf)
         logits[case, place] += term[bucket]
         of_target = logits.gather(1, target)

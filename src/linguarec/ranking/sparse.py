@@ -20,8 +20,9 @@ from linguarec.ranking.sparse_scores import SparseScores, product
 Weights: TypeAlias = "sparse.csr_array"
 Matrix: TypeAlias = "npt.NDArray[Any] | sparse.csr_array"
 
-_FEW = 8  # only the scores above 0 are looked at where they are an eighth of all at most
-_PRODUCTS_AT_ONCE = 1 << 21  # of weights and rows: below 200 MB with all that is made of them
+_FEW = 8  # only the scores that are not 0 are looked at where they are an eighth of all at most
+_PRODUCTS_AT_ONCE = 1 << 21  # queries times the most scores of one: below 200 MB with all that is made of them
+_QUERIES_AT_ONCE = 1 << 14
 
 
 class SparseRanker(ExactRanker[Weights, Matrix]):
@@ -69,8 +70,9 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
 
     def count(self, queries: Weights) -> int:
         """Q; see `ExactRanker`."""
-        if not sparse.issparse(queries) or queries.ndim != 2 or queries.shape[1] != self._num_weights:
-            raise ValueError(f"queries must be a sparse array [Q, {self._num_weights}]")
+        known = sparse.issparse(queries) and queries.format == "csr" and queries.ndim == 2
+        if not known or queries.shape[1] != self._num_weights:
+            raise ValueError(f"queries must be a sparse array [Q, {self._num_weights}], CSR")
         return int(queries.shape[0])
 
     def take(self, queries: Weights, start: int, stop: int) -> Weights:
@@ -107,6 +109,8 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
         if within is not None or k < 1 or not total or not self._few(queries):
             return super().top_k(queries, k, exclude, within)
         check_lists(total, exclude, within)
+        if exclude is not None:
+            self.checked(exclude.values)
         self.error(queries)  # refuses what is not finite
         parts = []
         for start, scores in self._sparse_scores(queries):
@@ -127,6 +131,8 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
         total = self.count(queries)
         if within is not None or len(targets) != total or not total or not self._few(queries):
             return super()._ranks(queries, targets, protocols, within, histories, adjustments, lists)
+        if histories is not None:
+            self.checked(histories.values)
         self.error(queries)  # refuses what is not finite
         of_target = self._targets(targets).numpy()
         found: dict[str, list[TargetRanks]] = {name: [] for name in protocols}
@@ -158,10 +164,11 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
 
     def _sparse_scores(self, queries: Weights) -> Iterator[tuple[int, SparseScores]]:
         """The scores of successive groups of queries, with the first one's number."""
-        ends, start = np.cumsum(self._products(queries)), 0
-        while start < len(ends):
-            before = ends[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(ends, before + _PRODUCTS_AT_ONCE, side="right")))
+        sizes, start = np.minimum(self._products(queries), len(self)), 0
+        while start < len(sizes):
+            window = sizes[start : start + _QUERIES_AT_ONCE]
+            table = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)  # of `SparseScores.best`; ascending
+            stop = start + max(1, int(np.searchsorted(table, _PRODUCTS_AT_ONCE, side="right")))
             yield start, SparseScores(product(self.take(queries, start, stop), self._columns), self.removed)
             start = stop
 

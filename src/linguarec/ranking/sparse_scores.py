@@ -39,6 +39,7 @@ class SparseScores:
             kept = ~np.isin(self._rows, removed)
             self._starts = np.concatenate([[0], np.cumsum(kept)])[self._starts]
             self._rows, self._scores = self._rows[kept], self._scores[kept]
+        self._present: IntArray | None = None  # rows of the candidates
         self._lengths = np.diff(self._starts)
         self._keys = np.repeat(np.arange(len(self)) * self._items, self._lengths) + self._rows  # ascending
 
@@ -74,7 +75,7 @@ class SparseScores:
         return {name: TargetRanks(greater, ties) for name, (greater, ties) in found.items()}
 
     def best(self, k: int, exclude: Ragged | None = None, adjustments: Adjustments | None = None) -> Best:
-        """The best k candidates of each query, without the listed ones, or with adjusted scores."""
+        """The best k candidates of each query, without the listed ones or with adjusted scores, not both."""
         width = int(self._lengths.max(initial=0))
         query, rows, added = self._adjusted(adjustments) if adjustments is not None else _NOTHING
         places, stored = self._places(query * self._items + rows)
@@ -101,10 +102,11 @@ class SparseScores:
     def _filled(self, best: Best, query: int, items: IntArray, scores: Floats, barred: IntArray) -> None:
         """Give a query with fewer than k candidates above 0 the first ones of those that are not stored, too."""
         k = best.rows.shape[1]
-        stored = items[items >= 0]
-        known = np.union1d(stored, barred)
-        first = np.arange(min(self._items, k + len(known) + len(self._removed)))
-        absent = np.setdiff1d(first, np.union1d(known, self._removed))[:k]
+        if self._present is None:
+            self._present = np.setdiff1d(np.arange(self._items), self._removed, assume_unique=True)
+        known = np.union1d(items[items >= 0], barred)
+        first = self._present[: k + len(known)]
+        absent = first[~np.isin(first, known)][:k]
         found = ordered(
             np.concatenate([items, absent])[None],
             np.concatenate([scores, np.zeros(len(absent), np.float32)])[None],
