@@ -190,6 +190,6 @@ def complete_run(
         chosen=results[-1].chosen,
     )
     write_results(place, dataset.name, result, show)
-    if (warning := result.popularity_line()) is not None:
+    if show and (warning := result.popularity_line()) is not None:
         log.warning(warning)  # after the tables: it is the last that is read
     return result
