@@ -175,7 +175,9 @@ def test_what_does_not_fit_is_refused_by_both_names(
     start, run, shop = pretrained("unisrec"), tmp_path / "run", shops[1]
     with pytest.raises(SettingsError, match="--from and --output are both"):
         further("unisrec", shops, start, start)
-    with pytest.raises(CheckpointMismatchError, match=f"{start} holds a unisrec, and vqrec cannot start from it"):
+    with pytest.raises(
+        CheckpointMismatchError, match=f"{start} holds the model unisrec, and vqrec cannot start from it"
+    ):
         further("vqrec", shops, run, start)
     with pytest.raises(SettingsError, match=rf"--transformer.layers 4: the weights of {start} are for 1"):
         further("unisrec", shops, run, start, transformer=TransformerConfig(layers=4))

@@ -73,7 +73,7 @@ def test_the_best_settings_beat_the_defaults_and_repeat(
     assert result["protocol"] == "excluded"  # as the settings of closed forms are chosen
     code, said, _ = command(capsys, "tune", "ease-text", dataset.path, "-o", study, "--trials", 12)
     shown = " ".join(said.split())
-    assert f"valid, history excluded, ndcg@10 {best['value']:.4f}" in shown and "test, history excluded: " in shown
+    assert f"valid, history excluded: ndcg@10 {best['value']:.4f}" in shown and "test, history excluded: " in shown
     chosen = yaml.safe_load((study / "best.yaml").read_text())["model"]
     assert {f"model.{name}": value for name, value in chosen.items()} == best["settings"]
     kept, again = (linguarec.load_model(run).recommend(["i3", "i7"], k=5) for run in (study / "best", tmp_path / "run"))

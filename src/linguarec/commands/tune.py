@@ -54,24 +54,17 @@ class TuneResult(Result):
     config: str
     report: str
 
-    def valid_name(self) -> str:
-        """What `valid` is, as it is shown."""
-        return "valid" if self.protocol == "kept" else f"valid, history {self.protocol},"
-
-    def test_name(self) -> str:
-        """What `test` is, as it is shown."""
-        return "test" if self.protocol == "kept" else f"test, history {self.protocol}"
-
     def _lines(self) -> list[str]:
         from linguarec.runs.tuning_report import setting_text
 
+        protocol = "" if self.protocol == "kept" else f", history {self.protocol}"
         default = "" if self.default is None else f", {self.default:.4f} with the defaults"
         pruned = sum(each["state"] == "pruned" for each in self.trials)
         return [
             f"{self.model} on {self.data}: {len(self.trials)} trials, {pruned} of them pruned",
-            f"{self.valid_name()} {METRIC} {self.best['value']:.4f} (trial {self.best['number']}){default}",
+            f"valid{protocol}: {METRIC} {self.best['value']:.4f} (trial {self.best['number']}){default}",
             *(f"  {flag}: {setting_text(value)}" for flag, value in self.best["settings"].items()),
-            *([f"{self.test_name()}: {metrics_line(self.test)}"] if self.test else []),
+            *([f"test{protocol}: {metrics_line(self.test)}"] if self.test else []),
             f"settings: {self.config}",
             f"report: {self.report}",
         ]
