@@ -98,6 +98,18 @@ def test_what_cannot_be_trained_leaves_no_folder(dataset: PreparedDataset, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_within_its_warm_up_is_told(
+    dataset: PreparedDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for steps in (0, 1, 5_000):
+        finetune(
+            "sasrec", dataset.path, tmp_path / str(steps), transformer=SMALL, training=settings(warmup_steps=steps)
+        )
+        told = [each.getMessage() for each in caplog.records if "the learning rate rises" in each.getMessage()]
+        assert len(told) == (steps == 5_000)
+    assert "over the first 5000 steps" in told[0] and "--training.warmup_steps" in told[0]
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(dataset: PreparedDataset, tmp_path: Path) -> None:
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

@@ -86,6 +86,8 @@ def blend(
     """
     import time
 
+    import numpy as np
+
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.splits import HELD_OUT_ITEMS, evaluation_cases
@@ -123,11 +125,11 @@ def blend(
     ingredients = [_ingredient(each) for each in opened]
     parts = remembering([Part.of(each.scorer, each.inputs, each.ranker) for each in ingredients], valid, test)
     found = choose_stack(parts, valid, seed)
-    taken = [(each.repeats, weight) for each, weight in zip(opened, found.weights, strict=True) if weight]
-    if (
-        len(taken) == 1 and (own := taken[0][0]) is not None
-    ):  # fitted again, on other cases, it would differ from itself
-        found = replace(found, repeats=RepeatTerm(tuple(taken[0][1] * value for value in own.values)))
+    used = np.flatnonzero(found.weights)
+    own = opened[used[0]].repeats if len(used) == 1 else None
+    if own is not None:  # of a part alone: fitted again, on other cases, the blend would differ from it
+        weight = found.weights[used[0]]
+        found = replace(found, repeats=RepeatTerm(tuple(weight * value for value in own.values)))
     trained = _trained_items(dataset, split, settings)
     new, facts_of_new = _new_items(ingredients, parts, found.weights, dataset, split, trained, valid, seed)
     if new is not None and facts_of_new is not None and split != HELD_OUT_ITEMS:

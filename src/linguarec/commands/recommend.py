@@ -9,6 +9,7 @@ from linguarec.screen import visible
 
 if TYPE_CHECKING:
     from linguarec.catalogue import Catalogue
+    from linguarec.data.dataset import PreparedDataset
     from linguarec.data.item_files import NamedHistory
     from linguarec.data.ragged import Ragged
     from linguarec.recommendations import Recommendation
@@ -166,6 +167,7 @@ def _write(
     """Write the best items for each history, in blocks of some thousand histories, which processes share out."""
     import time
 
+    from linguarec.data.dataset import PreparedDataset
     from linguarec.data.item_files import rows_format, writing_rows
     from linguarec.processes import Processes
     from linguarec.progress import progress_bar
@@ -174,9 +176,10 @@ def _write(
 
     processes = Processes.here()
     started = time.perf_counter()
-    if data is not None and not skip_unknown:
-        _check_known(recommender, run, data)
-    total, named = _histories(histories, data)
+    dataset = None if data is None else PreparedDataset.open(data)
+    if dataset is not None and not skip_unknown:
+        _check_known(recommender, run, dataset)
+    total, named = _histories(histories, dataset)
     encoded = rows_format(output).encoded
 
     def best_of(start: int) -> tuple[Any, int, int, int]:
@@ -218,18 +221,18 @@ def _write(
     }
 
 
-def _histories(file: Path | None, data: Path | None) -> "tuple[int, Callable[[slice], list[NamedHistory]]]":
+def _histories(
+    file: Path | None, dataset: "PreparedDataset | None"
+) -> "tuple[int, Callable[[slice], list[NamedHistory]]]":
     """The number of histories in a file or folder, and a function that gives some: the user's raw id, or its number from 1."""
     import numpy as np
 
-    from linguarec.data.dataset import PreparedDataset
     from linguarec.data.item_files import read_histories
 
     if file is not None:
         found = read_histories(file)
         return len(found), found.__getitem__
-    assert data is not None
-    dataset = PreparedDataset.open(data)
+    assert dataset is not None
     raw_ids, users = dataset.raw_item_ids, dataset.raw_user_ids
     not_empty = np.flatnonzero(dataset.sequences.lengths > 0)
 
@@ -240,20 +243,17 @@ def _histories(file: Path | None, data: Path | None) -> "tuple[int, Callable[[sl
     return len(not_empty), named
 
 
-def _check_known(recommender: "Recommender", run: Path, data: Path) -> None:
+def _check_known(recommender: "Recommender", run: Path, dataset: "PreparedDataset") -> None:
     """Refuse a folder whose histories hold items that the run does not know."""
     import numpy as np
 
-    from linguarec.data.dataset import PreparedDataset
-
-    dataset = PreparedDataset.open(data)
     taken = np.asarray(dataset.raw_item_ids, dtype=object)[np.unique(dataset.sequences.values)].tolist()
     unknown = [raw_id for raw_id in taken if raw_id not in recommender.catalogue.position]
     if unknown and len(unknown) < len(taken):
         raise DataFormatError(
-            f"the histories of {data} hold {len(unknown):,} items that {run} does not know, such as {unknown[0]!r}. `linguarec "
-            f"update {run} {data} -o NEW` makes the run anew with them, --items FILE reads their texts, --skip-unknown leaves "
-            "them out of the histories."
+            f"the histories of {dataset.path} hold {len(unknown):,} items that {run} does not know, such as {unknown[0]!r}. "
+            f"`linguarec update {run} {dataset.path} -o NEW` makes the run anew with them, --items FILE reads their texts, "
+            "--skip-unknown leaves them out of the histories."
         )
 
 

@@ -55,9 +55,9 @@ class TuneResult(Result):
     report: str
 
     def _lines(self) -> list[str]:
-        from linguarec.runs.tuning_report import setting_text
+        from linguarec.runs.tuning_report import protocol_text, setting_text
 
-        protocol = "" if self.protocol == "kept" else f", history {self.protocol}"
+        protocol = protocol_text(self.protocol)
         default = "" if self.default is None else f", {self.default:.4f} with the defaults"
         pruned = sum(each["state"] == "pruned" for each in self.trials)
         return [

@@ -1,5 +1,7 @@
 """Baselines without a model: popularity and chance, as exact expectations over ties."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,7 +9,7 @@ from linguarec.data.splits import EvaluationCases
 from linguarec.evaluation.case_scores import Part
 from linguarec.evaluation.evaluate import EvaluationResult, Protocols
 from linguarec.evaluation.stacking import fit_repeats
-from linguarec.ranking.ranks import TargetRanks
+from linguarec.ranking.ranks import TargetRanks, counted
 from linguarec.ranking.repeats import Adjustments
 
 IntArray = npt.NDArray[np.int64]
@@ -21,15 +23,11 @@ def popularity(cases: EvaluationCases, counts: IntArray, valid: EvaluationCases 
         counts: [N] occurrences of each item in training (`linguarec.evaluation.slices.training_counts`).
         valid: cases to fit its repeat term on; None = without the protocol `learned`.
     """
-    ordered = np.sort(counts)
     of_target = counts[cases.targets]
-    up_to = np.searchsorted(ordered, of_target, side="right")
-    greater = len(counts) - up_to
-    ties = up_to - np.searchsorted(ordered, of_target, side="left")
+    among_all = _among(counts, of_target)
     case, item = distinct_seen(cases)
-    above = np.bincount(case[counts[item] > of_target[case]], minlength=len(cases))
-    equal = np.bincount(case[counts[item] == of_target[case]], minlength=len(cases))
-    found = {"kept": _result(cases, greater, ties), "excluded": _result(cases, greater - above, ties - equal)}
+    seen = counted(case, counts[item], of_target)
+    found = {"kept": _result(cases, *among_all), "excluded": _result(cases, *(among_all - seen))}
     return found | _learned(np.log1p(counts), cases, valid)
 
 
@@ -57,13 +55,15 @@ def _adjusted(scores: npt.NDArray[np.float32], cases: EvaluationCases, adjustmen
     own = item == cases.targets[case]
     of_target = scores[cases.targets]
     of_target[case[own]] = after[own]
+    changed = counted(case, after, of_target) - counted(case, before, of_target)
+    return _result(cases, *(_among(scores, of_target) + changed))
+
+
+def _among(scores: npt.NDArray[Any], threshold: npt.NDArray[Any]) -> IntArray:
+    """[2, Q] how many of the scores [N] are greater than each threshold [Q], and how many equal it."""
     ordered = np.sort(scores)
-    up_to = np.searchsorted(ordered, of_target, side="right")
-    greater, ties = len(scores) - up_to, up_to - np.searchsorted(ordered, of_target, side="left")
-    for sign, values in ((-1, before), (1, after)):
-        greater = greater + sign * np.bincount(case[values > of_target[case]], minlength=len(cases))
-        ties = ties + sign * np.bincount(case[values == of_target[case]], minlength=len(cases))
-    return _result(cases, greater, ties)
+    up_to = np.searchsorted(ordered, threshold, side="right")
+    return np.stack([len(scores) - up_to, up_to - np.searchsorted(ordered, threshold, side="left")])
 
 
 def distinct_seen(cases: EvaluationCases) -> tuple[IntArray, IntArray]:

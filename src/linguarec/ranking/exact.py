@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from linguarec.data.ragged import Ragged
-from linguarec.ranking.ordering import BestLists, highest, joined, ordered
+from linguarec.ranking.ordering import SPARE, BestLists, highest, joined, ordered
 from linguarec.ranking.ranker import Best, IntArray, Within
 from linguarec.ranking.ranks import TargetRanks, chunk_rows, full_precision
 from linguarec.ranking.repeats import Adjustments
@@ -29,7 +29,6 @@ Query = TypeVar("Query")
 Added = TypeVar("Added")
 Scores = npt.NDArray[np.floating[Any]]
 
-_SPARE = 16  # candidates beyond k that are taken at once: rounding and small groups of equal items need no second look
 _SCORES_AT_ONCE = 1 << 22  # of `top_k`: 16 MB, about what the caches of a CPU hold; but 32 queries at least
 _MANY_ITEMS = 50_000
 _FEW = 8  # for the best k, a list of candidates shorter than an eighth of the catalogue is scored by itself
@@ -239,7 +238,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
 
     def _best(self, queries: Query, scores: Tensor, k: int, error: npt.NDArray[np.float64]) -> Best:
         """The best k by `scores` [Q, N], in which what is no candidate has -inf."""
-        count = min(scores.shape[1], k + _SPARE)
+        count = min(scores.shape[1], k + SPARE)
         if count == 0:
             return joined([], k, len(scores))
         values, rows = highest(scores, count)
@@ -259,7 +258,7 @@ class ExactRanker(ABC, Generic[Query, Added]):
         return best
 
     def _best_above(self, query: Query, scores: Tensor, k: int, last: float, error: float) -> Best:
-        """The best k of one query, where more items than `_SPARE` may be as good as the k-th, whose score is `last`."""
+        """The best k of one query, where more items than `SPARE` may be as good as the k-th, whose score is `last`."""
         if error == 0:  # the scores are exact: of the equal ones, the first rows
             equal = (scores == last).nonzero().squeeze(1)[:k]
             rows = torch.cat([(scores > last).nonzero().squeeze(1), equal])

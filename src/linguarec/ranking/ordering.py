@@ -10,6 +10,8 @@ from torch import Tensor
 
 from linguarec.ranking.ranker import Best
 
+# Candidates beyond k that are taken at once: rounding and small groups of equal items need no second look.
+SPARE = 16
 _BLOCK = 128  # scores of which the largest is looked at first
 
 

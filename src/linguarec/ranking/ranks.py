@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,21 @@ class TargetRanks:
     def expected(self) -> npt.NDArray[np.float64]:
         """Mean rank over the ties, from 1, [Q]."""
         return self.greater + (self.ties + 1) / 2
+
+
+def counted(
+    query: npt.NDArray[np.int64], scores: npt.NDArray[Any], threshold: npt.NDArray[Any]
+) -> npt.NDArray[np.int64]:
+    """[2, Q]: how many of the scores that are listed for a query are greater than its threshold, and how many equal it.
+
+    Args:
+        query: of each score, from 0.
+        scores: listed scores.
+        threshold: [Q].
+    """
+    of_query = threshold[query]
+    compared = (scores > of_query, scores == of_query)
+    return np.stack([np.bincount(query[found], minlength=len(threshold)) for found in compared])
 
 
 def chunk_rows(num_keys: int, device: torch.device) -> int:

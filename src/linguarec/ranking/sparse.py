@@ -1,6 +1,7 @@
 """The exact ranker of item-item weights: EASE, item-kNN. Score = sum over the history of a row of a matrix."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from linguarec.ranking.ordering import BestLists, joined
 from linguarec.ranking.ranker import Best, IntArray, Within
 from linguarec.ranking.ranks import TargetRanks
 from linguarec.ranking.repeats import Adjustments
-from linguarec.ranking.sparse_scores import SparseScores, product
+from linguarec.ranking.sparse_scores import SparseScores
 
 Weights: TypeAlias = "sparse.csr_array"
 Matrix: TypeAlias = "npt.NDArray[Any] | sparse.csr_array"
@@ -98,7 +99,7 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
         """See `ExactRanker`: the scores of `score`."""
         if self._few(queries):
             wanted = rows.numpy()
-            scores = SparseScores(product(queries, self._columns), np.zeros(0, dtype=np.int64))
+            scores = SparseScores(self._sparse_product(queries), np.zeros(0, dtype=np.int64))
             return torch.from_numpy(scores.at(np.arange(len(wanted))[:, None], wanted).astype(np.float64))
         found = np.take_along_axis(self._scores_float32(queries), rows.numpy(), axis=1)
         return torch.from_numpy(found.astype(np.float64))
@@ -149,18 +150,30 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
 
     def _few(self, queries: Weights) -> bool:
         """Whether most items have a score of 0 for these queries."""
-        if any(not sparse.issparse(part) for part in self._columns):
+        if self._lengths is None:
             return False
         return bool(self._products(queries).sum() * _FEW <= queries.shape[0] * len(self))
 
+    @cached_property
+    def _lengths(self) -> npt.NDArray[np.int64] | None:
+        """[W] number of values in each row of the matrix; None = not all of it is sparse."""
+        parts: tuple[Any, ...] = self._columns
+        if not all(map(sparse.issparse, parts)):
+            return None
+        lengths: npt.NDArray[np.int64] = np.diff(np.sum([part.indptr.astype(np.int64) for part in parts], axis=0))
+        return lengths
+
     def _products(self, queries: Weights) -> npt.NDArray[np.int64]:
         """[Q] how many products of a weight and a value of the matrix make the scores of each query: at least the scores."""
-        parts: tuple[Any, ...] = self._columns
-        lengths: npt.NDArray[np.int64] = np.diff(np.sum([part.indptr.astype(np.int64) for part in parts], axis=0))
-        found: npt.NDArray[np.int64] = np.diff(
-            np.concatenate([[0], np.cumsum(lengths[queries.indices])])[queries.indptr]
-        )
+        assert self._lengths is not None
+        ends = np.concatenate([[0], np.cumsum(self._lengths[queries.indices])])
+        found: npt.NDArray[np.int64] = np.diff(ends[queries.indptr])
         return found
+
+    def _sparse_product(self, queries: Weights) -> sparse.csr_array:
+        """Scores [Q, N], where all of the matrix is sparse."""
+        parts = [queries @ columns for columns in self._columns]
+        return parts[0] if len(parts) == 1 else sparse.csr_array(sparse.hstack(parts, format="csr"))
 
     def _sparse_scores(self, queries: Weights) -> Iterator[tuple[int, SparseScores]]:
         """The scores of successive groups of queries, with the first one's number."""
@@ -169,7 +182,7 @@ class SparseRanker(ExactRanker[Weights, Matrix]):
             window = sizes[start : start + _QUERIES_AT_ONCE]
             table = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)  # of `SparseScores.best`; ascending
             stop = start + max(1, int(np.searchsorted(table, _PRODUCTS_AT_ONCE, side="right")))
-            yield start, SparseScores(product(self.take(queries, start, stop), self._columns), self.removed)
+            yield start, SparseScores(self._sparse_product(self.take(queries, start, stop)), self.removed)
             start = stop
 
     def subset(self, rows: npt.NDArray[np.int64]) -> "SparseRanker":

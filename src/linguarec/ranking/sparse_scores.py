@@ -1,7 +1,6 @@
 """Scores of which most are 0: ranks and best items by the others alone, so that their cost does not grow with the catalogue."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,15 +8,13 @@ import torch
 from scipy import sparse
 
 from linguarec.data.ragged import Ragged
-from linguarec.ranking.ordering import highest, joined, ordered
+from linguarec.ranking.ordering import SPARE, highest, joined, ordered
 from linguarec.ranking.ranker import Best
-from linguarec.ranking.ranks import TargetRanks
+from linguarec.ranking.ranks import TargetRanks, counted
 from linguarec.ranking.repeats import Adjustments
 
 IntArray = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-
-_SPARE = 16  # candidates beyond k that are taken at once: few groups of equal items need a second look
 
 
 class SparseScores:
@@ -62,7 +59,7 @@ class SparseScores:
             query, rows = self._candidates(histories)
             others = rows != targets[query]
             query, rows = query[others], rows[others]
-            found["excluded"] = counts - self._listed(query, self.at(query, rows), score)
+            found["excluded"] = counts - counted(query, self.at(query, rows), score)
         if adjustments is not None and "learned" in protocols:
             query, rows, added = self._adjusted(adjustments)
             before = self.at(query, rows)
@@ -70,7 +67,7 @@ class SparseScores:
             own = rows == targets[query]
             learned = score.copy()
             learned[query[own]] = after[own]
-            changed = self._listed(query, after, learned) - self._listed(query, before, learned)
+            changed = counted(query, after, learned) - counted(query, before, learned)
             found["learned"] = self._compared(learned) + changed
         return {name: TargetRanks(greater, ties) for name, (greater, ties) in found.items()}
 
@@ -128,16 +125,9 @@ class SparseScores:
         greater = self._sums(self._scores > of_query) + np.where(threshold < zero, absent, 0)
         return np.stack([greater, self._sums(self._scores == of_query) + np.where(threshold == zero, absent, 0)])
 
-    def _sums(self, counted: npt.NDArray[np.bool_]) -> IntArray:
-        found: IntArray = np.diff(np.concatenate([[0], np.cumsum(counted)])[self._starts])
+    def _sums(self, wanted: npt.NDArray[np.bool_]) -> IntArray:
+        found: IntArray = np.diff(np.concatenate([[0], np.cumsum(wanted)])[self._starts])
         return found
-
-    def _listed(self, query: IntArray, scores: Floats, threshold: Floats) -> npt.NDArray[np.int64]:
-        """As `_compared`, of the listed items alone."""
-        of_query = threshold[query]
-        return np.stack(
-            [np.bincount(query[counted], minlength=len(self)) for counted in (scores > of_query, scores == of_query)]
-        )
 
     def _candidates(self, lists: Ragged) -> tuple[IntArray, IntArray]:
         """Query and row of each distinct listed item that is a candidate, ascending."""
@@ -160,7 +150,7 @@ _NOTHING: tuple[IntArray, IntArray, Floats] = (np.zeros(0, np.int64), np.zeros(0
 
 def _best(items: IntArray, scores: Floats, k: int) -> Best:
     """The best k of `items` [Q, C] by `scores` [Q, C], filled up to k; equal ones in the order of their rows."""
-    count = min(scores.shape[1], k + _SPARE)
+    count = min(scores.shape[1], k + SPARE)
     values, columns = (each.numpy() for each in highest(torch.from_numpy(scores), count))
     best = joined([ordered(np.take_along_axis(items, columns, axis=1), values, k)], k)
     if count < scores.shape[1]:
@@ -168,9 +158,3 @@ def _best(items: IntArray, scores: Floats, k: int) -> Best:
         whole = ordered(items[again], scores[again], k)
         best.rows[again], best.scores[again] = whole.rows, whole.scores
     return best
-
-
-def product(queries: sparse.csr_array, parts: Sequence[Any]) -> sparse.csr_array:
-    """Scores [Q, N] of queries by successive columns of a sparse matrix."""
-    scores = [queries @ part for part in parts]
-    return scores[0] if len(scores) == 1 else sparse.csr_array(sparse.hstack(scores, format="csr"))

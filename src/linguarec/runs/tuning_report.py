@@ -36,8 +36,8 @@ def write_tuning_report(path: Path, found: Mapping[str, Any], searched: tuple[Se
     ]
     gain = "" if found["default"] is None else f", {found['default']:.4f} with the defaults"
     pruned = sum(row["state"] == "pruned" for row in found["trials"])
-    valid = "valid" if found["protocol"] == "kept" else f"valid (history {found['protocol']})"
-    summary = f"{len(done)} trials done and {pruned} pruned. Best {valid} {METRIC}: {best['value']:.4f}{gain}."
+    valid = f"valid {METRIC}{protocol_text(found['protocol'])}"
+    summary = f"{len(done)} trials done and {pruned} pruned. Best {valid}: {best['value']:.4f}{gain}."
     write_report(path, title, sections, summary)
 
 
@@ -66,8 +66,9 @@ def _note(found: Mapping[str, Any]) -> str:
         )
     if found["test"]:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in found["test"].items())
-        test = "test" if found["protocol"] == "kept" else f"test, history {found['protocol']}"
-        parts.append(f"The best run on {test}: {shown}. Settings were chosen by valid alone.")
+        parts.append(
+            f"The best run on test{protocol_text(found['protocol'])}: {shown}. Settings were chosen by valid alone."
+        )
     if found["running"]:
         parts.append(f"{found['running']} trials are still running in other processes.")
     return " ".join(parts)
@@ -130,6 +131,11 @@ def _height(searched: Searched, value: Value) -> float:
     if own.log:
         return math.log(value / own.low) / math.log(own.high / own.low)
     return (value - own.low) / (own.high - own.low)
+
+
+def protocol_text(protocol: str) -> str:
+    """What stands behind valid or test figures under a protocol."""
+    return "" if protocol == "kept" else f", history {protocol}"
 
 
 def setting_text(value: Any) -> str:
