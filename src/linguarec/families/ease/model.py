@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 from scipy.linalg import lapack
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
 
 from linguarec.batching.batches import ItemBatch, SequenceBatch
@@ -129,13 +130,18 @@ def memory_needed(num_items: int) -> int:
 def seconds_needed(num_items: int, tried: int = 1_536) -> float:
     """Seconds that the inverse of N items takes here, by the time of a small one of `tried` items: it grows with the cube.
 
-    Larger matrices are worked on at a higher rate, so it takes rather less; counting the log comes on top.
+    The small one is worked on by one thread, and the time shared among those that the large one will have: threads wait for
+    each other at each step of a factorisation, which on a busy machine is most of a small one's time and little of a large
+    one's. Larger matrices are worked on at a higher rate, so it takes rather less; counting the log comes on top.
     """
     size = max(1, min(num_items, tried))
     matrix = np.eye(size) + 1 / size
-    started = time.perf_counter()
-    inverse_of(matrix)
-    return (time.perf_counter() - started) * (num_items / size) ** 3
+    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    with threadpool_limits(1, user_api="blas"):
+        started = time.perf_counter()
+        inverse_of(matrix)
+        alone = time.perf_counter() - started
+    return alone / threads * (num_items / size) ** 3
 
 
 def item_weights(sequences: Ragged, num_items: int, config: EASEConfig) -> npt.NDArray[np.float32]:
