@@ -209,7 +209,9 @@ def test_a_large_catalogue_chooses_its_decay_alone_unless_asked(
 def test_the_time_grows_with_the_cube_of_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()  # a second goes by from one look to the next
     monkeypatch.setattr("linguarec.families.ease.model.time.perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr("linguarec.families.ease.model.threadpool_info", lambda: [{"user_api": "blas", "num_threads": 2}])
+    monkeypatch.setattr(
+        "linguarec.families.ease.model.threadpool_info", lambda: [{"user_api": "blas", "num_threads": 2}]
+    )
     assert seconds_needed(40, tried=20) == 4, "two threads share the second of one"
     assert seconds_needed(10, tried=20) == 0.5
 
