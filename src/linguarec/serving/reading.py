@@ -45,8 +45,8 @@ _MOST_EXPLAINED = 2_000  # each is scored once for each item of its history
 async def recommend(request: Request, body: RecommendRequest) -> Response:
     """The best items for each history, or for the stored history of each user; up to hundreds in one call.
 
-    Ids that are not in the catalogue are left out of histories and named under `unknown`; a history without a known id, or a
-    user without a history, gets an empty list.
+    Ids that are not in the catalogue are left out of histories and named under `unknown`; a history without a known id (an
+    empty one, too), or a user without a history, gets an empty list.
     """
     service = service_of(request)
     check_size(body, service.settings.limits)

@@ -42,10 +42,11 @@ class RecommendRequest(Asked):
         }
     )
 
-    histories: list[Annotated[list[Id], Field(min_length=1)]] | None = Field(
+    histories: list[list[Id]] | None = Field(
         default=None,
         min_length=1,
-        description="Raw ids of the items of each history, oldest first. Unknown ids are left out.",
+        description="Raw ids of the items of each history, oldest first. Unknown ids are left out; the list of a history "
+        "without a known one is empty.",
     )
     users: list[StoredId] | None = Field(
         default=None, min_length=1, description="Users; the history of each is the one that is stored."
