@@ -24,7 +24,7 @@ import pretrain_baseline
 import torch
 
 from linguarec.batching.logs import TrainingLog, TrainingLogs
-from linguarec.batching.pretraining import MixedLoader, NegativeSettings, PretrainingLoader, ViewSettings
+from linguarec.batching.pretraining import MixedLoader, Mixing, NegativeSettings, PretrainingLoader, ViewSettings
 from linguarec.data.dataset import PreparedDataset
 from linguarec.families import FAMILIES
 from linguarec.families.family import ModelDescription
@@ -77,7 +77,7 @@ def measure(
     precision: torch.dtype = torch.bfloat16,
 ) -> Throughput:
     """Drawing, forward, backward and Adam of `steps` steps, after 3 others."""
-    mixed = MixedLoader(corpus.logs, 50, targets_per_step, None, 1.0, seed=0)
+    mixed = MixedLoader(corpus.logs, 50, targets_per_step, None, Mixing(), seed=0)
     items, first = JoinedItems(corpus.sources), corpus.sources[0]
     if isinstance(first, CodeSource):
         loader = PretrainingLoader(mixed, items, None, NegativeSettings(), first.centroids)

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from linguarec.batching.logs import TrainingLog, TrainingLogs
+from linguarec.batching.pretraining import Mixing
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.splits import evaluation_cases
 from linguarec.evaluation.evaluate import rank_cases
@@ -89,7 +90,7 @@ def measure(arguments: argparse.Namespace, longest: int) -> dict[str, Any]:
     evaluation_memory = peak_memory()
     logs = TrainingLogs([TrainingLog.of(dataset, "leave-one-out")])
     tokens = JoinedTokens([source.tokens])
-    loader = HistoryLoader(logs, tokens, model.config.max_items, longest, arguments.histories, 1.0, False, seed=0)
+    loader = HistoryLoader(logs, tokens, model.config.max_items, longest, arguments.histories, Mixing(), False, seed=0)
     seconds = []
     model.train()
     for number, batch in enumerate(loader):

@@ -13,6 +13,7 @@ from prepared import HeldItems
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.pretraining import (
     MixedLoader,
+    Mixing,
     NegativeSettings,
     PretrainingBatch,
     PretrainingLoader,
@@ -55,7 +56,7 @@ def domains() -> Corpus:
 def make_loader(
     domains: Corpus, mixing: float = 1.0, code_replacement: float = 0.75, views: bool = True, **view: float
 ) -> PretrainingLoader:
-    steps = MixedLoader(domains.logs, 10, 60, None, mixing, seed=0)
+    steps = MixedLoader(domains.logs, 10, 60, None, Mixing(mixing), seed=0)
     negatives = NegativeSettings(code_replacement)
     settings = ViewSettings(**view) if views else None
     return PretrainingLoader(steps, JoinedItems(domains.items), settings, negatives, CENTROIDS)  # type: ignore[arg-type]
@@ -93,6 +94,44 @@ def test_steps_mix_the_domains(domains: Corpus) -> None:
     assert all(set(batch.sequences.domain.tolist()) == {0, 1} for batch in make_loader(domains))
 
 
+def steps_of_one_domain(domains: Corpus, exponent: float = 1.0, targets_per_step: int = 60) -> MixedLoader:
+    return MixedLoader(domains.logs, 10, targets_per_step, None, Mixing(exponent, "one"), seed=0)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5, 0.0])
+def test_steps_of_one_domain_ask_for_the_same_targets_as_mixed_ones(exponent: float, domains: Corpus) -> None:
+    loader = steps_of_one_domain(domains, exponent)
+    numbers = []
+    for _ in range(3):
+        found: Counter[int] = Counter()
+        for batch in loader:
+            (domain,) = set(domains.logs.domain_of_sequence[batch.sequences.users.numpy()].tolist())
+            found[domain] += batch.step_targets
+        mixed = Counter(pair[1] for batch in make_loader(domains, exponent) for pair in pairs_of(batch))
+        assert {one: pytest.approx(count, abs=7) for one, count in mixed.items()} == found
+        numbers.append(len(loader))
+    assert numbers[0] == numbers[1] == numbers[2] > 4
+
+
+def test_steps_of_one_domain_come_in_a_shuffled_order_with_every_target_once(domains: Corpus) -> None:
+    loader = steps_of_one_domain(domains)
+    epochs = [[batch.windows.tolist() for batch in loader] for _ in range(2)]
+    for steps in epochs:
+        assert sorted(itertools.chain(*steps)) == list(range(sum(map(len, steps))))
+    orders = [[int(step[0] >= len(domains.logs.logs[0].sequences)) for step in steps] for steps in epochs]
+    assert all(order not in (sorted(order), sorted(order, reverse=True)) for order in orders)
+    assert orders[0] != orders[1]
+
+
+def test_a_domain_that_is_smaller_than_a_step_of_its_own_is_refused(domains: Corpus) -> None:
+    small = domains.logs.logs[1].num_targets
+    with pytest.raises(
+        SettingsError, match=rf"b has {small} targets in an epoch, fewer than the {small + 1} of a step"
+    ):
+        steps_of_one_domain(domains, targets_per_step=small + 1)
+    MixedLoader(domains.logs, 10, small + 1, None, Mixing(), seed=0)
+
+
 def test_mixing_0_gives_all_domains_the_same_share(domains: Corpus) -> None:
     sizes = [domain.num_targets for domain in domains.logs.logs]
     for mixing in (0, 0.5):
@@ -110,7 +149,7 @@ def test_shares_count_targets_where_histories_are_longer_than_the_model_reads() 
     both = TrainingLogs([TrainingLog(f"d{length}", Ragged.from_lists(of), 9) for length, of in enumerate(rows)])
     assert [log.num_targets for log in both.logs] == [500, 500]
     for mixing in (0.0, 0.5, 1.0):
-        loader = MixedLoader(both, 5, 50, None, mixing, seed=0)
+        loader = MixedLoader(both, 5, 50, None, Mixing(mixing), seed=0)
         counts: Counter[int] = Counter()
         for batch in loader:
             lengths = batch.sequences.offsets.diff()
@@ -124,7 +163,7 @@ def test_mixing_0_shows_a_small_domain_over_and_over() -> None:
     generator = np.random.default_rng(0)
     small, large = ([generator.integers(9, size=21).tolist(), [*range(9), 0, 1]], [[0, 1, 2, 3, 4, 5, 6]] * 100)
     both = TrainingLogs([TrainingLog(name, Ragged.from_lists(of), 9) for name, of in (("a", small), ("b", large))])
-    loader = MixedLoader(both, 8, 50, None, 0.0, seed=0)
+    loader = MixedLoader(both, 8, 50, None, Mixing(0), seed=0)
     counts: Counter[int] = Counter()
     for batch in loader:
         lengths = batch.sequences.offsets.diff()
@@ -258,7 +297,7 @@ def test_a_model_that_asks_for_no_views_needs_no_draws(domains: Corpus) -> None:
 def test_a_step_larger_than_the_data_is_refused(domains: Corpus) -> None:
     with pytest.raises(SettingsError, match=r"takes 4000 targets, and all folders together have \d+: negatives"):
         PretrainingLoader(
-            MixedLoader(domains.logs, 10, 4000, None, 1.0, seed=0),
+            MixedLoader(domains.logs, 10, 4000, None, Mixing(), seed=0),
             JoinedItems(domains.items),
             None,  # type: ignore[arg-type]
         )

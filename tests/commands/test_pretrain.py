@@ -306,6 +306,7 @@ def test_a_file_of_the_run_repeats_it(folders: list[PreparedDataset], tmp_path: 
         augmentation=ViewSettings(item_drop=0.3),
         valid=folders[2].path,
         mixing=0.5,
+        domains_per_step="one",
         users=0.7,
         seed=3,
     )
@@ -393,8 +394,9 @@ def test_settings_and_folders_that_cannot_work_are_refused(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(SettingsError) as error:
-        pretrain("unisrec", [], run, mixing=-1)
+        pretrain("unisrec", [], run, mixing=-1, domains_per_step="two")  # type: ignore[arg-type]
     assert "data is empty" in str(error.value) and "mixing is -1" in str(error.value)
+    assert "domains_per_step is 'two'; expected all or one" in str(error.value)
     with pytest.raises(SettingsError, match=r"augmentation.item_drop is 2; it must be in \[0, 1\]"):
         pretrain("unisrec", [], run, augmentation=ViewSettings(item_drop=2))
     with pytest.raises(SettingsError, match=r"named twice: .*domain0"):

@@ -16,6 +16,7 @@ from linguarec.batching.batches import SequenceBatch
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.pretraining import (
     MixedLoader,
+    Mixing,
     NegativeSettings,
     PretrainingBatch,
     PretrainingLoader,
@@ -54,7 +55,7 @@ def make_loader(name: str) -> PretrainingLoader:
         codes = generator.integers(CENTROIDS, size=(12, CODE_BOOKS)).astype(np.uint8)
         logs.append(TrainingLog(f"d{number}", Ragged.from_lists(rows), 12))
         items.append(HeldItems(12, vectors[0], codes, [vectors[1]]))
-    steps, joined = MixedLoader(TrainingLogs(logs), 8, 40, None, 1.0, seed=0), JoinedItems(items)  # type: ignore[arg-type]
+    steps, joined = MixedLoader(TrainingLogs(logs), 8, 40, None, Mixing(), seed=0), JoinedItems(items)  # type: ignore[arg-type]
     return PretrainingLoader(steps, joined, ViewSettings(), NegativeSettings(), CENTROIDS)
 
 

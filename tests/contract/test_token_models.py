@@ -13,6 +13,7 @@ from two_processes import join, leave, made_by_two
 
 from linguarec.batching.batches import SequenceBatch, TokenPairs
 from linguarec.batching.logs import TrainingLog, TrainingLogs
+from linguarec.batching.pretraining import Mixing
 from linguarec.batching.tokens import token_batches
 from linguarec.data.ragged import Ragged
 from linguarec.families import FAMILIES
@@ -148,7 +149,7 @@ def loader(tokens: ItemTokens, per_step: int = 3, second_half: bool = True) -> H
     rows = [generator.integers(0, 12, length).tolist() for length in (2, 7, 3, 1, 9, 4, 2)]
     both = [TrainingLog("a", Ragged.from_lists(rows), 12), TrainingLog("b", Ragged.from_lists(rows[:3]), 12)]
     joined = JoinedTokens([tokens, tokens])
-    return HistoryLoader(TrainingLogs(both), joined, 5, 40, per_step, 1.0, second_half, seed=0)
+    return HistoryLoader(TrainingLogs(both), joined, 5, 40, per_step, Mixing(), second_half, seed=0)
 
 
 def history_of(batch: SequenceBatch, row: int) -> list[int]:

@@ -204,6 +204,15 @@ def test_folders_that_hold_no_training_are_named(settings: RunSettings, tmp_path
 # -- resuming
 
 
+def test_a_pre_training_of_an_earlier_version_had_steps_of_all_domains(settings: RunSettings) -> None:
+    now = replace(settings, command="pretrain", flags={**settings.flags, "mixing": 1.0, "domains_per_step": "all"})
+    before = stored(now)
+    del before["domains_per_step"]
+    assert now.differences(before) == []
+    one = replace(now, flags={**now.flags, "domains_per_step": "one"})
+    assert one.differences(before) == ["domains_per_step: the run has 'all', now 'one'"]
+
+
 def test_differences_name_flags_with_both_values(settings: RunSettings) -> None:
     before = stored(settings)
     assert settings.differences(before) == []

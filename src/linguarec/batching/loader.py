@@ -120,22 +120,30 @@ class TrainingLoader:
         if self._times is not None:
             self.items = shuffle_ties(self._in_order, self._times, self.offsets, generator)
         windows = self._draw(generator)
-        order = self._order(windows, generator)
-        targets = np.cumsum(windows.num_targets[order])
-        total = int(targets[-1]) if len(targets) else 0
-        steps = self._num_steps or max(1, round(total / self.targets_per_step))
-        cuts = np.searchsorted(targets, np.arange(1, steps) * total / steps, side="right")
         lengths = windows.stop - windows.start
-        parts = [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, cuts)]
-        return windows, parts
+        steps = self._divide(windows, generator)
+        return windows, [part[np.argsort(lengths[part], kind="stable")] for part in steps]
 
     def _draw(self, generator: np.random.Generator) -> Windows:
         """The windows of an epoch."""
         return training_windows(self.offsets, self.max_length, self.stride, generator)
 
-    def _order(self, windows: Windows, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Indices of the windows of an epoch in the order of use."""
-        return generator.permutation(len(windows))
+    def _divide(self, windows: Windows, generator: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+        """For each step of an epoch the indices of its windows."""
+        return self._cut(generator.permutation(len(windows)), windows)
+
+    def _cut(
+        self, order: npt.NDArray[np.int64], windows: Windows, steps: int | None = None
+    ) -> list[npt.NDArray[np.int64]]:
+        """The windows `order` in consecutive steps of about as many targets; `steps` None = as many as every epoch has."""
+        targets = np.cumsum(windows.num_targets[order])
+        total = int(targets[-1]) if len(targets) else 0
+        steps = steps or self._num_steps or self._count(total)
+        return np.split(order, np.searchsorted(targets, np.arange(1, steps) * total / steps, side="right"))
+
+    def _count(self, targets: int) -> int:
+        """How many steps so many targets make."""
+        return max(1, round(targets / self.targets_per_step))
 
     def _batch(self, index: int) -> TrainingBatch:
         whole = self._steps[index]

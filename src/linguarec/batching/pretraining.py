@@ -9,7 +9,7 @@ All draws of a step depend only on seed, epoch and step: the views and negatives
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -230,39 +230,75 @@ class PretrainingLoader:
         return torch.where(replaced, torch.from_numpy((uniform(_CODE, *name) * centroids).astype(np.int64)), codes)
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """How several domains share an epoch and its steps.
+
+    Args:
+        exponent: a domain with n targets gets a share of the epoch's targets in proportion to n^exponent: 1 = every target
+            once per epoch, 0 = equal shares.
+        domains_per_step: all = a step holds targets of all domains, shuffled; one = a step is of one domain, so that all
+            negatives of a target are items of its own.
+    """
+
+    exponent: float = 1.0
+    domains_per_step: Literal["all", "one"] = "all"
+
+
 class MixedLoader(TrainingLoader):
-    """The sequences of several logs in one shuffled order, each log with a fraction of the epoch's targets.
+    """The sequences of several logs in a shuffled order, each log with its share of the epoch's targets.
 
-    The fraction of a log with n targets is proportional to n^mixing: 1 = every target once per epoch, 0 = equal fractions.
-
-    Fractions count targets, which are the rows of the published protocol, not windows: a sequence's first window holds up to
+    Shares count targets, which are the rows of the published protocol, not windows: a sequence's first window holds up to
     `max_length` targets, an exact window after it only one.
 
     `users` of its batches are numbers of sequences in `logs.sequences`.
+
+    Raises:
+        SettingsError: steps of one domain each, and a domain has fewer targets than one step takes.
     """
 
     def __init__(
-        self, logs: TrainingLogs, max_length: int, targets_per_step: int, stride: int | None, mixing: float, seed: int
+        self, logs: TrainingLogs, max_length: int, targets_per_step: int, stride: int | None, mixing: Mixing, seed: int
     ) -> None:
         self.logs = logs
         self.mixing = mixing
         sequences = logs.sequences
         super().__init__(sequences.values, sequences.offsets, max_length, targets_per_step, stride, seed)
 
-    def _order(self, windows: Windows, generator: np.random.Generator) -> IntArray:
-        """Every window once at mixing 1; otherwise each domain's windows repeated or sampled up to its fraction."""
+    def _divide(self, windows: Windows, generator: np.random.Generator) -> list[IntArray]:
+        """Every window once at exponent 1; otherwise each domain's windows repeated or sampled up to its share."""
         domain, targets = self.logs.domain_of_sequence[windows.user], windows.num_targets
-        sizes = np.bincount(domain, weights=targets)
-        weights = np.where(sizes > 0, sizes**self.mixing, 0)
+        sizes = np.bincount(domain, weights=targets, minlength=len(self.logs))
+        weights = np.where(sizes > 0, sizes**self.mixing.exponent, 0)
         wanted = np.round(sizes.sum() * weights / weights.sum()).astype(np.int64)
+        some = np.flatnonzero(sizes)
         chosen = []
-        for number in np.flatnonzero(sizes):
+        for number in some:
             own = np.flatnonzero(domain == number)
             whole, rest = divmod(int(wanted[number]), int(sizes[number]))
             drawn = generator.permutation(own)
             # As many windows as bring the number of targets nearest to `rest`.
-            chosen += [np.tile(own, whole), drawn[: int((np.cumsum(targets[drawn]) - targets[drawn] / 2 < rest).sum())]]
-        return generator.permutation(np.concatenate(chosen))
+            few = drawn[: int((np.cumsum(targets[drawn]) - targets[drawn] / 2 < rest).sum())]
+            chosen.append(np.concatenate([np.tile(own, whole), few]))
+        if self.mixing.domains_per_step == "all":
+            return self._cut(generator.permutation(np.concatenate(chosen)), windows)
+        self._check_domains(wanted)
+        steps: list[IntArray] = []
+        for number, own in zip(some, chosen, strict=True):
+            # By the share, not by what was drawn, so that all epochs have as many steps.
+            steps += self._cut(generator.permutation(own), windows, self._count(int(wanted[number])))
+        return [steps[place] for place in generator.permutation(len(steps))]
+
+    def _check_domains(self, wanted: IntArray) -> None:
+        """Refuse a domain that is too small for a step of its own."""
+        small = [
+            f"{log.name} has {count:,} targets in an epoch, fewer than the {self.targets_per_step:,} of a step (an accumulated "
+            "part of training.targets_per_step) of one domain; lower that, leave the folder out, or use --domains-per-step all"
+            for log, count in zip(self.logs.logs, wanted.tolist(), strict=True)
+            if count < self.targets_per_step
+        ]
+        if small:
+            raise SettingsError(small)
 
 
 def _view_of(sequences: SequenceBatch, kept: npt.NDArray[np.bool_], places: Tensor) -> SequenceBatch:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from linguarec.errors import SettingsError
 from linguarec.files import AnyPath, paths_of
@@ -21,6 +21,7 @@ def pretrain(
     valid: AnyPath | None = None,
     from_: AnyPath | None = None,
     mixing: float = 1.0,
+    domains_per_step: Literal["all", "one"] = "all",
     split: str = "leave-one-out",
     users: float = 1.0,
     seed: int = 0,
@@ -49,6 +50,8 @@ def pretrain(
         from_: start from the model in this folder (another pre-training run, a converted checkpoint or a fine-tuning run),
             whose items were read with the same encoder, codebook or tokenizer
         mixing: a domain with n targets is sampled in proportion to n^mixing; 1 = by size, 0 = all equally
+        domains_per_step: all = the targets of a step are of all domains, shuffled; one = each step is of one domain, so that
+            the negatives of a target, which are the others of its step, are items of its own domain and hard to tell from it
         split: which interactions train; those held out for valid and test are not seen
         users: fraction of each domain's users who train, drawn by the seed
         seed: of initial weights, shuffling, augmentation and dropout
@@ -56,6 +59,7 @@ def pretrain(
         overwrite: replace the run folder if it exists; the old run stays until the new one is complete
         options: the model's own flags, for its items, augmentation and sequence encoder
     """
+    from linguarec.batching.pretraining import Mixing
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.training_data import check_fraction
@@ -78,7 +82,7 @@ def pretrain(
     chosen = family.options(family.pretraining, options)
     training = training or TrainingSettings(**family.training)
     training.check()
-    _check(data, valid, mixing)
+    _check(data, valid, mixing, domains_per_step)
     check_fraction(users)
     check_seed(seed)
     check_other_folder(from_, output)
@@ -88,7 +92,8 @@ def pretrain(
     datasets = [PreparedDataset.open(folder) for folder in data]
     held_out = None if valid is None else PreparedDataset.open(valid)
     place = training_place(output, overwrite)
-    request = Request(family, datasets, start, config, chosen, training, split, users, seed, place, held_out, mixing)
+    shares = Mixing(mixing, domains_per_step)
+    request = Request(family, datasets, start, config, chosen, training, split, users, seed, place, held_out, shares)
     plan = family.pretraining.plan(request)
     settings = RunSettings.of("pretrain", request, plan)
 
@@ -103,7 +108,7 @@ def pretrain(
     return run_training(plan, settings, output, resume, overwrite, PretrainResult, finish)
 
 
-def _check(data: Sequence[Path], valid: Path | None, mixing: float) -> None:
+def _check(data: Sequence[Path], valid: Path | None, mixing: float, domains_per_step: str) -> None:
     problems = []
     if not data:
         problems.append("data is empty; name at least one prepared folder")
@@ -118,5 +123,7 @@ def _check(data: Sequence[Path], valid: Path | None, mixing: float) -> None:
         )
     if not mixing >= 0:
         problems.append(f"mixing is {mixing}; it must be 0 or above")
+    if domains_per_step not in ("all", "one"):
+        problems.append(f"domains_per_step is {domains_per_step!r}; expected all or one")
     if problems:
         raise SettingsError(problems)

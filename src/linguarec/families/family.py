@@ -16,6 +16,7 @@ import pyarrow as pa
 from torch import Tensor, nn
 
 from linguarec.batching.loader import TrainingLoader
+from linguarec.batching.pretraining import Mixing
 from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.errors import CheckpointMismatchError
@@ -131,7 +132,7 @@ class Request:
     seed: int
     output: Path
     valid: PreparedDataset | None = None
-    mixing: float = 1.0
+    mixing: Mixing = field(default_factory=Mixing)
 
     @property
     def dataset(self) -> PreparedDataset:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from linguarec.batching.pretraining import Mixing
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription, Plan, Request
@@ -68,7 +69,7 @@ class RunSettings:
         """The settings of a planned training."""
         flags = {"split": request.split, "users": request.users, "seed": request.seed}
         if command == "pretrain":
-            flags["mixing"] = request.mixing
+            flags |= {"mixing": request.mixing.exponent, "domains_per_step": request.mixing.domains_per_step}
         return cls(
             command,
             plan.description,
@@ -140,7 +141,12 @@ class RunSettings:
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """One line for each setting in which a run with the `stored` settings differs; empty = the run can be resumed."""
         # A run of an earlier version was trained with the defaults of settings that were added later.
-        defaults = {"training": asdict(TrainingSettings()), "config": asdict(type(self.description.config)())}
+        defaults: dict[str, Any] = {
+            "training": asdict(TrainingSettings()),
+            "config": asdict(type(self.description.config)()),
+        }
+        if self.command == "pretrain":
+            defaults["domains_per_step"] = Mixing().domains_per_step
         if self.description.encoder is not None:
             defaults["encoder"] = asdict(type(self.description.encoder)())
         before = _flat(defaults) | _flat(stored)

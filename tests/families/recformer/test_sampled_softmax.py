@@ -12,6 +12,7 @@ from two_processes import join, leave, made_by_two
 
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.negatives import StepClasses
+from linguarec.batching.pretraining import Mixing
 from linguarec.data.ragged import Ragged
 from linguarec.families.recformer.loaders import HistoryLoader, JoinedTokens
 from linguarec.families.recformer.model import Recformer, RecformerConfig
@@ -37,7 +38,7 @@ def step_of(drawn: int, number: int = 0, rank: int = 0, processes: int = 1) -> S
     tokens = ItemTokens(ids, types, offsets, 2)
     rows = [generator.integers(0, CLASSES, 4).tolist() for _ in range(40)]
     logs = TrainingLogs([TrainingLog("a", Ragged.from_lists(rows), ITEMS)])
-    loader = HistoryLoader(logs, JoinedTokens([tokens]), 5, 40, 10, 1.0, False, seed=0)
+    loader = HistoryLoader(logs, JoinedTokens([tokens]), 5, 40, 10, Mixing(), False, seed=0)
     loader.shard(rank, processes)
     torch.manual_seed(0)
     model = Recformer(replace(CONFIG, sampled_negatives=drawn)).eval()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linguarec.batching.logs import TrainingLog, TrainingLogs
+from linguarec.batching.pretraining import Mixing
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import leave_one_out, training_sequences
 from linguarec.data.synthetic import TINY, generate_world
@@ -38,7 +39,7 @@ def aligned(logs: TrainingLogs, **settings: float) -> Alignment:
     torch.manual_seed(0)
     encoder = TransformerEncoder(ENCODER)
     model = RecGURU(CONFIG, CatalogueShape(logs.logs[0].num_items), encoder)
-    loader = WholeSequenceLoader(logs, ENCODER.max_length, 400, None, 1.0, seed=0)
+    loader = WholeSequenceLoader(logs, ENCODER.max_length, 400, None, Mixing(), seed=0)
     shops = AlignedShops(model, [log.num_items for log in logs.logs[1:]])
     return Alignment(shops, loader, AlignmentSettings(**settings), TrainingSettings(), 0)
 
@@ -169,7 +170,7 @@ def test_steps_hold_whole_sequences_of_both_shops() -> None:
     logs = TrainingLogs(
         [TrainingLog("a", Ragged.from_lists(first), 10), TrainingLog("b", Ragged.from_lists(second), 4)]
     )
-    loader = WholeSequenceLoader(logs, 8, 16, None, 1.0, seed=0)
+    loader = WholeSequenceLoader(logs, 8, 16, None, Mixing(), seed=0)
     encoder = TransformerEncoder(ENCODER)
     shops = AlignedShops(RecGURU(CONFIG, CatalogueShape(10), encoder), [4])
     stage = Alignment(shops, loader, AlignmentSettings(), TrainingSettings(), 0)

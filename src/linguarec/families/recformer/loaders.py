@@ -14,7 +14,7 @@ import torch
 from linguarec.batching.batches import MaskedPairs, TokenPairs
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.logs import TrainingLogs
-from linguarec.batching.pretraining import MixedLoader
+from linguarec.batching.pretraining import MixedLoader, Mixing
 from linguarec.batching.tokens import history_tokens, item_tokens
 from linguarec.batching.windows import Windows, training_pairs
 from linguarec.data.ragged import Ragged
@@ -52,7 +52,7 @@ class HistoryLoader(MixedLoader):
         max_items: longest history.
         max_tokens: most tokens of a history.
         targets_per_step: histories of one step over all processes.
-        mixing: see `MixedLoader`.
+        mixing: how the logs share an epoch and its steps.
         second_half: see `training_pairs`.
         seed: of all draws.
     """
@@ -64,7 +64,7 @@ class HistoryLoader(MixedLoader):
         max_items: int,
         max_tokens: int,
         targets_per_step: int,
-        mixing: float,
+        mixing: Mixing,
         second_half: bool,
         seed: int,
     ) -> None:

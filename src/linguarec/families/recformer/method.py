@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from linguarec.batching.logs import TrainingLog, TrainingLogs
+from linguarec.batching.pretraining import Mixing
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import evaluation_cases
 from linguarec.data.training_data import TrainingData
@@ -79,7 +80,7 @@ def plan_finetuning(request: Request) -> Plan:
     def loader() -> HistoryLoader:
         tokens = JoinedTokens([source.tokens])
         return HistoryLoader(
-            logs, tokens, config.max_items, config.max_tokens, request.targets_per_part, 1.0, False, seed
+            logs, tokens, config.max_items, config.max_tokens, request.targets_per_part, Mixing(), False, seed
         )
 
     def rank(current: nn.Module, keys: Tensor) -> dict[str, float]:

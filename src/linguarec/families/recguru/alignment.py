@@ -16,7 +16,7 @@ from linguarec.batching.batches import SequenceBatch
 from linguarec.batching.loader import tokens_of
 from linguarec.batching.logs import TrainingLog, TrainingLogs
 from linguarec.batching.masked import whole_windows
-from linguarec.batching.pretraining import MixedLoader
+from linguarec.batching.pretraining import MixedLoader, Mixing
 from linguarec.batching.windows import Windows
 from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import SettingsError
@@ -116,7 +116,7 @@ def alignment_stage(
         own = TrainingLog(request.dataset.name, data.read.sequences, request.dataset.num_items)
         others = [TrainingLog.of(each, request.split) for each in sources]
         steps = WholeSequenceLoader(
-            TrainingLogs([own, *others]), network.max_length, request.targets_per_part, None, 1.0, request.seed
+            TrainingLogs([own, *others]), network.max_length, request.targets_per_part, None, Mixing(), request.seed
         )
         training = replace(
             request.training,
