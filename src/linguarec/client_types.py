@@ -20,6 +20,7 @@ class Recommendation(TypedDict):
     raw_id: str
     title: str
     attributes: Attributes
+    trained: bool
     reasons: NotRequired[list[Reason]]
     parts: NotRequired[dict[str, float]]
 

@@ -57,6 +57,8 @@ def test_differences_are_paired_and_corrected():
     assert table.columns == ["minus base", "recall@10", "p", "mrr", "p"]
     assert table.rows[0][2] == "< 0.001"
     assert table.rows[1][1:3] == ["+0.0000 ±0.0000", "1.000"]
+    three = {"base": results["base"]} | dict.fromkeys(("a", "b", "c"), results["better"])
+    assert differences_table(differences(three, "base", ("mrr",)), "base").rows[0][2] == "≤ 0.002"
 
 
 def test_table_has_published_values_under_the_system():

@@ -1,5 +1,6 @@
 """Several systems on the same targets, each trained with several seeds: medians, intervals, paired tests."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -7,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from linguarec.evaluation.evaluate import EvaluationResult, Protocols
-from linguarec.evaluation.intervals import Interval, PairedDifference, bootstrap_interval, holm, paired_difference
+from linguarec.evaluation.intervals import (
+    SMALLEST_P,
+    Interval,
+    PairedDifference,
+    bootstrap_interval,
+    holm,
+    paired_difference,
+)
 from linguarec.evaluation.published import PublishedValue
 from linguarec.evaluation.report import Table
 from linguarec.evaluation.slices import Slice
@@ -276,9 +284,18 @@ def differences_table(found: Mapping[str, Mapping[str, Mapping[str, float]]], ba
         for metric in metrics:
             test = tests[metric]
             cells.append(f"{test['difference']:+.4f} ±{(test['high'] - test['low']) / 2:.4f}")
-            cells.append("< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}")
+            cells.append(_shown_p(test))
         rows.append(cells)
     return Table(columns, rows)
+
+
+def _shown_p(test: Mapping[str, float]) -> str:
+    """The corrected p-value; as a bound where no resample differs as much, as the test can tell no less."""
+    if test["p_holm"] < 0.001:
+        return "< 0.001"
+    return (
+        f"≤ {math.ceil(1000 * test['p_holm']) / 1000:.3f}" if test["p_value"] <= SMALLEST_P else f"{test['p_holm']:.3f}"
+    )
 
 
 def best_parts_table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:

@@ -15,6 +15,7 @@ from linguarec.evaluation.metrics import FloatArray
 
 Key = TypeVar("Key")
 RESAMPLES = 2_000
+SMALLEST_P = 1 / (RESAMPLES + 1)
 _FEW = 512  # distinct values that are always drawn as counts
 _COST = 10  # of drawing the count of a value, beside drawing a user
 _DRAWN_AT_ONCE = 1 << 22

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 
 
 class ItemJson:
-    """Items as members of JSON objects: `"raw_id":"a","title":"..","attributes":{..}`.
+    """Items as members of JSON objects: `"raw_id":"a","title":"..","attributes":{..},"trained":true`.
 
     Entries of a catalogue never change, so each is written once, and kept as long as they are not too many.
     """
@@ -63,10 +63,15 @@ class ItemJson:
 
 
 def _written_items(catalogue: Catalogue, entries: Entries) -> Iterator[bytes]:
-    columns = catalogue.values("raw_id", entries), catalogue.titles(entries), catalogue.attributes_of(entries)
-    for raw_id, title, attributes in zip(*columns, strict=True):
+    columns = (
+        catalogue.values("raw_id", entries),
+        catalogue.titles(entries),
+        catalogue.attributes_of(entries),
+        catalogue.values("row", entries),
+    )
+    for raw_id, title, attributes, row in zip(*columns, strict=True):
         known = {name: value for name, value in attributes.items() if value is not None}
-        yield orjson.dumps({"raw_id": raw_id, "title": title, "attributes": known})[1:-1]
+        yield orjson.dumps({"raw_id": raw_id, "title": title, "attributes": known, "trained": int(row) >= 0})[1:-1]
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,7 @@ def allowed(catalogue: Catalogue, within: Sequence[str] | None, filters: str | N
             "bad-filter",
             str(error),
             "filters",
-            "See docs/serving.md for how a filter is written; GET /v1/model lists the attributes.",
+            'Write it as in: brand == "Acme" and price <= 20; GET /v1/model lists the attributes.',
             more={"position": error.position},
         ) from None
     except LinguarecError:

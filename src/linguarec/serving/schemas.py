@@ -96,6 +96,7 @@ class Recommendation(BaseModel):
     raw_id: str
     title: str
     attributes: dict[str, str | float | None]
+    trained: bool = Field(description="Whether the run was trained on it; else it was added since.")
     reasons: list[Reason] | None = Field(
         default=None, description="With `explain`: items of the history, largest share first."
     )
@@ -127,6 +128,7 @@ class RecommendAnswer(BaseModel):
                                 "raw_id": "K0117",
                                 "title": "Walnut cake stand",
                                 "attributes": {"title": "Walnut cake stand", "brand": "Acme"},
+                                "trained": True,
                             }
                         ]
                     ],
