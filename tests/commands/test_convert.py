@@ -273,6 +273,18 @@ def test_a_codebook_beside_the_model_codes_new_items(released, dataset, tmp_path
     assert names_read("vqrec", "reuse", dataset, open_start(tmp_path / "model"), None, None) == (None, "pq")
 
 
+def test_what_a_released_checkpoint_has_no_place_for_is_named(released, dataset, tmp_path, caplog):
+    convert(released("vqrec"), tmp_path / "bare")
+    assert convert(tmp_path / "bare", tmp_path / "bare.pth")["left_out"] == []
+    convert(released("vqrec"), tmp_path / "model", items=dataset.path, codes="pq")
+    assert not caplog.messages
+    assert convert(tmp_path / "model", tmp_path / "model.pth")["left_out"] == ["items", "codes"]
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        f"a released checkpoint has no place for items, codes, and {tmp_path / 'model'} needs them"
+    )
+
+
 def test_an_unfinished_training_is_still_told_apart(released, tmp_path):
     """Its folder has a model and no catalogue, but a catalogue's size."""
     released("unisrec")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -358,7 +359,9 @@ def test_without_sequence_contrast_no_word_drop_draws_are_asked_for(
     for file in (folders[0].path / "features").glob("*.drop*.npy"):
         file.unlink()
     one = settings(max_epochs=1)
-    with pytest.raises(SettingsError, match="--word-drop-draws"):
+    (encoder,) = folders[0].feature_names
+    command = f"`linguarec encode {folders[0].path} --encoder {encoder} --word-drop-draws 2 --overwrite`"
+    with pytest.raises(SettingsError, match=re.escape(command)):
         pretrain("unisrec", [folders[0].path], tmp_path / "run", transformer=SMALL, training=one)
     config = UniSRecConfig(sequence_contrast=0.0)
     assert (

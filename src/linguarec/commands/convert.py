@@ -1,5 +1,6 @@
 """Convert: a checkpoint of the released code to a model folder, and a model folder to such a checkpoint."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 CARRIED_FILE = "released.safetensors"
 RELEASED_CONFIG = "Give the file with the settings that the model was trained with, as an object of names and values."
+log = logging.getLogger(__name__)
 
 
 def convert(
@@ -168,6 +170,9 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     from linguarec.families.opening import open_model
     from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS, read_tensors
     from linguarec.portable import located_values
+    from linguarec.ranking.repeats import REPEATS_FILE
+    from linguarec.recommender import CATALOGUE_FILE
+    from linguarec.sources.codes import BOOK_FILE, CODES_FILE
     from linguarec.stored import AGAIN, read_json
 
     if output.exists() and (output.is_dir() or not overwrite):
@@ -182,8 +187,16 @@ def _write_released(source: Path, output: Path, overwrite: bool) -> dict[str, An
     settings = read_json(file, CheckpointMismatchError, AGAIN) if file.exists() else {}
     settings = located_values(settings, source, SETTINGS_PATHS)
     written = adapter.write(ModelFolder(source, description, network, carried, settings), output, overwrite)
-    result = {"output": str(output), "model": description.name, **written}
+    kept = {CATALOGUE_FILE: "items", REPEATS_FILE: "repeat term", CODES_FILE: "codes", BOOK_FILE: "codebook"}
+    left_out = [what for name, what in kept.items() if (source / name).exists()]
+    result = {"output": str(output), "model": description.name, **written, "left_out": left_out}
     _show(f"{source.name}, as a checkpoint of the released code", result)
+    if left_out:
+        log.warning(
+            "a released checkpoint has no place for %s, and %s needs them to recommend; keep the folder",
+            ", ".join(left_out),
+            source,
+        )
     return result
 
 

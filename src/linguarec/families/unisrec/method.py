@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from linguarec.batching.pretraining import MixedLoader, PretrainingLoader, ViewSettings
+from linguarec.data.dataset import PreparedDataset
+from linguarec.data.features import UNKNOWN
 from linguarec.errors import SettingsError
 from linguarec.families.contrast import plan_contrast
 from linguarec.families.family import Family, Plan, Request, Start, Task, with_encoder
@@ -96,15 +98,24 @@ def plan_pretraining(request: Request) -> Plan:
 
 
 def _check_draws(request: Request, sources: list[EmbeddingSource]) -> None:
-    without = [dataset.name for dataset, source in zip(request.datasets, sources, strict=True) if not source.num_draws]
+    without = {
+        dataset.name: _draws_command(dataset, source)
+        for dataset, source in zip(request.datasets, sources, strict=True)
+        if not source.num_draws
+    }
     if without:
         raise SettingsError(
             [
                 "augmentation.word_drop needs vectors of texts with words left out, and there are none of "
-                f"{', '.join(without)}: make them with `linguarec encode DATA --encoder ENCODER --word-drop-draws 2 "
-                "--overwrite`, or pass --augmentation.word_drop 0"
+                f"{', '.join(without)}: make them with {', '.join(without.values())}, or pass --augmentation.word_drop 0"
             ]
         )
+
+
+def _draws_command(dataset: PreparedDataset, source: EmbeddingSource) -> str:
+    """The full command that encodes the folder again, with word-drop draws."""
+    encoder = "ENCODER" if source.info.encoder == UNKNOWN else source.info.encoder
+    return f"`linguarec encode {dataset.path} --encoder {encoder} --word-drop-draws 2 --overwrite`"
 
 
 def ways(start: Start, asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
