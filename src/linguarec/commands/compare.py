@@ -209,7 +209,9 @@ def compare(
     of_windows = Windows.of(dataset, compared[:in_time]) if windows is not None else None
     compared = [compared[0], *compared[in_time:]]
     values = published_values(dataset.manifest.counts, split)
-    if not published:
+    if published and not values:
+        log.info("no values are published of %s with this split, so --published adds none", dataset.name)
+    elif not published:
         values = {name: found for name, found in values.items() if name in compared[0].comparison.systems["kept"]}
     summary: dict[str, Any] = {
         "data": dataset.name,
@@ -269,12 +271,10 @@ def _check(
     if seeds < 1:
         problems.append(f"seeds is {seeds}; it must be at least 1")
     problems += seed_problems(first_seed, "--first-seed")
-    if baseline is not None and baseline not in systems:
+    if baseline not in (None, *systems):
         problems.append(f"baseline is {baseline!r}; expected one of the models or popularity")
     if training is not None and training.devices > 1:
-        problems.append(
-            f"training.devices is {training.devices}; compare trains in one process, one run after the other"
-        )
+        problems.append(f"training.devices is {training.devices}; compare trains in one process, one run after another")
     if problems:
         raise SettingsError(problems)
 
@@ -329,6 +329,7 @@ def _check_plans(plan: _Trainings, asked: Sequence[str], left_out: dict[str, str
             plan.options[name] = read_alone(partial(plan.tried, name), plan.options[name], others)
         except LinguarecError as error:
             if name in asked:
+                error.args = (f"{name}: {error}",)
                 raise
             log.warning("left out: %s, because %s", name, error)
             left_out[name] = str(error)
