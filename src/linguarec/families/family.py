@@ -377,7 +377,7 @@ def log_own_training(family: Family) -> None:
     """Log the family's own training settings, which apply unless the user sets others."""
     if own := family.training:
         log.info(
-            "%s: where not asked otherwise, %s",
+            "%s: unless given otherwise, %s",
             family.name,
-            ", ".join(f"{name} {value}" for name, value in own.items()),
+            ", ".join(f"--training.{name} {value}" for name, value in own.items()),
         )
