@@ -242,7 +242,24 @@ def test_missing_arguments_are_all_named():
 def test_too_many_words_and_an_option_without_its_value():
     assert problems("D E F -o O --history") == ["--history: argument --history: expected at least one argument"]
     assert problems("D E F -o O --history A -k") == ["-k: argument -k: expected one argument"]
-    assert problems("D E F -o O -k 3") == ["unrecognized arguments: F"]
+
+
+def test_words_that_are_too_many_are_named_with_what_the_command_takes():
+    assert problems("D E F -o O -k 3") == [
+        "too many arguments: F; `linguarec do` takes 2 arguments beside its options, DATA OTHER."
+    ]
+    none = Command("tests", "keyword", "Go there.")
+    one = "takes one argument beside its options, DATA; run it once for each."
+    mends = (
+        (GO, keyword, ["D", "E", "F"], f"E F; `linguarec go` {one}"),
+        (none, keyword, ["D"], "D; `linguarec go` takes none beside its options."),
+        (GO, several, ["D", "--features", "X", "E"], "E; write all of DATA together, before the options."),
+        (TRAIN, train, ["sasrec", "D", "E"], f"E; `linguarec go sasrec` {one}"),
+    )
+    for command, function, words, line in mends:
+        with pytest.raises(SettingsError) as error:
+            parse(function, words, "linguarec go", command)
+        assert error.value.problems[0] == f"too many arguments: {line}"
 
 
 def test_bad_settings_files_are_named(tmp_path: Path):

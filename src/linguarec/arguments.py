@@ -75,7 +75,9 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         try:
             namespace = parser.parse_args(words)
         except _UNREADABLE as error:
-            problems = _bad_values(parser, words, parameters) or [_plain(str(error), parameters)]
+            taken = [p for p in parameters if p.positional and (family is None or p.name != command.model)]
+            problems = _bad_values(parser, words, parameters) or _surplus(str(error), taken, program)
+            problems = problems or [_plain(str(error), parameters)]
     if namespace is None:
         raise SettingsError([*problems, f"`{program} --help` shows all arguments."])
     missing = [p for p in parameters if p.required and namespace.get(p.key) in (None, [])]
@@ -351,6 +353,23 @@ def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list
                 f"{' '.join(map(_cut, occurrence))}: {_plain(str(error), parameters if in_file else [])}{of_file}"
             )
     return problems
+
+
+def _surplus(message: str, taken: Sequence[Parameter], program: str) -> list[str]:
+    """A line about the words beyond the positional arguments that `program` takes, if the parser's `message` is about such."""
+    found = re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL)
+    if found is None:
+        return []
+    several = next((p.flag for p in taken if p.many), None)
+    named = " ".join(p.flag for p in taken)
+    if several is not None:  # the parser takes only those that stand together
+        mend = f"write all of {several} together, before the options"
+    elif len(taken) == 1:
+        mend = f"`{program}` takes one argument beside its options, {named}; run it once for each"
+    else:
+        mend = f"`{program}` takes {f'{len(taken)} arguments' if taken else 'none'} beside its options"
+        mend += f", {named}" if taken else ""
+    return [f"too many arguments: {_cut_message(found[1])}; {mend}."]
 
 
 def _cut(word: str) -> str:

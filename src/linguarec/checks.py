@@ -1,7 +1,9 @@
 """Checks of settings: one sentence for each bad value. Also marks the settings that decide the sizes of weights."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import field, fields
+from pathlib import Path
 from typing import Any
 
 from linguarec.errors import SettingsError
@@ -120,6 +122,13 @@ def check_seed(seed: int) -> None:
     """
     if problems := seed_problems(seed):
         raise SettingsError(problems)
+
+
+def twice_problems(folders: Sequence[Path]) -> list[str]:
+    """The lines of an error about folders that are to differ: none, or one that names those that occur more than once."""
+    places = [folder.resolve() for folder in folders]
+    twice = sorted({str(place) for place in places if places.count(place) > 1})
+    return [f"these folders are named twice: {', '.join(twice)}"] if twice else []
 
 
 def name_problems(name: str) -> list[str]:

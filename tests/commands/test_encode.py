@@ -99,6 +99,35 @@ def test_vectors_are_stored_with_their_origin(dataset: PreparedDataset, minilm: 
     np.testing.assert_allclose(np.load(dataset.feature_path(MINILM).with_suffix(".drop0.npy")), drops[0], atol=1e-6)
 
 
+def test_the_time_of_the_draws_is_counted(
+    dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import linguarec.text.shards as shards
+
+    clock = [0.0]
+    encode_texts = shards.encode_in_shards
+
+    def ten_seconds_later(*arguments: Any) -> Any:
+        clock[0] += 10
+        return encode_texts(*arguments)
+
+    monkeypatch.setattr(shards, "encode_in_shards", ten_seconds_later)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    result = encode(dataset.path, precision="fp32", word_drop_draws=2)
+    assert (result.seconds, result.items_per_second) == (30, 1.6)
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {"seconds 30 s draws included", "items per second 1.6 each with its draws"} <= set(shown)
+
+
+def test_the_table_has_no_rows_of_zeros(dataset: PreparedDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    result = encode(dataset.path, precision="fp32")
+    assert (result.kept_items, result.cut_texts, result.resumed_texts, result.word_drop_draws) == (0, 0, 0, 0)
+    shown = capsys.readouterr().out
+    assert not any(what in shown for what in ("kept items", "empty texts", "cut texts", "resumed texts", "draws"))
+    encode(dataset.path, precision="fp32", max_tokens=4, name="cut")
+    assert "longer than 4 tokens" in capsys.readouterr().out
+
+
 def test_vectors_of_other_texts_are_refused(dataset: PreparedDataset) -> None:
     encode(dataset.path, precision="fp32")
     table = dataset.items()

@@ -39,6 +39,46 @@ def test_no_folder_and_unknown_vectors(make_dataset: Any) -> None:
         quantize([folder.path], "nothing", subvectors=4, centroids=8)
 
 
+def test_the_only_vectors_are_taken(make_dataset: Any) -> None:
+    one, two, none = (
+        make_dataset([list(range(ITEMS))], features=features, num_items=ITEMS, name=name)
+        for name, features in (
+            ("one", {"words": vectors(), "other": vectors()}),
+            ("two", {"words": vectors()}),
+            ("none", {}),
+        )
+    )
+    found = quantize([one.path, two.path], subvectors=4, centroids=8, fit_on="all")
+    assert found.codes == "words.opq4x8"
+    with pytest.raises(SettingsError, match="one has several item vectors: other, words; choose one with --features"):
+        quantize([one.path], subvectors=4, centroids=8)
+    with pytest.raises(SettingsError, match=r"none has no item vectors; make them with `linguarec encode .*none`"):
+        quantize([one.path, none.path], subvectors=4, centroids=8)
+    with pytest.raises(SettingsError, match=r"--features other: .*two has no item vectors of that name; it has: words"):
+        quantize([one.path, two.path], "other", subvectors=4, centroids=8)
+
+
+def test_a_folder_that_is_named_twice_is_refused(make_dataset: Any) -> None:
+    folder = make_dataset([list(range(ITEMS))], features={"words": vectors()}, num_items=ITEMS)
+    with pytest.raises(SettingsError, match=f"--seed is -1.*\nthese folders are named twice: {folder.path}$"):
+        quantize([folder.path, folder.path / "." / "splits" / ".."], "words", seed=-1)
+    assert folder.code_names == []
+
+
+def test_fitting_on_all_items_is_advised_where_it_helps(make_dataset: Any) -> None:
+    """Of the 300 items 52 occur in training; the other folder has no more vectors than that at all."""
+    large = make_dataset([list(range(54))], features={"words": vectors()}, num_items=ITEMS, name="large")
+    few = np.tile(vectors(items=54), (6, 1))[:ITEMS]
+    small = make_dataset([list(range(54))], features={"words": few}, num_items=ITEMS, name="small")
+    with pytest.raises(
+        SettingsError, match=r"\(--centroids 13 or so\), pass --fit-on all \(300 distinct vectors\), or fit"
+    ):
+        quantize([large.path], subvectors=4)
+    with pytest.raises(SettingsError, match=r"\(--centroids 13 or so\), or fit on more folders together\.$"):
+        quantize([small.path], subvectors=4)
+    assert quantize([large.path], subvectors=4, fit_on="all").fitted_items == ITEMS
+
+
 def test_codes_of_that_name_are_kept(make_dataset: Any) -> None:
     folder = make_dataset([list(range(ITEMS))], features={"words": vectors()}, num_items=ITEMS)
     quantize([folder.path], "words", subvectors=4, centroids=8, fit_on="all", name="mine")

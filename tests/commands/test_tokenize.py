@@ -38,6 +38,19 @@ def test_tokens_are_stored_and_described(dataset: PreparedDataset) -> None:
     assert describe(dataset.path)["items"] == 3
 
 
+def test_the_table_names_what_is_special_alone(
+    dataset: PreparedDataset, make_dataset: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenize(dataset.path)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "cut values 1 longer than 32 tokens" in shown and "histories over 1024 tokens 1 of these" in shown
+    plain = make_dataset([[0, 1]], texts=["Steel ruler", "Brass ruler"], name="plain")
+    assert tokenize(plain.path)["items_without_tokens"] == 0
+    shown = capsys.readouterr().out
+    assert not any(what in shown for what in ("cut values", "items without", "histories"))
+    assert "longest item" in shown and " s " in shown
+
+
 def test_existing_tokens_are_replaced_only_when_asked(dataset: PreparedDataset) -> None:
     tokenize(dataset.path)
     with pytest.raises(OutputError, match="exists already"):

@@ -74,7 +74,7 @@ def test_table_has_published_values_under_the_system():
     systems = {"kept": kept, "learned": learned}
     table = protocols_table(systems, published, Costs({"vqrec": 2.0}, {"vqrec": 1.25}), ("recall@10", "ndcg@10"))
     shown = ["recall@10 kept", "ndcg@10 kept", "recall@10 learned", "ndcg@10 learned"]
-    assert table.columns == ["system", *shown, "minutes", "peak GiB"]
+    assert table.columns == ["system", *shown, "training", "peak GiB"]
     assert [row[0] for row in table.rows] == [
         "sasrec",
         "vqrec",
@@ -84,11 +84,17 @@ def test_table_has_published_values_under_the_system():
     ]
     assert table.rows[0][1] == "0.5000 ±0.5000"
     assert table.rows[0][3] == "1.0000 ±0.0000"
-    assert table.rows[1][3:] == ["", "", "2.0", "1.25"]
+    assert table.rows[1][3:] == ["", "", "2.0 min", "1.25"]
     assert table.rows[2][1:] == ["", "0.0593", "", "", "", ""]
     assert table.rows[3][1:] == ["0.1211", "", "", "", "", ""]
     assert table.rows[4][1:] == ["", "0.0753", "", "", "", ""]
     assert table.strong == {0, 1}  # the best under each protocol
+
+
+def test_the_time_of_a_training_is_in_a_unit_of_its_size():
+    costs = Costs({"ease": 0.0, "itemknn": 0.4 / 60, "blend": 74 / 60, "sasrec": 3.2}, {})
+    shown = [costs.cells(name)[0] for name in ("ease", "itemknn", "blend", "sasrec", "chance")]
+    assert shown == ["less than 0.1 s", "0.4 s", "74 s", "3.2 min", ""]
 
 
 def test_one_seed_is_no_median():

@@ -184,14 +184,21 @@ def test_memory_and_time_are_told_before_it_starts(
 ) -> None:
     monkeypatch.setattr(method, "memory_needed", lambda items: 3 * 2**30)
     monkeypatch.setattr(method, "available_memory", lambda: 4 * 2**30)
-    spans = {20.4: "20 s", 100.0: "2 minutes", 7_200.0: "2.0 hours"}
+    spans = {0.01: "less than 0.1 s", 20.4: "20 s", 192.0: "3.2 min", 7_200.0: "2.0 hours"}
     for number, (seconds, shown) in enumerate(spans.items()):
         monkeypatch.setattr(method, "seconds_needed", lambda items, seconds=seconds: seconds)
         caplog.clear()
         with caplog.at_level("INFO"):
             finetune("ease", dataset.path, tmp_path / str(number))
         before = caplog.text.split("solved in")[0]
-        assert f"{dataset.num_items} items need up to 3.0 GiB and about {shown} a solution" in before
+        assert f"{dataset.num_items} items need 3.0 GiB of memory and {shown} a solution, by estimate" in before
+
+
+def test_the_memory_of_a_tiny_catalogue_is_not_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method, "seconds_needed", lambda items: 0.001)
+    told = "48 items need less than 1 MiB of memory and less than 0.1 s a solution, by estimate"
+    assert method.resources_needed(48) == told
+    assert "1,000 items need 23 MiB of memory" in method.resources_needed(1_000)
 
 
 def test_a_large_catalogue_chooses_its_decay_alone_unless_asked(

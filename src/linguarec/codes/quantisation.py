@@ -8,7 +8,7 @@ over threads differs in its last bits, and equal seeds must give equal codebooks
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -39,8 +39,15 @@ class QuantisationSettings:
     rotation_rounds: int = 10
     max_points: int = 65_536
 
-    def problems(self, width: int, num_points: int, num_distinct: int) -> list[str]:
-        """Settings that cannot work on `num_points` vectors of `width` dimensions, each with how to fix it."""
+    def problems(self, width: int, num_points: int, num_distinct: int, num_in_all: int) -> list[str]:
+        """Settings that cannot work on `num_points` vectors of `width` dimensions, each with how to fix it.
+
+        Args:
+            width: D.
+            num_points: vectors to fit on.
+            num_distinct: how many of them differ.
+            num_in_all: distinct vectors of the whole catalogues, of which the points may be a part.
+        """
         found = []
         if self.method not in get_args(Method):
             found.append(f"method is {self.method!r}; expected one of {', '.join(get_args(Method))}.")
@@ -57,10 +64,11 @@ class QuantisationSettings:
         if not 2 <= self.centroids <= MAX_CENTROIDS:
             found.append(f"centroids is {self.centroids}; expected 2 to {MAX_CENTROIDS}.")
         elif self.method != "random" and num_distinct < self.centroids:
+            enough = f", pass --fit-on all ({num_in_all:,} distinct vectors)" if num_in_all >= self.centroids else ""
             found.append(
                 f"centroids is {self.centroids}, but the {num_points} items to fit on have only {num_distinct} "
-                f"distinct vectors; ask for fewer (--centroids {max(num_distinct // 4, 2)} or so), or fit on all items or "
-                f"more folders."
+                f"distinct vectors; ask for fewer (--centroids {max(num_distinct // 4, 2)} or so){enough}, or fit on more "
+                "folders together."
             )
         if self.rotation_rounds < 0:
             found.append(f"rotation_rounds is {self.rotation_rounds}; expected 0 or more.")
@@ -91,7 +99,11 @@ class CodeStatistics:
 
 
 def fit_code_book(
-    vectors: Vectors, settings: QuantisationSettings, encoder: str, encoder_fingerprint: str | None = None
+    vectors: Vectors,
+    settings: QuantisationSettings,
+    encoder: str,
+    encoder_fingerprint: str | None = None,
+    catalogues: Sequence[Vectors] = (),
 ) -> CodeBook:
     """Fit a codebook on vectors [N, D].
 
@@ -100,12 +112,14 @@ def fit_code_book(
         settings: Method, size and seed.
         encoder: Name of the encoder that made the vectors.
         encoder_fingerprint: Hash of its weights; None = not known.
+        catalogues: The vectors of all items where `vectors` are of a part of them; for the advice in an error alone.
 
     Raises:
         SettingsError: settings cannot work on these vectors; all of them are named.
     """
     distinct = len(np.unique(vectors, axis=0)) if len(vectors) < 4 * settings.centroids else len(vectors)
-    problems = settings.problems(vectors.shape[1], len(vectors), distinct)
+    in_all = len(np.unique(np.concatenate(catalogues), axis=0)) if catalogues and distinct < settings.centroids else 0
+    problems = settings.problems(vectors.shape[1], len(vectors), distinct, in_all)
     if not np.isfinite(vectors).all():
         problems.append("The vectors hold NaN or infinities; encode the texts again.")
     if problems:

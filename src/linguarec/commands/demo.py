@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from linguarec.durations import duration_text
 from linguarec.errors import OutputError
 from linguarec.files import one_writer
 
@@ -94,9 +95,9 @@ def demo(
         report,
         "linguarec demo",
         _sections(world, tables, home, output, newcomer, _next_commands(Path())),
-        f"A synthetic world of {len(world)} shops, from raw logs to recommendations in {seconds:.0f} seconds.",
+        f"A synthetic world of {len(world)} shops, from raw logs to recommendations in {duration_text(seconds)}.",
     )
-    console.print(f"Done in {seconds:.0f} s. Open the report: {report}\n", style="bold")
+    console.print(f"Done in {duration_text(seconds)}. Open the report: {report}\n", style="bold")
     console.print("What to try next:", *(f"  {command}" for command in commands), sep="\n", soft_wrap=True)
     result = {
         "output": str(output),
@@ -257,8 +258,8 @@ def _home_table(domain: "Shop", home: dict[str, Any], trained: dict[str, Any]) -
         _row("popularity", _means(home["sasrec"], "popularity"), best, _of_new_items(home["sasrec"], "popularity"), "")
     ]
     for name, summary in home.items():
-        seconds = f"{trained[name]['seconds']:.0f} s"
-        rows.append(_row(MODELS[name], _means(summary, name), best, _of_new_items(summary, name), seconds))
+        took = duration_text(trained[name]["seconds"])
+        rows.append(_row(MODELS[name], _means(summary, name), best, _of_new_items(summary, name), took))
     rows.append(_row("best possible", best, best, "", ""))
     columns = ["system", "recall@10", "ndcg@10", "of best", "new items", "training"]
     return Table(columns, rows, strong=frozenset({len(rows) - 1}))

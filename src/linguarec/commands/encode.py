@@ -5,6 +5,7 @@ from typing import Literal
 
 from linguarec.arrays import save_array
 from linguarec.checks import name_problems, seed_problems
+from linguarec.durations import duration_text
 from linguarec.files import AnyPath
 from linguarec.result import Result
 
@@ -15,7 +16,8 @@ class EncodeResult(Result):
 
     `features`: name of the vectors. `items_`: number of items, of which `kept_items` had vectors before. The other
     figures are of the items that were encoded. Of their distinct texts `cut_texts` are longer than `max_tokens`;
-    `resumed_texts` were encoded by an earlier run; `items_per_second` is None if all were.
+    `resumed_texts` were encoded by an earlier run. `seconds`: of the encoding, word-drop draws included. `items_per_second`
+    counts an item once, whatever the number of its draws; None if all texts were resumed.
     """
 
     data: str
@@ -45,7 +47,7 @@ class EncodeResult(Result):
             f"vectors {self.features!r} of width {self.width} in {self.data}",
             f"{self.items_:,} items, {self.distinct_texts:,} distinct texts "
             f"({self.empty_texts:,} empty, {self.cut_texts:,} cut)",
-            f"{self.seconds:,.1f} s",
+            duration_text(self.seconds),
         ]
 
 
@@ -174,7 +176,6 @@ def encode(
     started = time.perf_counter()
     with owned(scratch) if processes.is_writer else contextlib.nullcontext():
         found = encode_in_shards(model, texts, scratch, f"Encoding by {name}", processes)
-        seconds = time.perf_counter() - started
         generator = np.random.default_rng(seed)
         drawn = []
         for draw in range(word_drop_draws):
@@ -186,6 +187,7 @@ def encode(
             drawn.append(scratch / f"drop{draw}.npy")
             with writing_file(drawn[-1], of_draw.vectors.nbytes) as temporary:
                 save_array(temporary, of_draw.vectors)
+        seconds = time.perf_counter() - started
         if found is None:
             return EncodeResult.of_later_process()
         all_vectors = found.vectors if known is None else np.concatenate([known, found.vectors])
@@ -198,20 +200,20 @@ def encode(
 
 
 def _show(result: EncodeResult) -> None:
-    from linguarec.runs.tables import plain_console, show_figures
+    from linguarec.runs.tables import plain_console, show_result
 
     if result.kept_items == result.items_:
         for line in result._lines():
             plain_console().print(line)
         return
     notes = {
+        "kept_items": "had vectors before",
         "empty_texts": "encoded as the empty string",
         "cut_texts": f"longer than {result['max_tokens']} tokens",
         "resumed_texts": "from an earlier run that was stopped",
+        "word_drop_draws": "further vectors of each text, with words left out",
     }
-    rows = []
-    for key, value in result.items():
-        if key not in ("data", "features", "weights_sha256") and value is not None:
-            shown = f"{value:,}" if isinstance(value, int | float) else str(value)
-            rows.append((key.replace("_", " "), shown, notes.get(key, "") if value else ""))
-    show_figures(f"Vectors {result['features']}", rows)
+    if result.word_drop_draws:
+        notes |= {"seconds": "draws included", "items_per_second": "each with its draws"}
+    shown = {key: value for key, value in result.items() if key not in ("data", "features", "weights_sha256")}
+    show_result(f"Vectors {result.features}", shown, notes)

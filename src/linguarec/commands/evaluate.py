@@ -120,6 +120,7 @@ def evaluate(
     from linguarec.data.leakage import Leakage
     from linguarec.data.splits import ROLE_OF_PART, draw_users, evaluation_cases, training_sequences
     from linguarec.devices import device_for
+    from linguarec.durations import duration_text
     from linguarec.evaluation import baselines
     from linguarec.evaluation.lists import (
         LENGTH,
@@ -234,7 +235,7 @@ def evaluate(
         write_json(whole / f"{name}.json", portable_values(summary, folder, ("run", "files")))
 
     console = plain_console()
-    size = f"{len(cases):,} targets among {dataset.num_items:,} items in {seconds:.1f} s"
+    size = f"{len(cases):,} targets among {dataset.num_items:,} items in {duration_text(seconds)}"
     what = f"{model_name} on {dataset.name}, {protocol}, {split}: {size}"
     show_table(console, systems_table(summary, list(summary["systems"][model_name])), what)
     show_table(console, slices_table(summary, f"ndcg@{ks[0]}"), f"ndcg@{ks[0]} by slice")

@@ -97,10 +97,7 @@ def import_codes(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from linguarec.runs.tables import show_figures
+    from linguarec.runs.tables import show_result
 
-    rows = []
-    for key, value in result.items():
-        if key not in ("data", "codes", "book_sha256") and value is not None:
-            rows.append((key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)))
-    show_figures(f"Codes {result['codes']}", rows)
+    shown = {key: value for key, value in result.items() if key not in ("data", "codes", "book_sha256")}
+    show_result(f"Codes {result['codes']}", shown, notes={})

@@ -109,14 +109,12 @@ def pretrain(
 
 
 def _check(data: Sequence[Path], valid: Path | None, mixing: float, domains_per_step: str) -> None:
-    problems = []
+    from linguarec.checks import twice_problems
+
+    problems = twice_problems(data)
     if not data:
         problems.append("data is empty; name at least one prepared folder")
-    places = [folder.resolve() for folder in data]
-    twice = sorted({str(place) for place in places if places.count(place) > 1})
-    if twice:
-        problems.append(f"these folders are named twice: {', '.join(twice)}")
-    if valid is not None and Path(valid).resolve() in places:
+    if valid is not None and valid.resolve() in [folder.resolve() for folder in data]:
         problems.append(
             f"--valid {valid} is one of the folders that train; name a domain that the model never sees, or leave the flag "
             "out: then the valid parts of all of them choose"

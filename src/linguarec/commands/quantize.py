@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from linguarec.checks import check_seed
+from linguarec.checks import seed_problems, twice_problems
 from linguarec.files import AnyPath, paths_of
 from linguarec.result import Result
 
@@ -43,7 +43,7 @@ class QuantizeResult(Result):
 
 def quantize(
     data: Sequence[AnyPath],
-    features: str,
+    features: str | None = None,
     subvectors: int = 32,
     centroids: int = 256,
     method: Literal["opq", "pq", "residual", "random"] = "opq",
@@ -57,7 +57,7 @@ def quantize(
 
     Args:
         data: prepared folders; several share one codebook
-        features: name of the item vectors (see `linguarec encode`), the same in all folders
+        features: name of the item vectors (see `linguarec encode`), the same in all folders (default: the only ones)
         subvectors: numbers in a code (M)
         centroids: values that each number can take (K)
         method: opq (rotated product quantisation), pq, residual, or random (codes without meaning, for comparison)
@@ -74,12 +74,21 @@ def quantize(
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.same_encoder import check_same_encoder
     from linguarec.errors import OutputError, SettingsError
+    from linguarec.sources.choosing import choose_for_all
 
     data = paths_of(data)
+    problems = [*seed_problems(seed), *twice_problems(data)]
     if not data:
-        raise SettingsError(["data is empty; name at least one prepared folder."])
-    check_seed(seed)
+        problems.append("data is empty; name at least one prepared folder.")
+    if problems:
+        raise SettingsError(problems)
     datasets = [PreparedDataset.open(folder) for folder in data]
+    stored = [dataset.feature_names for dataset in datasets]
+    if lacking := [dataset.path for dataset, names in zip(datasets, stored, strict=True) if not names]:
+        raise SettingsError(
+            [f"{path} has no item vectors; make them with `linguarec encode {path}`." for path in lacking]
+        )
+    features = choose_for_all("vectors", features, datasets, stored, "encode")
     name = name or f"{features}.{method}{subvectors}x{centroids}"
     for dataset in datasets:
         if name in dataset.code_names and not overwrite:
@@ -91,7 +100,7 @@ def quantize(
         for dataset, matrix in zip(datasets, vectors, strict=True)
     ]
     settings = QuantisationSettings(method, subvectors, centroids, seed)
-    book = fit_code_book(np.concatenate(fitted), settings, features, encoder.weights_sha256)
+    book = fit_code_book(np.concatenate(fitted), settings, features, encoder.weights_sha256, vectors)
     folders = []
     for dataset, matrix, points in zip(datasets, vectors, fitted, strict=True):
         codes = ItemCodes(book.encode(matrix), book, dataset.feature_info(features).texts_fingerprint)

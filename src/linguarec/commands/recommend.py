@@ -169,6 +169,7 @@ def _write(
 
     from linguarec.data.dataset import PreparedDataset
     from linguarec.data.item_files import rows_format, writing_rows
+    from linguarec.durations import duration_text
     from linguarec.processes import Processes
     from linguarec.progress import progress_bar
     from linguarec.recommendations import columns_of
@@ -205,7 +206,7 @@ def _write(
             advance(of_block)
     seconds = time.perf_counter() - started
     console = plain_console()
-    console.print(f"{done:,} histories in {seconds:.1f} s ({done / seconds:,.0f} a second): {output}")
+    console.print(f"{done:,} histories in {duration_text(seconds)} ({done / seconds:,.0f} a second): {output}")
     if unknown_ids:
         console.print(
             f"left out: {unknown_ids:,} ids that are not in the catalogue, {left_out:,} histories without any other"

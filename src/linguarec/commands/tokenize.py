@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from linguarec.checks import name_problems
+from linguarec.durations import duration_text
 from linguarec.files import AnyPath
 from linguarec.result import Result
 
@@ -46,7 +47,7 @@ class TokenizeResult(Result):
             f"tokens {self.tokens!r} of {', '.join(self.attributes)} in {self.data}",
             f"{self.items_:,} items, {self.mean_tokens} tokens an item, {self.items_without_tokens:,} without any, "
             f"{self.cut_values:,} values cut",
-            f"{self.seconds:,.1f} s",
+            duration_text(self.seconds),
         ]
 
 
@@ -158,7 +159,7 @@ def tokenize(
 
 
 def _show(result: TokenizeResult) -> None:
-    from linguarec.runs.tables import show_figures
+    from linguarec.runs.tables import show_result
 
     notes = {
         "cut_values": f"longer than {result['attribute_tokens']} tokens with their name",
@@ -167,9 +168,5 @@ def _show(result: TokenizeResult) -> None:
         f"histories_over_{HISTORY_TOKENS}_tokens": "of these the most recent items are read by default",
         "histories_without_text": "of items without tokens alone: all read alike",
     }
-    rows = []
-    for key, value in result.items():
-        if key not in ("data", "tokens", "tokenizer_sha256"):
-            shown = f"{value:,}" if isinstance(value, int | float) else ", ".join(value)
-            rows.append((key.replace("_", " "), shown, notes.get(key, "") if value else ""))
-    show_figures(f"Tokens {result['tokens']}", rows)
+    shown = {key: value for key, value in result.items() if key not in ("data", "tokens", "tokenizer_sha256")}
+    show_result(f"Tokens {result.tokens}", shown, notes)

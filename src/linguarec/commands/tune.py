@@ -339,6 +339,7 @@ def _tell(study: "TuningStudy", trials: int) -> None:
 
 def _tell_trial(study: "TuningStudy", number: int, trials: int, seconds: float) -> None:
     """Log a finished trial, the rate, and the time that is left for this process alone."""
+    from linguarec.durations import duration_text
     from linguarec.runs.study import state_of
 
     trial = next(each for each in study.trials if each.number == number)
@@ -352,7 +353,7 @@ def _tell_trial(study: "TuningStudy", number: int, trials: int, seconds: float) 
         f" after {epochs} epochs" if (epochs := trial.user_attrs.get("epochs", 1)) > 1 else "",
         "none yet" if best is None else f"{best.value:.4f} (trial {best.number})",
         60 / max(seconds, 1e-3),
-        f"{left * seconds / 60:.0f} min" if left * seconds > 90 else f"{left * seconds:.0f} s",
+        duration_text(left * seconds),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from linguarec.durations import duration_text
 from linguarec.evaluation.evaluate import EvaluationResult, Protocols
 from linguarec.evaluation.intervals import (
     SMALLEST_P,
@@ -141,7 +142,7 @@ class Costs:
     def cells(self, name: str) -> list[str]:
         """Of one system; empty where not known."""
         return [
-            f"{self.minutes[name]:.1f}" if name in self.minutes else "",
+            duration_text(60 * self.minutes[name]) if name in self.minutes else "",
             f"{self.memory[name]:.2f}" if name in self.memory else "",
         ]
 
@@ -251,7 +252,7 @@ def protocols_table(
         if name not in systems["kept"]:
             rows += _published_rows(values, columns, "published")
     shown = [f"{metric} {protocol}" for protocol, metric in columns]
-    return Table(["system", *shown, "minutes", "peak GiB"], rows, frozenset(strong))
+    return Table(["system", *shown, "training", "peak GiB"], rows, frozenset(strong))
 
 
 def _published_rows(

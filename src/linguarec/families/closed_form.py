@@ -17,6 +17,7 @@ from torch import nn
 
 from linguarec.data.splits import EvaluationCases
 from linguarec.data.training_data import TrainingData
+from linguarec.durations import duration_text
 from linguarec.evaluation.evaluate import EvaluationResult, rank_cases
 from linguarec.evaluation.metrics import FloatArray
 from linguarec.families.climbing import Climb, climb
@@ -105,7 +106,7 @@ class _Fitted:
         inputs, keys = self.scorer.encode(self._source)
         self._settings, self._encoded = fitted, (inputs, self.scorer.ranker(keys))
         if is_main_process():
-            log.info("solved in %.1f s", time.perf_counter() - started)
+            log.info("solved in %s", duration_text(time.perf_counter() - started))
 
     def ranked(self, config: Any, cases: EvaluationCases) -> EvaluationResult:
         """The ranks of the targets with some settings."""
@@ -153,7 +154,8 @@ class Solve:
                 writer.writerow(row)
             save_model(self.fitted.network, replace(self.description, config=config), folder)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in valid.items())
-            log.info("%.1f s  %s %s  %.1f s", seconds, before_valid(self.fitted.exclude), shown, valid_seconds)
+            took, valid_took = duration_text(seconds), duration_text(valid_seconds)
+            log.info("%s  %s %s  %s", took, before_valid(self.fitted.exclude), shown, valid_took)
         return StageResult(
             valid, best_epoch=0, epochs=1, steps=0, seconds=seconds + valid_seconds, chosen=chosen or None
         )

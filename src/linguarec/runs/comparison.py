@@ -116,7 +116,7 @@ def write_comparison(
             "Results",
             table=table,
             note=f"Test targets of {summary['users']:,} users, each ranked among all {summary['items']:,} items. {_EXPLAINED} "
-            f"{_figures_are(first)} Minutes: median training time. Peak GiB: largest resident memory of the process, "
+            f"{_figures_are(first)} Training: its median time. Peak GiB: largest resident memory of the process, "
             "its libraries included.",
             figures=[_systems_plot(output / "plots" / "systems.png", summary["data"], first, published)],
         ),

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from linguarec.durations import duration_text
 from linguarec.evaluation.plots import plot_learning_curves
 from linguarec.families.family import Plan, Request
 from linguarec.files import write_json
@@ -62,7 +63,7 @@ class TrainingResult(Result):
 
     def _lines(self) -> list[str]:
         return [
-            f"{self.model}, seed {self.seed}{self.best()}, {self.seconds:,.1f} s",
+            f"{self.model}, seed {self.seed}{self.best()}, {duration_text(self.seconds)}",
             f"{self.valid_name()}: {metrics_line(self.valid)}",
             f"run folder: {self.run}",
         ]

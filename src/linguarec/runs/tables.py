@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linguarec.durations import duration_text
 from linguarec.screen import visible, visible_lines
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from linguarec.evaluation.report import Table
 
 # A figure with or without its sign, unit and interval, such as "+0.01 (0.00 to +0.02)" or "6 s", or an empty cell.
-_FIGURE = re.compile(r"[-\d\s.,:%±+<()–]*(to [-\d\s.,+()]*)?( ?(s|min|MiB|GiB))?")
+_FIGURE = re.compile(r"(less than )?[-\d\s.,:%±+<()–]*(to [-\d\s.,+()]*)?( ?(s|min|hours|MiB|GiB))?")
 _TEXT_WIDTH = 11  # least width of a text column that holds a word of this length
 
 
@@ -36,7 +37,8 @@ def show_table(console: "Console", table: "Table", title: str) -> None:
     from rich import box
     from rich.table import Table as Screen
 
-    screen = Screen(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    show_title(console, visible(title))
+    screen = Screen(box=box.SIMPLE_HEAD, pad_edge=False)
     shown = [[visible(cell) for cell in row] for row in table.rows]
     for number, column in enumerate(map(visible, table.columns)):
         cells = [row[number] for row in shown]
@@ -58,14 +60,38 @@ def show_figures(title: str, rows: Iterable[Sequence[str]]) -> None:
     from rich import box
     from rich.table import Table as Screen
 
-    screen = Screen(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    console = plain_console()
+    show_title(console, title)
+    screen = Screen(box=box.SIMPLE_HEAD, show_header=False)
     for row in rows:
         screen.add_row(*row)
-    plain_console().print(screen)
+    console.print(screen)
+
+
+def show_result(title: str, figures: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    """Print the figures of a result under `title`, with notes on some.
+
+    What is None is left out, and so is a figure with a note that is 0: it counts what is special, and there is none.
+    """
+    rows = []
+    for key, value in figures.items():
+        if value is not None and (value or key not in notes):
+            rows.append((key.replace("_", " "), _figure_text(key, value), notes.get(key, "")))
+    show_figures(title, rows)
+
+
+def _figure_text(key: str, value: Any) -> str:
+    if key == "seconds":
+        return duration_text(value)
+    if key == "items_per_second" and value >= 10:
+        return f"{value:,.0f}"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def show_title(console: "Console", title: str) -> None:
-    """Print the title of a narrow table, such as a path, on a line of its own: rich folds a title to the table's width."""
+    """Print the title of a table on a line of its own: rich would fold it to the width of the table."""
     console.print(title, style="table.title", highlight=False, soft_wrap=True)
 
 

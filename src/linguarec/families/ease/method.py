@@ -12,6 +12,7 @@ from torch import nn
 from linguarec.batching.histories import TOKENS_PER_BATCH
 from linguarec.data.ragged import Ragged
 from linguarec.data.training_data import TrainingData
+from linguarec.durations import duration_text
 from linguarec.errors import SettingsError
 from linguarec.families.climbing import Climb
 from linguarec.families.closed_form import DECAY, TRAINING, ClosedFormOptions, Recipe, plan_closed_form
@@ -110,16 +111,13 @@ def check_memory(num_items: int, available: int | None) -> None:
 def resources_needed(num_items: int) -> str:
     """The memory and time that a catalogue needs, in a sentence. It tries a small inverse for that."""
     needed = memory_needed(num_items)
-    return f"{num_items:,} items need up to {_gib(needed)} and about {_span(seconds_needed(num_items))} a solution"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:,.0f} minutes" if seconds < 5_400 else f"{seconds / 3_600:,.1f} hours"
+    took = duration_text(seconds_needed(num_items))
+    return f"{num_items:,} items need {_gib(needed)} of memory and {took} a solution, by estimate"
 
 
 def _gib(size: int) -> str:
+    if size < 2**20:
+        return "less than 1 MiB"
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
