@@ -119,7 +119,7 @@ def _finished(place: Path, output: Path, settings: RunSettings, kind: type[Kind]
     metrics = read_record(kind, place / METRICS_FILE, "the result of a training", CheckpointMismatchError, AGAIN)
     metrics = replace(metrics, run=str(output))  # wherever it was when it was written
     remove_checkpoints(place)  # of a process that was killed at its very end
-    show_metrics(metrics, note="finished before; nothing left to do")
+    show_metrics(metrics, note="finished before, nothing left to do")
     return metrics
 
 

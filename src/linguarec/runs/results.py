@@ -54,7 +54,7 @@ class TrainingResult(Result):
         if self.epochs == 1:
             return ""
         stage = "" if self.best_stage is None else f" of stage {self.best_stage}"
-        return f", best of {self.epochs} epochs: {self.best_epoch}{stage}"
+        return f", {self.epochs} epochs, best epoch {self.best_epoch}{stage} (numbered from 0)"
 
     def valid_name(self) -> str:
         """What `valid` is, as it is shown."""
@@ -161,7 +161,7 @@ def remove_checkpoints(place: Path) -> None:
 
 def show_metrics(metrics: TrainingResult, note: str = "") -> None:
     """Print the metrics of the best epoch on valid and, if it was tested, on test."""
-    table = Table(title=f"{metrics.model}{metrics.best()} {note}".strip())
+    table = Table(title=metrics.model + metrics.best() + (f"; {note}" if note else ""))
     names = list(metrics["valid"])
     for column in ("part", *names):
         table.add_column(column)
