@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from linguarec.batching.pretraining import Mixing
-from linguarec.data.dataset import PreparedDataset
+from linguarec.data.dataset import PreparedDataset, prepared_instead
 from linguarec.errors import CheckpointMismatchError
 from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS
@@ -196,9 +196,9 @@ def read_settings(run: Path) -> dict[str, Any]:
     """
     file = run / SETTINGS_FILE
     if not file.is_file():
+        reason = f"it has no {SETTINGS_FILE}" if run.exists() else "it does not exist"
         raise CheckpointMismatchError(
-            f"{run} is not a run folder: {f'it has no {SETTINGS_FILE}' if run.exists() else 'it does not exist'}. Make one by "
-            "`linguarec finetune`."
+            prepared_instead(run) or f"{run} is not a run folder: {reason}. Make one by `linguarec finetune`."
         )
     settings = read_json(file, CheckpointMismatchError, AGAIN)
     for name, hint in _READ_BACK.items():
