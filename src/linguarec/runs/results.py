@@ -17,7 +17,7 @@ from linguarec.ranking.scorer import LeftOut
 from linguarec.result import Result, metrics_line
 from linguarec.runs.tables import plain_console
 from linguarec.training.record import CURVE_FILE
-from linguarec.training.stages import STAGE_FILE, StageResult
+from linguarec.training.stages import CHECKPOINTS, STAGE_FILE, StageResult
 
 _PARTS = {  # of the metrics of a training -> as they are shown
     "valid": "valid",
@@ -156,7 +156,7 @@ def write_results(place: Path, data_name: str, metrics: TrainingResult, show: bo
 
 def remove_checkpoints(place: Path) -> None:
     """Remove the files that only resuming needs."""
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
 
 def show_metrics(metrics: TrainingResult, note: str = "") -> None:
