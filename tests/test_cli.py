@@ -89,6 +89,30 @@ def test_every_command_shows_its_help(name: str, capsys: pytest.CaptureFixture[s
     assert err == ""
 
 
+READING = """
+import logging, os, sys
+from linguarec import cli
+
+class Stop(logging.Handler):
+    def emit(self, record):
+        slow = sorted({"lightning", "transformers"} & sys.modules.keys())
+        print(record.name, record.getMessage(), slow)
+        sys.stdout.flush()
+        os._exit(0)
+
+logging.basicConfig(level=logging.INFO, handlers=[Stop()])
+cli.main(["finetune", "sasrec", sys.argv[1], "-o", "run"])
+"""
+
+
+def test_a_training_says_what_it_reads_before_it_imports_its_libraries(make_dataset: Any, tmp_path: Path):
+    data = make_dataset([[0, 1, 2, 3]] * 20).path
+    command = [sys.executable, "-c", READING, str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    said = f"reads {data} (20 users, 4 items, 80 interactions)"
+    assert done.stdout == f"linguarec.data.training_data {said} []\n"
+
+
 OVERVIEW = """
 import sys
 from pathlib import Path
