@@ -108,8 +108,8 @@ class FinetuneResult(TrainingResult):
         )
         others = ", ".join(f"`linguarec finetune {name}`" for name in self.below_popularity["try"][:-1])
         return (
-            f"ranking by popularity alone does better on valid: ndcg@10 {figures}. This model serves these users worse than "
-            f"counting; try {others}, or several of them as one: `linguarec blend`"
+            f"ranking by popularity alone does better on valid (all cases, in float32): ndcg@10 {figures}. This model serves "
+            f"these users worse than counting; try {others}, or several of them as one: `linguarec blend`"
         )
 
 
