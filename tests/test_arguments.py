@@ -229,6 +229,11 @@ def test_unknown_options_suggest_the_nearest():
         "unknown option --traning.steps; did you mean --training.steps?",
         "unknown option --zzzzzz.",
     ]
+    # Of a flag in a group its own name is compared, too; --gears shares too little with --bars.
+    assert problems("D -o O --history A --step 3 --gears") == [
+        "unknown option --step; did you mean --training.steps?",
+        "unknown option --gears.",
+    ]
 
 
 def test_missing_arguments_are_all_named():

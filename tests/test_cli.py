@@ -89,6 +89,30 @@ def test_every_command_shows_its_help(name: str, capsys: pytest.CaptureFixture[s
     assert err == ""
 
 
+READING = """
+import logging, os, sys
+from linguarec import cli
+
+class Stop(logging.Handler):
+    def emit(self, record):
+        slow = sorted({"lightning", "transformers"} & sys.modules.keys())
+        print(record.name, record.getMessage(), slow)
+        sys.stdout.flush()
+        os._exit(0)
+
+logging.basicConfig(level=logging.INFO, handlers=[Stop()])
+cli.main(["finetune", "sasrec", sys.argv[1], "-o", "run"])
+"""
+
+
+def test_a_training_says_what_it_reads_before_it_imports_its_libraries(make_dataset: Any, tmp_path: Path):
+    data = make_dataset([[0, 1, 2, 3]] * 20).path
+    command = [sys.executable, "-c", READING, str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    said = f"reads {data} (20 users, 4 items, 80 interactions)"
+    assert done.stdout == f"linguarec.data.training_data {said} []\n"
+
+
 OVERVIEW = """
 import sys
 from pathlib import Path
@@ -288,7 +312,48 @@ def test_a_training_ended_by_sigterm_does_not_look_finished(
     fake(command)
     code, out, err = run(capsys, "fake", "P")
     assert (code, out) == (143, "")
-    assert "a training goes on with --resume" in err
+    assert err == "\nended by SIGTERM; no half-written file is left behind.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("finetune", "; repeat it with --resume to go on"),
+        ("pretrain", "; repeat it with --resume to go on"),
+        ("update", "; repeat it with --resume to go on"),
+        ("encode", "; repeat the same command to go on"),
+        ("compare", "; repeat the same command to go on"),
+        ("transfer", "; repeat the same command to go on"),
+        ("tune", "; repeat the same command to go on"),
+        ("tokenize", ""),
+        ("evaluate", ""),
+        ("serve", ""),
+        ("prepare table", ""),
+    ],
+)
+def test_an_interrupt_says_how_the_command_goes_on(
+    name: str, advice: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*of: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", interrupted)
+    code, _, err = run(capsys, *name.split())
+    assert (code, err) == (130, f"\ninterrupted; no half-written file is left behind{advice}.\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("compare D", "unknown option --resume; repeat the command without it to go on."),
+        ("describe D", "unknown option --resume."),
+    ],
+)
+def test_a_command_without_resume_says_what_goes_on_instead(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+):
+    code, _, err = run(capsys, *command.split(), "--resume")
+    assert (code, err.splitlines()[0]) == (2, f"error: {message}")
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from linguarec.progress import progress_bar
+from linguarec.training import callbacks
 from linguarec.training.callbacks import StepProgress
 
 
@@ -54,9 +57,35 @@ def test_nothing_is_drawn_without_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     assert screen.getvalue() == ""
 
 
+def trainer_of(batches: int, accumulate: int) -> Any:
+    return SimpleNamespace(
+        current_epoch=0, num_training_batches=batches, accumulate_grad_batches=accumulate, is_global_zero=True
+    )
+
+
+def test_the_bar_of_an_epoch_counts_optimiser_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """47 batches, 8 of which make a step, are 6 steps, the last one of 7; the epoch is resumed after the second step."""
+    counted: list[Any] = []
+
+    @contextmanager
+    def bar_of(description: str, total: int, unit: str) -> Iterator[Any]:
+        counted.append((description, total, unit))
+        yield lambda amount=1: counted.append(amount)
+
+    monkeypatch.setattr(callbacks, "progress_bar", bar_of)
+    trainer, module = trainer_of(batches=47, accumulate=8), cast(Any, None)
+    bar = StepProgress()
+    for batch in range(16, 47):
+        trainer.is_last_batch = batch == 46
+        bar.on_train_batch_start(trainer, module, batch=None, batch_idx=batch)
+        bar.on_train_batch_end(trainer, module, outputs=None, batch=None, batch_idx=batch)
+    assert counted == [("epoch 0", 6, "steps"), 2, 1, 1, 1, 1]
+
+
 def test_the_rate_of_an_epoch_counts_the_time_of_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = as_terminal(monkeypatch)
-    trainer: Any = SimpleNamespace(current_epoch=0, num_training_batches=1, is_global_zero=True)
+    trainer = trainer_of(batches=1, accumulate=1)
+    trainer.is_last_batch = True
     module: Any = None
     bar = StepProgress()
     bar.on_train_batch_start(trainer, module, batch=None, batch_idx=0)

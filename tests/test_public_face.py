@@ -134,16 +134,20 @@ def trained(folder: Path) -> Any:
     return linguarec.finetune("sasrec", str(folder / "data"), str(folder / "run"), transformer=SMALL, training=QUICK)
 
 
-def test_finetune_gives_its_figures(trained: Any, folder: Path) -> None:
+def test_finetune_gives_its_figures(trained: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained.to_dict() == stored_result(folder / "run/metrics.json")
     assert list(trained) == ["run", "model", "seed", "best_epoch", "epochs", "seconds", "valid", *TESTS]
     assert (trained.run, trained.model, trained.epochs) == (str(folder / "run"), "sasrec", 2)
     assert trained.test == trained["test"] and 0 <= trained.test["ndcg@10"] <= 1
-    assert repr(trained).startswith("FinetuneResult\n  sasrec, seed 0, best of 2 epochs: ")
+    best = f"2 epochs, best epoch {trained.best_epoch} (numbered from 0)"
+    assert repr(trained).startswith(f"FinetuneResult\n  sasrec, seed 0, {best}, ")
     assert f"ndcg@10 {trained.test['ndcg@10']:.4f}" in repr(trained) and str(folder / "run") in repr(trained)
+    capsys.readouterr()
     again = linguarec.finetune(
         "sasrec", str(folder / "data"), str(folder / "run"), transformer=SMALL, training=QUICK, resume=True
     )
+    title = " ".join(capsys.readouterr().out.partition("┏")[0].split())
+    assert title == f"sasrec, {best}; finished before, nothing left to do"
     assert again == trained and type(again) is type(trained)
 
 

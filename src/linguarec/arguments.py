@@ -69,7 +69,10 @@ def parse(function: Callable[..., Any], words: Sequence[str], program: str, comm
         parser.print_help(sys.stdout)
         return None
     words = _lists_of_groups(_without_commas(words, parameters), parameters)
-    problems = _unknown(parser, words, of_other_families(command, family)) + _config_problems(words, parameters)
+    refused = of_other_families(command, family)
+    if command.goes_on:
+        refused["--resume"] = "unknown option --resume; repeat the command without it to go on."
+    problems = _unknown(parser, words, refused) + _config_problems(words, parameters)
     namespace: Namespace | None = None
     if not problems:
         try:
@@ -323,20 +326,27 @@ def _occurrences(words: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def _unknown(parser: "ArgumentParser", words: Sequence[str], foreign: Mapping[str, str]) -> list[str]:
-    """One line for each unknown flag: that it is for other models, or which flag is most similar."""
+def _unknown(parser: "ArgumentParser", words: Sequence[str], refused: Mapping[str, str]) -> list[str]:
+    """One line for each unknown flag: that of `refused`, such as that it is for other models, or the most similar flag."""
     known = [name for action in parser._actions for name in action.option_strings]
+    # By name, and by name in its group: `--epochs` is similar to `max_epochs`, hardly to `--training.max_epochs`. Dashes in
+    # front do not count; they are alike in all flags.
+    names = {_bare(flag).rpartition(".")[2]: flag for flag in reversed(known)} | {_bare(flag): flag for flag in known}
     problems = []
     for flag, *_ in _occurrences(words):
         name = flag.partition("=")[0]
         if name in known or (name[1] != "-" and name[:2] in known):
             continue
-        if name in foreign:
-            problems.append(foreign[name])
+        if name in refused:
+            problems.append(refused[name])
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        problems.append(f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "."))
+        near = difflib.get_close_matches(_bare(name), names, n=1, cutoff=0.7)
+        problems.append(f"unknown option {name}" + (f"; did you mean {names[near[0]]}?" if near else "."))
     return list(dict.fromkeys(problems))
+
+
+def _bare(flag: str) -> str:
+    return flag.lstrip("-").replace("_", "-")
 
 
 def _bad_values(parser: "ArgumentParser", words: Sequence[str], parameters: list[Parameter]) -> list[str]:

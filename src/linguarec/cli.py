@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -67,7 +68,12 @@ COMMANDS: dict[str, Command] = {
         ("data",),
     ),
     "encode": Command(
-        "linguarec.commands.encode", "encode", "Item texts to vectors, by a language model.", ("data",), shared=True
+        "linguarec.commands.encode",
+        "encode",
+        "Item texts to vectors, by a language model.",
+        ("data",),
+        shared=True,
+        goes_on=True,
     ),
     "tokenize": Command(
         "linguarec.commands.tokenize",
@@ -108,6 +114,7 @@ COMMANDS: dict[str, Command] = {
         ("model", "data"),
         model="model",
         options="finetuning",
+        goes_on=True,
     ),
     "update": Command(
         "linguarec.commands.update",
@@ -143,6 +150,7 @@ COMMANDS: dict[str, Command] = {
         "What a pre-trained model is worth on a folder: against scratch, by share of its users.",
         ("data",),
         options="finetuning",
+        goes_on=True,
     ),
     "compare": Command(
         "linguarec.commands.compare",
@@ -150,6 +158,7 @@ COMMANDS: dict[str, Command] = {
         "Several models, several seeds, one table.",
         ("data",),
         options="finetuning",
+        goes_on=True,
     ),
 }
 
@@ -208,8 +217,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             code = 143
         if not _is_later_process():  # all processes are interrupted at once
             how = "interrupted" if code == 130 else "ended by SIGTERM"
-            message = f"{how}; no half-written file is left behind, and a training goes on with --resume."
-            print(f"\n{message}", file=sys.stderr)  # noqa: T201
+            print(f"\n{how}; no half-written file is left behind{_advice(words)}.", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 
 
@@ -227,6 +235,17 @@ def _ended_in_order() -> Iterator[None]:
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)
+
+
+def _advice(words: Sequence[str]) -> str:
+    """How an interrupted command goes on, as the end of a sentence; empty = it begins anew."""
+    command = COMMANDS.get(words[0]) if words else None
+    if command is None:  # as of a group, whose commands begin anew
+        return ""
+    if command.goes_on:
+        return "; repeat the same command to go on"
+    function = getattr(importlib.import_module(command.module), command.function)
+    return "; repeat it with --resume to go on" if "resume" in inspect.signature(function).parameters else ""
 
 
 def _say_error(message: str) -> None:

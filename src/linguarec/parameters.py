@@ -32,7 +32,7 @@ class Command:
     function's `config` parameter then has that family's config class, and its flags are written `--model.<field>`. `options`:
     which flags `**options` stands for: those that model families declare for fine-tuning or pre-training, or the names of
     what they read from a folder; the flags of the selected family, else of all families. `shared`: whether processes that
-    torchrun starts share its work.
+    torchrun starts share its work. `goes_on`: whether it goes on after an interrupt when it is repeated, without a flag.
     """
 
     module: str
@@ -43,6 +43,7 @@ class Command:
     options: Literal["finetuning", "pretraining", "reading"] | None = None
     given: Mapping[str, str] = field(default_factory=dict)
     shared: bool = False
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

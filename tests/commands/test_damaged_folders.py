@@ -1,5 +1,6 @@
 """Prepared folders, runs and language models whose files are cut short or do not belong together."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from linguarec.commands.compare import compare
+from linguarec.commands.convert import convert
 from linguarec.commands.encode import encode
 from linguarec.commands.evaluate import evaluate
 from linguarec.commands.finetune import finetune
@@ -17,6 +20,7 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.errors import CheckpointMismatchError, DataFormatError, LinguarecError, SettingsError
 from linguarec.nn.encoders import TransformerConfig
 from linguarec.seals import unseal
+from linguarec.training import fit
 from linguarec.training.settings import TrainingSettings
 
 SMALL = TransformerConfig(hidden_size=16, inner_size=16, layers=1, max_length=20)
@@ -122,6 +126,49 @@ def test_folders_that_are_not_there(shops: list[PreparedDataset], tmp_path: Path
         evaluate(absent)
     with pytest.raises(CheckpointMismatchError, match=f"{absent} holds no model: there is no such folder"):
         finetune("unisrec", shops[0].path, tmp_path / "run", from_=absent)
+
+
+def test_a_prepared_folder_is_no_run(shops: list[PreparedDataset], tmp_path: Path) -> None:
+    data = shops[0].path
+    said = f"{data} is a prepared folder, not a run; train one with `linguarec finetune MODEL {data} -o RUN`."
+    commands: list[Callable[[], Any]] = [
+        lambda: evaluate(data, data),
+        lambda: recommend(data, ["x"]),
+        lambda: convert(data, tmp_path / "file.pth"),
+        lambda: finetune("unisrec", data, tmp_path / "run", from_=data),
+        lambda: compare(data, ["ease"], tmp_path / "report", runs=[data]),
+    ]
+    for command in commands:
+        with pytest.raises(LinguarecError, match=f"{re.escape(said)}$"):
+            command()
+
+
+def test_a_training_stopped_in_its_first_epoch_is_a_run_without_a_model(
+    shops: list[PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is stopped in a later stage holds no model either, though the first stage has ended its epochs."""
+
+    def stop(**settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    run, data = tmp_path / "run", shops[0].path
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "Trainer", stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune("unisrec", data, run, transformer=SMALL, training=ONE)
+    assert {file.name for file in run.iterdir()} >= {"settings.json", "run.yaml"}
+    go_on = "go on with the command that began it and --resume."
+    for stage in ("its first epoch", "the first epoch of its last stage"):
+        said = f"{run} holds no model yet: its training was stopped before {stage} ended; {go_on}"
+        for command in (
+            lambda: finetune("unisrec", data, tmp_path / "other", from_=run),
+            lambda: evaluate(run, data),
+            lambda: convert(run, tmp_path / "file.pth"),
+        ):
+            with pytest.raises(CheckpointMismatchError, match=f"^{re.escape(said)}$"):
+                command()
+        (run / "permutation").mkdir(exist_ok=True)
+        (run / "permutation" / "metrics.csv").write_text("epoch\n0\n")
 
 
 def test_a_language_model_is_no_start(shops: list[PreparedDataset], tiny_backbone: str, tmp_path: Path) -> None:

@@ -188,7 +188,11 @@ def test_pooling_reads_the_histories(dataset: PreparedDataset, tmp_path: Path) -
 
 @pytest.mark.parametrize("step", [3, 8, 12])
 def test_killed_at_any_step_it_goes_on_to_the_same_weights(
-    step: int, dataset: PreparedDataset, tmp_path: Path, until_killed: Callable[..., None]
+    step: int,
+    dataset: PreparedDataset,
+    tmp_path: Path,
+    until_killed: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Epochs have 6 steps: step 3 is in the first one, 8 in the second, 12 begins the third. Step 8 is without positions."""
     training = settings(checkpoint_every_n_steps=1 if step != 12 else 0, averaging=0 if step == 3 else 9)
@@ -198,7 +202,11 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
     words = ("finetune", "unisrec", dataset.path, "-o", broken)
     until_killed(*words, where=f"batch.step == {step}", transformer=encoder, training=training)
     assert not (broken / "metrics.json").exists()
+    caplog.set_level("INFO")
     finetune("unisrec", dataset.path, broken, transformer=encoder, training=training, resume=True)
+    # `batch.step` counts from 0: at 3, three steps are done.
+    place = {3: "in epoch 0, after step 3 of 6", 8: "in epoch 1, after step 2 of 6", 12: "after epoch 1"}[step]
+    assert [line for line in caplog.messages if "goes on" in line] == [f"goes on {place}"]
     expected, found = (load_file(run / "model.safetensors") for run in (unbroken, broken))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -211,7 +219,11 @@ def test_killed_at_any_step_it_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("part", [7, 8, 10])
 def test_killed_within_an_accumulated_step_it_goes_on_before_that_step(
-    part: int, dataset: PreparedDataset, tmp_path: Path, until_killed: Callable[..., None]
+    part: int,
+    dataset: PreparedDataset,
+    tmp_path: Path,
+    until_killed: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Epochs have 6 parts, two of them a step: 7 and 8 are second and first part of a step, 10 a later first one."""
     training = settings(checkpoint_every_n_steps=1, targets_per_step=400, accumulate=2, max_epochs=2)
@@ -219,9 +231,30 @@ def test_killed_within_an_accumulated_step_it_goes_on_before_that_step(
     finetune("sasrec", dataset.path, unbroken, transformer=SMALL, training=training)
     words = ("finetune", "sasrec", dataset.path, "-o", broken)
     until_killed(*words, where=f"batch.step == {part}", transformer=SMALL, training=training)
+    caplog.set_level("INFO")
     finetune("sasrec", dataset.path, broken, transformer=SMALL, training=training, resume=True)
+    place = {7: "after epoch 0", 8: "in epoch 1, after step 1 of 3", 10: "in epoch 1, after step 2 of 3"}[part]
+    assert [line for line in caplog.messages if "goes on" in line] == [f"goes on {place}"]
     weights = [load_file(run / "model.safetensors") for run in (unbroken, broken)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_resumed_without_a_checkpoint_it_says_that_it_begins_anew(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run, training = tmp_path / "run", settings(max_epochs=1)
+
+    def die(self: EpochRecord, trainer: Any, module: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
+        patched.setattr(EpochRecord, "on_train_epoch_end", die)
+        finetune("sasrec", dataset.path, run, transformer=SMALL, training=training, resume=True)
+    assert not [line for line in caplog.messages if "begins anew" in line]  # there was no such run
+    finetune("sasrec", dataset.path, run, transformer=SMALL, training=training, resume=True)
+    anew = f"there is no checkpoint in {run} yet: the training begins anew"
+    assert [line for line in caplog.messages if "begins anew" in line] == [anew]
 
 
 def test_killed_while_an_epoch_is_validated_it_validates_that_epoch(
@@ -512,7 +545,9 @@ def test_a_model_below_popularity_says_so(make_dataset: Any, tmp_path: Path, cap
     )
     result = finetune("sasrec", data.path, tmp_path / "still", transformer=SMALL, training=still)
     last = caplog.messages[-1]
-    assert last.startswith("ranking by popularity alone does better on valid: ndcg@10 ") and str(result).endswith(last)
+    assert last.startswith(
+        "ranking by popularity alone does better on valid (all cases, in float32): ndcg@10 "
+    ) and str(result).endswith(last)
     for better in ("finetune ease`", "finetune ease-text`", "finetune itemknn`", "blend`"):
         assert f"`linguarec {better}" in last
     assert result.below_popularity is not None

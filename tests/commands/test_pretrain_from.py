@@ -155,9 +155,9 @@ def test_an_unbroken_run_and_one_that_went_on_are_the_same(
     assert further("unisrec", shops, broken, start, training=training, resume=True) == found
     other = tmp_path / "other"
     further("unisrec", shops, other, start, training=settings())
-    with pytest.raises(SettingsError, match=r"from.weights_sha256: the run has '\w+', now '\w+'"):
+    with pytest.raises(SettingsError, match=f"from: the run has {start}, now {other} with other weights"):
         further("unisrec", shops, broken, other, training=training, resume=True)
-    with pytest.raises(SettingsError, match=r"from.weights_sha256: the run has '\w+', now None"):
+    with pytest.raises(SettingsError, match=f"from: the run has {start}, now none"):
         pretrain(
             "unisrec",
             [shop.path for shop in shops],

@@ -146,5 +146,5 @@ def test_sources_that_do_not_fit(shops: Shops, tmp_path: Path) -> None:
 def test_a_run_is_resumed_with_its_own_shops_only(shops: Shops, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(shops, run, shops[:1])
-    with pytest.raises(SettingsError, match="source_fingerprints: the run has"):
+    with pytest.raises(SettingsError, match=rf"sources: the run has {shops[0].path}, now none"):
         train(shops, run, [], resume=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from linguarec import load_dataset
-from linguarec.data.training_data import TrainingData
+from linguarec.data.training_data import TrainingData, log_read
 from linguarec.errors import DataFormatError, SettingsError
 
 
@@ -27,6 +27,15 @@ def test_some_users_validate_and_all_train(make_dataset: Any) -> None:
     half = read(0.5, 10)
     assert len(half.sequences) == 20
     assert len(half.valid) == 10
+
+
+def test_the_folders_of_a_training_are_logged_once(make_dataset: Any, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = make_dataset([[0, 1, 2]] * 1234, name="one"), make_dataset([[0, 1, 2]] * 2, name="two")
+    caplog.set_level("INFO")
+    for folders in ([one], [one, two], [one]):
+        log_read(folders)
+    first = f"reads {one.path} (1,234 users, 3 items, 3,702 interactions)"
+    assert caplog.messages == [first, f"{first}, {two.path} (2 users, 3 items, 6 interactions)"]
 
 
 def test_nothing_to_learn_from_or_to_stop_by_is_refused(make_dataset: Any) -> None:

@@ -256,8 +256,38 @@ def test_other_data_is_told_by_its_content_not_by_its_place(settings: RunSetting
     before = stored(settings)
     moved = before | {"data": "/elsewhere", "versions": {"torch": "1.0"}}
     assert settings.differences(moved) == []
-    (line,) = settings.differences(before | {"data_fingerprint": "0" * 64})
-    assert line.startswith(f"data_fingerprint: the run has '{'0' * 64}', now '")
+    place, other = before["data"], {"data_fingerprint": "0" * 64}
+    assert settings.differences(before | other) == [f"data: {place} has other contents now"]
+    elsewhere = [f"data: the run has /elsewhere, now {place} with other contents"]
+    assert settings.differences(moved | other) == elsewhere
+
+
+def test_of_several_folders_those_with_other_contents_are_named(settings: RunSettings) -> None:
+    one = settings.data[0]
+    now = replace(settings, command="pretrain", data=[one, one])
+    before = stored(now) | {"data": ["/old", "/other"]}
+    digests = [one.fingerprint, "0" * 64]
+    expected = [f"data: the run has /other, now {one.path} with other contents"]
+    assert now.differences(before | {"data_fingerprints": digests}) == expected
+    fewer = before | {"data": ["/old"], "data_fingerprints": digests[:1]}
+    assert now.differences(fewer) == [f"data: the run has /old, now {one.path}, {one.path}"]
+    valid = before | {"valid": "/valid", "valid_fingerprint": "1" * 64}
+    assert now.differences(valid) == ["valid: the run has /valid, now none"]
+
+
+def test_a_closed_form_is_compared_by_the_training_settings_that_it_reads(
+    dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    before = planned("ease", dataset.path, tmp_path / "run", training=TRAINING)
+    other = replace(TRAINING, max_epochs=3, learning_rate=0.1, patience=2, loggers=[])
+    assert replace(before, training=other).differences(stored(before)) == []
+    for name, value, said in (
+        ("valid_users", 5, "the run has 0, now 5"),
+        ("stop_by", "excluded", "the run has 'kept', now 'excluded'"),
+        ("accelerator", "auto", "the run has 'cpu', now 'auto'"),
+    ):
+        now = replace(before, training=replace(other, **{name: value}))
+        assert now.differences(stored(before)) == [f"training.{name}: {said}"]
 
 
 def test_a_start_is_told_by_its_weights(settings: RunSettings) -> None:
@@ -268,8 +298,14 @@ def test_a_start_is_told_by_its_weights(settings: RunSettings) -> None:
     trained_on = stored(replace(started, start=taken | {"weights_sha256": "1", "frozen": "none"}))
     assert sorted(started.differences(trained_on)) == [
         "from.frozen: the run has 'none', now 'encoder'",
-        "from.weights_sha256: the run has '1', now '0'",
+        "from: runs/pre has other weights now",
     ]
+    assert started.differences(moved | {"from": moved["from"] | {"weights_sha256": "1"}}) == [
+        "from: the run has runs/moved, now runs/pre with other weights"
+    ]
+    # Without a start on one side the tensors that were loaded are no differences of their own.
+    assert started.differences(stored(settings)) == ["from: the run has none, now runs/pre"]
+    assert settings.differences(moved) == ["from: the run has runs/moved, now none"]
 
 
 def test_settings_that_a_run_does_not_know_have_their_defaults(settings: RunSettings) -> None:

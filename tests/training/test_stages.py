@@ -122,10 +122,10 @@ def test_the_title_is_logged_when_a_stage_begins(
     caplog.set_level(logging.INFO)
     stages = [recorder.stage("first", 1, "a warm-up"), recorder.stage("second", 2), recorder.stage("", 3, "all of it")]
     run_stages(stages, run, resume=False)
-    assert [record.getMessage() for record in caplog.records] == ["stage 1: a warm-up", "stage 3: all of it"]
+    assert caplog.messages == ["stage 1: a warm-up", "stage 3: all of it"]
     caplog.clear()
     run_stages(stages, run, resume=True)
-    assert [record.getMessage() for record in caplog.records] == ["stage 3: all of it"]
+    assert caplog.messages == ["stage 1 has finished before: a warm-up", "stage 3: all of it"]
 
 
 def test_a_damaged_result_is_named(recorder: Recorder, run: Path) -> None:

@@ -117,7 +117,7 @@ def finetuning_request(
     """
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.data.training_data import check_fraction
+    from linguarec.data.training_data import check_fraction, log_read
     from linguarec.families.family import Request
     from linguarec.families.opening import open_start
     from linguarec.families.start import check_start
@@ -136,6 +136,7 @@ def finetuning_request(
     if start is not None:
         check_start(start, family)
     dataset = PreparedDataset.open(data)
+    log_read([dataset])
     return Request(family, [dataset], start, config, chosen, training, split, users, seed, output)
 
 

@@ -62,7 +62,7 @@ def pretrain(
     from linguarec.batching.pretraining import Mixing
     from linguarec.checks import check_seed
     from linguarec.data.dataset import PreparedDataset
-    from linguarec.data.training_data import check_fraction
+    from linguarec.data.training_data import check_fraction, log_read
     from linguarec.families import FAMILIES
     from linguarec.families.family import Request
     from linguarec.families.opening import family_named, open_start
@@ -91,6 +91,7 @@ def pretrain(
         check_start(start, family)
     datasets = [PreparedDataset.open(folder) for folder in data]
     held_out = None if valid is None else PreparedDataset.open(valid)
+    log_read(datasets if held_out is None else [*datasets, held_out])
     place = training_place(output, overwrite)
     shares = Mixing(mixing, domains_per_step)
     request = Request(family, datasets, start, config, chosen, training, split, users, seed, place, held_out, shares)

@@ -56,6 +56,13 @@ class Manifest:
     pieces: list[dict[str, Any]] = field(default_factory=list)
 
 
+def prepared_instead(folder: Path) -> str | None:
+    """What to say where a run is expected and a prepared folder is named; None = it is none."""
+    if not (folder / MANIFEST_FILE).is_file() or not (folder / ITEMS_FILE).is_file():
+        return None
+    return f"{folder} is a prepared folder, not a run; train one with `linguarec finetune MODEL {folder} -o RUN`."
+
+
 class PreparedDataset:
     """An opened prepared folder. Opening is cheap: only the manifest is read at once.
 

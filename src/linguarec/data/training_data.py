@@ -1,5 +1,7 @@
 """The data of a fine-tuning: training sequences and valid cases, of all users or a fraction of them."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +10,27 @@ from linguarec.data.dataset import PreparedDataset
 from linguarec.data.ragged import Ragged
 from linguarec.data.splits import EvaluationCases, draw_users, evaluation_cases, training_sequences
 from linguarec.errors import DataFormatError, SettingsError
+from linguarec.processes import is_main_process
+
+log = logging.getLogger(__name__)
+_told: set[tuple[str, ...]] = set()
+
+
+def log_read(datasets: Sequence[PreparedDataset]) -> None:
+    """Log which folders a training reads, before it imports its libraries, which takes seconds.
+
+    Once for the same folders in a process: a comparison plans and trains many models on one.
+    """
+    paths = tuple(str(dataset.path) for dataset in datasets)
+    if paths in _told or not is_main_process():
+        return
+    _told.add(paths)
+    counts = [
+        f"{dataset.path} ({dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_interactions:,} "
+        "interactions)"
+        for dataset in datasets
+    ]
+    log.info("reads %s", ", ".join(counts))
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ METRIC = "ndcg@10"
 DEFAULTS_FLAG = "defaults"
 FIXED = "fixed"
 SEARCHED = "searched"
+TRAINING_READ = ("valid_users", "stop_by", "accelerator")  # the settings of a training that have a meaning here
 TRAINING = {"stop_by": "excluded"}  # settings are chosen by the metric of use: nothing was published that would compare
 # Settings are chosen on so many cases; and on fewer in a large catalogue, all of whose items are scored for each.
 _MOST_CASES, _FEWEST_CASES, _SCORES = 20_000, 2_000, 200_000_000
@@ -242,8 +243,9 @@ def plan_closed_form(request: Request, source: ItemSource, recipe: Recipe) -> Pl
     def begin() -> None:
         if is_main_process():
             log.info(
-                "%s is solved at once: of --training.* only valid_users, stop_by and accelerator are read. %s",
+                "%s is solved at once: of --training.* only %s are read. %s",
                 family.name,
+                f"{', '.join(TRAINING_READ[:-1])} and {TRAINING_READ[-1]}",
                 recipe.needs(),
             )
             if climbs:

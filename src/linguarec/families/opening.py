@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from linguarec.bounds import check_sizes
 from linguarec.checks import sizes_of_weights
+from linguarec.data.dataset import prepared_instead
 from linguarec.errors import CheckpointMismatchError, SettingsError
 from linguarec.families import FAMILIES
 from linguarec.families.family import Family, ModelDescription, Start
@@ -30,6 +31,7 @@ from linguarec.portable import located_values
 from linguarec.records import misfit, record_of
 from linguarec.seals import check_seal
 from linguarec.stored import AGAIN, read_json
+from linguarec.training.record import CURVE_FILE
 
 
 def family_named(name: str) -> Family:
@@ -75,11 +77,21 @@ def read_description(folder: Path) -> ModelDescription:
             "a released checkpoint."
         )
     if not file.is_file():
-        raise CheckpointMismatchError(
-            f"{folder} holds no model: {f'{CONFIG_FILE} is missing' if folder.exists() else absence(folder)}. "
-            "Expected a run folder of linguarec."
-        )
+        raise CheckpointMismatchError(prepared_instead(folder) or _without_model(folder))
     return description_of(read_json(file, CheckpointMismatchError, AGAIN), file)
+
+
+def _without_model(folder: Path) -> str:
+    """Why a folder holds no model: `config.json` is written with the first weights, at the end of an epoch."""
+    file = folder / SETTINGS_FILE
+    if file.is_file() and "training" in read_json(file, CheckpointMismatchError, AGAIN):
+        epoch = "the first epoch of its last stage" if any(folder.glob(f"*/{CURVE_FILE}")) else "its first epoch"
+        return (
+            f"{folder} holds no model yet: its training was stopped before {epoch} ended; go on with the command that began "
+            "it and --resume."
+        )
+    reason = f"{CONFIG_FILE} is missing" if folder.exists() else absence(folder)
+    return f"{folder} holds no model: {reason}. Expected a run folder of linguarec."
 
 
 def description_of(content: dict[str, Any], file: Path) -> ModelDescription:

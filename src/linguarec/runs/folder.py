@@ -1,6 +1,7 @@
 """Create a run folder, or open one to resume it."""
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,8 +20,9 @@ from linguarec.runs.results import METRICS_FILE, TrainingResult, remove_checkpoi
 from linguarec.runs.settings import SETTINGS_MARKER, RunSettings, read_settings
 from linguarec.seals import unseal
 from linguarec.stored import AGAIN, read_record
-from linguarec.training.stages import StageResult, run_stages
+from linguarec.training.stages import StageResult, keeps_progress, run_stages
 
+log = logging.getLogger(__name__)
 Kind = TypeVar("Kind", bound=TrainingResult)
 
 
@@ -59,6 +61,8 @@ def training_folder(
             check_free(output, overwrite, SETTINGS_MARKER)
         goes_on = resume and (place / SETTINGS_FILE).exists()
         done = _finished(place, output, settings, kind) if goes_on else None
+        if goes_on and done is None and not keeps_progress(place):
+            log.info("there is no checkpoint in %s yet: the training begins anew", place)
         if not goes_on and overwrite:
             shutil.rmtree(place, ignore_errors=True)
         elif not goes_on and place.exists() and not _is_empty(place):
@@ -119,7 +123,7 @@ def _finished(place: Path, output: Path, settings: RunSettings, kind: type[Kind]
     metrics = read_record(kind, place / METRICS_FILE, "the result of a training", CheckpointMismatchError, AGAIN)
     metrics = replace(metrics, run=str(output))  # wherever it was when it was written
     remove_checkpoints(place)  # of a process that was killed at its very end
-    show_metrics(metrics, note="finished before; nothing left to do")
+    show_metrics(metrics, note="finished before, nothing left to do")
     return metrics
 
 

@@ -18,7 +18,7 @@ from linguarec.ranking.scorer import LeftOut
 from linguarec.result import Result, metrics_line
 from linguarec.runs.tables import plain_console
 from linguarec.training.record import CURVE_FILE
-from linguarec.training.stages import STAGE_FILE, StageResult
+from linguarec.training.stages import CHECKPOINTS, STAGE_FILE, StageResult
 
 _PARTS = {  # of the metrics of a training -> as they are shown
     "valid": "valid",
@@ -55,7 +55,7 @@ class TrainingResult(Result):
         if self.epochs == 1:
             return ""
         stage = "" if self.best_stage is None else f" of stage {self.best_stage}"
-        return f", best of {self.epochs} epochs: {self.best_epoch}{stage}"
+        return f", {self.epochs} epochs, best epoch {self.best_epoch}{stage} (numbered from 0)"
 
     def valid_name(self) -> str:
         """What `valid` is, as it is shown."""
@@ -109,8 +109,8 @@ class FinetuneResult(TrainingResult):
         )
         others = ", ".join(f"`linguarec finetune {name}`" for name in self.below_popularity["try"][:-1])
         return (
-            f"ranking by popularity alone does better on valid: ndcg@10 {figures}. This model serves these users worse than "
-            f"counting; try {others}, or several of them as one: `linguarec blend`"
+            f"ranking by popularity alone does better on valid (all cases, in float32): ndcg@10 {figures}. This model serves "
+            f"these users worse than counting; try {others}, or several of them as one: `linguarec blend`"
         )
 
 
@@ -157,12 +157,12 @@ def write_results(place: Path, data_name: str, metrics: TrainingResult, show: bo
 
 def remove_checkpoints(place: Path) -> None:
     """Remove the files that only resuming needs."""
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
 
 def show_metrics(metrics: TrainingResult, note: str = "") -> None:
     """Print the metrics of the best epoch on valid and, if it was tested, on test."""
-    table = Table(title=f"{metrics.model}{metrics.best()} {note}".strip())
+    table = Table(title=metrics.model + metrics.best() + (f"; {note}" if note else ""))
     names = list(metrics["valid"])
     for column in ("part", *names):
         table.add_column(column)

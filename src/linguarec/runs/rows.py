@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from linguarec.data.dataset import PreparedDataset
+from linguarec.data.dataset import PreparedDataset, prepared_instead
 from linguarec.errors import SettingsError
 from linguarec.evaluation.evaluate import Protocols
 from linguarec.evaluation.lists import ListedItems, Measures, measured
@@ -43,7 +43,8 @@ def named_runs(folders: Sequence[AnyPath], taken: Sequence[str]) -> dict[str, li
         runs = [folder] if (folder / SETTINGS_FILE).exists() else sorted(folder.glob(f"*/{SETTINGS_FILE}"))
         runs = [run.parent if run.name == SETTINGS_FILE else run for run in runs]
         if not runs:
-            problems.append(f"--runs {folder}: it is no run folder and holds none (no {SETTINGS_FILE} there)")
+            none = f"{folder}: it is no run folder and holds none (no {SETTINGS_FILE} there)"
+            problems.append(f"--runs {prepared_instead(folder) or none}")
         name = f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed") else folder.name
         name = name if name not in (*taken, *found) else str(folder)
         if name in found:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from linguarec.batching.pretraining import Mixing
-from linguarec.data.dataset import PreparedDataset
+from linguarec.data.dataset import PreparedDataset, prepared_instead
 from linguarec.errors import CheckpointMismatchError
+from linguarec.families.closed_form import TRAINING_READ
 from linguarec.families.family import ModelDescription, Plan, Request
 from linguarec.families.weights import SETTINGS_FILE, SETTINGS_PATHS
 from linguarec.files import Marker, write_json, writing_file
@@ -44,6 +45,14 @@ _MAY_DIFFER = (
     "backbone",
     "sources",
 )
+# Digests -> the setting that names the folder or folders that they are of, and what in them they are of.
+_DIGESTS = {
+    "data_fingerprint": ("data", "contents"),
+    "data_fingerprints": ("data", "contents"),
+    "valid_fingerprint": ("valid", "contents"),
+    "source_fingerprints": ("sources", "contents"),
+    "from.weights_sha256": ("from.folder", "weights"),
+}
 
 
 @dataclass(frozen=True)
@@ -155,11 +164,24 @@ class RunSettings:
         if kinds[0] != kinds[1]:  # then their settings cannot be compared
             before, now = ({k: v for k, v in each.items() if not k.startswith("encoder.")} for each in (before, now))
             before["sequence_encoder"], now["sequence_encoder"] = kinds
-        return [
-            f"{self._as_flag(key)}: the run has {before.get(key)!r}, now {now.get(key)!r}"
-            for key in {**now, **{key: None for key in before if "." in key}}
-            if before.get(key) != now.get(key)
-        ]
+        weights = "from.weights_sha256"
+        beside_start = (
+            before.get(weights) is None or now.get(weights) is None
+        )  # then the start itself is the difference
+        lines: list[str] = []
+        for key in {**now, **{key: None for key in before if "." in key}}:
+            if before.get(key) == now.get(key) or self._unread(key):
+                continue
+            if key in _DIGESTS:
+                lines += _other_contents(key, stored, self.to_dict())
+            elif not (beside_start and key.startswith("from.")):
+                lines.append(f"{self._as_flag(key)}: the run has {before.get(key)!r}, now {now.get(key)!r}")
+        return lines
+
+    def _unread(self, key: str) -> bool:
+        """Whether a setting changes nothing: what a family that is solved at once does not read of a training's."""
+        group, _, name = key.partition(".")
+        return self.description.family.closed_form and group == "training" and name not in TRAINING_READ
 
     @property
     def _encoder_kind(self) -> str:
@@ -188,6 +210,40 @@ class RunSettings:
         }
 
 
+def _other_contents(key: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """A line for each folder whose digest, under `key`, differs between the settings of a run and the current ones."""
+    path, what = _DIGESTS[key]
+    name, _, within = path.partition(".")
+    before, now = (
+        [
+            _as_list((settings.get(name) or {}).get(within) if within else settings.get(name)),
+            _as_list(_flat(settings).get(key)),
+        ]
+        for settings in (stored, current)
+    )
+    if not all(len(places) == len(digests) == len(now[0]) for places, digests in (before, now)):
+        old, new = (", ".join(map(_shown, places)) or "none" for places, _ in (before, now))
+        return [f"{name}: the run has {old}, now {new}"]
+    pairs = zip(*before, *now, strict=True)
+    return [
+        f"{name}: {_shown(new)} has other {what} now"
+        if Path(old).resolve() == Path(new).resolve()
+        else f"{name}: the run has {_shown(old)}, now {_shown(new)} with other {what}"
+        for old, digest, new, digest_now in pairs
+        if digest != digest_now
+    ]
+
+
+def _as_list(value: Any) -> list[str]:
+    return [] if value is None else list(map(str, value)) if isinstance(value, list) else [str(value)]
+
+
+def _shown(place: str) -> str:
+    """A path, relative to the working directory if it lies there: those in a run are located, and so absolute."""
+    path = Path(place)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else place
+
+
 def read_settings(run: Path) -> dict[str, Any]:
     """Read a run's `settings.json`; runs of earlier versions have fewer settings.
 
@@ -196,9 +252,9 @@ def read_settings(run: Path) -> dict[str, Any]:
     """
     file = run / SETTINGS_FILE
     if not file.is_file():
+        reason = f"it has no {SETTINGS_FILE}" if run.exists() else "it does not exist"
         raise CheckpointMismatchError(
-            f"{run} is not a run folder: {f'it has no {SETTINGS_FILE}' if run.exists() else 'it does not exist'}. Make one by "
-            "`linguarec finetune`."
+            prepared_instead(run) or f"{run} is not a run folder: {reason}. Make one by `linguarec finetune`."
         )
     settings = read_json(file, CheckpointMismatchError, AGAIN)
     for name, hint in _READ_BACK.items():

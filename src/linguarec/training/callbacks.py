@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +20,11 @@ from linguarec.training.module import Stage
 from linguarec.training.record import Metrics, before_valid
 
 log = logging.getLogger(__name__)
+
+
+def _is_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the batch was the last part of an optimiser step."""
+    return trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class EpochRecord(Callback):
@@ -93,7 +99,7 @@ class EpochRecord(Callback):
 
 
 class StepProgress(Callback):
-    """A progress bar over the steps of each epoch, on the main process."""
+    """A progress bar over the optimiser steps of each epoch, whatever the parts of a step, on the main process."""
 
     def __init__(self) -> None:
         self.open = ExitStack()
@@ -102,15 +108,16 @@ class StepProgress(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the bar before the first step of an epoch, or of its resumed part, so that its rate includes that step."""
         if self.advance is None and trainer.is_global_zero:
-            description, total = f"epoch {trainer.current_epoch}", int(trainer.num_training_batches)
-            self.advance = self.open.enter_context(progress_bar(description, total, "steps"))
-            self.advance(batch_idx)
+            parts = trainer.accumulate_grad_batches
+            total = math.ceil(trainer.num_training_batches / parts)
+            self.advance = self.open.enter_context(progress_bar(f"epoch {trainer.current_epoch}", total, "steps"))
+            self.advance(batch_idx // parts)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance the bar."""
-        if self.advance is not None:
+        """Advance the bar after the last part of a step; the last step of an epoch may have fewer parts."""
+        if self.advance is not None and _is_step(trainer, batch_idx):
             self.advance()
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -158,8 +165,7 @@ class StepCheckpoint(EpochCheckpoint):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save between optimiser steps, if a checkpoint is due."""
-        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if whole_step and not trainer.is_last_batch:
+        if _is_step(trainer, batch_idx) and not trainer.is_last_batch:
             super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
 
 

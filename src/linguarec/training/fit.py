@@ -29,6 +29,7 @@ from linguarec.training.callbacks import (
 from linguarec.training.module import Stage
 from linguarec.training.record import CURVE_FILE, MONITOR, Metrics
 from linguarec.training.settings import TrainingSettings
+from linguarec.training.stages import CHECKPOINTS
 from linguarec.unpickling import UNREADABLE
 
 
@@ -79,7 +80,7 @@ def fit(
     settings = stage.settings
     record = EpochRecord(validate, run / CURVE_FILE)
     best = BestWeights(f"valid/{MONITOR}", save_best, best_before)
-    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint = run / CHECKPOINTS / "last.ckpt"
     if resume and checkpoint.exists():
         _check_checkpoint(checkpoint, stage)
     every_n_steps = settings.checkpoint_every_n_steps

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from linguarec.batching.batches import ItemBatch
 from linguarec.batching.loader import TrainingBatch
 from linguarec.batching.pretraining import PretrainingBatch
+from linguarec.processes import is_main_process
 from linguarec.training.averaging import averaged
 from linguarec.training.settings import TrainingSettings
 
@@ -151,10 +152,18 @@ class Stage(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the loader's position and the sums of the epoch."""
+        """Restore the loader's position and the sums of the epoch, and log where the training goes on."""
         state = checkpoint["stage"]
         self.loader.load_state_dict(state["loader"])
         self.loss_sum, self.targets = state["loss_sum"], state["targets"]
+        if not is_main_process():
+            return
+        epoch, done, parts = checkpoint["epoch"], state["loader"]["next_step"], self.settings.accumulate
+        if done >= len(self.loader):
+            log.info("goes on after epoch %d", epoch)
+        else:
+            steps = math.ceil(len(self.loader) / parts)
+            log.info("goes on in epoch %d, after step %d of %d", epoch, done // parts, steps)
 
     @property
     def steps_planned(self) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from linguarec.training.module import Stage
 
 STAGE_FILE = "metrics.json"
+CHECKPOINTS = "checkpoints"  # folder of a stage until it is done
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +102,12 @@ class PlannedStage:
     take_over: Callable[[Path], None] = lambda folder: None
 
 
+def keeps_progress(run: Path) -> bool:
+    """Whether an interrupted training left a checkpoint, or a finished stage, to go on from."""
+    kept = (f"{CHECKPOINTS}/*", f"*/{CHECKPOINTS}/*", f"*/{STAGE_FILE}")
+    return any(path for pattern in kept for path in run.glob(pattern))
+
+
 def run_stages(stages: Sequence[PlannedStage], run: Path, resume: bool) -> list[StageResult]:
     """Run the stages in order and return the result of each, the same in every process.
 
@@ -116,13 +123,15 @@ def run_stages(stages: Sequence[PlannedStage], run: Path, resume: bool) -> list[
         file = folder / STAGE_FILE
         if not last and resume and file.exists():
             result = read_record(StageResult, file, "a stage of a training", CheckpointMismatchError, AGAIN)
+            if planned.title and is_main_process():
+                log.info("stage %d has finished before: %s", number, planned.title)
         else:
             if planned.title and is_main_process():
                 log.info("stage %d: %s", number, planned.title)
             result = planned.begin(results).run(folder, resume)
             if not last and is_main_process():
                 write_json(file, result.to_dict())
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         results.append(result)
         planned.take_over(folder)
     return results
