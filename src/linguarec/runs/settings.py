@@ -165,9 +165,8 @@ class RunSettings:
             before, now = ({k: v for k, v in each.items() if not k.startswith("encoder.")} for each in (before, now))
             before["sequence_encoder"], now["sequence_encoder"] = kinds
         weights = "from.weights_sha256"
-        beside_start = (
-            before.get(weights) is None or now.get(weights) is None
-        )  # then the start itself is the difference
+        # Where only one of both has a start, the start itself is the difference, not its details.
+        beside_start = before.get(weights) is None or now.get(weights) is None
         lines: list[str] = []
         for key in {**now, **{key: None for key in before if "." in key}}:
             if before.get(key) == now.get(key) or self._unread(key):
