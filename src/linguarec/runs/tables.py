@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from linguarec.evaluation.report import Table
 
 # A figure with or without its sign, unit and interval, such as "+0.01 (0.00 to +0.02)" or "6 s", or an empty cell.
-_FIGURE = re.compile(r"(less than )?[-\d\s.,:%±+<()–]*(to [-\d\s.,+()]*)?( ?(s|min|hours|MiB|GiB))?")
+_FIGURE = re.compile(r"(less than )?[-\d\s.,:%±+<≤()–]*(to [-\d\s.,+()]*)?( ?(s|min|hours|MiB|GiB))?")
 _TEXT_WIDTH = 11  # least width of a text column that holds a word of this length
 
 
