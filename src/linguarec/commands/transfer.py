@@ -90,7 +90,7 @@ def transfer(
         output: folder for the runs, transfer.json, the plot and report.html
         ways: scratch, frozen (the sequence encoder stays as pre-trained), full (everything is fine-tuned), zero-shot; by
             default all that the model supports
-        shares: percentages of the users who train; 5, 20, 50 and 100 by default
+        shares: percentages of the users who train, whole numbers from 1 to 100; 5, 20, 50 and 100 by default
         seeds: number of runs of each way and percentage
         first_seed: seed of the first run; the others follow
         training: settings of all trainings; the model's own defaults apply to those that are not set. With a fraction of the
