@@ -1,7 +1,7 @@
 """Answers of the service as JSON: what is recommended, and items as they are shown."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from linguarec.recommendations import candidates, explained, recommended
 from linguarec.recommender import Recommender
 from linguarec.runs.results import METRICS_FILE
 from linguarec.serving.indexing import rank_approximately
+from linguarec.serving.lookup import described
 from linguarec.serving.problems import Problem, unknown_item
 from linguarec.serving.schemas import RecommendRequest, SimilarRequest
 from linguarec.serving.upserts import check_ranks_new, new_rows
@@ -58,20 +59,9 @@ class ItemJson:
         if lacking:
             if len(kept) + len(lacking) > self._most:
                 kept = self._kept = {entry: kept[entry] for entry in entries if entry in kept}
-            kept.update(zip(lacking, _written_items(catalogue, np.array(lacking, dtype=np.int64)), strict=True))
+            found = described(catalogue, np.array(lacking, dtype=np.int64))
+            kept.update((entry, orjson.dumps(item)[1:-1]) for entry, item in zip(lacking, found, strict=True))
         return [kept[entry] for entry in entries]
-
-
-def _written_items(catalogue: Catalogue, entries: Entries) -> Iterator[bytes]:
-    columns = (
-        catalogue.values("raw_id", entries),
-        catalogue.titles(entries),
-        catalogue.attributes_of(entries),
-        catalogue.values("row", entries),
-    )
-    for raw_id, title, attributes, row in zip(*columns, strict=True):
-        known = {name: value for name, value in attributes.items() if value is not None}
-        yield orjson.dumps({"raw_id": raw_id, "title": title, "attributes": known, "trained": int(row) >= 0})[1:-1]
 
 
 @dataclass(frozen=True)

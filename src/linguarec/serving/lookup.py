@@ -57,15 +57,20 @@ class Lookup:
             return pa.chunked_array(self._chunks, pa.large_string()).slice(0, len(catalogue))
 
 
-def views(catalogue: Catalogue, entries: npt.NDArray[np.int64]) -> Iterator[dict[str, Any]]:
-    """Items as they are shown."""
+def described(catalogue: Catalogue, entries: npt.NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    """Items as they stand in lists of recommendations."""
     columns = (
         catalogue.values("raw_id", entries),
         catalogue.titles(entries),
         catalogue.attributes_of(entries),
-        catalogue.values("text", entries),
         catalogue.values("row", entries),
     )
-    for raw_id, title, attributes, text, row in zip(*columns, strict=True):
+    for raw_id, title, attributes, row in zip(*columns, strict=True):
         known = {name: value for name, value in attributes.items() if value is not None}
-        yield {"raw_id": raw_id, "title": title, "attributes": known, "text": text, "trained": int(row) >= 0}
+        yield {"raw_id": raw_id, "title": title, "attributes": known, "trained": int(row) >= 0}
+
+
+def views(catalogue: Catalogue, entries: npt.NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    """Items as they are shown by themselves: with their text."""
+    for item, text in zip(described(catalogue, entries), catalogue.values("text", entries), strict=True):
+        yield item | {"text": text}
